@@ -1,0 +1,110 @@
+"""Zarr v3 arrays of a store: made once, written a whole chunk at a time, never read where a chunk is absent.
+
+Only this module imports zarr. A chunk file is owned by one task. Every chunk ends in its CRC-32C (the
+``crc32c`` codec), because without it a flipped bit comes back silently; and zarr reads an absent or empty
+chunk as zeros, so ``read_rows`` looks at the files first.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+import zarr.codecs
+import zarr.storage
+
+from knnstore.atomic import storage_errors
+from knnstore.errors import CorruptStoreError
+
+Compression = Literal["none", "values", "keys"]
+CHECKSUM_BYTES = 4
+
+
+def create_array(
+    path: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any], compression: Compression
+) -> list[Path]:
+    """Make the array at ``path`` unless it is there with this very form; return its metadata files.
+
+    Args:
+        path: folder of the array, ``<group>/<name>``; the group is made as well.
+        shape: rows first.
+        chunk_rows: rows a chunk; a chunk spans all the other dimensions.
+        dtype: of the elements, stored little-endian.
+        compression: ``none`` for chunks that are to be memory-mapped.
+    """
+    with storage_errors("make", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
+        if not _has_form(path, shape, chunk_rows, dtype):
+            zarr.create_array(
+                store=zarr.storage.LocalStore(path),
+                shape=shape,
+                chunks=(chunk_rows, *shape[1:]),
+                dtype=dtype,
+                compressors=[*_compressors(compression), zarr.codecs.Crc32cCodec()],
+                fill_value=0,
+                overwrite=True,
+            )
+    return [path.parent / "zarr.json", path / "zarr.json"]
+
+
+def open_array(path: Path) -> Any:
+    """The zarr array at ``path``, read-only. Raises CorruptStoreError if there is none that can be read."""
+    try:
+        return zarr.open_array(store=zarr.storage.LocalStore(path, read_only=True), mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptStoreError(f"{path} is not a readable Zarr array: {error}") from error
+
+
+def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
+    """The file of a row chunk of the array at ``path``."""
+    return path.joinpath("c", str(chunk), *["0"] * (dimensions - 1))
+
+
+def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
+    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file."""
+    with storage_errors("write", path):
+        array: Any = zarr.open_array(store=zarr.storage.LocalStore(path), mode="r+", zarr_format=3)
+        begin = chunk * array.chunks[0]
+        if len(block) != min(array.chunks[0], array.shape[0] - begin):
+            raise ValueError(f"{path}: chunk {chunk} given {len(block)} rows")
+        file = chunk_file(path, chunk, array.ndim)
+        file.unlink(missing_ok=True)
+        # zarr leaves out a chunk that is all fill value; a missing file has to mean damage, so it is written too.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array[begin : begin + len(block)] = block
+    return file
+
+
+def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
+    """Rows ``[begin, end)`` of the array at ``path``, in memory.
+
+    Raises CorruptStoreError if a chunk is absent, empty or fails its checksum.
+    """
+    array = open_array(path)
+    if not 0 <= begin <= end <= array.shape[0]:
+        raise IndexError(f"{path}: rows [{begin}, {end}) of {array.shape[0]}")
+    if begin == end:
+        return np.empty((0, *array.shape[1:]), array.dtype)
+    rows = array.chunks[0]
+    for chunk in range(begin // rows, (end - 1) // rows + 1):
+        file = chunk_file(path, chunk, array.ndim)
+        if not file.is_file() or file.stat().st_size <= CHECKSUM_BYTES:
+            raise CorruptStoreError(f"{file} (rows from {chunk * rows}) is missing or empty: run the ingest again")
+    try:
+        return np.asarray(array[begin:end])
+    except (ValueError, RuntimeError) as error:
+        raise CorruptStoreError(f"{path}: rows [{begin}, {end}) are damaged: {error}") from error
+
+
+def _compressors(compression: Compression) -> list[Any]:
+    # zstd-1 is the knee on real keys: 8 % off fp16 and 16 % off int8; shuffling and higher levels gain nothing more.
+    levels: dict[Compression, int] = {"values": 3, "keys": 1}
+    return [zarr.codecs.ZstdCodec(level=levels[compression])] if compression in levels else []
+
+
+def _has_form(path: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> bool:
+    if not (path / "zarr.json").is_file():
+        return False
+    array = open_array(path)
+    return bool(array.shape == shape and array.chunks[0] == chunk_rows and array.dtype == dtype)

@@ -1,0 +1,89 @@
+"""The documents of a segment: where each came from and where its tokens lie (Parquet)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.errors import CorruptStoreError
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("record", pa.int64()),
+        ("id", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.binary(32)),
+        # stored: rows [first_row, first_row + tokens) of keys and values
+        ("first_row", pa.int64()),
+        ("tokens", pa.int64()),
+        # held out: [heldout_first, heldout_first + heldout_tokens) of the array heldout, never stored
+        ("heldout_first", pa.int64()),
+        ("heldout_tokens", pa.int64()),
+        ("heldout_bytes", pa.int64()),
+    ]
+)
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document's origin, for people: ``path``, and its record number or id if the file holds many."""
+
+    path: str
+    record: int | None
+    id: str | None
+
+    def __str__(self) -> str:
+        if self.id is not None:
+            return f"{self.path}#{self.id}"
+        return self.path if self.record is None else f"{self.path}#{self.record}"
+
+
+class DocumentTable:
+    """The documents of a segment in corpus order; a row's document is found by binary search."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._table = pq.read_table(path, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
+        if self._table.schema != SCHEMA:
+            raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
+        self.first_row = self._column("first_row")
+        self.tokens = self._column("tokens")
+        self.heldout_first = self._column("heldout_first")
+        self.heldout_tokens = self._column("heldout_tokens")
+        self.heldout_bytes = self._column("heldout_bytes")
+        ends = self.first_row + self.tokens
+        if (self.tokens < 0).any() or (self.first_row[1:] != ends[:-1]).any() or (self.first_row[:1] != 0).any():
+            raise CorruptStoreError(f"{path}: the documents' rows don't follow each other")
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all documents together."""
+        return int(self.first_row[-1] + self.tokens[-1]) if len(self) else 0
+
+    def __getitem__(self, index: int) -> Document:
+        record = self._table.slice(index, 1).select(["path", "record", "id"]).to_pylist()[0]
+        return Document(**record)
+
+    def locate(self, rows: Int64) -> Int64:
+        """Index of the document that holds each row; shape and order of ``rows``."""
+        # side="right" steps over documents without rows (held out) that begin at the same row
+        return np.searchsorted(self.first_row + self.tokens, rows, side="right").astype(np.int64)
+
+    def heldout(self) -> Int64:
+        """Indices of the documents that have a held-out part."""
+        return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
+
+    def _column(self, name: str) -> Int64:
+        column: Int64 = self._table.column(name).to_numpy()
+        return column

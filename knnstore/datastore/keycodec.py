@@ -1,0 +1,66 @@
+"""Keys as they are stored: float16, or int8 with one scale a dimension."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from knnstore.errors import NumericsError, UsageError
+
+KeyDtype = Literal["float16", "int8"]
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+
+# The scales come from a sample; this much headroom keeps nearly all other keys from being clipped.
+_HEADROOM = 1.25
+_INT8_LIMIT = 127
+_FLOAT16_LIMIT = 65504.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyCodec:
+    """Encodes float32 keys ``(n, d)`` into the stored dtype and back.
+
+    ``scales`` is None for float16; for int8 it is float32 ``(d,)``: a stored unit u stands for ``u * scales``.
+    """
+
+    dtype: KeyDtype
+    scales: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(KeyDtype):
+            raise UsageError(f"key dtype {self.dtype!r} is none of {', '.join(get_args(KeyDtype))}")
+        if (self.scales is None) != (self.dtype == "float16"):
+            raise UsageError(f"key dtype {self.dtype} {'has no' if self.dtype == 'float16' else 'needs'} scales")
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The NumPy dtype on disk."""
+        return np.dtype(self.dtype)
+
+    def encode(self, keys: Float32) -> np.ndarray[Any, Any]:
+        """Stored form of keys ``(n, d)``. Raises NumericsError, with the first row at fault, if one can't be held."""
+        largest = np.abs(keys).max(axis=1, initial=0)
+        limit = np.inf if self.dtype == "int8" else _FLOAT16_LIMIT
+        if not (largest < limit).all():  # a NaN is not smaller either
+            row = int(np.argmin(largest < limit))
+            raise NumericsError(f"key {row} has an activation of {largest[row]} which {self.dtype} can't hold")
+        if self.scales is None:
+            return keys.astype(np.float16)
+        return np.clip(np.rint(keys / self.scales), -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)
+
+    def decode(self, stored: np.ndarray[Any, Any]) -> Float32:
+        """Float32 keys of stored ones, ``(n, d)``."""
+        keys: Float32 = stored.astype(np.float32)
+        return keys if self.scales is None else keys * self.scales
+
+
+def scales_of(sample: Float32) -> Float32:
+    """The int8 scale of each dimension, float32 ``(d,)``, from a sample of keys ``(n, d)``.
+
+    Scales a dimension rather than a vector, because large LMs have outlier dimensions that would take all the
+    levels of a vector's scale.
+    """
+    largest = np.abs(sample).max(axis=0, initial=0).astype(np.float32)
+    scales: Float32 = largest * np.float32(_HEADROOM / _INT8_LIMIT)
+    scales[scales == 0] = 1  # a dimension that is always zero: any scale will do
+    return scales

@@ -1,0 +1,87 @@
+"""The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnstore.atomic import write_json
+from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.records import from_json, to_json
+
+MANIFEST_FILE = "knnstore.json"
+FORMAT_VERSION = 1
+SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
+INDEX_NAME = re.compile(r"[0-9a-f]{16}")
+_LARGEST_MANIFEST = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The LM whose hidden states the keys are.
+
+    ``weights``, ``config`` and ``tokenizer`` are SHA-256 digests; ``name`` is only for people.
+    """
+
+    name: str
+    weights: str
+    config: str
+    tokenizer: str
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecipe:
+    """How a key is made: layer, width, and the windows that give its context (tokens)."""
+
+    layer: str
+    dimension: int
+    context: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.dimension <= 2**20 and 0 < self.stride <= self.context <= 2**30):
+            raise ValueError(f"impossible dimension {self.dimension}, context {self.context} or stride {self.stride}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any."""
+
+    format: str
+    version: int
+    model: ModelIdentity
+    key: KeyRecipe
+    segments: tuple[str, ...]
+    index: str | None
+
+    def __post_init__(self) -> None:
+        if self.format != "knnstore" or self.version != FORMAT_VERSION:
+            raise ValueError(f"format {self.format!r} {self.version}; this knnstore reads version {FORMAT_VERSION}")
+        if not all(SEGMENT_NAME.fullmatch(name) for name in self.segments):
+            raise ValueError(f"segment names {self.segments} aren't numbers")
+        if self.index is not None and not INDEX_NAME.fullmatch(self.index):
+            raise ValueError(f"index name {self.index!r} isn't 16 hexadecimal digits")
+
+
+def load_manifest(root: Path) -> Manifest:
+    """The manifest of the store at ``root``. Raises StoreNotFoundError or CorruptStoreError."""
+    path = root / MANIFEST_FILE
+    if not path.is_file():
+        raise StoreNotFoundError(f"no store at {root}: make one with 'knnstore ingest --corpus PATH --store {root}'")
+    return from_json(Manifest, load_json(path), str(path))
+
+
+def save_manifest(root: Path, manifest: Manifest) -> None:
+    """Replace the manifest: the one atomic step that makes finished work visible."""
+    write_json(root / MANIFEST_FILE, to_json(manifest))
+
+
+def load_json(path: Path) -> object:
+    """The JSON value in a metadata file of bounded size. Raises CorruptStoreError."""
+    try:
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise CorruptStoreError(f"{path} has {path.stat().st_size} bytes; at most {_LARGEST_MANIFEST} are believed")
+        return json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError) as error:
+        raise CorruptStoreError(f"{path} can't be read as JSON: {error}") from error

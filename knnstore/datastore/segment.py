@@ -1,0 +1,146 @@
+"""A segment: the keys, values and documents of one ingest, immutable once it is finished.
+
+::
+
+    segments/0000/
+        segment.json          SegmentPlan: everything that its bytes depend on
+        documents.parquet     provenance, offsets
+        zarr.json             a Zarr v3 group:
+        values/               (rows,)            uint16 | uint32   the token of each row, in corpus order
+        keys/                 (rows, dimension)  float16 | int8    the hidden state before it
+        key_scales/           (dimension,)       float32           int8 only
+        heldout/              (tokens,)          like values       documents kept out, to measure on
+        queries/              (n, dimension)     float32           keys of held-out tokens, for the index's self-check
+        commits/              one record a task
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.datastore.arrays import open_array, read_rows
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.documents import DocumentTable, Int64
+from knnstore.datastore.keycodec import Float32, KeyCodec, KeyDtype
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
+from knnstore.errors import CorruptStoreError
+from knnstore.records import fingerprint, from_json
+
+PLAN_FILE = "segment.json"
+DOCUMENTS_FILE = "documents.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """What a segment is made of; its fingerprint is in every commit record, so no two plans ever mix.
+
+    ``sources`` is the digest of the corpus files' names and sizes; ``compute`` the LM's dtype and ``versions``
+    those of the libraries, since another one may change the last bits of a key.
+    """
+
+    model: ModelIdentity
+    key: KeyRecipe
+    key_dtype: str
+    chunk_rows: int
+    sources: str
+    text_field: str
+    errors: str
+    holdout: float
+    compute: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunk_rows <= 2**30 or not 0 <= self.holdout < 1:
+            raise ValueError(f"impossible chunk_rows {self.chunk_rows} or holdout {self.holdout}")
+        if self.key_dtype not in ("float16", "int8"):
+            raise ValueError(f"unknown key dtype {self.key_dtype!r}")
+
+    @property
+    def value_dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned dtype that holds every token id."""
+        return np.dtype(np.uint16 if self.model.vocabulary <= 2**16 else np.uint32)
+
+
+class Segment:
+    """Reads a segment. Opening is cheap; arrays are read by row ranges and checked as they are read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plan = from_json(SegmentPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE))
+        self.fingerprint = fingerprint(self.plan)
+
+    @property
+    def commits(self) -> CommitLog:
+        """The records of what is done."""
+        return CommitLog(self.root / "commits", self.root, self.fingerprint)
+
+    def array_path(self, name: str) -> Path:
+        """Folder of one of the segment's arrays."""
+        return self.root / name
+
+    @cached_property
+    def documents(self) -> DocumentTable:
+        """The documents, in corpus order."""
+        return DocumentTable(self.root / DOCUMENTS_FILE)
+
+    @cached_property
+    def rows(self) -> int:
+        """Number of (key, value) pairs."""
+        return self.documents.rows
+
+    @property
+    def dimension(self) -> int:
+        """Width of a key."""
+        return self.plan.key.dimension
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of keys."""
+        return -(-self.rows // self.plan.chunk_rows)
+
+    def chunk_range(self, chunk: int) -> tuple[int, int]:
+        """Rows ``[begin, end)`` of a chunk of keys."""
+        begin = chunk * self.plan.chunk_rows
+        return begin, min(begin + self.plan.chunk_rows, self.rows)
+
+    @cached_property
+    def codec(self) -> KeyCodec:
+        """Between stored keys and float32."""
+        dtype: KeyDtype = "int8" if self.plan.key_dtype == "int8" else "float16"
+        if dtype == "float16":
+            return KeyCodec(dtype)
+        scales = read_rows(self.array_path("key_scales"), 0, self.dimension)
+        if scales.shape != (self.dimension,) or not (np.isfinite(scales) & (scales > 0)).all():
+            raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number")
+        return KeyCodec(dtype, scales.astype(np.float32))
+
+    def keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """Stored keys of rows ``[begin, end)``, ``(end - begin, dimension)`` in the stored dtype."""
+        return read_rows(self.array_path("keys"), begin, end)
+
+    def values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """Token ids of rows ``[begin, end)``, uint16 or uint32."""
+        return read_rows(self.array_path("values"), begin, end)
+
+    def queries(self) -> Float32:
+        """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
+        path = self.array_path("queries")
+        return read_rows(path, 0, open_array(path).shape[0]).astype(np.float32)
+
+    def heldout(self, document: int) -> np.ndarray[Any, Any]:
+        """Token ids of the held-out part of a document."""
+        begin = int(self.documents.heldout_first[document])
+        return read_rows(self.array_path("heldout"), begin, begin + int(self.documents.heldout_tokens[document]))
+
+    def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
+        """Up to ``tokens`` token ids that stand before a row in its document."""
+        document = int(self.documents.locate(np.array([row]))[0])
+        return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
+
+
+def row_documents(segment: Segment, rows: Int64) -> Int64:
+    """Index of the document of each row of a segment."""
+    return segment.documents.locate(rows)

@@ -1,0 +1,69 @@
+"""Frozen dataclasses to JSON and back, every field checked on the way in.
+
+What a store holds may come from a stranger, so reading a record never trusts it: unknown, missing or
+mistyped fields raise, and nothing is ever looked up, imported or evaluated by a name found in the file.
+"""
+
+import dataclasses
+import hashlib
+import types
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from knnstore.atomic import encode_json
+from knnstore.errors import CorruptStoreError
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> Any:
+    """The record as plain dicts, lists and scalars."""
+    return dataclasses.asdict(record)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256, as 64 hexadecimal digits, of a record or a JSON value in canonical form."""
+    plain = to_json(value) if dataclasses.is_dataclass(value) else value
+    return hashlib.sha256(encode_json(plain)).hexdigest()
+
+
+def from_json(kind: type[T], value: Any, where: str) -> T:
+    """The record of type ``kind`` that ``value`` holds; ``where`` names the file in messages.
+
+    Raises CorruptStoreError if a field is unknown, missing, of another type, or refused by the record itself.
+    """
+    if not isinstance(value, dict):
+        raise CorruptStoreError(f"{where}: expected an object, found {type(value).__name__}")
+    hints = get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if names != value.keys():
+        raise CorruptStoreError(f"{where}: fields {sorted(names ^ value.keys())} are missing or unknown")
+    fields = {name: _parse(hints[name], value[name], f"{where}: {name}") for name in names}
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise CorruptStoreError(f"{where}: {error}") from error
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind of type
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _parse(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise CorruptStoreError(f"{where}: expected a list, found {type(value).__name__}")
+        return tuple(_parse(arguments[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise CorruptStoreError(f"{where}: expected an object, found {type(value).__name__}")
+        return {str(key): _parse(arguments[1], item, where) for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise CorruptStoreError(f"{where}: expected {hint.__name__}, found {value!r:.40}")
+    return value
