@@ -1,0 +1,103 @@
+"""Files -> documents, each a stream of pieces of text, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from knnstore.corpus.opening import blocks, open_unchanged
+from knnstore.corpus.options import ReadCounts, ReadOptions
+from knnstore.corpus.rows import parse_line, parse_row, read_lines, read_rows
+from knnstore.corpus.sources import Source
+from knnstore.corpus.text import UnusableTextError, cut_pieces, decode_blocks
+from knnstore.errors import CorpusError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text that isn't empty, and where it comes from.
+
+    ``path`` is its file's; ``record`` the number from 0 of its line or row, None where the file is the document;
+    ``id`` what a field or column of that name says. ``pieces`` joined are the text: one piece, unless it is longer
+    than ``ReadOptions.piece_chars``. They are read from the file as they are asked for: take all of them before the
+    next document.
+    """
+
+    path: str
+    record: int | None
+    id: str | None
+    pieces: Iterator[str]
+
+
+def read_documents(
+    source: Source, options: ReadOptions | None = None, counts: ReadCounts | None = None
+) -> Iterator[Document]:
+    """The documents of a file that have any text, in order; ``counts`` is added to along the way.
+
+    Raises CorpusError naming the file and the line, row or byte where the text can't be read as asked, and
+    ResourceError where the system doesn't let it be read. Either can come in the middle of a document's pieces.
+    """
+    options = options or ReadOptions()
+    counts = ReadCounts() if counts is None else counts
+    candidates = _file(source, options, counts) if source.kind == "text" else _records(source, options, counts)
+    for document in candidates:
+        first = next(document.pieces, None)
+        if first is None:
+            counts.empty += 1
+        else:
+            counts.documents += 1
+            yield Document(document.path, document.record, document.id, chain([first], document.pieces))
+
+
+def _file(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
+    if options.errors == "skip" and not _is_usable(source):
+        counts.skipped += 1
+    else:
+        yield Document(source.path, None, None, _pieces(source, options, counts))
+
+
+def _pieces(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+    try:
+        yield from cut_pieces(_texts(source, options, counts), options.piece_chars)
+    except UnusableTextError as error:
+        raise CorpusError(f"{source.path!r}: {error}") from None
+
+
+def _is_usable(source: Source) -> bool:
+    """Whether all of a text file decodes: known only after a pass of its own, before any of it is given out."""
+    try:
+        for _ in _texts(source, ReadOptions(), ReadCounts()):
+            pass
+    except UnusableTextError:
+        return False
+    return True
+
+
+def _texts(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
+    with open_unchanged(source.path, source.bytes) as file:
+        yield from decode_blocks(blocks(file, source.path), options.errors, counts)
+
+
+def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
+    for number, parse in _unparsed(source, options, counts):
+        try:
+            text, label = parse()
+        except UnusableTextError as error:
+            if options.errors != "skip":
+                place = f"line {number + 1}" if source.kind == "jsonl" else f"row {number}"
+                raise CorpusError(f"{source.path!r}, {place}: {error}") from None
+            counts.skipped += 1
+        else:
+            yield Document(source.path, number, label, cut_pieces([text], options.piece_chars))
+
+
+def _unparsed(
+    source: Source, options: ReadOptions, counts: ReadCounts
+) -> Iterator[tuple[int, Callable[[], tuple[str, str | None]]]]:
+    """Record numbers, and what makes each into a text and an id or raises UnusableTextError."""
+    if source.kind == "jsonl":
+        for number, line in read_lines(source, options.max_record_bytes):
+            yield number, partial(parse_line, line, options, counts)
+    else:
+        for number, row in read_rows(source, options.text_field):
+            yield number, partial(parse_row, row, options, counts)

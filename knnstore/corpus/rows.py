@@ -1,0 +1,133 @@
+"""The records of JSON Lines and Parquet files, before they are judged."""
+
+import codecs
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
+from knnstore.corpus.options import ReadCounts, ReadOptions
+from knnstore.corpus.sources import Source
+from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.errors import CorpusError
+
+_BATCH_BYTES = 2**24
+_BATCH_ROWS = 1024
+_SKIP_HINT = "mend it, or leave such records out with --errors skip"
+
+Row = tuple[bytes | None, object]
+"""The UTF-8 bytes of a Parquet row's text, None for null, and its id."""
+
+
+def read_lines(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Line numbers from 0 and lines, but for blank ones; None for a line of more than ``max_bytes``, unread."""
+    with open_unchanged(source.path, source.bytes) as file, naming_errors(source.path):
+        stream = _decompress(file, source)
+        number = 0
+        while line := stream.readline(max_bytes + 1):
+            if len(line) > max_bytes and not line.endswith(b"\n"):
+                yield number, None
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(BLOCK_BYTES)
+            else:
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+                if line and not line.isspace():
+                    yield number, line
+            number += 1
+
+
+def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> tuple[str, str | None]:
+    """The text and the id of a line of JSON; UnusableTextError if it has no usable text."""
+    if line is None:
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+    try:
+        record = json.loads(decode(line, options.errors, counts))
+    except RecursionError:
+        raise UnusableTextError(f"JSON nested too deeply; {_SKIP_HINT}") from None
+    except json.JSONDecodeError as error:
+        raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {_SKIP_HINT}") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UnusableTextError(f"not JSON: {error}; {_SKIP_HINT}") from None
+    if not isinstance(record, dict):
+        raise UnusableTextError(f"a JSON {type(record).__name__} where an object belongs; {_SKIP_HINT}")
+    field = options.text_field
+    if field not in record:
+        names = f"{list(record)[:8]!r:.200}"
+        raise UnusableTextError(f"no field {field!r} among {names}; name another with --text-field, or {_SKIP_HINT}")
+    text = record[field]
+    if not isinstance(text, str):
+        raise UnusableTextError(f"the field {field!r} is a {type(text).__name__}, not a string; {_SKIP_HINT}")
+    return mend(text, options.errors, counts), None if field == "id" else _label(record.get("id"))
+
+
+def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
+    """Row numbers from 0 and rows of a Parquet file, of which only the text and ``id`` columns are read."""
+    with open_unchanged(source.path, source.bytes) as file, naming_errors(source.path):
+        # Without a buffer size pyarrow would read whole column chunks, which can be gigabytes.
+        parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
+        columns = _columns(parquet.schema_arrow, source.path, text_field)
+        batch_rows = _BATCH_BYTES * parquet.metadata.num_rows // (_encoded_bytes(parquet.metadata) + 1)
+        batch_rows = max(1, min(_BATCH_ROWS, batch_rows))
+        number = 0
+        for batch in parquet.iter_batches(batch_rows, columns=columns, use_threads=False):
+            texts = _as_bytes(batch.column(text_field))
+            for row in range(batch.num_rows):
+                label = batch.column("id")[row].as_py() if "id" in columns else None
+                yield number, (texts[row].as_py(), label)
+                number += 1
+
+
+def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> tuple[str, str | None]:
+    """The text and the id of a row; UnusableTextError if it has no usable text."""
+    data, label = row
+    if data is None:
+        raise UnusableTextError(f"the column {options.text_field!r} is null; {_SKIP_HINT}")
+    return decode(data, options.errors, counts), _label(label)
+
+
+def _decompress(file: BinaryIO, source: Source) -> BinaryIO:
+    name = source.path.lower()
+    if not name.endswith((".gz", ".zst")):
+        return file
+    if source.bytes == 0:  # both decompressors take an empty file for an empty text
+        raise CorpusError(f"{source.path!r} is damaged or cut short: it has 0 bytes; replace it or leave it out")
+    if name.endswith(".gz"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+    return io.BufferedReader(stream, BLOCK_BYTES)
+
+
+def _columns(schema: Any, path: str, text_field: str) -> list[str]:
+    at = schema.get_field_index(text_field)
+    if at < 0:
+        names = f"{schema.names[:8]!r:.200}"
+        raise CorpusError(f"{path!r} has no column {text_field!r} among {names}; name another with --text-field")
+    kind = schema.field(at).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise CorpusError(f"{path!r} has {kind} in column {text_field!r}, not strings; name another with --text-field")
+    has_id = text_field != "id" and schema.get_field_index("id") >= 0
+    return [text_field, "id"] if has_id else [text_field]
+
+
+def _encoded_bytes(metadata: Any) -> int:
+    return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
+def _as_bytes(column: Any) -> Any:
+    """Strings as they are stored: Parquet doesn't promise that they are UTF-8, and pyarrow doesn't look."""
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return column.cast(pa.large_binary())
+
+
+def _label(value: object) -> str | None:
+    """An id as text that any file can hold."""
+    if value is None:
+        return None
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()

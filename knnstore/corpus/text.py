@@ -1,0 +1,101 @@
+"""Bytes -> text -> pieces, in bounded memory; what can't be text is found where it stands."""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from io import IncrementalNewlineDecoder
+from itertools import chain
+
+from knnstore.corpus.options import ErrorPolicy, ReadCounts
+
+_REPLACEMENT = "\ufffd"
+_REPLACEMENT_BYTES = _REPLACEMENT.encode()
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+_HINT = "read on with --errors replace or --errors skip"
+
+
+class UnusableTextError(Exception):
+    """What is wrong with a document; it never leaves this package, where readers add the file's name."""
+
+
+def decode_blocks(blocks: Iterable[bytes], errors: ErrorPolicy, counts: ReadCounts) -> Iterator[str]:
+    """Decode a file as ``open(encoding="utf-8-sig", newline=None)`` does, a block at a time.
+
+    Raises UnusableTextError, with the byte's offset in the file, unless ``errors`` is ``replace``.
+    """
+    newlines = IncrementalNewlineDecoder(None, translate=True)
+    start, rest, first = 0, b"", True
+    for block in chain(blocks, [None]):
+        data = rest + (block or b"")
+        text, used = _decode(data, errors, counts, start=start, final=block is None)
+        start, rest = start + used, data[used:]
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        yield newlines.decode(text, final=block is None)
+
+
+def decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
+    """All of ``data`` as text, under the same rules but with line breaks and BOM left as they are."""
+    return _decode(data, errors, counts, start=0, final=True)[0]
+
+
+def mend(text: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
+    """``text`` itself, if it has neither NUL nor lone surrogates (JSON can spell both); else as ``errors`` says."""
+    found = _UNUSABLE.search(text)
+    if found is None:
+        return text
+    if errors != "replace":
+        kind = "a NUL" if found[0] == "\0" else "a lone surrogate, which UTF-8 can't hold,"
+        raise UnusableTextError(f"the text has {kind} at character {found.start()}; {_HINT}")
+    text, replaced = _UNUSABLE.subn(_REPLACEMENT, text)
+    counts.replaced += replaced
+    return text
+
+
+def cut_pieces(texts: Iterable[str], piece_chars: int) -> Iterator[str]:
+    """Join ``texts`` and cut them again, into pieces of at most ``piece_chars`` that depend on the joined text alone.
+
+    A cut goes before the last white space that has a line break, else before the last with a blank, else anywhere.
+    """
+    held = ""
+    for text in texts:
+        held += text
+        start = 0
+        while len(held) - start > piece_chars:
+            end = _cut(held, start, start + piece_chars)
+            yield held[start:end]
+            start = end
+        held = held[start:]
+    if held:
+        yield held
+
+
+def _decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts, *, start: int, final: bool) -> tuple[str, int]:
+    """The text of ``data``, whose first byte is the file's byte ``start``, and how many of its bytes were used."""
+    if errors != "replace":
+        nul = data.find(0)
+        if nul >= 0:
+            raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); leave it out, or {_HINT}")
+        try:
+            return codecs.utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError as error:
+            at = f"byte {start + error.start} ({data[error.start]:#04x})"
+            raise UnusableTextError(f"{at} is not UTF-8; convert it, or {_HINT}") from None
+    text, used = codecs.utf_8_decode(data, "replace", final)
+    text = text.replace("\0", _REPLACEMENT)
+    # The bytes of U+FFFD itself always decode to it, wherever they stand; each other one was put.
+    counts.replaced += text.count(_REPLACEMENT) - data.count(_REPLACEMENT_BYTES, 0, used)
+    return text, used
+
+
+def _cut(text: str, start: int, limit: int) -> int:
+    """Where the piece that begins at ``start`` and must not go beyond ``limit`` ends; ``text`` is longer than that.
+
+    Before white space, never inside it: tokenizers split there, so most cuts change no token.
+    """
+    for mark in "\n ":
+        found = text.rfind(mark, start + 1, limit + 1)
+        end = start + len(text[start : max(found, start)].rstrip())
+        if end > start:
+            return end
+    return limit

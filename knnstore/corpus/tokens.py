@@ -1,0 +1,166 @@
+"""Documents -> tokens: the corpus is cut into parts, and each part written as a run of ids and a table of documents."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.corpus.documents import Document, read_documents
+from knnstore.corpus.options import ReadCounts, ReadOptions
+from knnstore.corpus.sources import Source
+from knnstore.errors import KnnstoreError, ModelError, ResourceError, UsageError
+
+Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
+"""A piece of text to its token ids, without special tokens."""
+
+DOCUMENTS_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("record", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+    ]
+)
+"""The table of documents; ``bytes`` and ``sha256`` are of the text in UTF-8, after newline translation."""
+
+_ROW_GROUP = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPart:
+    """The unit of tokenising: files that one task reads, in corpus order; ``index`` counts parts from 0."""
+
+    index: int
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """What a part held: documents with tokens, their tokens and UTF-8 bytes, and what was left out or mended.
+
+    ``empty``: documents without a character or a token; ``skipped``: unusable ones; ``replaced``: characters put as
+    U+FFFD.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int
+    empty: int
+    skipped: int
+    replaced: int
+
+
+def plan_parts(sources: Sequence[Source], part_bytes: int = 32 * 2**20) -> list[TokenPart]:
+    """Consecutive files, up to ``part_bytes`` on disk a part; a larger file makes a part alone."""
+    groups: list[list[Source]] = []
+    room = 0
+    for source in sources:
+        if not groups or source.bytes > room:
+            groups.append([])
+            room = part_bytes
+        groups[-1].append(source)
+        room -= source.bytes
+    return [TokenPart(index, tuple(group)) for index, group in enumerate(groups)]
+
+
+def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the order they are told of
+    part: TokenPart,
+    tokenise: Tokenise,
+    options: ReadOptions,
+    dtype: npt.DTypeLike,
+    tokens_file: Path,
+    documents_file: Path,
+) -> PartSummary:
+    """Write the part's token ids, little-endian ``dtype`` (uint16 or uint32), and its table of documents.
+
+    Each piece of a document is tokenised by itself. Both files are written afresh, and neither is synced; the same
+    part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), a row a document that has tokens.
+
+    Raises what ``read_documents`` does, ModelError for ids that aren't integers in the range of ``dtype``, and
+    ResourceError where a file can't be written.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.uint16), np.dtype(np.uint32)):
+        raise UsageError(f"tokens can't be stored as {dtype}: use uint16 or uint32")
+    counts = ReadCounts()
+    documents = tokens = size = 0
+    with (
+        _naming_errors(tokens_file, documents_file),
+        tokens_file.open("wb") as file,
+        pq.ParquetWriter(documents_file, DOCUMENTS_SCHEMA, compression="zstd") as table,
+    ):
+        write = partial(_write_tokens, tokenise=tokenise, dtype=dtype.newbyteorder("<"), file=file)
+        rows = (row for row in map(write, _documents(part, options, counts)) if row["tokens"])
+        while group := list(islice(rows, _ROW_GROUP)):
+            table.write_table(pa.Table.from_pylist(group, DOCUMENTS_SCHEMA))
+            documents += len(group)
+            tokens += sum(row["tokens"] for row in group)
+            size += sum(row["bytes"] for row in group)
+    empty = counts.empty + counts.documents - documents
+    return PartSummary(documents, tokens, size, empty, counts.skipped, counts.replaced)
+
+
+def _documents(part: TokenPart, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
+    for source in part.sources:
+        yield from read_documents(source, options, counts)
+
+
+def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any], file: BinaryIO) -> dict[str, Any]:
+    """Tokenise a document to the end of ``file``; its row of the table."""
+    digest = hashlib.sha256()
+    size = tokens = 0
+    for piece in document.pieces:
+        data = piece.encode()
+        digest.update(data)
+        size += len(data)
+        ids = _checked(tokenise(piece), dtype, document.path)
+        file.write(ids.tobytes())
+        tokens += len(ids)
+    return {
+        "path": document.path,
+        "record": document.record,
+        "id": document.id,
+        "bytes": size,
+        "sha256": digest.digest(),
+        "tokens": tokens,
+    }
+
+
+def _checked(
+    ids: Sequence[int] | npt.NDArray[np.integer[Any]], dtype: np.dtype[Any], path: str
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The ids as an array of ``dtype``, shape (tokens,); a cast alone would wrap those that don't fit."""
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(0, dtype)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise ModelError(f"the tokenizer gave {array.dtype} of shape {array.shape} for {path!r}, not a list of ids")
+    low, high, limit = int(array.min()), int(array.max()), int(np.iinfo(dtype).max)
+    if low < 0 or high > limit:
+        wrong = low if low < 0 else high
+        raise ModelError(f"the tokenizer gave token {wrong} for {path!r}, outside 0 to {limit}: store a wider dtype")
+    return array.astype(dtype)
+
+
+@contextmanager
+def _naming_errors(*paths: Path) -> Iterator[None]:
+    try:
+        yield
+    except KnnstoreError:  # a ResourceError is an OSError, and names its file already
+        raise
+    except OSError as error:
+        names = " or ".join(repr(str(path)) for path in paths)
+        raise ResourceError(
+            f"{names} can't be written: {error.strerror or error}; make room or mend the rights"
+        ) from error
