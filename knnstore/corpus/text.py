@@ -19,7 +19,7 @@ class UnusableTextError(Exception):
 
 
 def decode_blocks(blocks: Iterable[bytes], errors: ErrorPolicy, counts: ReadCounts) -> Iterator[str]:
-    """Decode a file as ``open(encoding="utf-8-sig", newline=None)`` does, a block at a time.
+    """Decode a file as ``open(encoding="utf-8")`` does, a block at a time, and drop a leading BOM.
 
     Raises UnusableTextError, with the byte's offset in the file, unless ``errors`` is ``replace``.
     """
