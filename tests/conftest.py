@@ -1,0 +1,37 @@
+"""Fixtures that more than one test file needs."""
+
+import ast
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of corpora, models and the reference scorer, which some checkouts have beside the repository."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}, which is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``books/``: eight documents of some 2,000 characters of English each. Read only: copy before changing it."""
+    source = Path(sysconfig.get_path("stdlib")) / "pydoc_data" / "topics.py"
+    assignment = next(node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.Assign))
+    topics = ast.literal_eval(assignment.value)
+    folder = tmp_path_factory.mktemp("tiny") / "books"
+    folder.mkdir()
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name))[:8]:
+        (folder / f"{name}.txt").write_text(topics[name][:2000], encoding="utf-8")
+    return folder

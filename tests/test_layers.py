@@ -1,0 +1,148 @@
+"""Who may import whom: the house's floors, kept by reading every import in the package."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
+
+# Bottom to top. A room may import from lower floors and from itself, never from its own floor's other rooms.
+PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "holdout"}
+FLOORS: list[set[str]] = [
+    {"errors"},
+    {"sizes"},
+    {"atomic"},
+    {"records"},
+    PURE,
+    {"datastore"},
+    {"corpus", "lm"},
+    {"index"},
+    {"scheduling", "progress"},
+    {"ingest", "build", "score"},
+    {"report", "demo_corpus"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+# What a room may see of a lower one, where that is less than everything.
+NARROWED = {
+    ("corpus", "datastore"): set[str](),
+    ("lm", "datastore"): {"knnstore.datastore.manifest"},
+}
+# The only rooms that may import a library; one that isn't named here is free.
+LIBRARIES = {
+    "zarr": {"datastore"},
+    "faiss": {"index"},
+    "torch": {"lm", "index", "ingest", "score"},
+    "transformers": {"lm"},
+    "dask": {"scheduling"},
+    "distributed": {"scheduling"},
+    "click": {"cli"},
+}
+HEAVY = ("torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
+MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
+
+
+def imports_of(source: str, module: Path) -> Iterator[str]:
+    """Dotted names of what a module imports anywhere, functions included: ``knnstore.lm.loading`` or ``torch``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.parts[: -node.level] if node.level else ()
+            origin = ".".join([*parents, *filter(None, [node.module])])
+            # `from knnstore import lm` imports a room, `from knnstore.lm import load` a name out of one
+            yield from (f"{origin}.{alias.name}" if origin == "knnstore" else origin for alias in node.names)
+
+
+def room_of(module: Path) -> str:
+    return module.with_suffix("").parts[1]
+
+
+def floor_of(room: str) -> int:
+    floors = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    assert floors, f"knnstore/{room} has no floor yet: place it in FLOORS of {Path(__file__).name}"
+    return floors[0]
+
+
+def breaches(source: str, module: Path) -> list[str]:
+    """Every import of ``source`` that the house forbids, as sentences."""
+    if module.name == "__init__.py" and len(module.parts) == 2:
+        return [f"knnstore/__init__.py imports {name}, so that everything would" for name in imports_of(source, module)]
+    room, found = room_of(module), []
+    for name in sorted(set(imports_of(source, module))):
+        top, _, rest = name.partition(".")
+        if top != "knnstore":
+            if room not in LIBRARIES.get(top, {room}):
+                found.append(f"{module} imports {name}, which belongs to {sorted(LIBRARIES[top])} alone")
+            continue
+        other = rest.partition(".")[0]
+        if other in ("", room, "__version__"):
+            continue
+        if floor_of(other) >= floor_of(room):
+            found.append(f"{module} imports {name}, which is not below it")
+        elif (room, other) in NARROWED and name not in NARROWED[room, other]:
+            found.append(
+                f"{module} imports {name}; {room} may see only {NARROWED[room, other] or 'nothing'} of {other}"
+            )
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_go_down_and_each_library_stays_in_its_room(module: Path) -> None:
+    assert breaches((PACKAGE.parent / module).read_text(encoding="utf-8"), module) == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) in PURE], ids=str)
+def test_pure_maths_needs_numpy_alone(module: Path) -> None:
+    tops = {
+        name.partition(".")[0] for name in imports_of((PACKAGE.parent / module).read_text(encoding="utf-8"), module)
+    }
+    assert tops - sys.stdlib_module_names <= {"numpy", "knnstore"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("knnstore/sizes.py", "import zarr.codecs"),
+        ("knnstore/datastore/store.py", "def f():\n    from dask import delayed"),
+        ("knnstore/errors.py", "from knnstore.sizes import parse_size"),
+        ("knnstore/windows.py", "from knnstore.neighbours import Neighbours"),
+        ("knnstore/report.py", "from knnstore import cli"),
+        ("knnstore/ingest.py", "from .cli import main"),
+        ("knnstore/corpus/rows.py", "from ..datastore import store"),
+        ("knnstore/lm/loading.py", "from knnstore.datastore.store import Datastore"),
+        ("knnstore/__init__.py", "import json"),
+    ],
+)
+def test_a_breach_is_noticed(module: str, source: str) -> None:
+    assert len(breaches(source, Path(module))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("knnstore/lm/loading.py", "import torch\nfrom knnstore.datastore.manifest import ModelIdentity"),
+        ("knnstore/lm/loading.py", "from . import spec\nfrom .spec import LmSpec"),
+        ("knnstore/cli.py", "from knnstore import __version__\nimport click"),
+        ("knnstore/__main__.py", "from knnstore.cli import main"),
+        ("knnstore/index/search.py", "from knnstore.datastore.store import Datastore\nimport faiss"),
+    ],
+)
+def test_what_the_house_allows_passes(module: str, source: str) -> None:
+    assert breaches(source, Path(module)) == []
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    vague = {"util", "utils", "helper", "helpers", "common", "manager", "misc"}
+    assert [module for module in MODULES if vague.intersection(module.with_suffix("").parts)] == []
+
+
+def test_the_command_answers_before_the_heavy_libraries_load() -> None:
+    code = f"import sys, knnstore.cli; print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
