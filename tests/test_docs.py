@@ -1,0 +1,163 @@
+"""Every command and every line of Python that the documentation shows is run; every link in it leads somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("**/*.md"))]
+RUN_PAGES = [page for page in PAGES if page.name == "README.md" or page.parent != REPOSITORY]
+_BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]*\S) -->\n)?"
+    r"(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
+)
+_LINK = re.compile(r"\]\((?!https?://|mailto:|#)(?P<target>[^)#\s]+)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: the line it begins at, its language and text, and why it isn't run, if it isn't."""
+
+    line: int
+    language: str
+    text: str
+    reason: str | None
+
+
+def blocks_of(page: str) -> list[Block]:
+    return [
+        Block(page.count("\n", 0, match.start("fence")) + 1, match["language"], match["text"], match["reason"])
+        for match in _BLOCK.finditer(page)
+    ]
+
+
+def commands_of(console: str) -> str:
+    """The script in a console block: what follows ``$ ``, and the lines that a backslash goes on to."""
+    script, goes_on = [], False
+    for line in console.splitlines():
+        if goes_on or line.startswith("$ "):
+            script.append(line if goes_on else line.removeprefix("$ "))
+            goes_on = line.endswith("\\")
+    return "\n".join(script)
+
+
+def links_of(page: str) -> list[str]:
+    return [unquote(match["target"]) for match in _LINK.finditer(_BLOCK.sub("", page))]
+
+
+def shown(language: str) -> list[object]:
+    return [
+        pytest.param(block, id=f"{page.relative_to(REPOSITORY)}:{block.line}", marks=_skip(block))
+        for page in RUN_PAGES
+        for block in blocks_of(page.read_text(encoding="utf-8"))
+        if block.language == language
+    ]
+
+
+def _skip(block: Block) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.skip(reason=block.reason)] if block.reason else []
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run a command in the folder, with this environment's ``knnstore`` and ``python``, and fail if it fails."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``books/`` and an indexed store of it, made once by the commands themselves."""
+    folder = tmp_path_factory.mktemp("prepared")
+    shutil.copytree(tiny_corpus, folder / "books")
+    run(["knnstore", "ingest", "--corpus", "books/"], folder)
+    run(["knnstore", "index", "--store", "books"], folder)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of ``prepared`` for one block to work in."""
+    return Path(shutil.copytree(prepared, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("block", shown("console"))
+def test_the_commands_shown_run_as_typed(block: Block, folder: Path) -> None:
+    script = commands_of(block.text)
+    assert script, "a console block shows no line that begins with '$ '"
+    run(["bash", "-euo", "pipefail", "-c", script], folder)
+
+
+@pytest.mark.parametrize("block", shown("python"))
+def test_the_python_shown_runs(block: Block, folder: Path) -> None:
+    run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], folder)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = links_of(page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_block_is_closed_and_says_what_it_is(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {
+        "python",
+        "console",
+        "text",
+        "json",
+        "toml",
+        "yaml",
+        "c",
+    }  # no bash: what is to be typed is a console block
+    assert [block for block in blocks_of(text) if block.language not in known] == []
+    assert "```" not in _BLOCK.sub("", text)
+    assert text.count("<!-- not run:") == sum(block.reason is not None for block in blocks_of(text))
+
+
+PAGE = """# Title
+See [the design](docs/design.md#why), [a site](https://example.org) and [below](#title).
+
+<!-- not run: needs a cluster -->
+```python
+1 / 0
+```
+
+```console
+$ echo one \\
+  two
+one two
+$ false
+```
+"""
+
+
+def test_blocks_are_found_with_their_language_line_and_reason_not_to_run() -> None:
+    first, second = blocks_of(PAGE)
+    assert (first.language, first.line, first.text, first.reason) == ("python", 5, "1 / 0\n", "needs a cluster")
+    assert (second.language, second.line, second.reason) == ("console", 9, None)
+    assert links_of(PAGE) == ["docs/design.md"]
+
+
+def test_a_console_block_gives_its_commands_without_their_output(tmp_path: Path) -> None:
+    script = commands_of(blocks_of(PAGE)[1].text)
+    assert script == "echo one \\\n  two\nfalse"
+    with pytest.raises(AssertionError, match=r"exit code 1\s+one two"):
+        run(["bash", "-euo", "pipefail", "-c", script], tmp_path)
+
+
+@pytest.mark.parametrize("command", ["no-such-command", "false | cat", "false; true"])
+def test_a_command_that_fails_anywhere_in_a_block_fails_it(command: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="exit code"):
+        run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
