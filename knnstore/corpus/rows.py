@@ -66,7 +66,10 @@ def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> 
 
 
 def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
-    """Row numbers from 0 and rows of a Parquet file, of which only the text and ``id`` columns are read."""
+    """Row numbers from 0 and rows of a Parquet file, of which only the text and ``id`` columns are read.
+
+    Memory holds a few pages of the column at a time; how large a page is, the file's writer decided.
+    """
     with open_unchanged(source.path, source.bytes) as file, naming_errors(source.path):
         # Without a buffer size pyarrow would read whole column chunks, which can be gigabytes.
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)

@@ -83,8 +83,8 @@ def _decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts, *, start: int,
             raise UnusableTextError(f"{at} is not UTF-8; convert it, or {_HINT}") from None
     text, used = codecs.utf_8_decode(data, "replace", final)
     text = text.replace("\0", _REPLACEMENT)
-    # The bytes of U+FFFD itself always decode to it, wherever they stand; each other one was put.
-    counts.replaced += text.count(_REPLACEMENT) - data.count(_REPLACEMENT_BYTES, 0, used)
+    # The bytes of U+FFFD itself always decode to it, and are never among those left over; each other one was put.
+    counts.replaced += text.count(_REPLACEMENT) - data.count(_REPLACEMENT_BYTES)
     return text, used
 
 

@@ -15,6 +15,7 @@ from knnstore.corpus import (
     ReadOptions,
     Source,
     find_sources,
+    opening,
     plan_parts,
     tokenise_part,
     tokens,
@@ -107,6 +108,15 @@ def test_pieces_of_a_long_document_are_tokenised_one_by_one_and_joined(corpus, t
 
 def test_an_error_in_a_document_keeps_its_name(corpus, tmp_path):
     with pytest.raises(CorpusError, match=r"c.txt': byte 1 \(0xff\) is not UTF-8"):
+        run(corpus, tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_cannot_be_written(corpus, tmp_path, monkeypatch):
+    def refuse(path, flags):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(opening, "_open_at_once", refuse)
+    with pytest.raises(ResourceError, match="a.txt' can't be read: Permission denied"):
         run(corpus, tmp_path)
 
 
