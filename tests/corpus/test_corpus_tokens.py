@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_cannot_be_written(
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(opening, "_open_at_once", refuse)
-    with pytest.raises(ResourceError, match="a.txt' can't be read: Permission denied"):
+    with pytest.raises(ResourceError, match=r"a.txt' can't be read: Permission denied"):
         run(corpus, tmp_path)
 
 
