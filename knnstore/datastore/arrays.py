@@ -56,6 +56,20 @@ def open_array(path: Path) -> Any:
         raise CorruptStoreError(f"{path} is not a readable Zarr array: {error}") from error
 
 
+def open_raw(path: Path) -> tuple[tuple[int, ...], int, np.dtype[Any]]:
+    """Shape, rows a chunk and dtype of an uncompressed array, whose chunk files are raw rows and a checksum.
+
+    Raises CorruptStoreError if the array isn't of this kind.
+    """
+    array = open_array(path)
+    codecs = [type(codec) for codec in array.metadata.codecs]
+    little = array.dtype.byteorder in "<|="
+    whole = array.chunks[1:] == array.shape[1:]
+    if codecs != [zarr.codecs.BytesCodec, zarr.codecs.Crc32cCodec] or not little or not whole or array.ndim == 0:
+        raise CorruptStoreError(f"{path} isn't an uncompressed array that can be memory-mapped: build the index again")
+    return tuple(array.shape), int(array.chunks[0]), np.dtype(array.dtype)
+
+
 def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
     """The file of a row chunk of the array at ``path``."""
     return path.joinpath("c", str(chunk), *["0"] * (dimensions - 1))

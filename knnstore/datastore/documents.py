@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from knnstore.errors import CorruptStoreError
 
-SCHEMA = pa.schema(
+HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
+
+DOCUMENTS_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
         ("record", pa.int64()),
@@ -52,7 +54,7 @@ class DocumentTable:
             self._table = pq.read_table(path, memory_map=True)
         except (OSError, pa.ArrowException) as error:
             raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
-        if self._table.schema != SCHEMA:
+        if self._table.schema != DOCUMENTS_SCHEMA:
             raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
         self.first_row = self._column("first_row")
         self.tokens = self._column("tokens")

@@ -35,7 +35,7 @@ class KeyCodec:
     @property
     def stored(self) -> np.dtype[Any]:
         """The NumPy dtype on disk."""
-        return np.dtype(self.dtype)
+        return stored_dtype(self.dtype)
 
     def encode(self, keys: Float32) -> np.ndarray[Any, Any]:
         """Stored form of keys ``(n, d)``. Raises NumericsError, with the first row at fault, if one can't be held."""
@@ -46,12 +46,18 @@ class KeyCodec:
             raise NumericsError(f"key {row} has an activation of {largest[row]} which {self.dtype} can't hold")
         if self.scales is None:
             return keys.astype(np.float16)
-        return np.clip(np.rint(keys / self.scales), -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)
+        units: Float32 = np.clip(np.rint(keys / self.scales), -_INT8_LIMIT, _INT8_LIMIT)
+        return units.astype(np.int8)
 
     def decode(self, stored: np.ndarray[Any, Any]) -> Float32:
         """Float32 keys of stored ones, ``(n, d)``."""
         keys: Float32 = stored.astype(np.float32)
         return keys if self.scales is None else keys * self.scales
+
+
+def stored_dtype(dtype: KeyDtype) -> np.dtype[Any]:
+    """The NumPy dtype of keys on disk."""
+    return np.dtype(dtype)
 
 
 def scales_of(sample: Float32) -> Float32:

@@ -23,7 +23,7 @@ import numpy as np
 
 from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.commits import CommitLog
-from knnstore.datastore.documents import DocumentTable, Int64
+from knnstore.datastore.documents import DocumentTable
 from knnstore.datastore.keycodec import Float32, KeyCodec, KeyDtype
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
@@ -106,6 +106,11 @@ class Segment:
         begin = chunk * self.plan.chunk_rows
         return begin, min(begin + self.plan.chunk_rows, self.rows)
 
+    @property
+    def key_dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype of stored keys."""
+        return np.dtype(self.plan.key_dtype)
+
     @cached_property
     def codec(self) -> KeyCodec:
         """Between stored keys and float32."""
@@ -139,8 +144,3 @@ class Segment:
         """Up to ``tokens`` token ids that stand before a row in its document."""
         document = int(self.documents.locate(np.array([row]))[0])
         return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
-
-
-def row_documents(segment: Segment, rows: Int64) -> Int64:
-    """Index of the document of each row of a segment."""
-    return segment.documents.locate(rows)

@@ -1,0 +1,117 @@
+"""Uncompressed Zarr arrays as memory maps: a chunk file is the raw rows and four bytes of CRC-32C.
+
+Mapped pages belong to the operating system, which may drop them; so a store larger than the memory can be
+searched. A chunk's checksum is verified when the process first touches it, by plain reads, so that verifying
+doesn't make a whole chunk resident.
+"""
+
+import mmap
+import struct
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from knnstore.atomic import storage_errors
+from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
+from knnstore.errors import CorruptStoreError
+
+# Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
+MAPPED_BYTES = 2**28
+_BLOCK = 2**22
+
+
+class MappedArray:
+    """Rows of an uncompressed array at ``path``: ``shape`` (rows, …), ``dtype``; read-only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape, self._chunk_rows, self.dtype = open_raw(path)
+        self._row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        self._chunk_bytes = self._chunk_rows * self._row_bytes
+        self._kept = max(2, min(64, MAPPED_BYTES // max(1, self._chunk_bytes)))
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._verified: set[int] = set()
+
+    def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """Rows ``[begin, end)``: a view of the map where they lie in one chunk, else a copy.
+
+        Raises CorruptStoreError if a chunk is missing, of a wrong size, or fails its checksum.
+        """
+        if not 0 <= begin <= end <= self.shape[0]:
+            raise IndexError(f"{self.path}: rows [{begin}, {end}) of {self.shape[0]}")
+        if begin == end:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        pieces = [self._view(*piece) for piece in self._pieces(begin, end)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def take(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Copies of the given rows, int64 ``(n,)`` in any order: ``(n, …)``."""
+        result = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        chunks = rows // self._chunk_rows
+        for chunk in np.unique(chunks):
+            here = np.flatnonzero(chunks == chunk)
+            first = int(chunk) * self._chunk_rows
+            last = min(first + self._chunk_rows, self.shape[0])
+            result[here] = self._view(int(chunk), 0, last - first)[rows[here] - first]
+        return result
+
+    def will_need(self, begin: int, end: int) -> None:
+        """Ask the kernel to read rows ``[begin, end)`` ahead."""
+        for chunk, first, last in self._pieces(begin, end):
+            start = first * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map(chunk).madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
+
+    def done_with(self, before: int) -> None:
+        """Let go of the maps of all chunks that end at or before a row: their pages stop counting as resident."""
+        for chunk in [chunk for chunk in self._maps if (chunk + 1) * self._chunk_rows <= before]:
+            del self._maps[chunk]
+
+    def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
+        size = self._chunk_rows
+        return [
+            (chunk, max(begin - chunk * size, 0), min(end - chunk * size, size))
+            for chunk in range(begin // size, (end - 1) // size + 1)
+        ]
+
+    def _view(self, chunk: int, first: int, last: int) -> np.ndarray[Any, Any]:
+        count = (last - first) * (self._row_bytes // self.dtype.itemsize)
+        flat = np.frombuffer(self._map(chunk), self.dtype, count, first * self._row_bytes)
+        return flat.reshape(last - first, *self.shape[1:])
+
+    def _map(self, chunk: int) -> mmap.mmap:
+        if chunk in self._maps:
+            self._maps.move_to_end(chunk)
+            return self._maps[chunk]
+        file = chunk_file(self.path, chunk, len(self.shape))
+        if chunk not in self._verified:
+            self._verify(file, chunk)
+            self._verified.add(chunk)
+        with storage_errors("map", file), file.open("rb") as handle:
+            # copy-on-write, though nobody writes: torch takes no array that is read-only
+            self._maps[chunk] = mmap.mmap(handle.fileno(), self._chunk_bytes, access=mmap.ACCESS_COPY)
+        while len(self._maps) > self._kept:
+            self._maps.popitem(last=False)
+        return self._maps[chunk]
+
+    def _verify(self, file: Path, chunk: int) -> None:
+        first = chunk * self._chunk_rows
+        where = f"{file} (rows {first} to {min(first + self._chunk_rows, self.shape[0])})"
+        size = file.stat().st_size if file.is_file() else -1
+        if size != self._chunk_bytes + CHECKSUM_BYTES:
+            found = "is missing" if size < 0 else f"has {size} bytes, not {self._chunk_bytes + CHECKSUM_BYTES}"
+            raise CorruptStoreError(f"{where} {found}: build the index again with 'knnstore index --overwrite'")
+        checksum, left = 0, self._chunk_bytes
+        with storage_errors("read", file), file.open("rb") as handle:
+            while left:
+                block = handle.read(min(_BLOCK, left))
+                checksum = google_crc32c.extend(checksum, block)
+                left -= len(block)
+            (expected,) = struct.unpack("<I", handle.read(CHECKSUM_BYTES))
+        if checksum != expected:
+            raise CorruptStoreError(
+                f"{where} is damaged (CRC-32C {checksum:08x}, recorded {expected:08x}): "
+                f"build the index again with 'knnstore index --overwrite'"
+            )

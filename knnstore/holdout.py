@@ -1,0 +1,46 @@
+"""Which documents are kept out of a store, to measure on (integers in, integers out)."""
+
+from typing import Any
+
+import numpy as np
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+MOST_TOKENS = 250_000
+_FEWEST_DOCUMENTS = 2
+_SMALL_CORPUS = 4
+_END_SHARE = 0.1
+_SEED = 0
+
+
+def choose_heldout(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) -> Int64:
+    """How many tokens at the end of each document are held out: int64 (documents,).
+
+    Whole documents, drawn with a fixed seed: ``share`` of them, at least two, together at most ``most_tokens``.
+    A corpus of fewer than four documents, or one in which no two whole documents fit, gives the last tenth of
+    each (of two of them) instead. A share of 0 holds out nothing.
+    """
+    heldout = np.zeros(len(tokens), np.int64)
+    if share == 0 or not len(tokens):
+        return heldout
+    order = np.random.default_rng(_SEED).permutation(len(tokens))
+    if len(tokens) >= _SMALL_CORPUS:
+        taken = _whole_documents(tokens, order, max(_FEWEST_DOCUMENTS, round(share * len(tokens))), most_tokens)
+        if len(taken) >= _FEWEST_DOCUMENTS:
+            heldout[taken] = tokens[taken]
+            return heldout
+        order = order[:_FEWEST_DOCUMENTS]
+    heldout[order] = np.minimum((tokens[order] * max(share, _END_SHARE)).astype(np.int64), most_tokens // len(order))
+    return heldout
+
+
+def _whole_documents(tokens: Int64, order: Int64, wanted: int, most_tokens: int) -> list[int]:
+    taken: list[int] = []
+    total = 0
+    for document in order:
+        if len(taken) == wanted:
+            break
+        if total + tokens[document] <= most_tokens:
+            taken.append(int(document))
+            total += int(tokens[document])
+    return taken

@@ -1,0 +1,116 @@
+"""Tokenised parts -> the segment's documents, values and held-out tokens. Streams; one pass over the ids."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import storage_errors
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
+from knnstore.holdout import choose_heldout
+from knnstore.ingest.tasks import part_files
+
+DOCUMENTS = "documents"
+_VALUE_CHUNK_ROWS = 2**22
+
+
+def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
+    """Write documents.parquet, values and heldout, and commit them.
+
+    ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
+    held out.
+    """
+    table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
+    tokens = table.column("tokens").to_numpy()
+    heldout = choose_heldout(tokens, segment.plan.holdout)
+    stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
+    dtype = segment.plan.value_dtype
+    files = create_array(segment.array_path("values"), (stored_tokens,), _VALUE_CHUNK_ROWS, dtype, "values")
+    files += create_array(segment.array_path("heldout"), (heldout_tokens,), HELDOUT_TOKENS, dtype, "values")
+    ends = []
+    writer = _ChunkWriter(segment.array_path("values"), _VALUE_CHUNK_ROWS)
+    heldout_writer = _ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
+    for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
+        writer.write(keep)
+        heldout_writer.write(end)
+        if len(end) and not whole:
+            ends.append(tuple(end.tolist()))
+    sizes = np.where(heldout == tokens, table.column("bytes").to_numpy(), 0) * (heldout > 0)
+    if ends:
+        sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
+    files += [*writer.finish(), *heldout_writer.finish()]
+    files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
+    segment.commits.commit(DOCUMENTS, files)
+
+
+def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, heldout_bytes: Any) -> Path:
+    columns = {name: table.column(name) for name in ("path", "record", "id", "bytes", "sha256")}
+    columns |= {
+        "first_row": np.cumsum(stored) - stored,
+        "tokens": stored,
+        "heldout_first": np.cumsum(heldout) - heldout,
+        "heldout_tokens": heldout,
+        "heldout_bytes": heldout_bytes,
+    }
+    path = segment.root / DOCUMENTS_FILE
+    with storage_errors("write", path):
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    return path
+
+
+def _memory_maps(segment: Segment, parts: int) -> Iterator[Any]:
+    for part in range(parts):
+        path = part_files(segment.root, part)[0]
+        if path.stat().st_size:
+            yield np.memmap(path, segment.plan.value_dtype, mode="r")
+
+
+def _split(maps: Iterator[Any], tokens: Any, heldout: Any) -> Iterator[tuple[Any, Any, bool]]:
+    """Runs of ids: what is stored up to the next held-out end, that end, and whether it is a whole document."""
+    ends = np.cumsum(tokens)
+    cuts = iter([(int(ends[i] - heldout[i]), int(ends[i]), heldout[i] == tokens[i]) for i in np.flatnonzero(heldout)])
+    cut = next(cuts, None)
+    begin = 0
+    for ids in maps:
+        position, stop = begin, begin + len(ids)
+        while cut is not None and cut[1] <= stop:
+            yield ids[position - begin : cut[0] - begin], ids[cut[0] - begin : cut[1] - begin], bool(cut[2])
+            position, cut = cut[1], next(cuts, None)
+        yield ids[position - begin :], ids[:0], False
+        begin = stop
+
+
+class _ChunkWriter:
+    """Gathers rows of any length into whole chunks of an array."""
+
+    def __init__(self, path: Path, chunk_rows: int) -> None:
+        self._path = path
+        self._chunk_rows = chunk_rows
+        self._waiting: list[Any] = []
+        self._rows = 0
+        self._files: list[Path] = []
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Append rows."""
+        while len(rows):
+            room = self._chunk_rows - self._rows
+            self._waiting.append(np.asarray(rows[:room]))
+            self._rows += len(self._waiting[-1])
+            rows = rows[room:]
+            if self._rows == self._chunk_rows:
+                self._flush()
+
+    def finish(self) -> list[Path]:
+        """Write what is left, and return the chunks' files."""
+        if self._rows:
+            self._flush()
+        return self._files
+
+    def _flush(self) -> None:
+        self._files.append(write_chunk(self._path, len(self._files), np.concatenate(self._waiting)))
+        self._waiting, self._rows = [], 0

@@ -1,0 +1,141 @@
+"""Decide what an ingest will do before it does any of it."""
+
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from knnstore.corpus.options import ErrorPolicy, ReadOptions
+from knnstore.datastore.keycodec import KeyDtype, stored_dtype
+from knnstore.datastore.manifest import KeyRecipe
+from knnstore.datastore.segment import Segment, SegmentPlan
+from knnstore.errors import ResourceError, UsageError
+from knnstore.lm.spec import LmFacts
+from knnstore.sizes import format_size
+
+_LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
+# A chunk is a task: large enough that files are few and writes sequential, small enough that a kill costs seconds.
+_CHUNK_BYTES = 2**25
+_FEWEST_CHUNK_ROWS, _MOST_CHUNK_ROWS = 2**10, 2**17
+# Measured resident memory: the process that hands out tasks, and a worker with torch and transformers imported.
+_CLIENT_BYTES = 300_000_000
+_WORKER_BYTES = 700_000_000
+# zstd leaves this much of keys (measured on real ones: 0.84 of int8, 0.92 of float16); rounded up
+_COMPRESSED_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What to ingest and how. ``None`` stands for the default that the LM or the corpus gives.
+
+    ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents.
+    """
+
+    corpus: tuple[str, ...]
+    store: str | None = None
+    model: str | None = None
+    text_field: str = "text"
+    errors: ErrorPolicy = "strict"
+    context: int | None = None
+    stride: int | None = None
+    key: str = "ffn-input"
+    key_dtype: KeyDtype = "int8"
+    holdout: float = 0.01
+    dtype: str = "auto"
+    device: str = "auto"
+    memory: int = 4_000_000_000
+    workers: int = 1
+    overwrite: bool = False
+    chunk_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise UsageError("no corpus: give --corpus PATH, a folder or files of text")
+        if not 0 <= self.holdout < 1:
+            raise UsageError(f"--holdout {self.holdout:g} is not a share between 0 and 1: 0.01 holds out one in 100")
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the corpus is read."""
+        return ReadOptions(text_field=self.text_field, errors=self.errors)
+
+
+def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> SegmentPlan:
+    """The plan of a segment; ``sources`` is the digest of the corpus' files.
+
+    Raises UsageError for windows that the LM can't take.
+    """
+    context = options.context or facts.default_context
+    if not 0 < context <= facts.longest_context:
+        raise UsageError(f"--context {context}: {facts.identity.name} takes 1 to {facts.longest_context} positions")
+    stride = options.stride or max(1, context // 2)
+    if not 0 < stride <= context:
+        raise UsageError(f"--stride {stride} is not between 1 and the context {context}")
+    return SegmentPlan(
+        model=facts.identity,
+        key=KeyRecipe(facts.layer, facts.dimension, context, stride),
+        key_dtype=options.key_dtype,
+        chunk_rows=options.chunk_rows or chunk_rows(facts.dimension, options.key_dtype),
+        sources=sources,
+        text_field=options.text_field,
+        errors=options.errors,
+        holdout=options.holdout,
+        compute=f"{facts.dtype} on {facts.device.split(':')[0]}",
+        versions={name: version(name) for name in _LIBRARIES},
+    )
+
+
+def chunk_rows(dimension: int, key_dtype: KeyDtype) -> int:
+    """Rows a chunk of keys: a power of two of about 32 MiB, at most 131,072."""
+    rows = _CHUNK_BYTES // (dimension * stored_dtype(key_dtype).itemsize)
+    return min(max(1 << rows.bit_length() - 1, _FEWEST_CHUNK_ROWS), _MOST_CHUNK_ROWS)
+
+
+def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan) -> None:
+    """Raise ResourceError if a run can't stay within the memory promised."""
+    chunk = plan.chunk_rows * facts.dimension * stored_dtype(options.key_dtype).itemsize
+    weights = facts.parameters * (4 if facts.dtype == "float32" else 2)
+    # a chunk is held as keys, as Zarr's copy of them and compressed; activations and tokenising take the rest
+    worker = _WORKER_BYTES + weights + 3 * chunk + 16 * plan.key.context * facts.dimension * 64
+    needed = _CLIENT_BYTES + max(1, options.workers) * worker
+    if needed > options.memory:
+        raise ResourceError(
+            f"--memory {format_size(options.memory)} is too little: {facts.identity.name} with "
+            f"{max(1, options.workers)} workers needs {format_size(needed)}; give more, or fewer --workers"
+        )
+
+
+def check_disk(segment: Segment, chunks_to_write: int, free: int) -> None:
+    """Raise ResourceError if the keys to come don't fit into the ``free`` bytes of the disk."""
+    row = segment.dimension * segment.key_dtype.itemsize * _COMPRESSED_SHARE
+    needed = int(min(chunks_to_write * segment.plan.chunk_rows, segment.rows) * row)
+    if needed > free:
+        raise ResourceError(
+            f"{segment.root}: {segment.rows:,} keys need about {format_size(needed)} more on disk and "
+            f"{format_size(free)} are free: make room or choose another place with --store, and run the same command again"
+        )
+
+
+def differences(found: SegmentPlan, wanted: SegmentPlan) -> list[str]:
+    """What differs between two plans, for people: ``context 256 (now 128)``."""
+    told = []
+    for name, one, other in _leaves(found, wanted):
+        if one != other:
+            told.append(f"{name} {_short(one)} (now {_short(other)})")
+    return told
+
+
+def _leaves(found: Any, wanted: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    leaves: list[tuple[str, Any, Any]] = []
+    for field in fields(found):
+        one, other, name = getattr(found, field.name), getattr(wanted, field.name), f"{prefix}{field.name}"
+        if hasattr(one, "__dataclass_fields__"):
+            leaves += _leaves(one, other, f"{name}.")
+        else:
+            leaves.append((name, one, other))
+    return leaves
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    return str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)

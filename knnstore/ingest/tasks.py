@@ -1,0 +1,215 @@
+"""What workers run. Each task is small to send, writes files that it alone owns, commits last, and may run twice.
+
+torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knnstore.atomic import storage_errors
+from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.keycodec import KeyCodec, scales_of
+from knnstore.datastore.segment import Segment
+from knnstore.errors import NumericsError
+from knnstore.lm.spec import LmFacts, LmSpec
+from knnstore.records import from_json, to_json
+from knnstore.windows import Windows, cut_windows
+
+if TYPE_CHECKING:
+    from knnstore.lm.forward import KeyModel
+
+SAMPLES = "samples"
+# Windows whose keys set the int8 scales, and the most held-out keys kept for the index's self-check.
+_SCALE_WINDOWS = 128
+_QUERY_WINDOWS = 64
+_MOST_QUERIES = 1024
+# Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTask:
+    """Tokenise one part of the corpus."""
+
+    segment: Path
+    spec: LmSpec
+    part: TokenPart
+    options: ReadOptions
+
+    @property
+    def name(self) -> str:
+        """Of its commit record."""
+        return f"tokens-{self.part.index:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTask:
+    """Compute and write one chunk of keys."""
+
+    segment: Path
+    spec: LmSpec
+    chunk: int
+
+    @property
+    def name(self) -> str:
+        """Of its commit record."""
+        return f"keys-{self.chunk:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTask:
+    """Token ids whose text's size is wanted."""
+
+    spec: LmSpec
+    texts: tuple[tuple[int, ...], ...]
+
+
+def part_files(segment: Path, part: int) -> tuple[Path, Path]:
+    """The temporary files of a part: its token ids, and its table of documents."""
+    folder = segment / "parts"
+    return folder / f"{part:06d}.tokens", folder / f"{part:06d}.parquet"
+
+
+def describe_model(spec: LmSpec) -> LmFacts:
+    """Load the LM and say what it is."""
+    from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
+
+    return describe(spec)
+
+
+def tokenise(task: TokenTask) -> PartSummary:
+    """Write a part's token ids and documents."""
+    segment = Segment(task.segment)
+    files = part_files(task.segment, task.part.index)
+    model = _key_model(task.spec)
+    summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, *files)
+    segment.commits.commit(task.name, files, **to_json(summary))
+    return summary
+
+
+def committed_summary(segment: Segment, task: TokenTask) -> PartSummary | None:
+    """What an earlier run of the task did, if it is there whole."""
+    commit = segment.commits.find(task.name)
+    return from_json(PartSummary, commit.facts, task.name) if commit else None
+
+
+def decoded_bytes(task: DecodeTask) -> list[int]:
+    """UTF-8 bytes of the text of each list of token ids."""
+    model = _key_model(task.spec)
+    return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
+
+
+def write_samples(task: KeyTask) -> int:
+    """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
+    segment = Segment(task.segment)
+    model = _key_model(task.spec)
+    files: list[Path] = []
+    plan, table = segment.plan, segment.documents
+    sizes = {"context": plan.key.context, "stride": plan.key.stride}
+    if plan.key_dtype == "int8":
+        sample = _sampled_keys(
+            segment, model, cut_windows(table.first_row, table.tokens, **sizes), _stored, _SCALE_WINDOWS
+        )
+        path = segment.array_path("key_scales")
+        files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
+        files.append(write_chunk(path, 0, scales_of(sample)))
+    windows = cut_windows(table.heldout_first, table.heldout_tokens, **sizes)
+    queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _MOST_QUERIES), dtype=np.int64)]
+    path = segment.array_path("queries")
+    files += create_array(path, queries.shape, max(1, len(queries)), np.dtype(np.float32), "none")
+    if len(queries):
+        files.append(write_chunk(path, 0, queries))
+    segment.commits.commit(SAMPLES, files, queries=len(queries))
+    return len(queries)
+
+
+def write_keys(task: KeyTask) -> int:
+    """Write one chunk of keys; return its number of rows. Raises NumericsError that names document and token."""
+    segment = Segment(task.segment)
+    begin, end = segment.chunk_range(task.chunk)
+    model, plan, table = _key_model(task.spec), segment.plan, segment.documents
+    codec = segment.codec
+    windows = cut_windows(
+        table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
+    )
+    block = np.empty((end - begin, segment.dimension), codec.stored)
+    for rows, keys in _window_keys(model, windows, _stored(segment, windows)):
+        mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
+        block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
+    file = write_chunk(segment.array_path("keys"), task.chunk, block)
+    segment.commits.commit(task.name, [file], rows=end - begin)
+    return end - begin
+
+
+TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
+
+
+def _key_model(spec: LmSpec) -> "KeyModel":
+    from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
+
+    return key_model(spec)
+
+
+def _window_keys(model: "KeyModel", windows: Windows, tokens: TokenReader) -> Any:
+    from knnstore.lm.forward import window_keys  # noqa: PLC0415 - see the module
+
+    return window_keys(model, windows, tokens, _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"]))
+
+
+def _stored(segment: Segment, windows: Windows) -> TokenReader:
+    """Reads tokens of stored documents; all that the windows need is fetched at once."""
+    first_row = segment.documents.first_row
+    context = segment.plan.key.context
+    low = max(int(windows.row.min()) - context, 0)
+    values = segment.values(low, min(int((windows.row + windows.scored).max()), segment.rows))
+    return lambda document, begin, end: values[first_row[document] + begin - low : first_row[document] + end - low]
+
+
+def _heldout(segment: Segment, windows: Windows) -> TokenReader:
+    documents = {int(document): segment.heldout(int(document)) for document in np.unique(windows.document)}
+    return lambda document, begin, end: documents[document][begin:end]
+
+
+def _sampled_keys(
+    segment: Segment, model: "KeyModel", windows: Windows, reader: Callable[[Segment, Windows], TokenReader], count: int
+) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Keys of ``count`` windows spread evenly over documents: float32 (n, d)."""
+    if not len(windows):
+        return np.empty((0, segment.dimension), np.float32)
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
+    parts = []
+    for index in chosen:  # one window at a time: what is read for them lies far apart
+        window = windows.select(slice(int(index), int(index) + 1))
+        parts += [keys for _, keys in _window_keys(model, window, reader(segment, window))]
+    return np.concatenate(parts)
+
+
+def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
+    try:
+        return codec.encode(keys)
+    except NumericsError as error:
+        finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
+        row = int(rows[np.argmin(finite)])
+        document = int(segment.documents.locate(np.array([row]))[0])
+        position = row - int(segment.documents.first_row[document])
+        raise NumericsError(
+            f"{segment.documents[document]}, token {position}: {error}; try --dtype float32, or --key-dtype int8"
+        ) from error
+
+
+def remove_parts(segment: Path) -> None:
+    """Remove the temporary files of tokenising and their commit records, which the finished segment doesn't need."""
+    with storage_errors("clean", segment):
+        for path in sorted((segment / "parts").glob("*")):
+            path.unlink()
+        if (segment / "parts").is_dir():
+            (segment / "parts").rmdir()
+        for path in sorted((segment / "commits").glob("tokens-*.json")):
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Where keys come from: causal language models of the Hugging Face family."""

@@ -1,0 +1,145 @@
+"""Run windows through an LM: keys alone, stopping where they are, or keys and log probabilities."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from knnstore.errors import ModelError
+from knnstore.lm.keylayer import KeyPoint, find_key_point
+from knnstore.lm.loading import LoadedModel, load_model
+from knnstore.lm.spec import LmFacts, LmSpec
+from knnstore.windows import Windows
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
+    """Stops a forward pass once the key is there: no last feed-forward block, no head."""
+
+
+class KeyModel:
+    """A loaded LM with its key point."""
+
+    def __init__(self, loaded: LoadedModel, layer: str) -> None:
+        self.loaded = loaded
+        self.point: KeyPoint = find_key_point(loaded.model, layer)
+        self._body = loaded.model.base_model
+        self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+
+    @torch.inference_mode()
+    def keys(self, ids: Int64) -> torch.Tensor:
+        """Keys of token ids (batch, length): float32 (batch, length, d) on the CPU.
+
+        Position p's key is the state after reading ids[:, :p + 1]. Pad on the right: a causal LM's earlier
+        positions don't see it.
+        """
+        tokens = torch.from_numpy(ids).to(self.loaded.device)
+        if self.point.module is None:
+            hidden: torch.Tensor = self._body(input_ids=tokens, use_cache=False).last_hidden_state
+            return hidden.float().cpu()
+        with self._captured(stop=True) as captured, suppress(_KeyReached):
+            self._body(input_ids=tokens, use_cache=False)
+        return self._shaped(captured, tokens)
+
+    @torch.inference_mode()
+    def keys_and_logits(self, ids: Int64, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and logits of positions ``first …`` of token ids (batch, length).
+
+        Returns float32 keys (batch, length − first, d) on the CPU, and logits (batch, length − first, vocabulary) on
+        the LM's device: the model's own, with all that its head does.
+        """
+        tokens = torch.from_numpy(ids).to(self.loaded.device)
+        keep = {"logits_to_keep": tokens.shape[1] - first} if self._keeps_logits else {}
+        if self.point.module is None:
+            output = self.loaded.model(input_ids=tokens, use_cache=False, output_hidden_states=True, **keep)
+            keys = output.hidden_states[-1].float().cpu()
+        else:
+            with self._captured(stop=False) as captured:
+                output = self.loaded.model(input_ids=tokens, use_cache=False, **keep)
+            keys = self._shaped(captured, tokens)
+        return keys[:, first:], output.logits[:, -(tokens.shape[1] - first) :]
+
+    @contextmanager
+    def _captured(self, *, stop: bool) -> Iterator[list[torch.Tensor]]:
+        """The inputs of the key point's module during the context; with ``stop`` the pass ends there."""
+        captured: list[torch.Tensor] = []
+
+        def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            captured.append(kwargs.get("hidden_states", tensors[0]))
+            if stop:
+                raise _KeyReached
+
+        assert self.point.module is not None
+        handle = self.point.module.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield captured
+        finally:
+            handle.remove()
+
+    def _shaped(self, captured: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        if len(captured) != 1:
+            raise ModelError(
+                f"{self.point.path} ran {len(captured)} times in one pass of {self.loaded.identity.name}: "
+                "its input is no key; use --key hidden"
+            )
+        # some families (OPT of old) flatten batch and length before the feed-forward block
+        return captured[0].float().reshape(*tokens.shape, -1).cpu()
+
+
+@lru_cache(maxsize=1)
+def key_model(spec: LmSpec) -> KeyModel:
+    """The LM of ``spec`` with its key point; made once a process."""
+    return KeyModel(load_model(spec), spec.layer)
+
+
+def describe(spec: LmSpec) -> LmFacts:
+    """Load the LM of ``spec`` and say what it is."""
+    model = key_model(spec)
+    loaded = model.loaded
+    return LmFacts(
+        identity=loaded.identity,
+        layer=model.point.layer,
+        path=model.point.path,
+        dimension=model.keys(np.array([[loaded.bos]])).shape[-1],
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        default_context=loaded.default_context,
+        longest_context=loaded.longest_context,
+        dtype=loaded.dtype,
+        device=str(loaded.device),
+    )
+
+
+def padded_ids(windows: Windows, tokens: Any, bos: int) -> Int64:
+    """The input of a batch of windows: int64 (windows, longest), padded on the right with BOS.
+
+    ``tokens(document, begin, end)`` gives the token ids of a document's tokens ``[begin, end)``.
+    """
+    ids = np.full((len(windows), int(windows.length.max())), bos, np.int64)
+    columns = zip(windows.document, windows.start, windows.length, strict=True)
+    for line, (document, start, length) in enumerate(columns):
+        # stream position p > 0 is the document's token p − 1; position 0 is BOS
+        text = tokens(int(document), max(int(start) - 1, 0), int(start + length) - 1)
+        ids[line, length - len(text) : length] = text
+    return ids
+
+
+def window_keys(model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int) -> Iterator[tuple[Int64, Any]]:
+    """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d)."""
+    for batch in windows.batches(batch_tokens):
+        keys = model.keys(padded_ids(batch, tokens, model.loaded.bos))
+        rows, lines, positions = scored_positions(batch)
+        yield rows, keys[lines, positions].numpy()
+
+
+def scored_positions(batch: Windows) -> tuple[Int64, Int64, Int64]:
+    """Row, batch line and input position of every scored position of a batch, each int64 (n,), by line."""
+    lines = np.repeat(np.arange(len(batch)), batch.scored)
+    within = np.arange(len(lines)) - np.repeat(np.cumsum(batch.scored) - batch.scored, batch.scored)
+    positions = (batch.length - batch.scored)[lines] + within
+    return batch.row[lines] + within, lines, positions

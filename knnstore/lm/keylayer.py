@@ -1,0 +1,83 @@
+"""Find the layer whose activations are the keys, by the structure of the model rather than its name."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from knnstore.errors import ModelError
+
+KeyLayer = Literal["ffn-input", "attention-input", "hidden"]
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_OTHER_MIXERS = re.compile(r"mixer|mamba|ssm|rwkv|conv|recurrent|temporal|linear_attn", re.IGNORECASE)
+_NORM = re.compile(r"norm|^ln|_ln|drop|^act", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPoint:
+    """Where keys are taken: the input of ``module``, or the final hidden state where it is None.
+
+    ``path`` is the module's name in the model, for people.
+    """
+
+    layer: KeyLayer
+    path: str
+    module: nn.Module | None
+
+
+def find_key_point(model: Any, layer: str) -> KeyPoint:
+    """The place in ``model`` (a Hugging Face causal LM) that ``layer`` means.
+
+    ``ffn-input``: input of the last block's feed-forward part, after its layer norm (Khandelwal et al. 2020, §4);
+    a model without one gives its final hidden state, and ``layer`` of the result says so.
+    Raises ModelError if the layer's name is unknown or the model has no attention to take the input of.
+    """
+    if layer not in get_args(KeyLayer):
+        raise ModelError(f"--key {layer!r} is none of {', '.join(get_args(KeyLayer))}")
+    hidden = KeyPoint("hidden", "final hidden state", None)
+    if layer == "hidden":
+        return hidden
+    found = _last_block(model)
+    if found is None:
+        return hidden
+    path, block = found
+    if layer == "attention-input":
+        names = [name for name, child in block.named_children() if _is_kind(_ATTENTION, name, child)]
+        if not names:
+            raise ModelError(f"{type(model).__name__} has no attention in {path}: use --key hidden")
+        return KeyPoint("attention-input", f"{path}.{names[0]}", block.get_submodule(names[0]))
+    # What holds weight matrices in a block and mixes no positions is its feed-forward part; where it is written
+    # out in several modules (OPT's fc1, fc2) the first takes its input.
+    names = [name for name, child in block.named_children() if _is_feed_forward(name, child)]
+    if not names:
+        return hidden
+    return KeyPoint("ffn-input", f"{path}.{names[0]}", block.get_submodule(names[0]))
+
+
+def _last_block(model: Any) -> tuple[str, nn.Module] | None:
+    """The last of the longest row of like blocks; a decoder's before an encoder's."""
+    rows = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and any(True for _ in module.parameters())
+    ]
+    # nested lists (experts in a block) come after the list that holds them and are left out
+    outer = [(p, m) for p, m in rows if not any(p.startswith(f"{q}.") for q, _ in rows if q != p)]
+    if not outer:
+        return None
+    path, blocks = max(outer, key=lambda row: ("encoder" not in row[0].replace("decoder", ""), len(row[1])))
+    return f"{path}.{len(blocks) - 1}", blocks[-1]
+
+
+def _is_kind(pattern: re.Pattern[str], name: str, module: nn.Module) -> bool:
+    return bool(pattern.search(name) or pattern.search(type(module).__name__)) and not _NORM.search(name)
+
+
+def _is_feed_forward(name: str, module: nn.Module) -> bool:
+    if _NORM.search(name) or _NORM.search(type(module).__name__):
+        return False
+    if _ATTENTION.search(name) or _is_kind(_OTHER_MIXERS, name, module) or _ATTENTION.search(type(module).__name__):
+        return False
+    return any(parameter.dim() >= 2 for parameter in module.parameters())

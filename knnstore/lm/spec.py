@@ -1,0 +1,88 @@
+"""Which LM: from what a user calls it to the folder that holds it, and what is known of it. Imports no torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnstore.datastore.manifest import ModelIdentity
+from knnstore.errors import ModelError
+
+SHIPPED_MODELS = Path(__file__).parent.parent / "models"
+DEFAULT_MODEL = "wiki-lm"
+
+
+@dataclass(frozen=True, slots=True)
+class LmSpec:
+    """Which LM, and how to run it. ``dtype`` and ``device``: a name, or ``auto`` for what the machine is good at.
+
+    ``exact`` keeps an ``auto`` dtype from trading precision for speed on a CPU, for where the LM's own
+    probabilities count.
+    """
+
+    model: str
+    layer: str = "ffn-input"
+    dtype: str = "auto"
+    device: str = "auto"
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LmFacts:
+    """What a job has to know of an LM before it runs it; ``layer`` and ``path`` are where its keys really lie."""
+
+    identity: ModelIdentity
+    layer: str
+    path: str
+    dimension: int
+    parameters: int
+    default_context: int
+    longest_context: int
+    dtype: str
+    device: str
+
+
+def default_model() -> str:
+    """``$KNNSTORE_MODEL``, else the LM that is shipped with the package."""
+    return os.environ.get("KNNSTORE_MODEL") or DEFAULT_MODEL
+
+
+def resolve_model(model: str) -> Path:
+    """The local folder of a model: a folder; a name in ``$KNNSTORE_MODELS``, here, or shipped; or a hub id.
+
+    Raises ModelError that says where was looked.
+    """
+    places = [Path(model)]
+    if os.environ.get("KNNSTORE_MODELS"):
+        places.insert(0, Path(os.environ["KNNSTORE_MODELS"]) / model)
+    places.append(SHIPPED_MODELS / model)
+    for place in places:
+        if (place / "config.json").is_file():
+            return _checked(place)
+    if Path(model).is_dir():
+        raise ModelError(f"model {model}: the folder has no config.json; give a folder that save_pretrained made")
+    return _checked(_download(model, places))
+
+
+def _checked(folder: Path) -> Path:
+    if not any(folder.glob("*.safetensors")):
+        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights at all"
+        raise ModelError(
+            f"model {folder} has no .safetensors weights ({others}); knnstore doesn't load pickles: convert it with "
+            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(FOLDER)"
+        )
+    return folder
+
+
+def _download(model: str, places: list[Path]) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only a hub id needs it
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    looked = ", ".join(str(place) for place in places)
+    try:
+        wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
+        return Path(snapshot_download(model, allow_patterns=wanted))
+    except HFValidationError:
+        raise ModelError(f"no model {model!r}: looked at {looked}") from None
+    except Exception as error:  # the hub client raises a dozen unrelated types when it can't be reached
+        reason = str(error).strip().split("\n")[0][:160]
+        raise ModelError(f"no model {model!r}: looked at {looked}, and on the hub ({reason})") from None

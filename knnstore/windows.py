@@ -1,0 +1,77 @@
+"""Cut documents into windows so that each token is predicted exactly once, with enough context (NumPy only)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Windows over documents, int64 arrays of equal length.
+
+    A document's stream is BOS followed by its tokens. Window w feeds stream positions ``[start, start + length)``
+    to the LM; its last ``scored`` positions are the ones whose hidden states are taken. The state at stream
+    position p is the key of the document's token p (0-based), the one that follows it: ``row`` is the row of the
+    first, the others follow.
+    """
+
+    document: Int64
+    start: Int64
+    length: Int64
+    scored: Int64
+    row: Int64
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def select(self, index: Any) -> "Windows":
+        """The windows at ``index``: a slice, or an integer or bool array."""
+        return Windows(self.document[index], self.start[index], self.length[index], self.scored[index], self.row[index])
+
+    def batches(self, batch_tokens: int) -> Iterator["Windows"]:
+        """Batches of windows of like lengths, longest first, that padded hold at most ``batch_tokens`` tokens.
+
+        Depends on the windows alone, so that a task run twice makes the same batches. A window longer than
+        ``batch_tokens`` is a batch of its own.
+        """
+        ordered = self.select(np.lexsort((self.scored, self.length))[::-1])
+        begin = 0
+        while begin < len(ordered):
+            size = max(1, batch_tokens // int(ordered.length[begin]))
+            yield ordered.select(slice(begin, begin + size))
+            begin += size
+
+
+def cut_windows(
+    first_row: Int64, tokens: Int64, *, context: int, stride: int, rows: tuple[int, int] | None = None
+) -> Windows:
+    """The windows of documents, in order; with ``rows``, those that score any row of ``[begin, end)``.
+
+    A window holds at most ``context`` stream positions and scores the last ``stride`` of them, then slides by
+    ``stride``: every token but a document's first few sees at least ``context - stride`` positions, as in
+    Khandelwal et al. 2020. Windows never cross documents.
+
+    Args:
+        first_row: int64 (documents,), ascending: the row of each document's first token.
+        tokens: int64 (documents,): its number of tokens; 0 makes no window.
+        context: W. stride: S, at most W.
+        rows: half-open range of rows.
+    """
+    if not 0 < stride <= context:
+        raise ValueError(f"stride {stride} is not between 1 and the context {context}")
+    begin_row, end_row = rows if rows is not None else (0, int(np.iinfo(np.int64).max))
+    overlapping = np.flatnonzero((first_row < end_row) & (first_row + tokens > begin_row))
+    first, count = first_row[overlapping], tokens[overlapping]
+    low = np.maximum(begin_row - first, 0) // stride  # first window wanted of each document
+    high = -(-np.minimum(end_row - first, count) // stride)  # one past the last
+    number = high - low
+    which = np.repeat(np.arange(len(overlapping)), number)
+    within = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number)
+    position = (low[which] + within) * stride  # i: the first scored stream position
+    start = np.maximum(position + stride - context, 0)
+    end = np.minimum(position + stride, count[which])
+    return Windows(overlapping[which], start, end - start, end - position, first[which] + position)
