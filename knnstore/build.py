@@ -1,0 +1,314 @@
+"""The index command's work: plan, train, fill, merge, check, publish. Resumable at every step."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, sync_folder, write_json
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import load_json, load_manifest, save_manifest
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore, index_root
+from knnstore.errors import ResourceError, UsageError
+from knnstore.index.check import self_check
+from knnstore.index.fill import FillTask, fill_run
+from knnstore.index.merge import MergeTask, create_lists, merge_chunk
+from knnstore.index.plan import (
+    CHECK_FILE,
+    FORMAT_VERSION,
+    PLAN_FILE,
+    Check,
+    IndexFolder,
+    IndexPlan,
+    SegmentReference,
+    segment_references,
+)
+from knnstore.index.quantiser import TASK, save_quantiser
+from knnstore.index.search import Searcher
+from knnstore.index.train import draw_sample, train
+from knnstore.planning import (
+    BASE_BYTES,
+    IndexResources,
+    IndexSize,
+    choose_cells,
+    choose_nlist,
+    choose_pq_bytes,
+    choose_train_rows,
+    plan_resources,
+)
+from knnstore.progress import Reporter
+from knnstore.records import from_json, to_json
+from knnstore.scheduling import Runner
+from knnstore.sizes import format_size
+
+LAYOUT_FILE = "layout.json"
+_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
+Task = TypeVar("Task", FillTask, MergeTask)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """What a user may decide; None leaves it to the planner. ``memory`` is for all processes together, in bytes.
+
+    ``workers``: processes that the runner uses besides this one, 0 if it works in this one.
+    """
+
+    nlist: int | None = None
+    pq_bytes: int | None = None
+    train_sample: int | None = None
+    nprobe: int = 32
+    seed: int = 0
+    memory: int = 4 * 10**9
+    workers: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """A finished index. ``built`` is False where it had been finished before."""
+
+    name: str
+    plan: IndexPlan
+    check: Check
+    bytes: int
+    built: bool
+
+
+def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, IndexResources, list[str]]:
+    """What would be built, what it takes, and sentences for a person; nothing is written.
+
+    Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
+    """
+    if options.nprobe < 1:
+        raise UsageError(f"--nprobe {options.nprobe}: give at least 1")
+    references = segment_references(store)
+    first = store.segments[0]
+    nlist, note = choose_nlist(store.rows, options.nlist)
+    pq_bytes = choose_pq_bytes(first.dimension, options.pq_bytes)
+    train_rows = choose_train_rows(store.rows, nlist, options.train_sample)
+    plan = IndexPlan(
+        version=FORMAT_VERSION,
+        nlist=nlist,
+        cells=choose_cells(nlist),
+        pq_bytes=pq_bytes,
+        train_rows=train_rows,
+        seed=options.seed,
+        nprobe=min(options.nprobe, nlist),
+        dimension=first.dimension,
+        key_dtype=first.plan.key_dtype,
+        segments=references,
+    )
+    resources = plan_resources(
+        _size(store, references),
+        nlist=nlist,
+        pq_bytes=pq_bytes,
+        train_rows=train_rows,
+        memory=options.memory,
+        workers=options.workers,
+    )
+    chosen = "" if options.nlist else " (chosen from the number of keys)"
+    says = [
+        f"index: {store.rows} keys of {first.dimension} {plan.key_dtype} into {nlist} lists{chosen}, "
+        f"codes of {pq_bytes} bytes, trained on {train_rows} keys; "
+        f"{format_size(resources.disk_bytes)} on disk, {format_size(resources.temporary_bytes)} more meanwhile, "
+        f"at most {format_size(resources.peak_bytes)} of memory"
+    ]
+    return plan, resources, [note, *says] if note else says
+
+
+def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporter: Reporter) -> IndexReport:
+    """Build the index of all the store's keys, or go on with one that was interrupted, and make it the store's.
+
+    The bytes on disk depend on the keys and the options alone, not on memory, workers or interruptions.
+
+    Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
+    """
+    plan, resources, sentences = plan_index(store, options)
+    folder = IndexFolder(index_root(store.root, plan.name), plan)
+    with writing(store.root):
+        if options.overwrite:
+            _remove(folder.root)
+        if load_manifest(store.root).index == plan.name and (folder.root / CHECK_FILE).is_file():
+            _clean_up(folder)
+            report = _report(folder, built=False)
+            reporter.say(f"the index is finished already: {plan.nlist} lists, recall {report.check.recall:.3f}")
+            return report
+        for sentence in sentences:
+            reporter.say(sentence)
+        _prepare(folder, store, resources)
+        _train(folder, store, reporter)
+        _fill_and_merge(folder, store, resources, runner, reporter)
+        _check(folder, store, options.memory, reporter)
+        save_manifest(store.root, replace(load_manifest(store.root), index=plan.name))
+        _clean_up(folder)
+    report = _report(folder, built=True)
+    reporter.say(
+        f"index finished: {report.bytes / plan.rows:.0f} bytes a key, recall@{report.check.k} "
+        f"{report.check.recall:.3f} at nprobe {plan.nprobe} ({report.check.recall_quantised:.3f} from the codes alone)"
+        + ("" if report.check.source == "heldout" else "; measured on stored keys, since none are held out")
+    )
+    return report
+
+
+def _size(store: Datastore, references: tuple[SegmentReference, ...]) -> IndexSize:
+    first = store.segments[0]
+    return IndexSize(
+        rows=store.rows,
+        dimension=first.dimension,
+        key_bytes=first.dimension * first.codec.stored.itemsize,
+        value_bytes=max(segment.plan.value_dtype.itemsize for segment in store.segments),
+        row_bytes=max(reference.row_dtype.itemsize for reference in references),
+        chunk_rows=max(reference.chunk_rows for reference in references),
+        chunks=sum(segment.chunks for segment in store.segments),
+    )
+
+
+def _prepare(folder: IndexFolder, store: Datastore, resources: IndexResources) -> None:
+    """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
+    written = _bytes(folder.root)
+    needed = int((resources.disk_bytes + resources.temporary_bytes) * _MORE) - written
+    free = free_bytes(store.root)
+    if free < needed:
+        raise ResourceError(
+            f"{store.root}: the index needs {format_size(needed)} more on disk and {format_size(free)} are free: "
+            f"make room, or lower --pq-bytes"
+        )
+    with storage_errors("make", folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
+            for leftover in folder.root.rglob(pattern):
+                leftover.unlink()
+    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
+    folder.commits.prepare()
+
+
+def _train(folder: IndexFolder, store: Datastore, reporter: Reporter) -> None:
+    # in this process, whose threads are all free, whatever the runner
+    if folder.commits.find(TASK):
+        return
+    rows = folder.plan.train_rows
+    with reporter.bar("sample", rows, "keys") as advance:
+        sample = draw_sample(store.segments, rows, folder.plan.seed, advance)
+    with reporter.bar("train", rows, "keys") as advance:
+        save_quantiser(folder, folder.commits, train(sample, folder.plan, advance))
+
+
+def _fill_and_merge(
+    folder: IndexFolder, store: Datastore, resources: IndexResources, runner: Runner, reporter: Reporter
+) -> None:
+    merges = [task for reference in folder.plan.segments for task in _merge_tasks(folder, store, reference, ())]
+    if all(folder.commits.find(task.name) for task in merges):
+        return
+    run_chunks = _layout(folder, resources.run_chunks)
+    fills = {
+        segment.root.name: list(_fill_tasks(folder, store, segment, reference, run_chunks))
+        for segment, reference in zip(store.segments, folder.plan.segments, strict=True)
+    }
+    every = [task for tasks in fills.values() for task in tasks]
+    _run(folder.run_commits, every, _fill_rows, fill_run, "fill", runner, reporter)
+    merges = []
+    for segment, reference in zip(store.segments, folder.plan.segments, strict=True):
+        runs = tuple(task.name for task in fills[reference.name])
+        create_lists(folder, segment, reference, runs)
+        merges += list(_merge_tasks(folder, store, reference, runs))
+    _run(folder.commits, merges, _merge_rows, merge_chunk, "merge", runner, reporter)
+
+
+def _layout(folder: IndexFolder, run_chunks: int) -> int:
+    """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
+    path = folder.runs / LAYOUT_FILE
+    if path.is_file():
+        earlier = from_json(_Layout, load_json(path), str(path)).run_chunks
+        if 1 <= earlier <= run_chunks:
+            return earlier
+        _remove(folder.runs)
+    with storage_errors("make", folder.runs):
+        folder.runs.mkdir(exist_ok=True)
+    write_json(path, to_json(_Layout(run_chunks)))
+    folder.run_commits.prepare()
+    return run_chunks
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    run_chunks: int
+
+
+def _fill_tasks(
+    folder: IndexFolder, store: Datastore, segment: Segment, reference: SegmentReference, run_chunks: int
+) -> Iterable[FillTask]:
+    for first in range(0, segment.chunks, run_chunks):
+        last = min(first + run_chunks, segment.chunks)
+        yield FillTask(str(store.root), folder.plan.name, reference, first, last)
+
+
+def _merge_tasks(
+    folder: IndexFolder, store: Datastore, reference: SegmentReference, runs: tuple[str, ...]
+) -> Iterable[MergeTask]:
+    for chunk in range(-(-reference.rows // reference.chunk_rows)):
+        yield MergeTask(str(store.root), folder.plan.name, reference, runs, chunk)
+
+
+def _run(
+    commits: CommitLog,
+    tasks: list[Task],
+    rows: Callable[[Task], int],
+    function: Callable[[Task], int],
+    stage: str,
+    runner: Runner,
+    reporter: Reporter,
+) -> None:
+    """Run those of the tasks that aren't done."""
+    left = [task for task in tasks if commits.find(task.name) is None]
+    total = sum(map(rows, tasks))
+    with reporter.bar(stage, total, "keys", total - sum(map(rows, left))) as advance:
+        for count in runner.run(function, left):
+            advance(count)
+
+
+def _fill_rows(task: FillTask) -> int:
+    size = task.segment.chunk_rows
+    return min(task.last * size, task.segment.rows) - task.first * size
+
+
+def _merge_rows(task: MergeTask) -> int:
+    return task.bounds[1] - task.bounds[0]
+
+
+def _check(folder: IndexFolder, store: Datastore, memory: int, reporter: Reporter) -> None:
+    if folder.commits.find("check"):
+        return
+    with reporter.bar("check", 1, "check") as advance:
+        check = self_check(store, Searcher(store, folder.plan.name), max(2**28, memory - BASE_BYTES))
+        path = folder.root / CHECK_FILE
+        write_json(path, to_json(check))
+        folder.commits.commit("check", [path])
+        advance(1)
+
+
+def _clean_up(folder: IndexFolder) -> None:
+    """Remove what the published index doesn't need: its runs, and other indexes."""
+    _remove(folder.runs)
+    for other in folder.root.parent.iterdir():
+        if other != folder.root:
+            _remove(other)
+
+
+def _report(folder: IndexFolder, *, built: bool) -> IndexReport:
+    path = folder.root / CHECK_FILE
+    check = from_json(Check, load_json(path), str(path))
+    return IndexReport(folder.plan.name, folder.plan, check, _bytes(folder.root), built)
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        with storage_errors("remove", path):
+            shutil.rmtree(path)
+            sync_folder(path.parent)
+
+
+def _bytes(root: Path) -> int:
+    return sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

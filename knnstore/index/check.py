@@ -1,0 +1,43 @@
+"""The self-check: the share of the true nearest keys that an index finds."""
+
+import numpy as np
+
+from knnstore.datastore.store import Datastore
+from knnstore.index.exact import exact_search
+from knnstore.index.plan import Check
+from knnstore.index.search import Searcher
+from knnstore.index.train import decode
+from knnstore.neighbours import ABSENT, Float32, Int64
+
+_MOST_QUERIES = 512
+_MOST_NEIGHBOURS = 1024
+
+
+def self_check(store: Datastore, searcher: Searcher, memory: int) -> Check:
+    """Search up to 512 held-out queries, or stored keys where none are held out, exactly and by the index."""
+    held_out = np.concatenate([segment.queries() for segment in store.segments])
+    source = "heldout" if len(held_out) else "stored"
+    queries = _spread(held_out) if len(held_out) else _stored_keys(store, searcher.plan.seed)
+    k = min(_MOST_NEIGHBOURS, store.rows)
+    true = exact_search(store, queries, k, rows=True, memory=memory).rows
+    probed = searcher.search(queries, k, rows=True, memory=memory).rows
+    quantised = searcher.search(queries, k, method="quantised", rows=True, memory=memory).rows
+    assert true is not None and probed is not None and quantised is not None
+    return Check(source, len(queries), k, searcher.nprobe, recall(true, probed), recall(true, quantised))
+
+
+def recall(true: Int64, found: Int64) -> float:
+    """Share of the true rows ``(n, k)`` that are among those found ``(n, k)``; −1 counts for nothing."""
+    hits = sum(len(np.intersect1d(t[t != ABSENT], f)) for t, f in zip(true, found, strict=True))
+    return round(hits / max(1, int((true != ABSENT).sum())), 6)
+
+
+def _spread(queries: Float32) -> Float32:
+    rows = np.unique(np.linspace(0, len(queries) - 1, min(_MOST_QUERIES, len(queries))).astype(np.int64))
+    return np.ascontiguousarray(queries[rows])
+
+
+def _stored_keys(store: Datastore, seed: int) -> Float32:
+    segment = store.segments[0]
+    begin, end = segment.chunk_range(int(np.random.default_rng(seed).integers(segment.chunks)))
+    return _spread(decode(segment.keys(begin, end), segment.codec.scales))

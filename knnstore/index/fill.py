@@ -1,0 +1,93 @@
+"""Filling, first half of the external bucket sort: runs of consecutive chunks, each sorted by list.
+
+A run is a folder of raw files: ``keys``, ``codes``, ``values``, ``rows`` in list order and ``offsets`` (nlist + 1).
+Within a list the order is that of a seeded hash of the row, which depends on nothing else: any way to cut the runs
+gives the same index, and the head of each list is a fair sample of it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.atomic import storage_errors
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import segment_root
+from knnstore.index.plan import IndexFolder, SegmentReference, open_index
+from knnstore.index.quantiser import Int64, Quantiser, Uint8, load_quantiser
+from knnstore.index.train import decode
+
+_BLOCK = 16384
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FillTask:
+    """Chunks ``[first, last)`` of a segment's keys, to be sorted into one run."""
+
+    store: str
+    index: str
+    segment: SegmentReference
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run and of its commit."""
+        return f"run-{self.segment.name}-{self.first:08d}-{self.last:08d}"
+
+
+def fill_run(task: FillTask) -> int:
+    """Assign, encode, sort and write one run; return its rows."""
+    folder = open_index(Path(task.store), task.index)
+    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    stored, values, lists, codes = _read_run(segment, load_quantiser(folder), task)
+    first_row = segment.chunk_range(task.first)[0]
+    rows = np.arange(first_row, first_row + len(stored), dtype=task.segment.row_dtype)
+    order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
+    arrays = {"keys": stored, "codes": codes, "values": values, "rows": rows}
+    files = _write_run(folder.runs / task.name, arrays, order, offsets)
+    folder.run_commits.commit(task.name, files, rows=len(stored))
+    return len(stored)
+
+
+def shuffle_key(rows: Any, seed: int) -> Any:
+    """A 64-bit hash of row numbers, a bijection (SplitMix64): Python's int or an array of uint64 alike."""
+    mixed = (rows + (seed * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
+    return mixed ^ (mixed >> 31)
+
+
+def _read_run(
+    segment: Segment, quantiser: Quantiser, task: FillTask
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Int64, Uint8]:
+    begin, end = segment.chunk_range(task.first)[0], segment.chunk_range(task.last - 1)[1]
+    stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
+    values = np.empty(end - begin, segment.plan.value_dtype)
+    codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
+    lists = np.empty(end - begin, np.int64)
+    for chunk in range(task.first, task.last):
+        first, last = (row - begin for row in segment.chunk_range(chunk))
+        stored[first:last] = segment.keys(first + begin, last + begin)
+        values[first:last] = segment.values(first + begin, last + begin)
+        # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
+        for start in range(first, last, _BLOCK):
+            block = slice(start, min(start + _BLOCK, last))
+            keys = decode(stored[block], segment.codec.scales)
+            lists[block] = quantiser.assign(keys)
+            codes[block] = quantiser.encode(keys, lists[block])
+    return stored, values, lists, codes
+
+
+def _write_run(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
+    with storage_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            with (folder / name).open("wb") as file:
+                for start in range(0, len(order), _BLOCK):
+                    file.write(array[order[start : start + _BLOCK]].data)
+        offsets.astype("<i8").tofile(folder / "offsets")
+    return [folder / name for name in (*arrays, "offsets")]

@@ -1,0 +1,140 @@
+"""The quantisers: which lists a key lies near, and its PQ code. Arrays on disk; faiss objects are rebuilt from them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from knnstore.datastore.arrays import create_array, read_rows, write_chunk
+from knnstore.datastore.commits import CommitLog
+from knnstore.errors import CorruptStoreError
+from knnstore.index.plan import IndexFolder
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Uint8 = np.ndarray[Any, np.dtype[np.uint8]]
+
+PQ_LEVELS = 256
+TASK = "quantizer"
+_FLAT_LISTS = 1024  # up to here comparing with every centroid is as quick as choosing cells first
+_ASSIGN_CELLS = 4  # 99.8 % of the keys get their nearest list
+_SEARCH_CELLS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Quantiser:
+    """float32 ``cells`` (ncells, d), ``centroids`` (nlist, d), ``codebooks`` (pq_bytes, 256, d / pq_bytes)."""
+
+    cells: Float32
+    centroids: Float32
+    codebooks: Float32
+
+    def assign(self, keys: Float32) -> Int64:
+        """The list of each key ``(n, d)``: int64 ``(n,)``."""
+        lists: Int64 = self.probe(keys, 1, _ASSIGN_CELLS)[:, 0]
+        return lists
+
+    def probe(self, queries: Float32, nprobe: int, cells: int = _SEARCH_CELLS) -> Int64:
+        """The ``nprobe`` lists nearest to each query ``(n, d)``, nearest first: int64 ``(n, nprobe)``."""
+        nlist = len(self.centroids)
+        if nprobe >= nlist:
+            return np.broadcast_to(np.arange(nlist), (len(queries), nlist))
+        # cells for four times as many lists as are wanted, so that a query near a border still finds its own
+        cells = max(cells, -(-4 * nprobe * len(self.cells) // nlist))
+        if nlist <= _FLAT_LISTS or cells >= len(self.cells):
+            return np.asarray(self._flat.search(queries, nprobe)[1])
+        parameters = faiss.SearchParametersIVF()
+        parameters.nprobe = cells
+        lists = np.asarray(self._by_cell.search(queries, nprobe, params=parameters)[1])
+        short = np.flatnonzero(lists[:, -1] < 0)  # their cells hold too few lists
+        if len(short):
+            lists[short] = self._flat.search(queries[short], nprobe)[1]
+        return lists
+
+    def encode(self, keys: Float32, lists: Int64) -> Uint8:
+        """PQ codes of the keys' residuals, uint8 ``(n, pq_bytes)``."""
+        return np.asarray(self._product.compute_codes(keys - self.centroids[lists]))
+
+    def decode(self, codes: Uint8) -> torch.Tensor:
+        """Residuals that the codes stand for, float32 ``(n, d)``."""
+        # row number in the codebooks laid end to end; one gather for all of them
+        rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
+        return self._codebook_rows[rows.flatten()].view(len(codes), -1)
+
+    @cached_property
+    def _first_rows(self) -> torch.Tensor:
+        return torch.arange(len(self.codebooks), dtype=torch.int32) * PQ_LEVELS
+
+    @cached_property
+    def _codebook_rows(self) -> torch.Tensor:
+        return torch.from_numpy(self.codebooks).flatten(0, 1)
+
+    @cached_property
+    def _flat(self) -> Any:
+        index = faiss.IndexFlatL2(self.centroids.shape[1])
+        index.add(self.centroids)
+        return index
+
+    @cached_property
+    def _by_cell(self) -> Any:
+        cells = faiss.IndexFlatL2(self.cells.shape[1])
+        cells.add(self.cells)
+        index = faiss.IndexIVFFlat(cells, self.cells.shape[1], len(self.cells))
+        index.is_trained = True
+        index.add(self.centroids)
+        return index
+
+    @cached_property
+    def _product(self) -> Any:
+        product = faiss.ProductQuantizer(self.centroids.shape[1], len(self.codebooks), 8)
+        faiss.copy_array_to_vector(self.codebooks.ravel(), product.centroids)
+        return product
+
+
+def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
+    """Codebooks ``(pq_bytes, 256, d / pq_bytes)`` of residuals ``(n, d)``; few residuals are repeated up to 256."""
+    count, dimension = residuals.shape
+    points = np.ascontiguousarray(residuals[np.arange(max(count, PQ_LEVELS)) % count])
+    product = faiss.ProductQuantizer(dimension, pq_bytes, 8)
+    product.cp.seed = seed
+    product.cp.min_points_per_centroid = 1
+    product.cp.max_points_per_centroid = 10**6
+    product.train(points)
+    return np.asarray(faiss.vector_to_array(product.centroids)).reshape(pq_bytes, PQ_LEVELS, -1)
+
+
+def save_quantiser(folder: IndexFolder, commits: CommitLog, quantiser: Quantiser) -> None:
+    """Write the arrays and commit them."""
+    files = []
+    for name, array in _arrays(quantiser).items():
+        path = folder.quantizer(name)
+        files += create_array(path, array.shape, len(array), array.dtype, "none")
+        files.append(write_chunk(path, 0, array))
+    commits.commit(TASK, list(dict.fromkeys(files)))
+
+
+def load_quantiser(folder: IndexFolder) -> Quantiser:
+    """The index's quantisers. Raises CorruptStoreError if an array is damaged or of another shape than planned."""
+    plan = folder.plan
+    shapes = {
+        "cells": (plan.cells, plan.dimension),
+        "centroids": (plan.nlist, plan.dimension),
+        "codebooks": (plan.pq_bytes, PQ_LEVELS, plan.dimension // plan.pq_bytes),
+    }
+    arrays = {}
+    for name, shape in shapes.items():
+        array = read_rows(folder.quantizer(name), 0, shape[0])
+        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CorruptStoreError(
+                f"{folder.quantizer(name)} is {array.dtype} {array.shape}, not finite float32 {shape}: "
+                f"run 'knnstore index --overwrite'"
+            )
+        arrays[name] = array
+    return Quantiser(**arrays)
+
+
+def _arrays(quantiser: Quantiser) -> dict[str, Float32]:
+    return {"cells": quantiser.cells, "centroids": quantiser.centroids, "codebooks": quantiser.codebooks}

@@ -1,0 +1,128 @@
+"""Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, or every key."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from knnstore.datastore.manifest import load_json
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UnfinishedError, UsageError
+from knnstore.index.exact import block_sizes, check_queries, concatenate, exact_search
+from knnstore.index.join import ReadTags, coded_residuals, join, stored_residuals
+from knnstore.index.lists import SegmentLists
+from knnstore.index.nearest import Nearest, query_bytes
+from knnstore.index.plan import CHECK_FILE, Check, IndexPlan, open_index, require_same_segments
+from knnstore.index.quantiser import Int64, load_quantiser
+from knnstore.index.rerank import rerank_exactly
+from knnstore.neighbours import Float32, Neighbours
+from knnstore.records import from_json
+
+Method = Literal["lists", "quantised", "exact"]
+Progress = Callable[[int], None]
+
+_SCRATCH_BYTES = 2**27
+_PROBE_BLOCK = 16384
+
+
+class Searcher:
+    """Searches all segments of a store together.
+
+    Raises UnfinishedError where no index is finished, MismatchError where it was made from other segments,
+    CorruptStoreError where what is on disk isn't what was planned.
+    """
+
+    def __init__(self, store: Datastore, index: str | None = None) -> None:
+        name = index or store.manifest.index
+        if name is None:
+            raise UnfinishedError(f"{store.root} has no finished index: run 'knnstore index --store {store.name}'")
+        self._store = store
+        self._folder = open_index(store.root, name)
+        require_same_segments(self._folder.plan, store)
+        self.plan: IndexPlan = self._folder.plan
+        self.nprobe: int = self.plan.nprobe
+        self._quantiser = load_quantiser(self._folder)
+        self._parts: list[SegmentLists] = []
+        first_row = 0
+        for segment, reference in zip(store.segments, self.plan.segments, strict=True):
+            self._parts.append(SegmentLists(self._folder, segment, reference, first_row))
+            first_row += reference.rows
+
+    @cached_property
+    def check(self) -> Check:
+        """The result of the index's self-check."""
+        path = self._folder.root / CHECK_FILE
+        return from_json(Check, load_json(path), str(path))
+
+    def search(
+        self,
+        queries: Float32,
+        k: int,
+        nprobe: int | None = None,
+        *,
+        method: Method = "lists",
+        rerank: int = 0,
+        rows: bool = False,
+        memory: int = 2**30,
+        progress: Progress | None = None,
+    ) -> Neighbours:
+        """The k nearest keys of each query, as far as the method finds them.
+
+        Args:
+            queries: float32 (n, d), finite.
+            k: neighbours a query; where fewer are found the rest is padded with inf and −1.
+            nprobe: lists a query, at most nlist; the index's default if None.
+            method: ``lists``, exact distances of all keys in the probed lists; ``quantised``, distances of the PQ
+                codes there; ``exact``, every key of the store.
+            rerank: for ``quantised``: the best rerank × k candidates get their exact distance (0: none does).
+            rows: whether to say the neighbours' row numbers.
+            memory: bytes for the working set, besides the queries and the result; fewer mean more passes.
+            progress: told of finished (query, list) pairs, or (query, key) pairs if exact.
+
+        Raises UsageError or NumericsError for arguments that don't fit, CorruptStoreError for damaged chunks.
+        """
+        check_queries(queries, self.plan.dimension, k)
+        if rerank < 0 or (rerank and method != "quantised"):
+            raise UsageError(f"re-ranking {rerank} × k goes with method 'quantised', not {method!r}")
+        if method == "exact":
+            return exact_search(self._store, queries, k, rows=rows, memory=memory, progress=progress)
+        if method not in ("lists", "quantised"):
+            raise UsageError(f"method {method!r} is none of lists, quantised, exact")
+        lists = self.nprobe if nprobe is None else nprobe
+        if lists < 1:
+            raise UsageError(f"nprobe is {lists}: give at least 1")
+        lists = min(lists, self.plan.nlist)
+        candidates = max(1, rerank) * k
+        each = query_bytes(candidates, tags=rows or rerank > 0) + 8 * self.plan.dimension + 24 * lists
+        blocks = block_sizes(len(queries), each, memory - _SCRATCH_BYTES)
+        search = self._reranked if rerank else self._joined
+        advance = progress or (lambda _: None)
+        return concatenate([search(queries[b:e], k, lists, method, rows, rerank, advance) for b, e in blocks])
+
+    def probe(self, queries: Float32, nprobe: int) -> Int64:
+        """The lists nearest to each query, nearest first: int64 (n, nprobe)."""
+        blocks = range(0, len(queries), _PROBE_BLOCK)
+        probed = [self._quantiser.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
+        return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
+
+    def _joined(
+        self, queries: Float32, k: int, nprobe: int, method: Method, rows: bool, _: int, advance: Progress
+    ) -> Neighbours:
+        read = stored_residuals(self._quantiser) if method == "lists" else coded_residuals(self._quantiser)
+        return self._join(queries, k, nprobe, read, (lambda tile: tile.rows) if rows else None, advance)
+
+    def _reranked(
+        self, queries: Float32, k: int, nprobe: int, _: Method, rows: bool, rerank: int, advance: Progress
+    ) -> Neighbours:
+        read = coded_residuals(self._quantiser)
+        candidates = self._join(queries, rerank * k, nprobe, read, lambda tile: tile.positions, advance)
+        return rerank_exactly(queries, candidates, k, self._parts, rows=rows)
+
+    def _join(
+        self, queries: Float32, k: int, nprobe: int, read: Any, tags: ReadTags | None, advance: Progress
+    ) -> Neighbours:
+        nearest = Nearest(len(queries), k, tags=tags is not None)
+        probed = self.probe(queries, nprobe)
+        join(queries, probed, self._parts, self._quantiser.centroids, read, tags, nearest, advance)
+        return nearest.neighbours()

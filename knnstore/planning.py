@@ -1,0 +1,127 @@
+"""How much at a time: integers in, a plan out; no I/O.
+
+Every function here is arithmetic on rows, widths and bytes, so that what a job will need is known, and refused
+with both numbers, before any of it is done. What the bytes of an index depend on (lists, code bytes, sample) never
+depends on the memory; the memory decides only how much is held at a time.
+"""
+
+import math
+from dataclasses import dataclass
+
+from knnstore.errors import ResourceError, UsageError
+from knnstore.sizes import format_size
+
+POINTS_A_LIST = 39  # fewer training points a centroid and k-means follows the noise (faiss warns at the same number)
+_LARGEST_NLIST = 2**20
+_SMALLEST_SAMPLE = 10_000
+_MOST_PQ_BYTES = 64
+
+BASE_BYTES = 400_000_000  # resident in a process that has imported torch, faiss, zarr and pyarrow and used them
+SCRATCH_BYTES = 128_000_000  # float32 blocks of a task: decoded keys, residuals, distances
+_RUN_BYTES = 2**29  # runs no larger than this: little is lost with the one in flight
+_MOST_RUNS = 64  # unless there would be too many to merge by reads of a useful length
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSize:
+    """What the size of an index follows from: rows of all segments, width, bytes of a key, a value and a row number."""
+
+    rows: int
+    dimension: int
+    key_bytes: int
+    value_bytes: int
+    row_bytes: int
+    chunk_rows: int
+    chunks: int
+
+    def entry_bytes(self, pq_bytes: int) -> int:
+        """Bytes on disk of one key with all that belongs to it."""
+        return self.key_bytes + pq_bytes + self.value_bytes + self.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResources:
+    """What building takes: bytes on disk at the end and meanwhile, peak memory, chunks a run."""
+
+    disk_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
+    run_chunks: int
+
+
+def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
+    """Number of inverted lists, and a sentence if fewer than asked for.
+
+    The default is the power of two nearest to 4√rows: 4096 at 10^6 keys, 65,536 at 2 · 10^8.
+    """
+    if asked is not None and not 1 <= asked <= _LARGEST_NLIST:
+        raise UsageError(f"--nlist {asked}: give a number from 1 to {_LARGEST_NLIST}, or leave it out")
+    trainable = max(1, rows // POINTS_A_LIST)
+    if asked is None:
+        best = 2 ** round(math.log2(4 * math.sqrt(rows)))
+        return min(best, 2 ** int(math.log2(trainable)), _LARGEST_NLIST), None
+    if asked <= trainable:
+        return asked, None
+    return trainable, f"{rows} keys can train {trainable} lists ({POINTS_A_LIST} keys each), not {asked}: using that"
+
+
+def choose_cells(nlist: int) -> int:
+    """Cells of the two-level k-means: √nlist, or one where a single level is quick enough."""
+    return round(math.sqrt(nlist)) if nlist >= 256 else 1
+
+
+def choose_pq_bytes(dimension: int, asked: int | None) -> int:
+    """Bytes of a key's PQ code, a divisor of its dimension; the default is a quarter of it, at most 64."""
+    divisors = [number for number in range(1, dimension + 1) if dimension % number == 0]
+    if asked is None:
+        return max(number for number in divisors if number <= max(1, min(dimension // 4, _MOST_PQ_BYTES)))
+    if asked not in divisors:
+        near = sorted(sorted(divisors, key=lambda number: abs(number - asked))[:3])
+        raise UsageError(
+            f"--pq-bytes {asked} doesn't divide the keys' {dimension} dimensions: "
+            f"give {' or '.join(map(str, near))}, or leave it out"
+        )
+    return asked
+
+
+def choose_train_rows(rows: int, nlist: int, asked: int | None) -> int:
+    """Keys of the training sample: 40 a list and at least 10,000, or all there are."""
+    if asked is None:
+        return min(rows, max(_SMALLEST_SAMPLE, (POINTS_A_LIST + 1) * nlist))
+    if asked < min(rows, nlist):
+        raise UsageError(f"--train-sample {asked} can't train {nlist} lists: give at least {POINTS_A_LIST * nlist}")
+    return min(rows, asked)
+
+
+def plan_resources(
+    size: IndexSize, *, nlist: int, pq_bytes: int, train_rows: int, memory: int, workers: int
+) -> IndexResources:
+    """Resources of a build in ``workers`` processes besides this one (0: in this one).
+
+    Raises ResourceError, with the memory that is needed, if ``memory`` bytes for all processes can't do.
+    """
+    tasks, processes = max(1, workers), workers + 1
+    base = processes * BASE_BYTES
+    quantiser = (2 * nlist + 256) * size.dimension * 4
+    train = train_rows * (size.key_bytes + 8) + 3 * nlist * size.dimension * 4 + SCRATCH_BYTES
+    chunk = size.chunk_rows * size.entry_bytes(pq_bytes)
+    sorting = size.chunk_rows * 40  # list, row, order and hash of each row
+    fill = quantiser + chunk + sorting + size.chunk_rows * size.key_bytes + SCRATCH_BYTES
+    merge = 4 * chunk + sorting
+    smallest = base + max(train, tasks * max(fill, merge))
+    if memory < smallest:
+        what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of a chunk each"
+        raise ResourceError(
+            f"--memory {format_size(memory)} is too little: {what} and {processes} processes with their libraries "
+            f"take {format_size(smallest)}; give that, or fewer --workers, or a smaller --nlist"
+        )
+    extra = chunk + sorting
+    affordable = 1 + ((memory - base) // tasks - fill) // extra
+    wanted = max(1, _RUN_BYTES // chunk, math.ceil(size.chunks / _MOST_RUNS))
+    run_chunks = max(1, min(affordable, wanted, size.chunks))
+    peak = base + max(train, tasks * max(fill + (run_chunks - 1) * extra, merge))
+    entries = size.rows * size.entry_bytes(pq_bytes)
+    padding = chunk  # the last chunk of an array is stored whole
+    disk = entries + padding + (2 * nlist + 256) * size.dimension * 4 + 8 * nlist
+    runs = math.ceil(size.chunks / run_chunks)
+    return IndexResources(disk, entries + runs * 8 * (nlist + 1), peak, run_chunks)
