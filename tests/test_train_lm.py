@@ -283,6 +283,12 @@ def test_text_that_isnt_utf8_is_named_and_the_mended_command_runs(texts, tmp_pat
     assert train(tmp_path / "texts", tmp_path / "lm", "--steps 1 --errors replace") == 0
 
 
+def test_a_mistake_found_late_leaves_no_token_files_for_other_settings(texts, tmp_path):
+    assert train(texts, tmp_path / "lm", "--steps 5 --warmup 5") == 2
+    assert train(texts, tmp_path / "lm", "--steps 5 --warmup 4 --vocab 290") == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "lm")) == 290
+
+
 def test_a_loss_that_isnt_finite_stops_the_run_before_it_is_saved(texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         train_lm.Trainer, "loss", lambda trainer, windows: trainer.model.lm_head.weight.sum() * math.nan
@@ -358,6 +364,14 @@ def test_a_document_starts_with_the_separator_and_its_pieces_follow(finished):
     ids = [*train_lm.encode([(True, "one "), (False, "two"), (True, "three")], tokenizer)]
     assert [piece[0] == 0 for piece in ids] == [True, False, True]
     assert tokenizer.decode([*itertools.chain(*ids)], skip_special_tokens=True) == "one twothree"
+
+
+@given(st.lists(st.integers(0, 2_000_000), max_size=12))
+def test_a_batch_for_the_tokenizer_is_small_or_one_piece(sizes):
+    pieces = [(True, range(size)) for size in sizes]  # all that counts here is their length
+    batches = list(train_lm.in_batches(pieces))
+    assert [piece for batch in batches for piece in batch] == pieces
+    assert all(len(batch) == 1 or sum(len(text) for _, text in batch) <= train_lm.BATCH_CHARS for batch in batches)
 
 
 def test_a_plan_fits_its_logits_and_counts_its_epochs(texts):

@@ -245,15 +245,15 @@ def encode(pieces: Iterable[tuple[bool, str]], tokenizer: Any) -> Iterator[list[
 
 
 def in_batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
-    """Lists of pieces of about BATCH_CHARS characters together, for the tokenizer's threads."""
+    """Lists of pieces of BATCH_CHARS characters together, or one longer piece, for the tokenizer's threads."""
     batch: list[tuple[bool, str]] = []
     size = 0
     for piece in pieces:
-        batch.append(piece)
-        size += len(piece[1])
-        if size >= BATCH_CHARS:
+        if batch and size + len(piece[1]) > BATCH_CHARS:
             yield batch
             batch, size = [], 0
+        batch.append(piece)
+        size += len(piece[1])
     if batch:
         yield batch
 
@@ -724,10 +724,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KnnstoreError as error:
         say(f"train_lm: {error}")
         return error.exit_code
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         say(f"train_lm: {error}; make it possible and run the same command again, it goes on")
         return 1
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         say(f"train_lm: {first_line(error)}; give a lower --context, --width or --layers")
         return 1
     except KeyboardInterrupt:
