@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Bool = np.ndarray[Any, np.dtype[np.bool_]]
 
 ABSENT = -1
+# Queries at a time: what keeps the weights of 1024 neighbours each within a CPU's cache.
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,29 +31,37 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self.distances)
 
+    @property
+    def found(self) -> Bool:
+        """Bool (queries,): whether a query has any neighbour at all."""
+        found: Bool = self.values[:, 0] != ABSENT
+        return found
+
 
 def target_probabilities(
     neighbours: Neighbours, targets: Int64, ks: Sequence[int], temperatures: Sequence[float]
-) -> Float64:
-    """p_kNN of each target for every k and temperature: float64 (queries, ks, temperatures).
+) -> Float32:
+    """p_kNN of each target for every k (ascending) and temperature: float32 (queries, ks, temperatures).
 
     p_kNN(y|x) = Σ_{i: v_i = y} softmax_i(−d_i / T) over the k nearest (Khandelwal et al. 2020, eq. 2). A query with
-    fewer neighbours takes the softmax over those it has; one with none gets 0 (``has_neighbours`` tells it apart).
+    fewer neighbours takes the softmax over those that it has; one with none gets 0, and ``found`` tells it apart.
     """
-    distances = neighbours.distances.astype(np.float64)  # (queries, k)
-    agree = neighbours.values == targets[:, None]  # (queries, k); −1 never equals a token
-    nearest = np.where(np.isfinite(distances[:, :1]), distances[:, :1], 0.0)
-    last = np.asarray(ks) - 1
-    result = np.empty((len(distances), len(ks), len(temperatures)))
-    for column, temperature in enumerate(temperatures):
-        weights = np.exp((nearest - distances) / temperature)  # (queries, k); exp(−inf) = 0 where absent
-        total = np.cumsum(weights, axis=1)[:, last]  # (queries, ks)
-        hit = np.cumsum(np.where(agree, weights, 0.0), axis=1)[:, last]
-        result[:, :, column] = np.divide(hit, total, out=np.zeros_like(hit), where=total > 0)
+    result = np.empty((len(neighbours), len(ks), len(temperatures)), np.float32)
+    for begin in range(0, len(neighbours), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        distances = neighbours.distances[block, : ks[-1]]  # (block, k)
+        agree = neighbours.values[block, : ks[-1]] == targets[block, None]  # −1 never equals a token
+        nearest = np.where(np.isfinite(distances[:, :1]), distances[:, :1], np.float32(0))
+        for column, temperature in enumerate(temperatures):
+            weights = np.exp((nearest - distances) / np.float32(temperature))  # exp(−inf) = 0 where absent
+            total = _sums_up_to(weights, ks)
+            hit = _sums_up_to(np.where(agree, weights, np.float32(0)), ks)
+            result[block, :, column] = np.divide(hit, total, out=np.zeros_like(hit), where=total > 0)
     return result
 
 
-def has_neighbours(neighbours: Neighbours) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Bool (queries,): whether a query found any neighbour at all."""
-    found: np.ndarray[Any, np.dtype[np.bool_]] = neighbours.values[:, 0] != ABSENT
-    return found
+def _sums_up_to(weights: Float32, ks: Sequence[int]) -> Float32:
+    """Sums of the first k columns, for every k: (queries, ks)."""
+    parts = np.add.reduceat(weights, [0, *[min(k, weights.shape[1] - 1) for k in ks[:-1]]], axis=1)
+    sums: Float32 = np.cumsum(parts, axis=1)
+    return sums

@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "holdout"}
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"sizes"},
+    {"sizes", "progress"},
     {"atomic"},
     {"records"},
     PURE,
     {"datastore"},
     {"corpus", "lm"},
     {"index"},
-    {"scheduling", "progress"},
+    {"scheduling"},
     {"ingest", "build", "score"},
     {"report", "demo_corpus"},
     {"demo"},

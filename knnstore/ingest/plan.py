@@ -1,6 +1,6 @@
 """Decide what an ingest will do before it does any of it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +9,7 @@ from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import ResourceError, UsageError
-from knnstore.lm.spec import LmFacts
+from knnstore.lm.spec import LmFacts, default_model, resolve_model
 from knnstore.sizes import format_size
 
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
@@ -19,6 +19,8 @@ _FEWEST_CHUNK_ROWS, _MOST_CHUNK_ROWS = 2**10, 2**17
 # Measured resident memory: the process that hands out tasks, and a worker with torch and transformers imported.
 _CLIENT_BYTES = 300_000_000
 _WORKER_BYTES = 700_000_000
+# A chunk is held as keys, as Zarr's copy of them, and compressed.
+_CHUNK_COPIES = 3
 # zstd leaves this much of keys (measured on real ones: 0.84 of int8, 0.92 of float16); rounded up
 _COMPRESSED_SHARE = 0.95
 
@@ -90,13 +92,22 @@ def chunk_rows(dimension: int, key_dtype: KeyDtype) -> int:
     return min(max(1 << rows.bit_length() - 1, _FEWEST_CHUNK_ROWS), _MOST_CHUNK_ROWS)
 
 
+def choose_workers(options: IngestOptions, cores: int) -> IngestOptions:
+    """``options`` with as many worker processes as there are cores, or as the memory holds if those are fewer.
+
+    Processes of few threads waste nothing on waiting for each other; only a large LM is worth all the threads.
+    """
+    weights = sum(path.stat().st_size for path in resolve_model(options.model or default_model()).glob("*.safetensors"))
+    # files hold two bytes a parameter as a rule, and a worker may need four
+    affordable = (options.memory - _CLIENT_BYTES) // (_WORKER_BYTES + 2 * weights + _CHUNK_COPIES * _CHUNK_BYTES)
+    return replace(options, workers=int(min(max(1, affordable), cores)))
+
+
 def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan) -> None:
     """Raise ResourceError if a run can't stay within the memory promised."""
     chunk = plan.chunk_rows * facts.dimension * stored_dtype(options.key_dtype).itemsize
     weights = facts.parameters * (4 if facts.dtype == "float32" else 2)
-    # a chunk is held as keys, as Zarr's copy of them and compressed; activations and tokenising take the rest
-    worker = _WORKER_BYTES + weights + 3 * chunk + 16 * plan.key.context * facts.dimension * 64
-    needed = _CLIENT_BYTES + max(1, options.workers) * worker
+    needed = _CLIENT_BYTES + max(1, options.workers) * (_WORKER_BYTES + weights + _CHUNK_COPIES * chunk)
     if needed > options.memory:
         raise ResourceError(
             f"--memory {format_size(options.memory)} is too little: {facts.identity.name} with "
@@ -111,7 +122,7 @@ def check_disk(segment: Segment, chunks_to_write: int, free: int) -> None:
     if needed > free:
         raise ResourceError(
             f"{segment.root}: {segment.rows:,} keys need about {format_size(needed)} more on disk and "
-            f"{format_size(free)} are free: make room or choose another place with --store, and run the same command again"
+            f"{format_size(free)} are free: make room, or choose another place with --store, and run the command again"
         )
 
 

@@ -5,6 +5,7 @@ torch and transformers are imported when a task runs, so that the process which 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,15 +112,13 @@ def write_samples(task: KeyTask) -> int:
     model = _key_model(task.spec)
     files: list[Path] = []
     plan, table = segment.plan, segment.documents
-    sizes = {"context": plan.key.context, "stride": plan.key.stride}
+    cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
     if plan.key_dtype == "int8":
-        sample = _sampled_keys(
-            segment, model, cut_windows(table.first_row, table.tokens, **sizes), _stored, _SCALE_WINDOWS
-        )
+        sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
         files.append(write_chunk(path, 0, scales_of(sample)))
-    windows = cut_windows(table.heldout_first, table.heldout_tokens, **sizes)
+    windows = cut(table.heldout_first, table.heldout_tokens)
     queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
     queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _MOST_QUERIES), dtype=np.int64)]
     path = segment.array_path("queries")

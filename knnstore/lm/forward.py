@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,9 @@ from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.windows import Windows
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+# Most logits that a batch holds at once: 256 MB in float32.
+_LOGITS = 2**26
 
 
 class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
@@ -135,6 +139,50 @@ def window_keys(model: KeyModel, windows: Windows, tokens: Any, batch_tokens: in
         keys = model.keys(padded_ids(batch, tokens, model.loaded.bos))
         rows, lines, positions = scored_positions(batch)
         yield rows, keys[lines, positions].numpy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredTokens:
+    """What an LM says of n tokens, in the order of their rows' windows.
+
+    ``rows``: int64 (n,). ``keys``: float32 (n, d), their keys as queries. ``targets``: int64 (n,), the tokens.
+    ``log_p``: float64 (n,), ln p_LM of each. ``top`` and ``top_log_p``: the LM's own first choice and its ln p.
+    """
+
+    rows: Int64
+    keys: Any
+    targets: Int64
+    log_p: Any
+    top: Int64
+    top_log_p: Any
+
+
+def window_scores(
+    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, vocabulary: int
+) -> Iterator[ScoredTokens]:
+    """Keys and ln p of every scored token, batch by batch; the logits of a batch hold at most ``_LOGITS`` numbers."""
+    for batch in windows.batches(min(batch_tokens, max(1, _LOGITS // vocabulary))):
+        rows, lines, positions = scored_positions(batch)
+        first = int((batch.length - batch.scored).min())
+        keys, logits = model.keys_and_logits(padded_ids(batch, tokens, model.loaded.bos), first)
+        targets = np.concatenate(
+            [
+                tokens(int(document), int(end - scored), int(end))
+                for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True)
+            ]
+        ).astype(np.int64)
+        picked = logits[lines, positions - first].float()  # (n, vocabulary)
+        normaliser = picked.logsumexp(dim=-1)
+        target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
+        top_logits, top = picked.max(dim=-1)
+        yield ScoredTokens(
+            rows,
+            keys[lines, positions - first].numpy(),
+            targets,
+            (target_logits - normaliser).double().cpu().numpy(),
+            top.cpu().numpy(),
+            (top_logits - normaliser).double().cpu().numpy(),
+        )
 
 
 def scored_positions(batch: Windows) -> tuple[Int64, Int64, Int64]:

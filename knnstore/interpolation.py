@@ -1,0 +1,50 @@
+"""Mix the LM's distribution with the store's, and find the weight that does it best (NumPy only)."""
+
+from typing import Any
+
+import numpy as np
+
+Float64 = np.ndarray[Any, np.dtype[np.float64]]
+
+_HALVINGS = 24
+# A store never takes all: a token that it has never seen would have no probability.
+_LARGEST_LAMBDA = 0.999
+
+
+def mix(log_lm: Any, knn: Any, lambda_: float) -> Float64:
+    """ln p of each token: p = λ p_kNN + (1 − λ) p_LM, mixed in log space (Khandelwal et al. 2020, eq. 3).
+
+    Args:
+        log_lm: ln p_LM, float (tokens,). knn: p_kNN, float (tokens,), 0 allowed.
+        lambda_: weight of the store, in [0, 1].
+    """
+    log_lm = np.asarray(log_lm, np.float64)
+    if lambda_ == 0:
+        return np.array(log_lm)
+    with np.errstate(divide="ignore"):
+        log_knn = np.log(np.asarray(knn, np.float64)) + np.log(lambda_)
+        mixed: Float64 = np.logaddexp(log_knn, log_lm + np.log1p(-lambda_))
+    return mixed
+
+
+def best_lambda(log_lm: Any, knn: Any) -> tuple[Float64, Float64]:
+    """The λ that makes the tokens most probable, and the mean of −ln p there, for each column of ``knn``.
+
+    Σ ln(λ p_kNN + (1 − λ) p_LM) is concave in λ, so its derivative's only root is found by halving [0, 0.999].
+
+    Args:
+        log_lm: float (tokens,). knn: float (tokens, settings).
+
+    Returns:
+        λ and mean −ln p, each float64 (settings,).
+    """
+    lm = np.exp(np.asarray(log_lm, np.float64))[:, None]  # (tokens, 1)
+    lm = np.maximum(lm, np.finfo(np.float64).tiny)
+    low, high = np.zeros(knn.shape[1]), np.full(knn.shape[1], _LARGEST_LAMBDA)
+    gain = np.asarray(knn, np.float64) - lm  # (tokens, settings)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        rising = (gain / (lm + middle * gain)).sum(axis=0) > 0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    best = np.round((low + high) / 2, 4)
+    return best, -np.log(lm + best * gain).mean(axis=0)

@@ -1,0 +1,81 @@
+"""Negative log-likelihoods to perplexity, bits per byte and their confidence intervals (NumPy only)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Float64 = np.ndarray[Any, np.dtype[np.float64]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+_RESAMPLES = 2000
+_LEVEL = 0.95
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Σ −ln p (nats), tokens and bytes of each document: arrays of equal length."""
+
+    nats: Float64
+    tokens: Int64
+    bytes: Int64
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean −ln p a token."""
+        return math.exp(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits that the text costs, a byte of UTF-8: compares across tokenizers."""
+        return float(self.nats.sum() / math.log(2) / self.bytes.sum())
+
+    def perplexity_interval(self) -> Interval | None:
+        """95 % interval of the perplexity over documents; None if there are fewer than two."""
+        weights = _resamples(len(self.tokens))
+        if weights is None:
+            return None
+        return _interval(np.exp((weights @ self.nats) / (weights @ self.tokens)))
+
+
+def gain_percent(base: Likelihood, other: Likelihood) -> float:
+    """How much lower the other's perplexity is than the base's, in percent of the base's."""
+    return 100 * (1 - other.perplexity / base.perplexity)
+
+
+def gain_interval(base: Likelihood, other: Likelihood) -> Interval | None:
+    """95 % interval of the gain in percent, over documents (paired); None if there are fewer than two."""
+    weights = _resamples(len(base.tokens))
+    if weights is None:
+        return None
+    return _interval(100 * (1 - np.exp((weights @ (other.nats - base.nats)) / (weights @ base.tokens))))
+
+
+def by_document(document: Int64, log_p: Float64, documents: int) -> Float64:
+    """Σ −ln p of each document: float64 (documents,)."""
+    sums: Float64 = np.bincount(document, weights=-log_p, minlength=documents).astype(np.float64)
+    return sums
+
+
+def _resamples(documents: int) -> Float64 | None:
+    """How often each document is drawn in each bootstrap resample: (resamples, documents)."""
+    if documents < 2:
+        return None
+    rng = np.random.default_rng(_SEED)
+    drawn: Float64 = rng.multinomial(documents, np.full(documents, 1 / documents), size=_RESAMPLES).astype(np.float64)
+    return drawn
+
+
+def _interval(values: Float64) -> Interval:
+    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Interval(float(low), float(high))

@@ -1,0 +1,115 @@
+"""Tokens that the store got right and the LM did not, with the passage that taught them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.datastore.store import Datastore
+from knnstore.lm.loading import LoadedModel
+from knnstore.score.passes import Search
+from knnstore.score.result import Example, Setting
+from knnstore.score.texts import Texts
+
+_CANDIDATES = 64
+_WANTED = 3
+_CONTEXT_TOKENS = 24
+_SHORTEST_WORD = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A token whose most probable value changed for the better."""
+
+    gain: float
+    row: int
+    target: int
+    key: Any
+    lm_top: int
+    lm_p_top: float
+    lm_p: float
+    store_p: float
+    p: float
+
+
+def candidates(block: Any, store_p: Any, setting: Setting) -> list[Candidate]:
+    """The tokens of a block that the mixture surely puts first and the LM doesn't, by gain.
+
+    Surely: all of the store's and the LM's probability that isn't the token's couldn't raise another above it.
+    """
+    tokens = block.tokens
+    lm_p, top_p, weight = np.exp(tokens.log_p), np.exp(tokens.top_log_p), setting.lambda_
+    p = weight * store_p + (1 - weight) * lm_p
+    rival = (1 - weight) * top_p + weight * (1 - store_p)
+    gain = np.log(p) - tokens.log_p
+    sure = np.flatnonzero((tokens.top != tokens.targets) & (p > rival))
+    best = sure[np.argsort(-gain[sure], kind="stable")[:_CANDIDATES]]
+    return [
+        Candidate(
+            float(gain[i]),
+            int(tokens.rows[i]),
+            int(tokens.targets[i]),
+            tokens.keys[i].copy(),
+            int(tokens.top[i]),
+            float(top_p[i]),
+            float(lm_p[i]),
+            float(store_p[i]),
+            float(p[i]),
+        )
+        for i in best
+    ]
+
+
+def best_candidates(found: list[Candidate]) -> list[Candidate]:
+    """The best of several blocks' candidates."""
+    return sorted(found, key=lambda candidate: -candidate.gain)[:_CANDIDATES]
+
+
+def explain(
+    found: list[Candidate], texts: Texts, store: Datastore, model: LoadedModel, *, search: Search, k: int
+) -> tuple[Example, ...]:
+    """The most telling candidates as examples: whole words, each another word, taught by another passage."""
+    chosen: list[Candidate] = []
+    words: set[str] = set()
+    for candidate in found:
+        word = model.decode([candidate.target]).strip()
+        if word.isalpha() and len(word) >= _SHORTEST_WORD and word.lower() not in words:
+            words.add(word.lower())
+            chosen.append(candidate)
+    chosen = chosen[:_WANTED]
+    if not chosen:
+        return ()
+    neighbours = search(np.stack([candidate.key for candidate in chosen]), k, rows=True)
+    assert neighbours.rows is not None
+    agreeing = [int(np.argmax(values == c.target)) for values, c in zip(neighbours.values, chosen, strict=True)]
+    return tuple(
+        _example(candidate, texts, model, _passage(store, int(rows[index]), model))
+        for candidate, rows, index in zip(chosen, neighbours.rows, agreeing, strict=True)
+    )
+
+
+def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: tuple[str, str]) -> Example:
+    document = int(np.searchsorted(texts.first + texts.tokens, candidate.row, side="right"))
+    position = candidate.row - int(texts.first[document])
+    before = texts.read(document, max(0, position - _CONTEXT_TOKENS), position)
+    return Example(
+        context=model.decode(before.tolist()),
+        token=model.decode([candidate.target]),
+        lm_token=model.decode([candidate.lm_top]),
+        lm_p=candidate.lm_p_top,
+        lm_p_token=candidate.lm_p,
+        store_p_token=candidate.store_p,
+        p_token=candidate.p,
+        taught_by=source[0],
+        passage=source[1],
+    )
+
+
+def _passage(store: Datastore, row: int, model: LoadedModel) -> tuple[str, str]:
+    """The document of a row of the store, and the text before that row."""
+    for segment in store.segments:
+        if row < segment.rows:
+            document = int(segment.documents.locate(np.array([row]))[0])
+            return str(segment.documents[document]), model.decode(segment.context(row, _CONTEXT_TOKENS).tolist())
+        row -= segment.rows
+    raise IndexError(f"row {row} is beyond the store")
