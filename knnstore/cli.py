@@ -189,6 +189,20 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))
 
 
+@main.command()
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default="knnstore-demo", show_default=True, help="Where to work."
+)
+@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+def demo(folder: Path, quiet: bool) -> None:
+    """Adapt the shipped Wikipedia LM to Python's documentation: all three stages, in a few minutes."""
+    from knnstore.demo import demo as run
+    from knnstore.report import demo_text
+
+    report = run(folder, _reporter(quiet))
+    click.echo(demo_text(report.ingest, report.index, report.score))
+
+
 def _open(store: str | None) -> Any:
     from knnstore.datastore.store import Datastore, only_store, store_path
 

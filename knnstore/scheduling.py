@@ -4,6 +4,7 @@ A task is a picklable call without side effects but the files that it alone owns
 Only this module imports dask.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,6 @@ def local_runner(workers: int) -> Iterator[Runner]:
         "distributed.worker.daemon": True,
         "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask finds normal
         "distributed.comm.timeouts.connect": "60s",
-        "logging": {"distributed": "error", "bokeh": "error", "tornado": "error"},
     }
     with (
         dask.config.set(settings),
@@ -108,6 +108,7 @@ def local_runner(workers: int) -> Iterator[Runner]:
             host="127.0.0.1",
             dashboard_address=None,
             memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
+            silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):

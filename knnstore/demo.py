@@ -1,0 +1,49 @@
+"""``knnstore demo``: a Wikipedia LM adapted to Python's documentation, which is on every machine already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnstore.atomic import storage_errors
+from knnstore.build import IndexOptions, IndexReport, build_index
+from knnstore.datastore.store import Datastore
+from knnstore.demo_corpus import write_corpus
+from knnstore.ingest import IngestOptions, IngestReport, choose_workers, ingest
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner, available_cores, local_runner
+from knnstore.score import ScoreOptions, ScoreReport, score
+from knnstore.sizes import format_size
+
+# Text for about two minutes of work on two cores.
+_CORPUS_BYTES = 2_500_000
+_HOLDOUT = 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """The three stages' reports."""
+
+    ingest: IngestReport
+    index: IndexReport
+    score: ScoreReport
+
+
+def demo(folder: Path, reporter: Reporter, corpus_bytes: int = _CORPUS_BYTES) -> DemoReport:
+    """Write the corpus into ``folder``, make a store of it beside it, and score documents that it never saw.
+
+    Goes on where an interrupted run stopped.
+    """
+    corpus, store = folder / "python-docs", folder / "python-docs.knnstore"
+    with storage_errors("make", corpus):
+        corpus.mkdir(parents=True, exist_ok=True)
+    facts = write_corpus(corpus, corpus_bytes)
+    reporter.say(
+        f"corpus    {format_size(facts.bytes)} of Python's own documentation in {corpus}: language topics, and "
+        "docstrings of the standard library and of installed packages"
+    )
+    options = IngestOptions(corpus=(str(corpus),), store=str(store), model="wiki-lm", holdout=_HOLDOUT)
+    options = choose_workers(options, available_cores())
+    with local_runner(options.workers) as runner:
+        ingested = ingest(options, runner, reporter)
+    indexed = build_index(Datastore(store), IndexOptions(), SerialRunner(), reporter)
+    scored = score(ScoreOptions(model="wiki-lm"), Datastore(store), reporter)
+    return DemoReport(ingested, indexed, scored)

@@ -1,0 +1,106 @@
+"""Hold knnstore's perplexity against an independent brute-force scorer on the same text, corpus and windows.
+
+    python tools/oracle.py --scorer reference_scorer.py --corpus DIR --text FILE… [--model wiki-lm] [--store-tokens N]
+
+Ingests the corpus (float16 keys, float32 arithmetic, nothing held out), scores the text with ``--exact`` and fixed
+k, λ and T, and runs the scorer, a script that takes ``--model --store --eval --k --lam --temp`` and prints JSON, on the
+same files. Prints both perplexities, their relative difference, and that of the index at its defaults from the exact
+one. Exits with 1 if the exact ones differ in the fourth significant digit, or the index by more than 0.5 %.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+K, LAMBDA, TEMPERATURE = 1024, 0.25, 20.0
+MOST_EXACT, MOST_INDEXED = 5e-5, 5e-3
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        corpus = limited(arguments.corpus, arguments.store_bytes)
+        ours = knnstore_scores(work, corpus, arguments.text, arguments.model)
+        theirs = scorer_perplexities(work, corpus, arguments)
+    exact = abs(ours["exact"]["knn"]["perplexity"] / theirs["knn"] - 1)
+    base = abs(ours["exact"]["base"]["perplexity"] / theirs["base"] - 1)
+    indexed = abs(ours["index"]["knn"]["perplexity"] / ours["exact"]["knn"]["perplexity"] - 1)
+    result = {
+        "tokens": ours["exact"]["tokens"],
+        "scorer_tokens": theirs["targets"],
+        "base": [ours["exact"]["base"]["perplexity"], theirs["base"]],
+        "knn": [ours["exact"]["knn"]["perplexity"], theirs["knn"]],
+        "index": ours["index"]["knn"]["perplexity"],
+        "relative_difference": {"base": base, "exact": exact, "index": indexed},
+    }
+    print(f"tokens   {result['tokens']:,}; k {K}, λ {LAMBDA}, T {TEMPERATURE:g}")
+    print("              knnstore      scorer   relative difference")
+    print(f"LM alone  {result['base'][0]:12.4f}{result['base'][1]:12.4f}   {base:.1e}")
+    print(f"exact     {result['knn'][0]:12.4f}{result['knn'][1]:12.4f}   {exact:.1e}")
+    print(f"index     {result['index']:12.4f}               {indexed:.1e} from the exact one")
+    print(json.dumps(result))
+    same = result["tokens"] == result["scorer_tokens"]
+    sys.exit(0 if same and max(exact, base) < MOST_EXACT and indexed < MOST_INDEXED else 1)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scorer", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--text", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", default="wiki-lm")
+    parser.add_argument("--store-bytes", type=float, default=2e6, help="take files of the corpus up to so many bytes")
+    return parser.parse_args()
+
+
+def limited(corpus: Path, most: float) -> list[Path]:
+    """The first files of a folder by name, as many as ``most`` bytes hold, at least one."""
+    chosen: list[Path] = []
+    for path in sorted(corpus.glob("*.txt")):
+        if chosen and sum(file.stat().st_size for file in [*chosen, path]) > most:
+            break
+        chosen.append(path)
+    return chosen
+
+
+def knnstore_scores(work: Path, corpus: list[Path], text: list[Path], model: str) -> dict[str, Any]:
+    files = [str(path) for path in corpus]
+    options = ["--key-dtype", "float16", "--dtype", "float32", "--holdout", "0", "--store", "s", "--model", model]
+    knnstore(work, "ingest", "--corpus", *files, *options)
+    knnstore(work, "index")
+    fixed = ["--text", *map(str, text), "--model", model, "--json"]
+    fixed += ["--k", str(K), "--lambda", str(LAMBDA), "--temperature", str(TEMPERATURE)]
+    return {
+        "exact": json.loads(knnstore(work, "score", *fixed, "--exact")),
+        "index": json.loads(knnstore(work, "score", *fixed)),
+    }
+
+
+def knnstore(work: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "knnstore", *arguments]
+    return subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def scorer_perplexities(work: Path, corpus: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
+    from knnstore.lm.spec import resolve_model
+
+    lists = {"store": corpus, "eval": arguments.text}
+    for name, paths in lists.items():
+        (work / f"{name}.list").write_text("\n".join(str(path.resolve()) for path in paths))
+    options = ["--model", str(resolve_model(arguments.model)), "--store", "store.list", "--eval", "eval.list"]
+    options += ["--k", str(K), "--lam", str(LAMBDA), "--temp", str(TEMPERATURE), "--json", "result.json"]
+    subprocess.run(
+        [sys.executable, str(arguments.scorer.resolve()), *options], cwd=work, check=True, stdout=subprocess.DEVNULL
+    )
+    result = json.loads((work / "result.json").read_text())
+    (knn,) = result["knn_ppl"].values()
+    return {"base": result["base_ppl"], "knn": knn, "targets": result["targets"]}
+
+
+if __name__ == "__main__":
+    main()
