@@ -208,13 +208,13 @@ def _fill_and_merge(
         for segment, reference in zip(store.segments, folder.plan.segments, strict=True)
     }
     every = [task for tasks in fills.values() for task in tasks]
-    _run(folder.run_commits, every, _fill_rows, fill_run, "fill", runner, reporter)
+    _run(folder.run_commits, every, _fill_rows, fill_run, stage="fill", runner=runner, reporter=reporter)
     merges = []
     for segment, reference in zip(store.segments, folder.plan.segments, strict=True):
         runs = tuple(task.name for task in fills[reference.name])
         create_lists(folder, segment, reference, runs)
         merges += list(_merge_tasks(folder, store, reference, runs))
-    _run(folder.commits, merges, _merge_rows, merge_chunk, "merge", runner, reporter)
+    _run(folder.commits, merges, _merge_rows, merge_chunk, stage="merge", runner=runner, reporter=reporter)
 
 
 def _layout(folder: IndexFolder, run_chunks: int) -> int:
@@ -257,6 +257,7 @@ def _run(
     tasks: list[Task],
     rows: Callable[[Task], int],
     function: Callable[[Task], int],
+    *,
     stage: str,
     runner: Runner,
     reporter: Reporter,

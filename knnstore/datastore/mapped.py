@@ -9,6 +9,7 @@ import mmap
 import struct
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import google_crc32c
@@ -34,6 +35,7 @@ class MappedArray:
         self._kept = max(2, min(64, MAPPED_BYTES // max(1, self._chunk_bytes)))
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._verified: set[int] = set()
+        self._lock = Lock()
 
     def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Rows ``[begin, end)``: a view of the map where they lie in one chunk, else a copy.
@@ -82,6 +84,10 @@ class MappedArray:
         return flat.reshape(last - first, *self.shape[1:])
 
     def _map(self, chunk: int) -> mmap.mmap:
+        with self._lock:
+            return self._map_alone(chunk)
+
+    def _map_alone(self, chunk: int) -> mmap.mmap:
         if chunk in self._maps:
             self._maps.move_to_end(chunk)
             return self._maps[chunk]

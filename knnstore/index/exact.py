@@ -1,6 +1,8 @@
 """Exact search: every key, streamed in corpus order; needs no index."""
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,8 @@ import torch
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
 from knnstore.index.join import squared_distances
-from knnstore.index.nearest import Nearest, query_bytes, spare_slots
+from knnstore.index.nearest import Nearest, concatenate, query_bytes, spare_slots
+from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Float32, Neighbours
 
@@ -57,45 +60,47 @@ def check_queries(queries: Float32, dimension: int, k: int) -> None:
 def block_sizes(count: int, bytes_each: int, memory: int) -> list[tuple[int, int]]:
     """Even blocks ``[begin, end)`` of ``count`` queries that fit into ``memory`` bytes; at least one block."""
     blocks = max(1, -(-count // max(1, memory // bytes_each)))
-    bounds = [count * number // blocks for number in range(blocks + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
-
-
-def concatenate(blocks: list[Neighbours]) -> Neighbours:
-    """Neighbours of consecutive blocks of queries."""
-    if len(blocks) == 1:
-        return blocks[0]
-    rows = [block.rows for block in blocks if block.rows is not None]
-    return Neighbours(
-        np.concatenate([block.distances for block in blocks]),
-        np.concatenate([block.values for block in blocks]),
-        np.concatenate(rows) if rows else None,
-    )
+    return list(pairwise(count * number // blocks for number in range(blocks + 1)))
 
 
 def _search_block(
     store: Datastore, queries: Float32, k: int, rows: bool, progress: Callable[[int], None] | None
 ) -> Neighbours:
-    nearest = Nearest(len(queries), k, tags=rows)
     # the mean is common to queries and keys; without it less is lost to cancellation
-    centre = queries.mean(axis=0) if len(queries) else queries.sum(axis=0)
-    local = torch.from_numpy(queries - centre)  # (n, d)
-    offsets = local.square().sum(1).numpy()
-    everyone = np.arange(len(queries))
+    centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
     first_row = 0
-    for segment in store.segments:
-        for chunk in range(segment.chunks):
-            begin, end = segment.chunk_range(chunk)
-            stored, values = segment.keys(begin, end), segment.values(begin, end)
-            for start in range(0, end - begin, spare_slots(k)):
-                tile = slice(start, min(start + spare_slots(k), end - begin))
-                keys = torch.from_numpy(decode(stored[tile], segment.codec.scales) - centre)
-                tags = np.arange(tile.start, tile.stop) + (first_row + begin) if rows else None
-                for first in range(0, len(queries), _QUERIES_AT_ONCE):
-                    block = everyone[first : first + _QUERIES_AT_ONCE]
-                    scores = squared_distances(local[first : first + _QUERIES_AT_ONCE], keys).numpy()
-                    nearest.offer(block, scores, offsets[block], values[tile], tags)
-            if progress:
-                progress((end - begin) * len(queries))
-        first_row += segment.rows
-    return nearest.neighbours()
+    with query_threads(len(queries)) as (pool, shares):
+        scans = [_Scan(queries[share] - centre, centre, k, rows) for share in shares]
+        for segment in store.segments:
+            for chunk in range(segment.chunks):
+                begin, end = segment.chunk_range(chunk)
+                keys, values = segment.keys(begin, end), segment.values(begin, end)
+                tasks = [(scan, keys, segment.codec.scales, values, first_row + begin) for scan in scans]
+                list(pool.map(lambda task: task[0].offer(*task[1:]), tasks))
+                if progress:
+                    progress((end - begin) * len(queries))
+            first_row += segment.rows
+        return concatenate(list(pool.map(lambda scan: scan.nearest.neighbours(), scans)))
+
+
+class _Scan:
+    """One thread's queries ``local``, float32 (n, d), less the ``centre`` (d,), and their nearest so far."""
+
+    def __init__(self, local: Float32, centre: Float32, k: int, rows: bool) -> None:
+        self.nearest = Nearest(np.full(len(local), np.inf, np.float32), k, tags=rows)
+        self._local, self._centre, self._rows = torch.from_numpy(local), centre, rows
+        self._offsets = self._local.square().sum(1).numpy()
+        self._everyone = np.arange(len(local))
+
+    def offer(
+        self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], first_row: int
+    ) -> None:
+        """Offer a chunk of stored keys, (rows, d), tile by tile, to all the queries."""
+        size = spare_slots(self.nearest.k)
+        for start in range(0, len(stored), size):
+            keys = torch.from_numpy(decode(stored[start : start + size], scales) - self._centre)
+            tags = np.arange(len(keys)) + (first_row + start) if self._rows else None
+            for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
+                block = self._everyone[first : first + _QUERIES_AT_ONCE]
+                scores = squared_distances(self._local[first : first + _QUERIES_AT_ONCE], keys).numpy()
+                self.nearest.offer(block, scores, self._offsets[block], values[start : start + size], tags)

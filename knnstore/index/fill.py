@@ -14,7 +14,7 @@ import numpy as np
 from knnstore.atomic import storage_errors
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.plan import IndexFolder, SegmentReference, open_index
+from knnstore.index.plan import SegmentReference, open_index
 from knnstore.index.quantiser import Int64, Quantiser, Uint8, load_quantiser
 from knnstore.index.train import decode
 

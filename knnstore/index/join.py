@@ -4,18 +4,23 @@ Distances come from a matrix product of residuals: queries and keys both minus t
 to cancellation than whole vectors would.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
 
 from knnstore.index.lists import SegmentLists
-from knnstore.index.nearest import Nearest, spare_slots
+from knnstore.index.nearest import Nearest, concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
+from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
+from knnstore.neighbours import Neighbours
 
 _QUERIES_AT_ONCE = 2048
+_HEAD_SHARE = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +31,6 @@ class Tile:
     part: SegmentLists
     begin: int
     end: int
-
-    @property
-    def positions(self) -> Int64:
-        """Places in list order over all segments: int64 (end − begin,)."""
-        return np.arange(self.begin, self.end) + self.part.first_row
-
-    @property
-    def rows(self) -> Int64:
-        """Row numbers in the store: int64 (end − begin,)."""
-        return self.part.store_rows(self.begin, self.end)
 
 
 ReadResiduals = Callable[[Tile], torch.Tensor]
@@ -60,42 +55,134 @@ def coded_residuals(quantiser: Quantiser) -> ReadResiduals:
     return lambda tile: quantiser.decode(tile.part.codes.rows(tile.begin, tile.end))
 
 
-def join(
-    queries: Float32,
-    probed: Int64,
-    parts: Sequence[SegmentLists],
-    centroids: Float32,
-    residuals: ReadResiduals,
-    tags: ReadTags | None,
-    nearest: Nearest,
-    advance: Callable[[int], None],
-) -> None:
-    """Offer to ``nearest`` every key of the lists that each query probes.
+def positions(tile: Tile) -> Int64:
+    """Places in list order over all segments: int64 (rows,)."""
+    return np.arange(tile.begin, tile.end) + tile.part.first_row
 
-    Args:
-        queries: float32 (n, d).
-        probed: int64 (n, nprobe), list numbers.
-        parts: the lists of each segment.
-        centroids: float32 (nlist, d).
-        residuals: reads a tile's keys.
-        tags: reads what is to be kept along with each value.
-        nearest: of n queries.
-        advance: told of finished (query, list) pairs.
+
+def stored_rows(tile: Tile) -> Int64:
+    """Row numbers in the store: int64 (rows,)."""
+    return tile.part.store_rows(tile.begin, tile.end)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Queries, float32 (n, d), and the lists that each probes, int64 (n, nprobe)."""
+
+    queries: Float32
+    probed: Int64
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def select(self, queries: slice | Int64) -> "Batch":
+        """Some of the queries."""
+        return Batch(self.queries[queries], self.probed[queries])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags."""
+
+    parts: Sequence[SegmentLists]
+    centroids: Float32
+    residuals: ReadResiduals
+    tags: ReadTags | None
+
+    def sizes(self, share: float = 1.0) -> Int64:
+        """Keys in (a share of) each list: int64 (nlist,)."""
+        total = np.zeros(len(self.centroids), np.int64)
+        for part in self.parts:
+            total += np.ceil(np.diff(part.offsets) * share).astype(np.int64)
+        return total
+
+
+def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int], None] | None) -> Neighbours:
+    """``join`` with the queries shared out to as many threads as torch uses; the result is the same."""
+    lock = Lock()
+
+    def advance(count: int) -> None:
+        if progress:
+            with lock:
+                progress(count)
+
+    with query_threads(len(batch)) as (pool, shares):
+        return concatenate(list(pool.map(lambda share: join(batch.select(share), lists, k, advance), shares)))
+
+
+def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> Neighbours:
+    """The k nearest of all keys in the lists that each query probes; ``advance`` is told of (query, list) pairs."""
+    held = lists.sizes()[batch.probed].sum(axis=1)  # keys that each query meets
+    neighbours, found = _scan(batch, lists, k, _sampled_thresholds(batch, lists, k, held), advance)
+    short = np.flatnonzero(found < np.minimum(held, k))
+    if len(short):  # about one in three thousand has a threshold that was too low
+        again, _ = _scan(batch.select(short), lists, k, _unlimited(len(short)), lambda _: None)
+        neighbours.distances[short], neighbours.values[short] = again.distances, again.values
+        if neighbours.rows is not None and again.rows is not None:
+            neighbours.rows[short] = again.rows
+    return neighbours
+
+
+def _scan(
+    batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
+) -> tuple[Neighbours, Int64]:
+    """The k nearest keys below the thresholds, and how many of the k there are for each query."""
+    nearest = Nearest(thresholds, k, tags=lists.tags is not None)
+    for number, members in _by_list(batch.probed, len(lists.centroids)):
+        for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
+            residuals = lists.residuals(tile)
+            values = tile.part.values.rows(tile.begin, tile.end)
+            tags = lists.tags(tile) if lists.tags else None
+            for block, scores, offsets in _scores(batch, lists, number, members, residuals):
+                nearest.offer(block, scores, offsets, values, tags)
+        advance(len(members))
+    return nearest.neighbours(), nearest.found()
+
+
+def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Float32:
+    """A distance for each query, float32 (n,), that k of the ``held`` keys it meets are very likely to lie below.
+
+    The head of each list is a fair sample of it. Of a share f of the keys the f·k + 3√(f·k)-th nearest lies beyond
+    the k-th nearest of all, but for three standard deviations.
     """
-    for number, members in _by_list(probed, len(centroids)):
-        tiles = list(_tiles(number, parts, spare_slots(nearest.k)))
-        if not tiles:
-            advance(len(members))
-            continue
-        for begin in range(0, len(members), _QUERIES_AT_ONCE):
-            block = members[begin : begin + _QUERIES_AT_ONCE]
-            local = torch.from_numpy(queries[block] - centroids[number])  # (m, d)
-            offsets = local.square().sum(1).numpy()
-            for tile in tiles:
-                scores = squared_distances(local, residuals(tile)).numpy()
-                values = tile.part.values.rows(tile.begin, tile.end)
-                nearest.offer(block, scores, offsets, values, None if tags is None else tags(tile))
-            advance(len(block))
+    room = k + spare_slots(k)
+    most = int(held.max(initial=0))
+    if most <= room:
+        return _unlimited(len(batch))
+    share = min(_HEAD_SHARE, 2 * room / most)  # no more than fits where the survivors will lie
+    sampled = lists.sizes(share)[batch.probed].sum(axis=1)
+    width = int(sampled.max())
+    heads = np.full((len(batch), width), np.inf, np.float32)
+    filled = np.arange(len(batch)) * width
+    for number, members in _by_list(batch.probed, len(lists.centroids)):
+        for tile in _tiles(number, lists.parts, share, spare_slots(k)):
+            for block, scores, offsets in _scores(batch, lists, number, members, lists.residuals(tile)):
+                places = filled[block][:, None] + np.arange(tile.end - tile.begin)
+                heads.reshape(-1)[places] = scores + offsets[:, None]
+                filled[block] += tile.end - tile.begin
+    expected = k * sampled / np.maximum(held, 1)
+    ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
+    thresholds = _unlimited(len(batch))
+    for begin in range(0, len(batch), _QUERIES_AT_ONCE):
+        rows = slice(begin, begin + _QUERIES_AT_ONCE)
+        column = np.minimum(ranks[rows], width - 1)[:, None]  # beyond the filled part lies infinity
+        thresholds[rows] = np.take_along_axis(np.sort(heads[rows], axis=1), column, 1)[:, 0]
+    thresholds[(held <= room) | (ranks >= width)] = np.inf
+    return thresholds
+
+
+def _scores(
+    batch: Batch, lists: Lists, number: int, members: Int64, residuals: torch.Tensor
+) -> Iterator[tuple[Int64, Float32, Float32]]:
+    """Blocks of a list's queries (m,) with scores (m, t) of its keys and offsets (m,); a distance is their sum."""
+    for begin in range(0, len(members), _QUERIES_AT_ONCE):
+        block = members[begin : begin + _QUERIES_AT_ONCE]
+        local = torch.from_numpy(batch.queries[block] - lists.centroids[number])  # (m, d)
+        yield block, squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
+
+
+def _unlimited(queries: int) -> Float32:
+    return np.full(queries, np.inf, np.float32)
 
 
 def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -116,8 +203,10 @@ def _by_list(probed: Int64, nlist: int) -> Iterator[tuple[int, Int64]]:
         begin = end
 
 
-def _tiles(number: int, parts: Sequence[SegmentLists], most: int) -> Iterator[Tile]:
+def _tiles(number: int, parts: Sequence[SegmentLists], share: float, most: int) -> Iterator[Tile]:
+    """A share of a list, from its head, in tiles of at most ``most`` keys."""
     for part in parts:
         begin, end = part.bounds(number)
+        end = begin + math.ceil((end - begin) * share)
         for start in range(begin, end, most):
             yield Tile(number, part, start, min(start + most, end))

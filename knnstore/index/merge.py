@@ -125,7 +125,7 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
 def _split(folder: IndexFolder, ranges: dict[str, tuple[int, int]], dtype: np.dtype[Any], rank: int) -> dict[str, int]:
     """Where each run's part of one list is cut so that ``rank`` rows of the list lie before the cuts.
 
-    ``ranges`` holds the list's rows ``[begin, end)`` in each run, sorted by ``shuffle_key``, which is never equal twice.
+    ``ranges`` are the list's rows ``[begin, end)`` in each run, sorted by ``shuffle_key``, which has no equals.
     """
     if rank == 0:
         return {run: begin for run, (begin, _) in ranges.items()}

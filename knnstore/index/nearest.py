@@ -14,17 +14,20 @@ _SHIFT = np.uint64(32)
 
 
 class Nearest:
-    """Keeps the k nearest of what is offered to each of n queries; ties go to what was offered first.
+    """Keeps the k nearest of what is offered to each of n queries and is nearer than its threshold, float32 (n,).
+
+    Ties go to what was offered first.
 
     A row of ``_packed`` holds up to ``capacity`` survivors, each a uint64: the distance's bits, which sort like the
     distance since it isn't negative, above the slot in which its value and tag lie. Only a full row is sorted; it then
     keeps k and the k-th distance becomes the query's threshold.
     """
 
-    def __init__(self, queries: int, k: int, *, tags: bool) -> None:
+    def __init__(self, thresholds: Float32, k: int, *, tags: bool) -> None:
+        queries = len(thresholds)
         self.k = k
         self.capacity = k + spare_slots(k)
-        self.thresholds = np.full(queries, np.inf, np.float32)
+        self._thresholds = thresholds.copy()
         self._counts = np.zeros(queries, np.int64)
         self._packed = np.full((queries, self.capacity), _EMPTY)
         self._values = np.empty((queries, self.capacity), np.uint32)
@@ -42,12 +45,12 @@ class Nearest:
             values: tokens (t,).
             tags: int64 (t,), kept along with the value, or None.
         """
-        below = scores < (self.thresholds[queries] - offsets)[:, None]
+        below = scores < (self._thresholds[queries] - offsets)[:, None]
         found = np.count_nonzero(below, axis=1)
         full = np.flatnonzero(self._counts[queries] + found > self.capacity)
         if len(full):
             self._compact(queries[full])
-            below[full] = scores[full] < (self.thresholds[queries[full]] - offsets[full])[:, None]
+            below[full] = scores[full] < (self._thresholds[queries[full]] - offsets[full])[:, None]
             found[full] = np.count_nonzero(below[full], axis=1)
         flat = np.flatnonzero(below)
         if not len(flat):
@@ -77,13 +80,18 @@ class Nearest:
         tags = None if self._tags is None else np.empty((count, self.k), np.int64)
         for begin in range(0, count, _ROWS_AT_ONCE):
             block = slice(begin, begin + _ROWS_AT_ONCE)
-            packed = np.sort(self._packed[block], axis=1)[:, : self.k]
+            used = max(self.k, int(self._counts[block].max()))
+            packed = np.sort(self._packed[block, :used], axis=1)[:, : self.k]
             absent = packed == _EMPTY
-            slots = np.where(absent, 0, packed & _SLOT).astype(np.int64)
-            distances[block] = np.where(absent, np.inf, _distances(packed))
-            values[block] = np.where(absent, ABSENT, np.take_along_axis(self._values[block], slots, 1).astype(np.int64))
+            slots = (packed & _SLOT).astype(np.int64)
+            slots[absent] = 0
+            distances[block] = _distances(packed)
+            values[block] = np.take_along_axis(self._values[block], slots, 1)
             if tags is not None and self._tags is not None:
-                tags[block] = np.where(absent, ABSENT, np.take_along_axis(self._tags[block], slots, 1))
+                tags[block] = np.take_along_axis(self._tags[block], slots, 1)
+                tags[block][absent] = ABSENT
+            distances[block][absent] = np.inf
+            values[block][absent] = ABSENT
         return Neighbours(distances, values, tags)
 
     def _compact(self, queries: Int64) -> None:
@@ -97,7 +105,7 @@ class Nearest:
             if self._tags is not None:
                 self._tags[block, : self.k] = np.take_along_axis(self._tags[block], slots, 1)
             self._counts[block] = self.k
-            self.thresholds[block] = np.minimum(self.thresholds[block], _distances(packed[:, -1]))
+            self._thresholds[block] = np.minimum(self._thresholds[block], _distances(packed[:, -1]))
 
 
 def spare_slots(k: int) -> int:
@@ -108,6 +116,18 @@ def spare_slots(k: int) -> int:
 def query_bytes(k: int, *, tags: bool) -> int:
     """Bytes that ``Nearest`` holds a query."""
     return (k + spare_slots(k)) * (20 if tags else 12) + 16
+
+
+def concatenate(blocks: list[Neighbours]) -> Neighbours:
+    """Neighbours of consecutive blocks of queries."""
+    if len(blocks) == 1:
+        return blocks[0]
+    rows = [block.rows for block in blocks if block.rows is not None]
+    return Neighbours(
+        np.concatenate([block.distances for block in blocks]),
+        np.concatenate([block.values for block in blocks]),
+        np.concatenate(rows) if rows else None,
+    )
 
 
 def _pack(distances: Float32, slots: Int64) -> np.ndarray[Any, np.dtype[np.uint64]]:

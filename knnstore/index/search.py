@@ -1,18 +1,18 @@
-"""Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, or every key."""
+"""Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError, UsageError
-from knnstore.index.exact import block_sizes, check_queries, concatenate, exact_search
-from knnstore.index.join import ReadTags, coded_residuals, join, stored_residuals
+from knnstore.index.exact import block_sizes, check_queries, exact_search
+from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
-from knnstore.index.nearest import Nearest, query_bytes
+from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import CHECK_FILE, Check, IndexPlan, open_index, require_same_segments
 from knnstore.index.quantiser import Int64, load_quantiser
 from knnstore.index.rerank import rerank_exactly
@@ -89,40 +89,25 @@ class Searcher:
             return exact_search(self._store, queries, k, rows=rows, memory=memory, progress=progress)
         if method not in ("lists", "quantised"):
             raise UsageError(f"method {method!r} is none of lists, quantised, exact")
-        lists = self.nprobe if nprobe is None else nprobe
-        if lists < 1:
-            raise UsageError(f"nprobe is {lists}: give at least 1")
-        lists = min(lists, self.plan.nlist)
-        candidates = max(1, rerank) * k
-        each = query_bytes(candidates, tags=rows or rerank > 0) + 8 * self.plan.dimension + 24 * lists
-        blocks = block_sizes(len(queries), each, memory - _SCRATCH_BYTES)
-        search = self._reranked if rerank else self._joined
-        advance = progress or (lambda _: None)
-        return concatenate([search(queries[b:e], k, lists, method, rows, rerank, advance) for b, e in blocks])
+        nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
+        if nprobe < 1:
+            raise UsageError(f"nprobe is {nprobe}: give at least 1")
+        wanted = max(1, rerank) * k
+        tags = positions if rerank else stored_rows if rows else None
+        residuals = stored_residuals(self._quantiser) if method == "lists" else coded_residuals(self._quantiser)
+        lists = Lists(self._parts, self._quantiser.centroids, residuals, tags)
+        found = []
+        each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
+        for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
+            block = queries[begin:end]
+            neighbours = join_in_threads(Batch(block, self.probe(block, nprobe)), lists, wanted, progress)
+            if rerank:
+                neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
+            found.append(neighbours)
+        return concatenate(found)
 
     def probe(self, queries: Float32, nprobe: int) -> Int64:
         """The lists nearest to each query, nearest first: int64 (n, nprobe)."""
         blocks = range(0, len(queries), _PROBE_BLOCK)
         probed = [self._quantiser.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
         return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
-
-    def _joined(
-        self, queries: Float32, k: int, nprobe: int, method: Method, rows: bool, _: int, advance: Progress
-    ) -> Neighbours:
-        read = stored_residuals(self._quantiser) if method == "lists" else coded_residuals(self._quantiser)
-        return self._join(queries, k, nprobe, read, (lambda tile: tile.rows) if rows else None, advance)
-
-    def _reranked(
-        self, queries: Float32, k: int, nprobe: int, _: Method, rows: bool, rerank: int, advance: Progress
-    ) -> Neighbours:
-        read = coded_residuals(self._quantiser)
-        candidates = self._join(queries, rerank * k, nprobe, read, lambda tile: tile.positions, advance)
-        return rerank_exactly(queries, candidates, k, self._parts, rows=rows)
-
-    def _join(
-        self, queries: Float32, k: int, nprobe: int, read: Any, tags: ReadTags | None, advance: Progress
-    ) -> Neighbours:
-        nearest = Nearest(len(queries), k, tags=tags is not None)
-        probed = self.probe(queries, nprobe)
-        join(queries, probed, self._parts, self._quantiser.centroids, read, tags, nearest, advance)
-        return nearest.neighbours()
