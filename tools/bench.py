@@ -1,0 +1,70 @@
+"""Benchmarks: each measures knnstore and named baselines in turn, in one run, and prints their ratios.
+
+    python tools/bench.py NAME [--quick] [--json] [--rows N] [--queries N] [--rounds N] [--corpus DIR] [--store PATH]
+
+    ingest   tokens/s of making keys          ÷ bare LM, ÷ a memmap-writing loop
+    keys     bytes a key and perplexity       of key dtype × LM dtype
+    memory   peak memory as the store grows   ÷ the --memory promise
+    index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
+    search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map
+    score    tokens/s of scoring, end to end  ÷ bare LM
+
+``--quick`` ends within a minute on an idle machine of two cores. With ``--json`` the last line is one object.
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measuring import Result, Settings
+
+from knnstore.errors import KnnstoreError
+from knnstore.sizes import parse_size
+
+NAMES = ("ingest", "keys", "memory", "index", "search", "score")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parsed = command_line().parse_args(arguments)
+    fields = {name: value for name, value in vars(parsed).items() if name in Settings.__slots__}
+    settings = Settings(**fields)
+    with tempfile.TemporaryDirectory(dir=parsed.work) as folder:
+        try:
+            result: Result = importlib.import_module(f"benchmarks.{parsed.name}").run(settings, Path(folder))
+        except KnnstoreError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return error.exit_code
+    print(result.text())
+    if parsed.json:
+        print(result.to_json())
+    return 0
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--quick", action="store_true", help="sizes that end within a minute")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--rows", type=positive, help="tokens of the store, or keys of a synthetic one")
+    parser.add_argument("--queries", type=positive, help="queries of search")
+    parser.add_argument("--rounds", type=positive, help="turns of each contestant")
+    parser.add_argument("--corpus", type=Path, help="a folder of .txt files; default: Python's own documentation")
+    parser.add_argument("--store", type=Path, help="a finished store, for search and score; default: one is made")
+    parser.add_argument("--model", default="wiki-lm", help="the LM; default: the one shipped")
+    parser.add_argument("--memory", type=parse_size, default="4GB", help="promised to knnstore; default: 4GB")
+    parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An integer from 1, for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 at least")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

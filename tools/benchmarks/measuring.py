@@ -1,0 +1,141 @@
+"""What the benchmarks share: their settings, turns, a process of one's own, and the table with its ratios."""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knnstore.scheduling import available_cores
+
+Contestant = Callable[[], float]
+"""Does the work once and returns its rate: units a second of wall time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asked for; None leaves a size to the benchmark. ``memory`` in bytes."""
+
+    quick: bool = False
+    rows: int | None = None
+    queries: int | None = None
+    rounds: int | None = None
+    corpus: Path | None = None
+    store: Path | None = None
+    model: str = "wiki-lm"
+    memory: int = 4_000_000_000
+
+    def size(self, asked: int | None, *, quick: int, full: int) -> int:
+        """What was asked for, else what suits ``--quick`` or a full run."""
+        return asked if asked is not None else quick if self.quick else full
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A benchmark's outcome. ``about``: the sizes compared; ``rows``: one a contestant, as ``columns`` name them."""
+
+    bench: str
+    about: dict[str, Any]
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """For a person: the sizes, the table, the ratios."""
+        cells = [self.columns, *[tuple(map(_cell, row)) for row in self.rows]]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in cells
+        ]
+        about = ", ".join(f"{name} {_cell(value)}" for name, value in self.about.items())
+        width = max(map(len, self.ratios), default=0)
+        ratios = [f"{name.ljust(width)}  {value:.3f}" for name, value in self.ratios.items()]
+        return "\n".join([f"{self.bench}: {about}", "", *lines, "", *ratios])
+
+    def to_json(self) -> str:
+        """For a script: one line."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        value = {"bench": self.bench, "ratios": self.ratios, "about": self.about, "rows": rows, "machine": _machine()}
+        return json.dumps(value, ensure_ascii=False)
+
+
+def in_turn(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Rates of each contestant, one a round: A B C, A B C, …, so that a machine's moods meet all of them alike."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant())
+    return rates
+
+
+def ratio(rates: Mapping[str, Sequence[float]], one: str, other: str) -> float:
+    """Median over the rounds of one's rate by the other's in the same round."""
+    return round(statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True)), 4)
+
+
+def rate_rows(rates: Mapping[str, Sequence[float]], baseline: str) -> list[tuple[str, float, float, float, float]]:
+    """A row a contestant: name, median, lowest and highest rate, and the median ratio to ``baseline``."""
+    return [
+        (name, round(statistics.median(of), 1), round(min(of), 1), round(max(of), 1), ratio(rates, name, baseline))
+        for name, of in rates.items()
+    ]
+
+
+def rate_of(units: int, work: Callable[[], Any]) -> float:
+    """Units a second of wall time that ``work()`` does."""
+    started = time.perf_counter()
+    work()
+    return units / (time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a function returned in a process of its own. ``peak_bytes``: most resident memory above the start's."""
+
+    value: Any
+    peak_bytes: int
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Measured:
+    """Call an importable function in a fresh process, so that its peak is nobody else's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measured, function, arguments).result()
+
+
+def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
+    before = _status_bytes("VmRSS")
+    value = function(*arguments)
+    return Measured(value, _status_bytes("VmHWM") - before)
+
+
+def _status_bytes(name: str) -> int:
+    # not getrusage: its maximum survives exec, and would be that of the process that started this one
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}: memory is measured on Linux only")
+
+
+def _machine() -> dict[str, Any]:
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0].split(":")[1].strip() if models else platform.machine(),
+        "cores": available_cores(),
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "date": datetime.now(UTC).strftime("%F"),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
