@@ -76,7 +76,7 @@ def choose_pq_bytes(dimension: int, asked: int | None) -> int:
     if asked is None:
         return max(number for number in divisors if number <= max(1, min(dimension // 4, _MOST_PQ_BYTES)))
     if asked not in divisors:
-        near = sorted(sorted(divisors, key=lambda number: abs(number - asked))[:3])
+        near = [number for number in divisors if number < asked][-1:] + [n for n in divisors if n > asked][:1]
         raise UsageError(
             f"--pq-bytes {asked} doesn't divide the keys' {dimension} dimensions: "
             f"give {' or '.join(map(str, near))}, or leave it out"

@@ -78,15 +78,16 @@ def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
 def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
     """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file."""
     with storage_errors("write", path):
-        array: Any = zarr.open_array(store=zarr.storage.LocalStore(path), mode="r+", zarr_format=3)
+        # zarr leaves out a chunk that is all fill value, unless told otherwise when the array is opened; a missing file
+        # has to mean damage, so it is written too.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array: Any = zarr.open_array(store=zarr.storage.LocalStore(path), mode="r+", zarr_format=3)
         begin = chunk * array.chunks[0]
         if len(block) != min(array.chunks[0], array.shape[0] - begin):
             raise ValueError(f"{path}: chunk {chunk} given {len(block)} rows")
         file = chunk_file(path, chunk, array.ndim)
         file.unlink(missing_ok=True)
-        # zarr leaves out a chunk that is all fill value; a missing file has to mean damage, so it is written too.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            array[begin : begin + len(block)] = block
+        array[begin : begin + len(block)] = block
     return file
 
 
@@ -109,6 +110,19 @@ def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
         return np.asarray(array[begin:end])
     except (ValueError, RuntimeError) as error:
         raise CorruptStoreError(f"{path}: rows [{begin}, {end}) are damaged: {error}") from error
+
+
+def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The whole array at ``path``, in memory.
+
+    Raises CorruptStoreError if it is damaged, or not of this shape and dtype.
+    """
+    array = open_array(path)
+    if array.shape != shape or array.dtype != dtype:
+        raise CorruptStoreError(
+            f"{path} is {array.dtype} {array.shape}, not {dtype} {shape}: run the command that made it with --overwrite"
+        )
+    return read_rows(path, 0, shape[0])
 
 
 def _compressors(compression: Compression) -> list[Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.arrays import read_all
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError
@@ -23,11 +23,7 @@ class SegmentLists:
         self.first_row = first_row
         self.scales = segment.codec.scales
         path = folder.lists(reference.name, "offsets")
-        self.offsets = read_rows(path, 0, folder.plan.nlist + 1)
-        if self.offsets.dtype != np.int64 or self.offsets.shape != (folder.plan.nlist + 1,):
-            raise CorruptStoreError(
-                f"{path} is {self.offsets.dtype} {self.offsets.shape}: index again with --overwrite"
-            )
+        self.offsets = read_all(path, (folder.plan.nlist + 1,), np.dtype(np.int64))
         ends = (int(self.offsets[0]), int(self.offsets[-1]))
         if ends != (0, reference.rows) or (np.diff(self.offsets) < 0).any():
             raise CorruptStoreError(

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import torch
 
-from knnstore.datastore.arrays import create_array, read_rows, write_chunk
+from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.datastore.commits import CommitLog
 from knnstore.errors import CorruptStoreError
 from knnstore.index.plan import IndexFolder
@@ -126,12 +126,9 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
     }
     arrays = {}
     for name, shape in shapes.items():
-        array = read_rows(folder.quantizer(name), 0, shape[0])
-        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise CorruptStoreError(
-                f"{folder.quantizer(name)} is {array.dtype} {array.shape}, not finite float32 {shape}: "
-                f"run 'knnstore index --overwrite'"
-            )
+        array = read_all(folder.quantizer(name), shape, np.dtype(np.float32))
+        if not np.isfinite(array).all():
+            raise CorruptStoreError(f"{folder.quantizer(name)} isn't finite: run 'knnstore index --overwrite'")
         arrays[name] = array
     return Quantiser(**arrays)
 

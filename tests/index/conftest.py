@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, SegmentPlan
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.records import to_json
 
+faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
+
 
 def clustered_keys(rows, dimension, seed=0, clusters=20):
     """Keys in clusters, float32 (rows, dimension)."""
@@ -25,7 +28,7 @@ def clustered_keys(rows, dimension, seed=0, clusters=20):
     return keys.astype(np.float32)
 
 
-def make_store(root, segments, *, key_dtype="float16", chunk_rows=128, queries=None, vocabulary=1000):
+def make_store(root, segments, *, key_dtype="float16", chunk_rows=512, queries=None, vocabulary=1000):
     """A finished store of one or more segments, each float32 (rows, d)."""
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)

@@ -1,0 +1,245 @@
+"""Building: what is done stays done, and the bytes depend on the keys and the options alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import clustered_keys, make_store
+
+import knnstore.build
+from knnstore.atomic import crc32c_of
+from knnstore.build import IndexOptions, build_index, plan_index
+from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
+from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.search import Searcher
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL between two tasks."""
+
+
+class DyingRunner(SerialRunner):
+    """Runs ``left`` tasks, then dies; counts those that ran."""
+
+    def __init__(self, left=10**9):
+        self.left, self.ran = left, []
+
+    def run(self, function, tasks):
+        for task in tasks:
+            if not self.left:
+                raise KilledError
+            self.left -= 1
+            self.ran.append(task.name)
+            yield function(task)
+
+
+class Says(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def build(store, runner=None, reporter=None, **options):
+    return build_index(store, IndexOptions(**options), runner or SerialRunner(), reporter or Reporter())
+
+
+def snapshot(root):
+    """Checksum of every file of an index and of the manifest."""
+    files = [path for path in (root / "index").rglob("*") if path.is_file()] + [root / "knnstore.json"]
+    return {path.relative_to(root).as_posix(): crc32c_of(path) for path in files}
+
+
+@pytest.fixture
+def small_runs(monkeypatch):
+    """A run of one chunk, so that there are many."""
+    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
+    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+
+
+def test_every_key_lies_once_in_its_list_with_its_value_and_row(store, small_runs):
+    report = build(store, nlist=20)
+    folder = open_index(store.root, report.name)
+    for segment in store.segments:
+        name = segment.root.name
+        arrays = {a: read_rows(folder.lists(name, a), 0, segment.rows) for a in ("keys", "codes", "values", "rows")}
+        rows = arrays["rows"].astype(np.int64)
+        assert sorted(rows) == list(range(segment.rows))
+        assert (arrays["keys"] == segment.keys(0, segment.rows)[rows]).all()
+        assert (arrays["values"] == segment.values(0, segment.rows)[rows]).all()
+        offsets = read_rows(folder.lists(name, "offsets"), 0, 21)
+        lists = np.repeat(np.arange(20), np.diff(offsets))
+        centroids = read_rows(folder.quantizer("centroids"), 0, 20)
+        keys = arrays["keys"].astype(np.float32)
+        nearest = ((keys[:, None] - centroids) ** 2).sum(-1)
+        assert (nearest[np.arange(len(keys)), lists] <= nearest.min(1) + 1e-3).all()
+
+
+def test_the_order_within_a_list_is_a_shuffle(store):
+    report = build(store, nlist=1)
+    rows = read_rows(open_index(store.root, report.name).lists("0000", "rows"), 0, 2000).astype(np.int64)
+    head = rows[:125]
+    assert abs(head.mean() - 1000) < 4 * 577 / np.sqrt(125)
+    assert (np.diff(head) < 0).any()
+
+
+def test_the_cut_of_the_runs_leaves_no_trace_in_the_bytes(tmp_path, monkeypatch):
+    keys = clustered_keys(2000, 16)
+    found = []
+    for number, run_bytes in enumerate((1, 20_000, 2**29)):
+        store = make_store(tmp_path / f"s{number}", [keys[:1500], keys[1500:]])
+        monkeypatch.setattr("knnstore.planning._RUN_BYTES", run_bytes)
+        monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+        build(store, memory=(2 + number) * 10**9)
+        found.append(snapshot(store.root))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("left", [0, 1, 7, 11, 12, 20])
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path, small_runs, left):
+    keys = clustered_keys(2700, 16)
+    whole, killed = (make_store(tmp_path / name, [keys[:2000], keys[2000:]], chunk_rows=256) for name in "ab")
+    every = DyingRunner()
+    build(whole, every)
+    first, second = DyingRunner(left), DyingRunner()
+    with pytest.raises(KilledError):
+        build(killed, first)
+    assert load_manifest(killed.root).index is None
+    next(killed.root.glob("index/*/commits")).joinpath("x.json.1.tmp").touch()  # of a record that was being written
+    build(Datastore(killed.root), second)
+    assert sorted(first.ran + second.ran) == sorted(every.ran)  # nothing twice
+    assert snapshot(killed.root) == snapshot(whole.root)
+
+
+def test_what_a_task_left_half_written_is_written_again(tmp_path, small_runs):
+    store, twin = (make_store(tmp_path / name, [clustered_keys(1000, 16)], chunk_rows=128) for name in "st")
+    with pytest.raises(KilledError):
+        build(store, DyingRunner(11))
+    folder = next((store.root / "index").iterdir())
+    (folder / "lists/0000/keys/c/1/0").write_bytes(b"torn")
+    report = build(store)
+    assert build(twin).check == report.check
+    assert snapshot(store.root) == snapshot(twin.root)
+
+
+def test_a_finished_index_says_so_and_does_nothing(store):
+    report, says, runner = build(store), Says(), DyingRunner(0)
+    before = snapshot(store.root)
+    again = build(Datastore(store.root), runner, says)
+    assert (again.built, again.name, again.check) == (False, report.name, report.check)
+    assert "finished already" in says.lines[0]
+    assert snapshot(store.root) == before
+
+
+def test_overwrite_builds_it_anew(store):
+    before = build(store)
+    runner = DyingRunner()
+    after = build(Datastore(store.root), runner, overwrite=True)
+    assert after == before
+    assert runner.ran
+
+
+def test_another_recipe_replaces_the_index_only_when_it_is_finished(store):
+    first = build(store, nlist=8)
+    with pytest.raises(KilledError):
+        build(Datastore(store.root), DyingRunner(3), nlist=16)
+    assert Searcher(Datastore(store.root)).plan.nlist == 8
+    second = build(Datastore(store.root), nlist=16)
+    assert second.name != first.name
+    assert [path.name for path in (store.root / "index").iterdir()] == [second.name]
+
+
+def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(store, tmp_path):
+    says = Says()
+    report = build(store, reporter=says, nlist=4096, nprobe=64)
+    assert any("not 4096" in line for line in says.lines)
+    assert (report.check.source, report.check.queries, report.check.k) == ("heldout", 40, 1024)
+    assert report.check.recall > 0.999  # 64 of 69 lists
+    without = make_store(tmp_path / "w", [clustered_keys(500, 8)])
+    assert build(without, reporter=says).check.source == "stored"
+    assert "none are held out" in says.lines[-1]
+
+
+def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
+    with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*take \d+ MB"):
+        build(store, memory=300 * 10**6)
+    monkeypatch.setattr(knnstore.build, "free_bytes", lambda path: 1000)
+    with pytest.raises(ResourceError, match=r"1\.0 KB are free"):
+        build(store)
+    assert not (store.root / "index").exists() or not list((store.root / "index").rglob("zarr.json"))
+
+
+def test_a_dry_run_writes_nothing(store):
+    plan, resources, sentences = plan_index(store, IndexOptions())
+    assert plan.rows == 2700
+    assert resources.disk_bytes > 0
+    assert "64 lists" in sentences[0]
+    assert not (store.root / "index").exists()
+
+
+@pytest.mark.parametrize("name", ["keys", "values"])
+def test_a_flipped_bit_in_a_chunk_is_named_with_its_rows(store, name):
+    report = build(store)
+    path = next((open_index(store.root, report.name).lists("0000", name) / "c" / "3").parent.glob("3*"))
+    file = path / "0" if path.is_dir() else path
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptStoreError, match=r"rows 1536 to 2000.*damaged.*--overwrite"):
+        Searcher(Datastore(store.root)).search(np.zeros((1, 16), np.float32), 5, 10**6)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_chunk_that_is_missing_or_short_is_noticed(store, damage):
+    report = build(store)
+    file = open_index(store.root, report.name).lists("0000", "keys") / "c/2/0"
+    file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CorruptStoreError, match="is missing" if damage == "missing" else "has 100 bytes"):
+        Searcher(Datastore(store.root)).search(np.zeros((1, 16), np.float32), 5, 10**6)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "0123", "0123456789ABCDEF", "x" * 16])
+def test_an_index_name_that_is_a_path_is_never_followed(store, name):
+    path = store.root / "knnstore.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"index": name}))
+    with pytest.raises(CorruptStoreError, match="16 hexadecimal digits"):
+        Datastore(store.root)
+
+
+@pytest.mark.parametrize(
+    "change", [{"nlist": 2**50}, {"nlist": 65}, {"dimension": 8}, {"pq_bytes": 3}, {"version": 2}, {"cells": "1"}]
+)
+def test_a_hostile_plan_is_refused(store, change):
+    report = build(store)
+    path = store.root / "index" / report.name / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises((CorruptStoreError, MismatchError)):
+        Searcher(Datastore(store.root))
+
+
+def test_an_index_of_other_segments_is_refused(store, tmp_path):
+    build(store)
+    other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)])
+    shutil.rmtree(store.root / "segments" / "0000")
+    shutil.copytree(other.root / "segments" / "0000", store.root / "segments" / "0000")
+    plan = store.root / "segments" / "0000" / "segment.json"
+    plan.write_text(plan.read_text().replace('"text"', '"body"'))
+    with pytest.raises(MismatchError, match="run 'knnstore index' again"):
+        Searcher(Datastore(store.root))
+
+
+def test_one_key_is_an_index(tmp_path):
+    store = make_store(tmp_path / "s", [np.ones((1, 3), np.float32)])
+    report = build(store)
+    assert (report.plan.nlist, report.check.recall) == (1, 1.0)
+    assert isinstance(open_index(store.root, report.name), IndexFolder)
+    found = Searcher(Datastore(store.root)).search(np.zeros((1, 3), np.float32), 2, rows=True)
+    assert found.rows.tolist() == [[0, -1]]
+    assert found.distances[0, 0] == 3

@@ -1,0 +1,77 @@
+"""Planning an index: arithmetic alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knnstore.errors import ResourceError, UsageError
+from knnstore.planning import IndexSize, choose_nlist, choose_pq_bytes, choose_train_rows, plan_resources
+
+
+@pytest.mark.parametrize(
+    ("rows", "nlist"), [(1, 1), (38, 1), (1000, 16), (10**6, 4096), (10**7, 16384), (10**9, 131072)]
+)
+def test_the_default_number_of_lists_grows_with_the_root_of_the_keys(rows, nlist):
+    assert choose_nlist(rows, None) == (nlist, None)
+
+
+def test_more_lists_than_the_keys_can_train_are_lowered_with_a_sentence():
+    nlist, note = choose_nlist(10_000, 4096)
+    assert nlist == 256
+    assert "4096" in note
+    assert "256 lists" in note
+    assert choose_nlist(200_000, 4096) == (4096, None)
+
+
+@pytest.mark.parametrize("asked", [0, -1, 2**21])
+def test_impossible_numbers_of_lists_are_refused(asked):
+    with pytest.raises(UsageError, match="--nlist"):
+        choose_nlist(10**6, asked)
+
+
+@given(st.integers(1, 5000))
+def test_code_bytes_divide_the_dimension(dimension):
+    pq_bytes = choose_pq_bytes(dimension, None)
+    assert dimension % pq_bytes == 0
+    assert 1 <= pq_bytes <= 64
+
+
+def test_code_bytes_that_do_not_divide_name_those_near():
+    assert choose_pq_bytes(256, None) == 64
+    with pytest.raises(UsageError, match="60 doesn't divide the keys' 256 dimensions: give 32 or 64,"):
+        choose_pq_bytes(256, 60)
+
+
+def test_a_sample_too_small_for_its_lists_is_refused():
+    assert choose_train_rows(10**6, 4096, None) == 163_840
+    assert choose_train_rows(500, 12, None) == 500
+    with pytest.raises(UsageError, match="--train-sample 100"):
+        choose_train_rows(10**6, 4096, 100)
+
+
+def size_of(rows, dimension=64, chunk_rows=131_072):
+    return IndexSize(rows, dimension, 2 * dimension, 2, 4, chunk_rows, -(-rows // chunk_rows))
+
+
+def test_a_hundred_million_keys_fit_into_four_gigabytes_and_so_do_a_billion():
+    for rows in (10**8, 10**9):
+        nlist, _ = choose_nlist(rows, None)
+        train_rows = choose_train_rows(rows, nlist, None)
+        resources = plan_resources(
+            size_of(rows), nlist=nlist, pq_bytes=16, train_rows=train_rows, memory=4 * 10**9, workers=2
+        )
+        assert resources.peak_bytes <= 4 * 10**9
+        assert resources.disk_bytes == pytest.approx(rows * (128 + 16 + 2 + 4), rel=0.01)
+
+
+@given(st.integers(1, 10**9), st.integers(10**8, 10**11), st.integers(0, 16))
+def test_a_plan_keeps_to_its_memory_or_says_how_much_it_needs(rows, memory, workers):
+    nlist, _ = choose_nlist(rows, None)
+    options = {"nlist": nlist, "pq_bytes": 16, "train_rows": choose_train_rows(rows, nlist, None), "workers": workers}
+    try:
+        resources = plan_resources(size_of(rows), memory=memory, **options)
+    except ResourceError as error:
+        assert "take" in str(error)
+        return
+    assert resources.peak_bytes <= memory
+    assert resources.run_chunks >= 1
