@@ -1,0 +1,189 @@
+"""Make a finished store of synthetic keys, with no LM and no text, to measure on at any size.
+
+    python tools/make_keys.py STORE --rows N [--dimension 64 | --like MODEL] [--key-dtype int8] [--seed 0]
+
+The keys are clustered as real ones are: clusters of very unequal sizes, gathered around fewer topics, and dimensions
+of very unequal spread. With ``--like`` the store passes for one of that LM (its width and identity), so that score
+runs on it too. The same arguments make the same bytes; memory is that of one chunk, whatever N.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import write_json
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.keycodec import KeyCodec, KeyDtype, scales_of
+from knnstore.datastore.manifest import FORMAT_VERSION, KeyRecipe, Manifest, ModelIdentity, save_manifest
+from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.store import Datastore, segment_root, store_path
+from knnstore.errors import KnnstoreError, UsageError
+from knnstore.ingest.plan import chunk_rows
+from knnstore.records import to_json
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+CLUSTERS, TOPICS = 4096, 64
+DOCUMENT_ROWS = 10_000
+CHECK_QUERIES = 1024
+_QUERIES = 2**32  # numbers of draws from here on are queries, never keys
+_BLOCK = 16384
+
+
+class ClusteredKeys:
+    """A seeded source of clustered vectors; draw ``number`` is always the same."""
+
+    def __init__(self, dimension: int, seed: int = 0) -> None:
+        generator = np.random.default_rng([seed, 0])
+        topics = generator.standard_normal((TOPICS, dimension), np.float32)
+        inner = generator.standard_normal((CLUSTERS, dimension), np.float32)
+        self._centres = topics[generator.integers(TOPICS, size=CLUSTERS)] + 0.7 * inner
+        shares = 1 / (np.arange(CLUSTERS) + 10.0)
+        self._bounds = np.cumsum(shares / shares.sum())
+        self._spread = (np.arange(1, dimension + 1) ** -0.35).astype(np.float32)
+        self._seed = seed
+
+    def draw(self, number: int, count: int) -> tuple[Float32, Int64]:
+        """Vectors, float32 (count, d), and the cluster of each, int64 (count,)."""
+        generator = np.random.default_rng([self._seed, 1, number])
+        clusters = np.minimum(np.searchsorted(self._bounds, generator.random(count)), CLUSTERS - 1).astype(np.int64)
+        vectors = self._centres[clusters]
+        for begin in range(0, count, _BLOCK):  # in place, so that a chunk is held once
+            block = vectors[begin : begin + _BLOCK]
+            block += 0.6 * generator.standard_normal(block.shape, np.float32)
+            block *= self._spread
+        return vectors, clusters
+
+    def queries(self, number: int, count: int) -> Float32:
+        """Vectors of the same kind that are no keys: float32 (count, d)."""
+        return self.draw(_QUERIES + number, count)[0]
+
+
+def make_store(
+    store: Path, rows: int, *, dimension: int = 64, like: str | None = None, key_dtype: KeyDtype = "int8", seed: int = 0
+) -> Datastore:
+    """Make the store at ``store``, a folder that isn't there yet or is empty; see the module."""
+    root = store_path(str(store))
+    if root.exists() and any(root.iterdir()):
+        raise UsageError(f"{root} isn't empty: choose another name, or remove it")
+    identity, recipe = _strangers(dimension) if like is None else _identity(like)
+    plan = SegmentPlan(
+        model=identity,
+        key=recipe,
+        key_dtype=key_dtype,
+        chunk_rows=chunk_rows(recipe.dimension, key_dtype),
+        sources=f"{rows} synthetic keys, seed {seed}",
+        text_field="text",
+        errors="strict",
+        holdout=0.0,
+        compute="synthetic",
+        versions={"numpy": np.__version__},
+    )
+    path = segment_root(root, "0000")
+    path.mkdir(parents=True)
+    CommitLog(path / "commits", path, "").prepare()
+    write_json(path / PLAN_FILE, to_json(plan))
+    _write_segment(Segment(path), ClusteredKeys(recipe.dimension, seed), rows)
+    save_manifest(root, Manifest("knnstore", FORMAT_VERSION, identity, recipe, (path.name,), None))
+    return Datastore(root)
+
+
+def _strangers(dimension: int) -> tuple[ModelIdentity, KeyRecipe]:
+    identity = ModelIdentity("synthetic", weights="", config="", tokenizer="", vocabulary=2**15)
+    return identity, KeyRecipe("ffn-input", dimension, context=256, stride=128)
+
+
+def _identity(model: str) -> tuple[ModelIdentity, KeyRecipe]:
+    from knnstore.lm.forward import describe
+    from knnstore.lm.spec import LmSpec
+
+    facts = describe(LmSpec(model))
+    context = facts.default_context
+    return facts.identity, KeyRecipe(facts.layer, facts.dimension, context, max(1, context // 2))
+
+
+def _write_segment(segment: Segment, source: ClusteredKeys, rows: int) -> None:
+    log, plan, width = segment.commits, segment.plan, segment.dimension
+    documents = segment.root / DOCUMENTS_FILE
+    pq.write_table(_documents(rows), documents, compression="zstd")
+    files = create_array(segment.array_path("values"), (rows,), plan.chunk_rows, plan.value_dtype, "values")
+    files += create_array(segment.array_path("heldout"), (0,), HELDOUT_TOKENS, plan.value_dtype, "values")
+    log.commit("documents", [documents, *files])
+    keys = segment.array_path("keys")
+    log.commit("layout", create_array(keys, (rows, width), plan.chunk_rows, segment.key_dtype, "keys"))
+    log.commit("samples", _write_samples(segment, source))
+    codec: KeyCodec = segment.codec
+    for chunk in range(segment.chunks):
+        begin, end = segment.chunk_range(chunk)
+        vectors, clusters = source.draw(chunk, end - begin)
+        # a cluster stands for a context, which has a usual next token
+        values = (clusters * 7 + np.arange(end - begin) % 3) % plan.model.vocabulary
+        stored = np.empty((end - begin, width), codec.stored)
+        for start in range(0, end - begin, _BLOCK):
+            stored[start : start + _BLOCK] = codec.encode(vectors[start : start + _BLOCK])
+        written = [
+            write_chunk(keys, chunk, stored),
+            write_chunk(segment.array_path("values"), chunk, values.astype(plan.value_dtype)),
+        ]
+        log.commit(f"keys-{chunk:06d}", written, rows=end - begin)
+
+
+def _write_samples(segment: Segment, source: ClusteredKeys) -> list[Path]:
+    queries = source.queries(0, CHECK_QUERIES)
+    arrays = {"queries": queries}
+    if segment.plan.key_dtype == "int8":
+        arrays["key_scales"] = scales_of(source.queries(1, _BLOCK))
+    files = []
+    for name, array in arrays.items():
+        path = segment.array_path(name)
+        files += create_array(path, array.shape, len(array), array.dtype, "none")
+        files.append(write_chunk(path, 0, array))
+    return files
+
+
+def _documents(rows: int) -> Any:
+    first = np.arange(0, rows, DOCUMENT_ROWS)
+    nothing = np.zeros(len(first), np.int64)
+    columns = {
+        "path": pa.array([f"synthetic/{number:08d}" for number in range(len(first))]),
+        "record": pa.nulls(len(first), pa.int64()),
+        "id": pa.nulls(len(first), pa.string()),
+        "bytes": nothing,
+        "sha256": pa.array([bytes(32)] * len(first), pa.binary(32)),
+        "first_row": first,
+        "tokens": np.minimum(first + DOCUMENT_ROWS, rows) - first,
+        "heldout_first": nothing,
+        "heldout_tokens": nothing,
+        "heldout_bytes": nothing,
+    }
+    return pa.table(columns).cast(DOCUMENTS_SCHEMA)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--rows", type=lambda text: int(float(text)), required=True)
+    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--like", metavar="MODEL", help="pass for a store of this LM, at its width")
+    parser.add_argument("--key-dtype", choices=["int8", "float16"], default="int8")
+    parser.add_argument("--seed", type=int, default=0)
+    options = vars(parser.parse_args())
+    try:
+        store = make_store(**options)
+    except KnnstoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{store.root}: {store.rows:,} keys of {store.segments[0].dimension}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
