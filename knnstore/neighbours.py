@@ -61,7 +61,7 @@ def target_probabilities(
 
 
 def _sums_up_to(weights: Float32, ks: Sequence[int]) -> Float32:
-    """Sums of the first k columns, for every k: (queries, ks)."""
-    parts = np.add.reduceat(weights, [0, *[min(k, weights.shape[1] - 1) for k in ks[:-1]]], axis=1)
-    sums: Float32 = np.cumsum(parts, axis=1)
-    return sums
+    """Sums of the first k columns, or of all where there are fewer, for every k: (queries, ks)."""
+    starts = [0, *(k for k in ks[:-1] if k < weights.shape[1])]
+    sums: Float32 = np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1)
+    return sums[:, np.minimum(np.arange(len(ks)), len(starts) - 1)]

@@ -64,7 +64,8 @@ def cut_windows(
     if not 0 < stride <= context:
         raise ValueError(f"stride {stride} is not between 1 and the context {context}")
     begin_row, end_row = rows if rows is not None else (0, int(np.iinfo(np.int64).max))
-    overlapping = np.flatnonzero((first_row < end_row) & (first_row + tokens > begin_row))
+    wanted = begin_row < end_row  # an empty range within a document overlaps none of its windows
+    overlapping = np.flatnonzero((first_row < end_row) & (first_row + tokens > begin_row) & wanted)
     first, count = first_row[overlapping], tokens[overlapping]
     low = np.maximum(begin_row - first, 0) // stride  # first window wanted of each document
     high = -(-np.minimum(end_row - first, count) // stride)  # one past the last

@@ -1,10 +1,20 @@
 """Fixtures that more than one test file needs."""
 
 import ast
+import os
 import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The arrays here are tiny: two OpenMP threads only wait for each other, and on a busy machine faiss' k-means takes ten
+# times as long with them. Set before torch and faiss are imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
