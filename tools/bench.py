@@ -52,7 +52,11 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--queries", type=positive, help="queries of search")
     parser.add_argument("--rounds", type=positive, help="turns of each contestant")
     parser.add_argument("--corpus", type=Path, help="a folder of .txt files; default: Python's own documentation")
-    parser.add_argument("--store", type=Path, help="a finished store, for search and score; default: one is made")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        help="a finished store, for search and score; default: a synthetic one for search, one of --corpus for score",
+    )
     parser.add_argument("--model", default="wiki-lm", help="the LM; default: the one shipped")
     parser.add_argument("--memory", type=parse_size, default="4GB", help="promised to knnstore; default: 4GB")
     parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")
