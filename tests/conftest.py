@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The arrays here are tiny: two OpenMP threads only wait for each other, and on a busy machine faiss' k-means takes ten
-# times as long with them. Set before torch and faiss are imported, and inherited by the commands that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several times
+# slower on a busy machine. Set before torch and faiss are imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("suite", deadline=None)

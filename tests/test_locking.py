@@ -29,9 +29,9 @@ def holder(tmp_path):
 
 
 def test_a_second_writer_is_told_who_is_writing(tmp_path, holder):
-    with pytest.raises(LockedError, match=f"is being written by process {holder.pid} on .* since .*: wait for it"):
-        with writing(tmp_path):
-            pass
+    told = f"is being written by process {holder.pid} on .* since .*: wait for it"
+    with pytest.raises(LockedError, match=told), writing(tmp_path):
+        pass
 
 
 def test_a_killed_writer_lets_go(tmp_path, holder):
