@@ -1,21 +1,19 @@
 """The index command's work: plan, train, fill, merge, check, publish. Resumable at every step."""
 
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, sync_folder, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_json, load_manifest, save_manifest
-from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
 from knnstore.errors import ResourceError, UsageError
 from knnstore.index.check import self_check
-from knnstore.index.fill import FillTask, fill_run
-from knnstore.index.merge import MergeTask, create_lists, merge_chunk
+from knnstore.index.fill import FillTask, fill_run, fill_tasks, run_layout
+from knnstore.index.merge import MergeTask, create_lists, merge_chunk, merge_tasks
 from knnstore.index.plan import (
     CHECK_FILE,
     FORMAT_VERSION,
@@ -24,6 +22,7 @@ from knnstore.index.plan import (
     IndexFolder,
     IndexPlan,
     SegmentReference,
+    remove_folder,
     segment_references,
 )
 from knnstore.index.quantiser import TASK, save_quantiser
@@ -44,7 +43,6 @@ from knnstore.records import from_json, to_json
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
 
-LAYOUT_FILE = "layout.json"
 _MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
 Task = TypeVar("Task", FillTask, MergeTask)
 
@@ -130,7 +128,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     folder = IndexFolder(index_root(store.root, plan.name), plan)
     with writing(store.root):
         if options.overwrite:
-            _remove(folder.root)
+            remove_folder(folder.root)
         if load_manifest(store.root).index == plan.name and (folder.root / CHECK_FILE).is_file():
             _clean_up(folder)
             report = _report(folder, built=False)
@@ -199,63 +197,27 @@ def _train(folder: IndexFolder, store: Datastore, reporter: Reporter) -> None:
 def _fill_and_merge(
     folder: IndexFolder, store: Datastore, resources: IndexResources, runner: Runner, reporter: Reporter
 ) -> None:
-    merges = [task for reference in folder.plan.segments for task in _merge_tasks(folder, store, reference, ())]
+    merges = [task for reference in folder.plan.segments for task in merge_tasks(store.root, folder, reference, ())]
     if all(folder.commits.find(task.name) for task in merges):
         return
-    run_chunks = _layout(folder, resources.run_chunks)
+    run_chunks = run_layout(folder, resources.run_chunks)
     fills = {
-        segment.root.name: list(_fill_tasks(folder, store, segment, reference, run_chunks))
+        segment.root.name: fill_tasks(store.root, folder, segment, reference, run_chunks=run_chunks)
         for segment, reference in zip(store.segments, folder.plan.segments, strict=True)
     }
     every = [task for tasks in fills.values() for task in tasks]
-    _run(folder.run_commits, every, _fill_rows, fill_run, stage="fill", runner=runner, reporter=reporter)
+    _run(folder.run_commits, every, fill_run, stage="fill", runner=runner, reporter=reporter)
     merges = []
     for segment, reference in zip(store.segments, folder.plan.segments, strict=True):
         runs = tuple(task.name for task in fills[reference.name])
         create_lists(folder, segment, reference, runs)
-        merges += list(_merge_tasks(folder, store, reference, runs))
-    _run(folder.commits, merges, _merge_rows, merge_chunk, stage="merge", runner=runner, reporter=reporter)
-
-
-def _layout(folder: IndexFolder, run_chunks: int) -> int:
-    """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
-    path = folder.runs / LAYOUT_FILE
-    if path.is_file():
-        earlier = from_json(_Layout, load_json(path), str(path)).run_chunks
-        if 1 <= earlier <= run_chunks:
-            return earlier
-        _remove(folder.runs)
-    with storage_errors("make", folder.runs):
-        folder.runs.mkdir(exist_ok=True)
-    write_json(path, to_json(_Layout(run_chunks)))
-    folder.run_commits.prepare()
-    return run_chunks
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    run_chunks: int
-
-
-def _fill_tasks(
-    folder: IndexFolder, store: Datastore, segment: Segment, reference: SegmentReference, run_chunks: int
-) -> Iterable[FillTask]:
-    for first in range(0, segment.chunks, run_chunks):
-        last = min(first + run_chunks, segment.chunks)
-        yield FillTask(str(store.root), folder.plan.name, reference, first, last)
-
-
-def _merge_tasks(
-    folder: IndexFolder, store: Datastore, reference: SegmentReference, runs: tuple[str, ...]
-) -> Iterable[MergeTask]:
-    for chunk in range(-(-reference.rows // reference.chunk_rows)):
-        yield MergeTask(str(store.root), folder.plan.name, reference, runs, chunk)
+        merges += merge_tasks(store.root, folder, reference, runs)
+    _run(folder.commits, merges, merge_chunk, stage="merge", runner=runner, reporter=reporter)
 
 
 def _run(
     commits: CommitLog,
     tasks: list[Task],
-    rows: Callable[[Task], int],
     function: Callable[[Task], int],
     *,
     stage: str,
@@ -264,19 +226,10 @@ def _run(
 ) -> None:
     """Run those of the tasks that aren't done."""
     left = [task for task in tasks if commits.find(task.name) is None]
-    total = sum(map(rows, tasks))
-    with reporter.bar(stage, total, "keys", total - sum(map(rows, left))) as advance:
+    total = sum(task.rows for task in tasks)
+    with reporter.bar(stage, total, "keys", total - sum(task.rows for task in left)) as advance:
         for count in runner.run(function, left):
             advance(count)
-
-
-def _fill_rows(task: FillTask) -> int:
-    size = task.segment.chunk_rows
-    return min(task.last * size, task.segment.rows) - task.first * size
-
-
-def _merge_rows(task: MergeTask) -> int:
-    return task.bounds[1] - task.bounds[0]
 
 
 def _check(folder: IndexFolder, store: Datastore, memory: int, reporter: Reporter) -> None:
@@ -292,23 +245,16 @@ def _check(folder: IndexFolder, store: Datastore, memory: int, reporter: Reporte
 
 def _clean_up(folder: IndexFolder) -> None:
     """Remove what the published index doesn't need: its runs, and other indexes."""
-    _remove(folder.runs)
+    remove_folder(folder.runs)
     for other in folder.root.parent.iterdir():
         if other != folder.root:
-            _remove(other)
+            remove_folder(other)
 
 
 def _report(folder: IndexFolder, *, built: bool) -> IndexReport:
     path = folder.root / CHECK_FILE
     check = from_json(Check, load_json(path), str(path))
     return IndexReport(folder.plan.name, folder.plan, check, _bytes(folder.root), built)
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        with storage_errors("remove", path):
-            shutil.rmtree(path)
-            sync_folder(path.parent)
 
 
 def _bytes(root: Path) -> int:

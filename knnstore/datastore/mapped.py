@@ -20,7 +20,7 @@ from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.errors import CorruptStoreError
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
-MAPPED_BYTES = 2**28
+MAPPED_BYTES = 2**27
 _BLOCK = 2**22
 
 
@@ -65,11 +65,6 @@ class MappedArray:
         for chunk, first, last in self._pieces(begin, end):
             start = first * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
             self._map(chunk).madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
-
-    def done_with(self, before: int) -> None:
-        """Let go of the maps of all chunks that end at or before a row: their pages stop counting as resident."""
-        for chunk in [chunk for chunk in self._maps if (chunk + 1) * self._chunk_rows <= before]:
-            del self._maps[chunk]
 
     def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
         size = self._chunk_rows

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import storage_errors, write_json
+from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.plan import SegmentReference, open_index
+from knnstore.index.plan import IndexFolder, SegmentReference, open_index, remove_folder
 from knnstore.index.quantiser import Int64, Quantiser, Uint8, load_quantiser
 from knnstore.index.train import decode
+from knnstore.records import from_json, to_json
 
+LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
 _MASK = 2**64 - 1
 
@@ -36,6 +39,42 @@ class FillTask:
     def name(self) -> str:
         """Name of the run and of its commit."""
         return f"run-{self.segment.name}-{self.first:08d}-{self.last:08d}"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the run."""
+        size = self.segment.chunk_rows
+        return min(self.last * size, self.segment.rows) - self.first * size
+
+
+def fill_tasks(
+    store: Path, folder: IndexFolder, segment: Segment, reference: SegmentReference, *, run_chunks: int
+) -> list[FillTask]:
+    """The runs of a segment."""
+    return [
+        FillTask(str(store), folder.plan.name, reference, first, min(first + run_chunks, segment.chunks))
+        for first in range(0, segment.chunks, run_chunks)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    run_chunks: int
+
+
+def run_layout(folder: IndexFolder, run_chunks: int) -> int:
+    """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
+    path = folder.runs / LAYOUT_FILE
+    if path.is_file():
+        earlier = from_json(_Layout, load_json(path), str(path)).run_chunks
+        if 1 <= earlier <= run_chunks:
+            return earlier
+        remove_folder(folder.runs)
+    with storage_errors("make", folder.runs):
+        folder.runs.mkdir(exist_ok=True)
+    write_json(path, to_json(_Layout(run_chunks)))
+    folder.run_commits.prepare()
+    return run_chunks
 
 
 def fill_run(task: FillTask) -> int:

@@ -7,11 +7,13 @@ to cancellation than whole vectors would.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from threading import Lock
 
 import numpy as np
 import torch
 
+from knnstore.datastore.mapped import MappedArray
 from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import Nearest, concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
@@ -82,12 +84,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lists:
-    """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags."""
+    """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags.
+
+    ``mapped`` names the array that ``residuals`` reads.
+    """
 
     parts: Sequence[SegmentLists]
     centroids: Float32
+    mapped: Callable[[SegmentLists], MappedArray]
     residuals: ReadResiduals
     tags: ReadTags | None
+
+    def read_ahead(self, number: int) -> None:
+        """Ask the kernel to read a list from the disk meanwhile."""
+        for part in self.parts:
+            begin, end = part.bounds(number)
+            if begin < end:
+                self.mapped(part).will_need(begin, end)
 
     def sizes(self, share: float = 1.0) -> Int64:
         """Keys in (a share of) each list: int64 (nlist,)."""
@@ -128,7 +141,11 @@ def _scan(
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
     nearest = Nearest(thresholds, k, tags=lists.tags is not None)
-    for number, members in _by_list(batch.probed, len(lists.centroids)):
+    groups = list(_by_list(batch.probed, len(lists.centroids)))
+    following = [number for number, _ in groups[1:]]
+    for (number, members), upcoming in zip_longest(groups, following):
+        if upcoming is not None:
+            lists.read_ahead(upcoming)
         for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
             residuals = lists.residuals(tile)
             values = tile.part.values.rows(tile.begin, tile.end)

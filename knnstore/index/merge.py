@@ -42,6 +42,19 @@ class MergeTask:
         begin = self.chunk * self.segment.chunk_rows
         return begin, min(begin + self.segment.chunk_rows, self.segment.rows)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the chunk."""
+        return self.bounds[1] - self.bounds[0]
+
+
+def merge_tasks(
+    store: Path, folder: IndexFolder, reference: SegmentReference, runs: tuple[str, ...]
+) -> list[MergeTask]:
+    """The chunks of a segment."""
+    chunks = range(-(-reference.rows // reference.chunk_rows))
+    return [MergeTask(str(store), folder.plan.name, reference, runs, chunk) for chunk in chunks]
+
 
 def array_forms(plan: IndexPlan, segment: Segment) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Width of a row and dtype of each array that is in list order."""

@@ -16,12 +16,14 @@
         runs/                while it is being built
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from knnstore.atomic import storage_errors, sync_folder
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
@@ -172,3 +174,11 @@ def _reference(segment: Segment) -> SegmentReference:
     # zarr stores the last chunk whole, so a segment of few keys gets chunks of just as many rows
     chunk_rows = min(segment.plan.chunk_rows, segment.rows)
     return SegmentReference(segment.root.name, segment.fingerprint, segment.rows, chunk_rows)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there, for good."""
+    if path.exists():
+        with storage_errors("remove", path):
+            shutil.rmtree(path)
+            sync_folder(path.parent)

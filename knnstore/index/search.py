@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -94,8 +95,9 @@ class Searcher:
             raise UsageError(f"nprobe is {nprobe}: give at least 1")
         wanted = max(1, rerank) * k
         tags = positions if rerank else stored_rows if rows else None
-        residuals = stored_residuals(self._quantiser) if method == "lists" else coded_residuals(self._quantiser)
-        lists = Lists(self._parts, self._quantiser.centroids, residuals, tags)
+        read = stored_residuals if method == "lists" else coded_residuals
+        mapped = attrgetter("keys" if method == "lists" else "codes")
+        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags)
         found = []
         each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):

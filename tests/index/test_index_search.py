@@ -68,7 +68,7 @@ def test_thresholds_from_the_sampled_heads_lose_no_neighbour(tmp_path):
     assert_nearest(found, store, brute_force(store, keys[20_000:]), 64)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.tuples(st.integers(1, 400), st.integers(1, 6)), st.integers(1, 500), st.sampled_from([1, 3, 1000]), st.data())
 def test_any_small_store_is_searched_as_brute_force_would(tmp_path_factory, shape, k, distinct, data):
     rows, dimension = shape
