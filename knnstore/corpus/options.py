@@ -20,7 +20,7 @@ class ReadOptions:
 
     text_field: str = "text"
     errors: ErrorPolicy = "strict"
-    piece_chars: int = 4_000_000
+    piece_chars: int = 1_000_000
     max_record_bytes: int = 250_000_000
 
     def __post_init__(self) -> None:
