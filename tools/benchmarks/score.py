@@ -1,0 +1,74 @@
+"""Scoring end to end against the bare LM on the same windows, in float32 on the same threads.
+
+tokens/s: tokens that get a probability, by wall time. knnstore's covers everything that ``score`` does: the LM with
+its head, the search, tuning λ, T and k on one half, the mixture, the examples. The bare LM's is the forward pass
+with its logits alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.material import bare_model, forward, ingested, input_batches, text_folder
+from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.store import Datastore, store_path
+from knnstore.lm.forward import key_model
+from knnstore.lm.spec import LmSpec
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+from knnstore.score import ScoreOptions, ScoreReport, score
+from knnstore.score.texts import gather_texts
+from knnstore.windows import cut_windows
+
+
+def run(settings: Settings, work: Path) -> Result:
+    rounds = settings.size(settings.rounds, quick=2, full=5)
+    store = finished_store(settings, work)
+    options = ScoreOptions(model=settings.model, dtype="float32", memory=settings.memory)
+    batches, tokens = window_batches(store, options)
+    model = bare_model(settings.model, "float32")
+    forward(model, batches[:1])
+    reports: list[ScoreReport] = []
+    contestants: dict[str, Contestant] = {
+        "knnstore score": lambda: rate_of(tokens, lambda: reports.append(score(options, store))),
+        "bare LM": lambda: rate_of(tokens, lambda: forward(model, batches)),
+    }
+    rates = in_turn(contestants, rounds)
+    last = reports[-1]
+    spent = last.seconds.lm + last.seconds.search + last.seconds.mix
+    ratios = {
+        "score_vs_bare": ratio(rates, "knnstore score", "bare LM"),
+        "lm_share_of_score": round(last.seconds.lm / spent, 4),
+        "knn_vs_base_perplexity": round(last.knn.perplexity / last.base.perplexity, 4),
+    }
+    about = {"keys": store.rows, "tokens": tokens, "rounds": rounds, "threads": torch.get_num_threads()}
+    about |= {"k": last.setting.k, "nprobe": last.nprobe or 0}
+    return Result(
+        "score",
+        about,
+        ("contestant", "tokens/s", "lowest", "highest", "÷ bare LM"),
+        rate_rows(rates, "bare LM"),
+        ratios,
+    )
+
+
+def finished_store(settings: Settings, work: Path) -> Datastore:
+    """``--store``, or a store of the text, indexed, with a tenth of its documents held out."""
+    if settings.store is not None:
+        return Datastore(store_path(str(settings.store)))
+    tokens = settings.size(settings.rows, quick=16_000, full=400_000)
+    store = ingested(settings, text_folder(settings, work, tokens), work / "keys", holdout=0.1, workers=0)
+    build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    return Datastore(store.root)
+
+
+def window_batches(store: Datastore, options: ScoreOptions) -> tuple[list[tuple[Any, Any]], int]:
+    """The windows of the text as ``score`` cuts and batches them, and the tokens that they score."""
+    recipe = store.manifest.key
+    # the LM as score loads it, so that it is loaded before the clock runs
+    loaded = key_model(LmSpec(str(options.model), recipe.layer, options.dtype, options.device, exact=True)).loaded
+    _, texts = gather_texts(options, store, loaded)
+    windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
+    return input_batches(windows, texts.read, loaded.bos), len(texts.ids)
