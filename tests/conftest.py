@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several times
-# slower on a busy machine. Set before torch and faiss are imported, and inherited by the commands that tests start.
+# The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several
+# times slower on a busy machine. Set before torch and faiss are imported, and inherited by commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How long an example takes says more of the machine than of the code.

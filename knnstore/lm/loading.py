@@ -75,6 +75,10 @@ def load_model(spec: LmSpec) -> LoadedModel:
     transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
+            raise ModelError(
+                f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
+            )
         dtype = _dtype(spec, device)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
