@@ -75,10 +75,6 @@ def load_model(spec: LmSpec) -> LoadedModel:
     transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
-            raise ModelError(
-                f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
-            )
         dtype = _dtype(spec, device)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
@@ -87,6 +83,10 @@ def load_model(spec: LmSpec) -> LoadedModel:
         raise
     except Exception as error:  # transformers raises whatever its hundred model families raise
         raise ModelError(f"model {spec.model} ({folder}) can't be loaded: {_first_line(error)}") from error
+    if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
+        raise ModelError(
+            f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
+        )
     model = _fuse_activations(model.eval().to(device))
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
 
