@@ -2,8 +2,15 @@
 
 import ast
 import os
+import shutil
+import subprocess
+import sys
 import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -45,3 +52,64 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in sorted(topics, key=lambda name: (-len(topics[name]), name))[:8]:
         (folder / f"{name}.txt").write_text(topics[name][:2000], encoding="utf-8")
     return folder
+
+
+def _run_knnstore(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "knnstore", *map(str, arguments)]
+    # offline, so that a name that is no model is looked up on no hub
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | environment
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def knnstore() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``knnstore(folder, *arguments, **environment)``: the command as if typed in a folder."""
+    return _run_knnstore
+
+
+def _bytes_of(root: Path) -> dict[str, bytes]:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="session")
+def bytes_of() -> Callable[[Path], dict[str, bytes]]:
+    """``bytes_of(store)``: every file of a store but the lock, by name, to compare stores byte for byte."""
+    return _bytes_of
+
+
+@dataclass(frozen=True)
+class CountingRunner:
+    """Runs tasks here, counts those of each function that ended, and raises in place of the one after ``most``."""
+
+    most: int | None = None
+    ran: Counter[str] = field(default_factory=Counter)
+
+    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if self.most is not None and self.ran.total() == self.most:
+                raise InterruptedError(f"after {self.most} tasks, on purpose")
+            result = function(task)
+            self.ran[function.__name__] += 1
+            yield result
+
+
+@pytest.fixture(scope="session")
+def counting_runner() -> type[CountingRunner]:
+    """The runner that counts, and stops where it is told to."""
+    return CountingRunner
+
+
+@pytest.fixture(scope="session")
+def built(
+    tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory, knnstore: Callable[..., Any]
+) -> tuple[Path, list[subprocess.CompletedProcess[str]]]:
+    """A folder with ``books/`` in which the README's three commands were typed, and what each said. Read only."""
+    folder = tmp_path_factory.mktemp("typed")
+    shutil.copytree(tiny_corpus, folder / "books")
+    commands = (
+        "ingest --corpus books/",
+        "index --nlist 4096",
+        "score --model wiki-lm --store books",
+    )
+    return folder, [knnstore(folder, *command.split()) for command in commands]
