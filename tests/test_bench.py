@@ -1,0 +1,215 @@
+"""tools/bench.py and tools/make_keys.py: what they print, and that the baselines do what they are said to do."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+TOOLS = str(Path(__file__).parents[1] / "tools")
+MEGABYTES = 80
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools_on_the_path():
+    sys.path.insert(0, TOOLS)
+    yield
+    sys.path.remove(TOOLS)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    from make_keys import make_store
+
+    from knnstore.build import IndexOptions, build_index
+    from knnstore.datastore.store import Datastore
+    from knnstore.progress import Reporter
+    from knnstore.scheduling import SerialRunner
+
+    made = make_store(tmp_path_factory.mktemp("synthetic") / "keys", 6000, dimension=16)
+    build_index(made, IndexOptions(nlist=32), SerialRunner(), Reporter())
+    return Datastore(made.root)
+
+
+def bench(capsys, *arguments):
+    from bench import main
+
+    assert main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    return json.loads(printed[-1])
+
+
+def hold(megabytes):
+    return len(b"x" * (megabytes * 10**6))
+
+
+# What is printed
+
+
+def test_ingest_ends_with_one_line_of_json_that_names_its_ratios(capsys):
+    result = bench(capsys, "ingest", "--quick", "--rows", "300", "--rounds", "1")
+    assert result["bench"] == "ingest"
+    assert {"ingest_vs_bare", "ingest_default_vs_bare", "ingest_vs_memmap"} <= result["ratios"].keys()
+    assert all(np.isfinite(value) and value > 0 for value in result["ratios"].values())
+    assert {row["contestant"] for row in result["rows"]} >= {"knnstore float32", "bare LM float32"}
+
+
+def test_search_reports_recall_beside_speed(capsys):
+    result = bench(capsys, "search", "--quick", "--rows", "2000", "--queries", "256", "--rounds", "1")
+    assert {"search_vs_faiss_ram", "search_vs_public_way", "recall_vs_faiss"} == result["ratios"].keys()
+    recalls = {row["contestant"]: row["recall@1024"] for row in result["rows"]}
+    assert 0.5 < recalls["faiss in RAM"] <= recalls["knnstore lists"] <= 1
+
+
+def test_a_corpus_without_text_is_one_sentence_and_exit_code_2(capsys, tmp_path):
+    from bench import main
+
+    assert main(["ingest", "--corpus", str(tmp_path)]) == 2
+    assert "holds no .txt file" in capsys.readouterr().err
+
+
+# How is measured
+
+
+def test_contestants_take_turns_and_ratios_compare_the_same_round():
+    from benchmarks.measuring import in_turn, ratio
+
+    calls = []
+    speeds = {"a": iter([10.0, 4.0, 30.0]), "b": iter([5.0, 2.0, 3.0])}
+    contestants = {name: lambda name=name: (calls.append(name), next(speeds[name]))[1] for name in speeds}
+    rates = in_turn(contestants, 3)
+    assert calls == ["a", "b"] * 3
+    assert ratio(rates, "a", "b") == 2.0  # of 2, 2 and 10
+
+
+def test_the_peak_is_that_of_the_process_that_worked():
+    from benchmarks.measuring import in_own_process
+
+    measured = in_own_process(hold, MEGABYTES)
+    assert measured.value == MEGABYTES * 10**6
+    assert MEGABYTES * 1e6 * 0.95 < measured.peak_bytes < MEGABYTES * 1e6 * 1.5
+
+
+def test_the_memory_of_a_child_process_is_counted():
+    import subprocess
+
+    from benchmarks.memory import resident_bytes, tree
+
+    inner = f"x = b'x' * {MEGABYTES * 10**6}; print(1, flush=True); input()"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        assert len(tree(process.pid)) == 2
+        assert resident_bytes(process.pid) < MEGABYTES * 1e6 < sum(map(resident_bytes, tree(process.pid)))
+    finally:
+        process.communicate(b"\n")
+
+
+# The baselines
+
+
+def test_bare_lm_and_ingest_read_the_same_tokens(tmp_path, tiny_corpus):
+    from benchmarks.ingest import task_batches
+    from benchmarks.material import KeepingKeyTasks
+
+    from knnstore.datastore.segment import Segment
+    from knnstore.ingest import IngestOptions, ingest
+
+    runner = KeepingKeyTasks()
+    ingest(IngestOptions(corpus=(str(tiny_corpus),), store=str(tmp_path / "s"), chunk_rows=1024, workers=0), runner)
+    segment = Segment(runner.kept[0].segment)
+    batches, read = task_batches(runner.kept)
+    assert len(runner.kept) == segment.chunks > 1
+    # each window's own tokens but the last, after BOS or its context; every stored token at least once
+    assert segment.rows <= read < 3 * segment.rows
+    heads = {tuple(ids[mask][:8].tolist()) for batch, masks in batches for ids, mask in zip(batch, masks, strict=True)}
+    first = int(segment.documents.first_row[0])
+    assert (0, *segment.values(first, first + 7).tolist()) in heads
+
+
+def test_the_memmap_loop_saves_the_input_of_the_last_feed_forward_block(tmp_path):
+    from benchmarks.ingest import memmap_loop
+    from benchmarks.material import bare_model
+
+    from knnstore.lm.forward import key_model
+    from knnstore.lm.spec import LmSpec
+
+    ids = torch.arange(1, 21).reshape(2, 10)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, 6:] = False
+    assert memmap_loop(bare_model("wiki-lm", "float32"), [(ids, mask)], 16, tmp_path)() > 0
+    saved = np.fromfile(tmp_path / "memmap.keys", np.float16).reshape(16, -1)
+    expected = key_model(LmSpec("wiki-lm", dtype="float32")).keys(ids.numpy())[mask].numpy()
+    np.testing.assert_allclose(saved, expected, rtol=2e-3, atol=2e-3)
+    assert np.fromfile(tmp_path / "memmap.values", np.int32).tolist() == ids[mask].tolist()
+
+
+def test_faiss_in_ram_finds_what_the_codes_of_the_index_find(store):
+    from benchmarks.faiss_baselines import filled_index
+    from make_keys import ClusteredKeys
+
+    from knnstore.index.check import recall
+    from knnstore.index.search import Searcher
+
+    queries = ClusteredKeys(16).queries(2, 50)
+    index = filled_index(store)
+    index.nprobe = 8
+    mine = Searcher(store).search(queries, 20, 8, method="quantised", rows=True).rows
+    assert recall(mine, index.search(queries, 20)[1]) > 0.97
+
+
+def test_re_ranking_reads_the_right_keys(store, tmp_path):
+    from benchmarks.faiss_baselines import filled_index, key_blocks
+    from benchmarks.search import float16_map, reranked
+    from make_keys import ClusteredKeys
+
+    queries = ClusteredKeys(16).queries(2, 70)
+    parts = list(reranked(filled_index(store), float16_map(store, tmp_path), queries, 5))
+    distances, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    keys = np.concatenate([block for _, block in key_blocks(store)])
+    np.testing.assert_allclose(distances, np.square(queries[:, None] - keys[rows]).sum(2), rtol=1e-2, atol=1e-2)
+
+
+def test_filling_is_timed_alone_and_in_every_way(store, tmp_path):
+    from benchmarks.index import faiss_disk_seconds, faiss_ram_seconds, knnstore_seconds
+
+    assert knnstore_seconds(store.root, 4 * 10**9) > 0
+    assert faiss_ram_seconds(store.root) > 0
+    assert faiss_disk_seconds(store.root, tmp_path) > 0
+
+
+# Synthetic keys
+
+
+def test_the_same_arguments_make_the_same_keys_in_any_chunk_and_another_seed_others(tmp_path):
+    from make_keys import ClusteredKeys, make_store
+
+    one, other = (make_store(tmp_path / name, 3000, dimension=8) for name in ("one", "other"))
+    files = [path.relative_to(one.root) for path in one.root.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert all((one.root / file).read_bytes() == (other.root / file).read_bytes() for file in files)
+    assert not np.array_equal(ClusteredKeys(8, 1).draw(0, 9)[0], ClusteredKeys(8, 0).draw(0, 9)[0])
+    assert not np.array_equal(ClusteredKeys(8).draw(1, 9)[0], ClusteredKeys(8).draw(0, 9)[0])
+
+
+def test_synthetic_keys_are_clustered_and_decode_to_what_was_drawn(store):
+    from make_keys import ClusteredKeys
+
+    segment = store.segments[0]
+    keys = segment.codec.decode(segment.keys(0, segment.rows))
+    drawn, clusters = ClusteredKeys(16).draw(0, segment.rows)
+    np.testing.assert_allclose(keys, drawn, atol=0.51 * segment.codec.scales.max())
+    largest = drawn[clusters == np.bincount(clusters).argmax()]
+    assert largest.var(axis=0).sum() < 0.4 * drawn.var(axis=0).sum()
+
+
+def test_a_synthetic_store_is_never_made_over_another(store):
+    from make_keys import make_store
+
+    from knnstore.errors import UsageError
+
+    with pytest.raises(UsageError, match="isn't empty"):
+        make_store(store.root, 10)

@@ -1,0 +1,85 @@
+"""Peak memory of each command, all its processes together, against the ``--memory`` promise while the store grows.
+
+The commands run as users run them. Their memory is the proportional set size (a page shared by two processes counts
+once) summed over the tree of processes, sampled ten times a second; pages of mapped files count too, although the
+system may take them back at any time. ingest reads real text; index and score work on synthetic stores, which can be
+made at any size, and score reads real text against them.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from make_keys import make_store
+
+from benchmarks.material import text_folder
+from benchmarks.measuring import Result, Settings
+from knnstore.sizes import format_size
+
+_BETWEEN_SAMPLES = 0.1  # seconds
+
+
+def run(settings: Settings, work: Path) -> Result:
+    factor = 4 if settings.quick else 10
+    tokens = settings.size(None, quick=4000, full=1_000_000)
+    keys = settings.size(settings.rows, quick=60_000, full=1_000_000)
+    peaks: dict[str, list[tuple[int, int]]] = {"ingest": [], "index": [], "score": []}
+    scored = text_folder(settings, work, settings.size(None, quick=500, full=20_000))
+    for size in (tokens // factor, tokens):
+        text = text_folder(settings, work, size)
+        peaks["ingest"].append((size, peak(settings, work, "ingest", "--corpus", text, "--store", f"text-{size}")))
+    for size in (keys // factor, keys):
+        store = make_store(work / f"keys-{size}", size, like=settings.model).root
+        peaks["index"].append((size, peak(settings, work, "index", "--store", store)))
+        peaks["score"].append((size, peak(settings, work, "score", "--store", store, "--text", scored)))
+    table: list[tuple[str, int, int, float]] = []
+    ratios: dict[str, float] = {}
+    for stage, sizes in peaks.items():
+        table += [(stage, size, round(of / 1e6), round(of / settings.memory, 3)) for size, of in sizes]
+        before, after = sizes[0][1], sizes[1][1]
+        ratios[f"{stage}_vs_promise"] = round(max(before, after) / settings.memory, 4)
+        ratios[f"{stage}_growth"] = round(after / before, 4)
+    about = {"promise": format_size(settings.memory), "growth of the store": factor}
+    return Result("memory", about, ("stage", "keys", "peak MB", "÷ promise"), table, ratios)
+
+
+def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> int:
+    """Most bytes that ``knnstore STAGE`` and its workers held together."""
+    command = [sys.executable, "-m", "knnstore", stage, "--memory", str(settings.memory), "--quiet", "--json"]
+    if stage != "index":
+        command += ["--model", settings.model]
+    process = subprocess.Popen([*command, *map(str, options)], cwd=work, stdout=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        most = max(most, sum(map(resident_bytes, tree(process.pid))))
+        time.sleep(_BETWEEN_SAMPLES)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return most
+
+
+def tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (stat := read(folder / "stat")):
+            # the command's name, in brackets, may hold spaces
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
+    found = [root]
+    for process in found:
+        found += parents.get(process, [])
+    return found
+
+
+def resident_bytes(process: int) -> int:
+    """Proportional set size; 0 once it has ended."""
+    lines = read(Path(f"/proc/{process}/smaps_rollup")).splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it ended meanwhile
+        return ""
