@@ -10,7 +10,7 @@ from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_json, load_manifest, save_manifest
 from knnstore.datastore.store import Datastore, index_root
-from knnstore.errors import ResourceError, UsageError
+from knnstore.errors import ResourceError
 from knnstore.index.check import self_check
 from knnstore.index.fill import FillTask, fill_run, fill_tasks, run_layout
 from knnstore.index.merge import MergeTask, create_lists, merge_chunk, merge_tasks
@@ -34,6 +34,7 @@ from knnstore.planning import (
     IndexSize,
     choose_cells,
     choose_nlist,
+    choose_nprobe,
     choose_pq_bytes,
     choose_train_rows,
     plan_resources,
@@ -57,7 +58,7 @@ class IndexOptions:
     nlist: int | None = None
     pq_bytes: int | None = None
     train_sample: int | None = None
-    nprobe: int = 32
+    nprobe: int | None = None
     seed: int = 0
     memory: int = 4 * 10**9
     workers: int = 0
@@ -80,8 +81,6 @@ def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, Inde
 
     Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
     """
-    if options.nprobe < 1:
-        raise UsageError(f"--nprobe {options.nprobe}: give at least 1")
     references = segment_references(store)
     first = store.segments[0]
     nlist, note = choose_nlist(store.rows, options.nlist)
@@ -94,7 +93,7 @@ def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, Inde
         pq_bytes=pq_bytes,
         train_rows=train_rows,
         seed=options.seed,
-        nprobe=min(options.nprobe, nlist),
+        nprobe=choose_nprobe(store.rows, nlist, options.nprobe),
         dimension=first.dimension,
         key_dtype=first.plan.key_dtype,
         segments=references,
@@ -109,12 +108,12 @@ def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, Inde
     )
     chosen = "" if options.nlist else " (chosen from the number of keys)"
     says = [
-        f"index: {store.rows} keys of {first.dimension} {plan.key_dtype} into {nlist} lists{chosen}, "
-        f"codes of {pq_bytes} bytes, trained on {train_rows} keys; "
-        f"{format_size(resources.disk_bytes)} on disk, {format_size(resources.temporary_bytes)} more meanwhile, "
-        f"at most {format_size(resources.peak_bytes)} of memory"
+        f"plan      {store.rows:,} keys of {first.dimension} {plan.key_dtype} into {nlist:,} lists{chosen}, "
+        f"codes of {pq_bytes} bytes, trained on {train_rows:,} keys",
+        f"          {format_size(resources.disk_bytes)} on disk and {format_size(resources.temporary_bytes)} more "
+        f"meanwhile, at most {format_size(resources.peak_bytes)} of memory",
     ]
-    return plan, resources, [note, *says] if note else says
+    return plan, resources, [*says, f"          {note}"] if note else says
 
 
 def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporter: Reporter) -> IndexReport:
@@ -132,7 +131,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         if load_manifest(store.root).index == plan.name and (folder.root / CHECK_FILE).is_file():
             _clean_up(folder)
             report = _report(folder, built=False)
-            reporter.say(f"the index is finished already: {plan.nlist} lists, recall {report.check.recall:.3f}")
+            reporter.say("          the index is finished already")
             return report
         for sentence in sentences:
             reporter.say(sentence)
@@ -142,13 +141,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         _check(folder, store, options.memory, reporter)
         save_manifest(store.root, replace(load_manifest(store.root), index=plan.name))
         _clean_up(folder)
-    report = _report(folder, built=True)
-    reporter.say(
-        f"index finished: {report.bytes / plan.rows:.0f} bytes a key, recall@{report.check.k} "
-        f"{report.check.recall:.3f} at nprobe {plan.nprobe} ({report.check.recall_quantised:.3f} from the codes alone)"
-        + ("" if report.check.source == "heldout" else "; measured on stored keys, since none are held out")
-    )
-    return report
+    return _report(folder, built=True)
 
 
 def _size(store: Datastore, references: tuple[SegmentReference, ...]) -> IndexSize:

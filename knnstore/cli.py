@@ -135,7 +135,9 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
 @click.option("--nlist", type=int, help="Inverted lists. Default: planned from the number of keys.")
 @click.option("--pq-bytes", type=int, help="Bytes of a key's code, a divisor of its width. Default: planned.")
 @click.option("--train-sample", type=int, help="Keys to train on. Default: 40 a list.")
-@click.option("--nprobe", type=int, default=32, show_default=True, help="Lists that a query searches, by default.")
+@click.option(
+    "--nprobe", type=int, help="Lists that a query searches by default. Default: 32, more where they are short."
+)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process.")
 @click.option("--overwrite", is_flag=True, help="Build it anew even if it is there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it takes; do nothing.")

@@ -15,6 +15,8 @@ POINTS_A_LIST = 39  # fewer training points a centroid and k-means follows the n
 _LARGEST_NLIST = 2**20
 _SMALLEST_SAMPLE = 10_000
 _MOST_PQ_BYTES = 64
+_FEWEST_PROBES = 32
+_CANDIDATES = 8 * 1024  # keys met by a query, below which recall@1024 falls off
 
 BASE_BYTES = 400_000_000  # resident in a process that has imported torch, faiss, zarr and pyarrow and used them
 SCRATCH_BYTES = 128_000_000  # float32 blocks of a task: decoded keys, residuals, distances
@@ -62,7 +64,14 @@ def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
         return min(best, 2 ** int(math.log2(trainable)), _LARGEST_NLIST), None
     if asked <= trainable:
         return asked, None
-    return trainable, f"{rows} keys can train {trainable} lists ({POINTS_A_LIST} keys each), not {asked}: using that"
+    return trainable, f"{trainable:,} lists, not {asked:,}: a list needs {POINTS_A_LIST} keys to be trained on"
+
+
+def choose_nprobe(rows: int, nlist: int, asked: int | None) -> int:
+    """Lists that a query searches by default: 32, or as many as hold eight times the 1024 neighbours wanted."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--nprobe {asked}: give at least 1")
+    return min(nlist, asked or max(_FEWEST_PROBES, -(-_CANDIDATES * nlist // rows)))
 
 
 def choose_cells(nlist: int) -> int:

@@ -25,8 +25,15 @@ def ingest_text(report: IngestReport) -> str:
 
 
 def index_text(report: IndexReport, store: Path) -> str:
-    """What to do after an index."""
-    return f"next      knnstore score --store {shown_store(store)}"
+    """What an index is, and what to do next."""
+    plan, check = report.plan, report.check
+    queries = "held-out" if check.source == "heldout" else "stored"
+    return (
+        f"index     {plan.nlist:,} lists, {report.bytes / plan.rows:.0f} bytes a key\n"
+        f"check     recall@{check.k} {check.recall:.3f} at nprobe {check.nprobe}, {check.recall_quantised:.3f} from "
+        f"the codes alone ({check.queries} {queries} queries against all keys)\n"
+        f"next      knnstore score --store {shown_store(store)}"
+    )
 
 
 def score_text(report: ScoreReport) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.planning import IndexSize, choose_nlist, choose_pq_bytes, choose_train_rows, plan_resources
+from knnstore.planning import IndexSize, choose_nlist, choose_nprobe, choose_pq_bytes, choose_train_rows, plan_resources
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_the_default_number_of_lists_grows_with_the_root_of_the_keys(rows, nlist
 def test_more_lists_than_the_keys_can_train_are_lowered_with_a_sentence():
     nlist, note = choose_nlist(10_000, 4096)
     assert nlist == 256
-    assert "4096" in note
+    assert "4,096" in note
     assert "256 lists" in note
     assert choose_nlist(200_000, 4096) == (4096, None)
 
@@ -75,3 +75,12 @@ def test_a_plan_keeps_to_its_memory_or_says_how_much_it_needs(rows, memory, work
         return
     assert resources.peak_bytes <= memory
     assert resources.run_chunks >= 1
+
+
+def test_short_lists_are_probed_more_of_so_that_the_candidates_suffice():
+    assert choose_nprobe(6_000_000, 4096, None) == 32
+    assert choose_nprobe(24_000, 600, None) == 205  # 40 keys a list
+    assert choose_nprobe(100, 10, None) == 10
+    assert choose_nprobe(24_000, 600, 8) == 8
+    with pytest.raises(UsageError, match="nprobe 0"):
+        choose_nprobe(100, 10, 0)
