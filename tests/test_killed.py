@@ -1,0 +1,113 @@
+"""``kill -9`` of everything, at several moments, and the same command again: the bytes of a run that nothing killed.
+
+Also: the bytes are the same in this process and on one or two Dask workers, whatever the memory.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+INGEST = ("ingest", "--corpus", "books/", "--chunk-rows", "256", "--context", "128")
+INDEX = ("index", "--nlist", "32", "--pq-bytes", "8")
+MOST_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_corpus, tmp_path_factory, knnstore):
+    """A folder with ``books/`` and its store, made in one process without interruption; and the store before index."""
+    folder = tmp_path_factory.mktemp("reference")
+    shutil.copytree(tiny_corpus, folder / "books")
+    done = knnstore(folder, *INGEST, "--workers", "0")
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "books.knnstore", folder / "ingested.knnstore")
+    done = knnstore(folder, *INDEX, "--store", "books")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(reference, tmp_path):
+    shutil.copytree(reference / "books", tmp_path / "books")
+    return tmp_path
+
+
+@pytest.fixture
+def ingested(reference, folder):
+    shutil.copytree(reference / "ingested.knnstore", folder / "books.knnstore")
+    return folder
+
+
+def kill_when(moment, folder, command):
+    """Start the command, kill -9 its whole process group as soon as ``moment()`` holds; whether it came to that."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "knnstore", *command],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    begun = time.monotonic()
+    while process.poll() is None and not moment():
+        assert time.monotonic() - begun < MOST_SECONDS
+        time.sleep(0.002)
+    killed = process.poll() is None
+    if killed:
+        os.killpg(process.pid, signal.SIGKILL)
+    _, told = process.communicate()
+    assert killed or process.returncode == 0, told.decode()
+    return killed
+
+
+def commits(folder, pattern="*"):
+    return len(list(folder.glob(f"books.knnstore/{pattern}.json")))
+
+
+def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, folder, knnstore, bytes_of):
+    keys = "segments/0000/commits/keys-*"
+    moments = [
+        lambda: commits(folder, "segments/0000/segment"),
+        lambda: commits(folder, keys) >= 2,
+        lambda: commits(folder, keys) >= 7,
+    ]
+    command = (*INGEST, "--workers", "2")
+    assert [kill_when(moment, folder, command) for moment in moments] == [True] * len(moments)
+    kept = commits(folder, keys)
+    done = knnstore(folder, *command, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    chunks = -(-report["rows"] // 256)
+    assert (report["tasks_kept"], report["tasks_run"]) == (kept, chunks - kept)  # only what was in flight again
+    assert kept >= 7
+    assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "ingested.knnstore")
+
+
+def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, knnstore, bytes_of):
+    moments = [
+        lambda: commits(ingested, "index/*/commits/quantizer"),
+        lambda: commits(ingested, "index/*/runs/commits/*"),
+        lambda: commits(ingested, "index/*/commits/lists-*") >= 5,
+    ]
+    assert [kill_when(moment, ingested, INDEX) for moment in moments] == [True] * len(moments)
+    unfinished = knnstore(ingested, "score", "--quiet")
+    assert unfinished.returncode == 1
+    assert "has no finished index: run 'knnstore index" in unfinished.stderr
+    done = knnstore(ingested, *INDEX)
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(ingested / "books.knnstore") == bytes_of(reference / "books.knnstore")
+
+
+def test_dask_workers_and_the_memory_do_not_change_a_byte(reference, folder, knnstore, bytes_of):
+    done = knnstore(folder, *INGEST, "--workers", "1", "--memory", "2GB")
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "ingested.knnstore")
+    done = knnstore(folder, *INDEX, "--workers", "2", "--memory", "6GB")
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
