@@ -31,6 +31,7 @@ class TerminalReporter(Reporter):
 
         with tqdm(
             desc=f"{stage:<10}",
+            bar_format="{desc}{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
             total=total,
             initial=done,
             unit=f" {unit}",

@@ -106,7 +106,7 @@ def local_runner(workers: int) -> Iterator[Runner]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: two runs at once must not meet at Dask's usual one
             memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
             silence_logs=logging.ERROR,
         ) as cluster,

@@ -23,7 +23,7 @@ _BETWEEN_SAMPLES = 0.1  # seconds
 def run(settings: Settings, work: Path) -> Result:
     factor = 4 if settings.quick else 10
     tokens = settings.size(None, quick=4000, full=1_000_000)
-    keys = settings.size(settings.rows, quick=60_000, full=1_000_000)
+    keys = settings.size(settings.rows, quick=24_000, full=1_000_000)
     peaks: dict[str, list[tuple[int, int]]] = {"ingest": [], "index": [], "score": []}
     scored = text_folder(settings, work, settings.size(None, quick=500, full=20_000))
     for size in (tokens // factor, tokens):
