@@ -1,5 +1,6 @@
 """What to score, and how."""
 
+import math
 from dataclasses import dataclass
 
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
@@ -38,8 +39,8 @@ class ScoreOptions:
             raise UsageError(f"--k {self.k}: give a number of neighbours from 1 to {2**16}")
         if self.lambda_ is not None and not 0 <= self.lambda_ < 1:
             raise UsageError(f"--lambda {self.lambda_:g}: the store's weight is at least 0 and below 1")
-        if self.temperature is not None and not self.temperature > 0:
-            raise UsageError(f"--temperature {self.temperature:g}: give a number above 0")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise UsageError(f"--temperature {self.temperature:g}: give a finite number above 0")
         if self.nprobe is not None and self.nprobe < 1:
             raise UsageError(f"--nprobe {self.nprobe}: give at least 1")
         if self.exact and (self.quantised or self.nprobe is not None):
