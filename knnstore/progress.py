@@ -12,7 +12,7 @@ class Reporter:
         """One line for a person."""
 
     @contextmanager
-    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:
         """A bar of ``total`` units of which ``done`` were done by an earlier run; yields its ``advance(n)``."""
         yield lambda count: None
 
@@ -25,12 +25,12 @@ class TerminalReporter(Reporter):
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:
         """See Reporter."""
         from tqdm import tqdm  # noqa: PLC0415
 
         with tqdm(
-            desc=f"{stage:<10}",
+            desc=f"{stage:<10} ",
             bar_format="{desc}{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
             total=total,
             initial=done,

@@ -69,14 +69,7 @@ def explain(
     found: list[Candidate], texts: Texts, store: Datastore, model: LoadedModel, *, search: Search, k: int
 ) -> tuple[Example, ...]:
     """The most telling candidates as examples: whole words, each another word, taught by another passage."""
-    chosen: list[Candidate] = []
-    words: set[str] = set()
-    for candidate in found:
-        word = model.decode([candidate.target]).strip()
-        if word.isalpha() and len(word) >= _SHORTEST_WORD and word.lower() not in words:
-            words.add(word.lower())
-            chosen.append(candidate)
-    chosen = chosen[:_WANTED]
+    chosen = _distinct_words(found, model)[:_WANTED]
     if not chosen:
         return ()
     neighbours = search(np.stack([candidate.key for candidate in chosen]), k, rows=True)
@@ -86,6 +79,17 @@ def explain(
         _example(candidate, texts, model, _passage(store, int(rows[index]), model))
         for candidate, rows, index in zip(chosen, neighbours.rows, agreeing, strict=True)
     )
+
+
+def _distinct_words(found: list[Candidate], model: LoadedModel) -> list[Candidate]:
+    """One candidate a word, by gain; those that begin a word before those that continue one."""
+    words: dict[str, Candidate] = {}
+    for candidate in found:
+        token = model.decode([candidate.target])
+        word = token.strip()
+        if word.isalpha() and len(word) >= _SHORTEST_WORD:
+            words.setdefault(word.lower(), candidate)
+    return sorted(words.values(), key=lambda candidate: not model.decode([candidate.target]).startswith(" "))
 
 
 def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: tuple[str, str]) -> Example:

@@ -18,7 +18,7 @@ from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain
 from knnstore.score.options import ScoreOptions
-from knnstore.score.passes import Block, Clock, Search, blocks, search_memory
+from knnstore.score.passes import Block, Clock, Pass, Search, search_memory
 from knnstore.score.result import ScoreReport, Seconds, Setting
 from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
@@ -95,28 +95,25 @@ class _Job:
         self._options = options
         self._store = store
         self._model = model
-        self._memory = _block_memory(options, model)
-        self._reporter = reporter
-        self._clock = Clock()
-        self.search = Search(store, options, search_memory(self._memory))
+        memory = _block_memory(options, model)
+        self.search = Search(store, options, search_memory(memory))
+        self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter)
 
     def tune(self, texts: Texts) -> Setting:
         """The best setting on these texts, of what the options leave open."""
         grid: Grid | None = None
         log_lm, knn = [], []
         k = self._options.k or 1024
-        with self._reporter.bar("tune", len(texts.ids), "tokens") as advance:
-            for block in self._blocks(texts, min(k, self._store.rows)):
-                started = time.perf_counter()
-                grid = grid or make_grid(self._options, self._store.rows, block.neighbours)
-                log_lm.append(block.tokens.log_p)
-                knn.append(_store_probabilities(block, grid))
-                self._clock.mix += time.perf_counter() - started
-                advance(len(block.tokens.rows))
+        for block in self._pass.blocks(texts, min(k, self._store.rows), "tune"):
+            started = time.perf_counter()
+            grid = grid or make_grid(self._options, self._store.rows, block.neighbours)
+            log_lm.append(block.tokens.log_p)
+            knn.append(_store_probabilities(block, grid))
+            self._pass.clock.mix += time.perf_counter() - started
         assert grid is not None
         started = time.perf_counter()
         setting = choose(grid, np.concatenate(log_lm), np.concatenate(knn), self._options.lambda_)
-        self._clock.mix += time.perf_counter() - started
+        self._pass.clock.mix += time.perf_counter() - started
         return setting
 
     def report(self, text: str, texts: Texts, setting: Setting, tuning: Texts | None) -> ScoreReport:
@@ -124,11 +121,8 @@ class _Job:
         totals = _Totals()
         grid = Grid((min(setting.k, self._store.rows),), (setting.temperature,))
         path = self._options.per_token
-        with (
-            self._reporter.bar("score", len(texts.ids), "tokens") as advance,
-            TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log,
-        ):
-            for block in self._blocks(texts, grid.ks[0]):
+        with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
+            for block in self._pass.blocks(texts, grid.ks[0], "score"):
                 started = time.perf_counter()
                 knn = _store_probabilities(block, grid)[:, 0, 0]
                 log_p = mix(block.tokens.log_p, knn, setting.lambda_)
@@ -139,8 +133,7 @@ class _Job:
                 totals.candidates = best_candidates(totals.candidates + candidates(block, knn, setting))
                 if log is not None:
                     log.write(block, knn, log_p, grid.ks[0])
-                self._clock.mix += time.perf_counter() - started
-                advance(len(rows))
+                self._pass.clock.mix += time.perf_counter() - started
         return self._result(text, texts, setting, tuning, totals)
 
     def _result(self, text: str, texts: Texts, setting: Setting, tuning: Texts | None, totals: _Totals) -> ScoreReport:
@@ -151,7 +144,7 @@ class _Job:
             for log_p in (totals.log_lm, totals.log_p)
         )
         tuned = 0 if tuning is None else len(tuning.ids)
-        clock = self._clock
+        clock = self._pass.clock
         examples = explain(totals.candidates, texts, self._store, self._model.loaded, search=self.search, k=setting.k)
         return ScoreReport(
             store=self._store.name,
@@ -172,10 +165,6 @@ class _Job:
             seconds=Seconds(clock.lm, clock.search, clock.mix),
             examples=examples,
         )
-
-    def _blocks(self, texts: Texts, k: int) -> Any:
-        recipe = self._store.manifest.key
-        return blocks(self._model, recipe, texts, self.search, k, memory=self._memory, clock=self._clock)
 
 
 def _store_probabilities(block: Block, grid: Grid) -> Any:

@@ -1,7 +1,7 @@
 """One pass over a text: the LM block by block, the search of each block, and p_kNN of its tokens."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from knnstore.errors import NumericsError
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Method, Searcher
 from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
+from knnstore.lm.loading import LoadedModel
 from knnstore.neighbours import Neighbours
+from knnstore.progress import Reporter
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts
 from knnstore.windows import cut_windows
@@ -45,12 +47,18 @@ class Search:
         if self._searcher is not None:
             self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)
 
-    def __call__(self, queries: Any, k: int, *, rows: bool = False) -> Neighbours:
-        """The k nearest keys of float32 queries (n, d)."""
+    def __call__(
+        self, queries: Any, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
+    ) -> Neighbours:
+        """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
+        each = self.nprobe or self._store.rows  # pairs of a query with a list, or with a key
+        progress = lambda pairs: advance(pairs / each)  # noqa: E731 - one expression, used in two calls
         if self._searcher is None:
-            return exact_search(self._store, queries, k, rows=rows, memory=self._memory)
+            return exact_search(self._store, queries, k, rows=rows, memory=self._memory, progress=progress)
         method: Method = "quantised" if self._quantised else "lists"
-        return self._searcher.search(queries, k, self.nprobe, method=method, rows=rows, memory=self._memory)
+        return self._searcher.search(
+            queries, k, self.nprobe, method=method, rows=rows, memory=self._memory, progress=progress
+        )
 
     @property
     def recall(self) -> float | None:
@@ -78,27 +86,61 @@ class Block:
     neighbours: Neighbours
 
 
-def blocks(
-    model: KeyModel, recipe: KeyRecipe, texts: Texts, search: Search, k: int, *, memory: int, clock: Clock
-) -> Iterator[Block]:
-    """The texts' tokens, block by block, with their k nearest neighbours.
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """What passes over texts with one LM and one store share. ``memory``: bytes for a block."""
 
-    A block is as large as ``memory`` (bytes) lets it be, because each reads every probed list once.
-    """
-    # keys and neighbours of a token, the latter twice while a search hands them over
-    each = 4 * recipe.dimension + 2 * 12 * k
-    size = int(min(max(1024, memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
-    total = len(texts.ids)
-    count = -(-total // size)
-    for number in range(count):
-        begin, end = total * number // count, total * (number + 1) // count
-        started = time.perf_counter()
-        tokens = _score_rows(model, recipe, texts, begin, end)
-        clock.lm += time.perf_counter() - started
-        started = time.perf_counter()
-        neighbours = search(tokens.keys, k)
-        clock.search += time.perf_counter() - started
-        yield Block(tokens, neighbours)
+    model: KeyModel
+    recipe: KeyRecipe
+    search: Search
+    memory: int
+    clock: Clock
+    reporter: Reporter
+
+    def blocks(self, texts: Texts, k: int, stage: str) -> Iterator[Block]:
+        """The texts' tokens, block by block, with their k nearest neighbours.
+
+        A block is as large as the memory lets it be, because each reads every probed list once.
+        """
+        # keys and neighbours of a token, the latter twice while a search hands them over
+        each = 4 * self.recipe.dimension + 2 * 12 * k
+        size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
+        total = len(texts.ids)
+        count = -(-total // size)
+        for number in range(count):
+            begin, end = total * number // count, total * (number + 1) // count
+            part = f" {number + 1}/{count}" if count > 1 else ""
+            started = time.perf_counter()
+            with self.reporter.bar(f"{stage}, LM{part}", end - begin, "tokens") as advance:
+                tokens = self._score_rows(texts, begin, end, advance)
+            self.clock.lm += time.perf_counter() - started
+            started = time.perf_counter()
+            with self.reporter.bar(f"{stage}, search{part}", end - begin, "tokens") as advance:
+                neighbours = self.search(tokens.keys, k, advance=advance)
+            self.clock.search += time.perf_counter() - started
+            yield Block(tokens, neighbours)
+
+    def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
+        """What the LM says of the texts' rows ``[begin, end)``, in order."""
+        windows = cut_windows(
+            texts.first, texts.tokens, context=self.recipe.context, stride=self.recipe.stride, rows=(begin, end)
+        )
+        loaded = self.model.loaded
+        batch_tokens = _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
+        parts = []
+        for part in window_scores(self.model, windows, texts.read, batch_tokens, loaded.identity.vocabulary):
+            parts.append(part)
+            advance(len(part.rows))
+        rows = np.concatenate([part.rows for part in parts])
+        # windows at a block's border are run by both blocks; each keeps its own rows
+        order = np.argsort(rows)
+        order = order[(rows[order] >= begin) & (rows[order] < end)]
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts])[order] for name in ScoredTokens.__slots__
+        }
+        scored = ScoredTokens(**columns)
+        _require_numbers(scored, texts, loaded)
+        return scored
 
 
 def search_memory(memory: int) -> int:
@@ -106,22 +148,13 @@ def search_memory(memory: int) -> int:
     return int(memory * _SEARCH_SHARE)
 
 
-def _score_rows(model: KeyModel, recipe: KeyRecipe, texts: Texts, begin: int, end: int) -> ScoredTokens:
-    windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride, rows=(begin, end))
-    loaded = model.loaded
-    batch_tokens = _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
-    parts = list(window_scores(model, windows, texts.read, batch_tokens, loaded.identity.vocabulary))
-    rows = np.concatenate([part.rows for part in parts])
-    # windows at a block's border are run by both blocks; each keeps its own rows
-    order = np.argsort(rows)
-    order = order[(rows[order] >= begin) & (rows[order] < end)]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in ScoredTokens.__slots__}
-    scored = ScoredTokens(**columns)
-    if not np.isfinite(scored.log_p).all():
-        row = int(scored.rows[np.argmin(np.isfinite(scored.log_p))])
-        document = int(np.searchsorted(texts.first, row, side="right")) - 1
-        raise NumericsError(
-            f"{texts.names[document]}, token {row - int(texts.first[document])}: {loaded.identity.name} in "
-            f"{loaded.dtype} gives a probability that isn't a number; try --dtype float32"
-        )
-    return scored
+def _require_numbers(scored: ScoredTokens, texts: Texts, loaded: LoadedModel) -> None:
+    finite = np.isfinite(scored.log_p)
+    if finite.all():
+        return
+    row = int(scored.rows[np.argmin(finite)])
+    document = int(np.searchsorted(texts.first, row, side="right")) - 1
+    raise NumericsError(
+        f"{texts.names[document]}, token {row - int(texts.first[document])}: {loaded.identity.name} in "
+        f"{loaded.dtype} gives a probability that isn't a number; try --dtype float32"
+    )
