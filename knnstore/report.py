@@ -85,16 +85,18 @@ def _within(interval: Interval | None, unit: str) -> str:
 
 
 def _example(example: Example) -> list[str]:
-    told = _one_line(example.context)
-    lines = _wrapped("text", f"… {told} ▸{_one_line(example.token).strip()}◂")
+    lines = _wrapped("text", _marked(example.context, example.token))
     lines += _wrapped(
         "LM",
         f"{_quoted(example.lm_token)} {example.lm_p:.0%}, {_quoted(example.token)} {example.lm_p_token:.2%}; "
         f"with the store {_quoted(example.token)} {example.p_token:.0%}",
     )
-    return lines + _wrapped(
-        "taught by", f"{example.taught_by}: … {_one_line(example.passage)} ▸{example.token.strip()}◂"
-    )
+    return lines + _wrapped("taught by", f"{example.taught_by}: {_marked(example.passage, example.token)}")
+
+
+def _marked(context: str, token: str) -> str:
+    glue = " " if token[:1].isspace() or context[-1:].isspace() else ""
+    return f"… {_one_line(context)}{glue}▸{_one_line(token)}◂"
 
 
 def _wrapped(label: str, text: str) -> list[str]:
