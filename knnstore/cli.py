@@ -54,6 +54,9 @@ def main() -> None:
       knnstore index                                   an index over them
       knnstore score --model wiki-lm --store books     perplexity with and without
     """
+    # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
+    # other work as well, spinning costs many times what the waiting does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _shared(command: Command) -> Command:

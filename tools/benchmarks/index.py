@@ -65,7 +65,7 @@ class StageClock(Reporter):
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:
         started = time.perf_counter()
         yield lambda count: None
         self.seconds[stage] = time.perf_counter() - started
