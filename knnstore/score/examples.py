@@ -32,17 +32,24 @@ class Candidate:
     p: float
 
 
-def candidates(block: Any, store_p: Any, setting: Setting) -> list[Candidate]:
+def whole_words(model: LoadedModel) -> Any:
+    """Bool (vocabulary,): the tokens that are words of their own and tell something, for people."""
+    texts = [model.decode([token]) for token in range(model.identity.vocabulary)]
+    return np.array([text[:1] == " " and text[1:].isalpha() and len(text) > _SHORTEST_WORD for text in texts])
+
+
+def candidates(block: Any, store_p: Any, setting: Setting, telling: Any) -> list[Candidate]:
     """The tokens of a block that the mixture surely puts first and the LM doesn't, by gain.
 
     Surely: all of the store's and the LM's probability that isn't the token's couldn't raise another above it.
+    ``telling``: bool (vocabulary,), the tokens that are worth showing.
     """
     tokens = block.tokens
     lm_p, top_p, weight = np.exp(tokens.log_p), np.exp(tokens.top_log_p), setting.lambda_
     p = weight * store_p + (1 - weight) * lm_p
     rival = (1 - weight) * top_p + weight * (1 - store_p)
     gain = np.log(p) - tokens.log_p
-    sure = np.flatnonzero((tokens.top != tokens.targets) & (p > rival))
+    sure = np.flatnonzero((tokens.top != tokens.targets) & (p > rival) & telling[tokens.targets])
     best = sure[np.argsort(-gain[sure], kind="stable")[:_CANDIDATES]]
     return [
         Candidate(
@@ -68,8 +75,11 @@ def best_candidates(found: list[Candidate]) -> list[Candidate]:
 def explain(
     found: list[Candidate], texts: Texts, store: Datastore, model: LoadedModel, *, search: Search, k: int
 ) -> tuple[Example, ...]:
-    """The most telling candidates as examples: whole words, each another word, taught by another passage."""
-    chosen = _distinct_words(found, model)[:_WANTED]
+    """The best candidates as examples, each another word."""
+    words: dict[int, Candidate] = {}
+    for candidate in found:
+        words.setdefault(candidate.target, candidate)
+    chosen = list(words.values())[:_WANTED]
     if not chosen:
         return ()
     neighbours = search(np.stack([candidate.key for candidate in chosen]), k, rows=True)
@@ -79,17 +89,6 @@ def explain(
         _example(candidate, texts, model, _passage(store, int(rows[index]), model))
         for candidate, rows, index in zip(chosen, neighbours.rows, agreeing, strict=True)
     )
-
-
-def _distinct_words(found: list[Candidate], model: LoadedModel) -> list[Candidate]:
-    """One candidate a word, by gain; those that begin a word before those that continue one."""
-    words: dict[str, Candidate] = {}
-    for candidate in found:
-        token = model.decode([candidate.target])
-        word = token.strip()
-        if word.isalpha() and len(word) >= _SHORTEST_WORD:
-            words.setdefault(word.lower(), candidate)
-    return sorted(words.values(), key=lambda candidate: not model.decode([candidate.target]).startswith(" "))
 
 
 def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: tuple[str, str]) -> Example:

@@ -16,7 +16,7 @@ from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import target_probabilities
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
-from knnstore.score.examples import Candidate, best_candidates, candidates, explain
+from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
 from knnstore.score.options import ScoreOptions
 from knnstore.score.passes import Block, Clock, Pass, Search, search_memory
 from knnstore.score.result import ScoreReport, Seconds, Setting
@@ -120,7 +120,7 @@ class _Job:
         """Perplexities of the texts under a setting."""
         totals = _Totals()
         grid = Grid((min(setting.k, self._store.rows),), (setting.temperature,))
-        path = self._options.per_token
+        path, telling = self._options.per_token, whole_words(self._model.loaded)
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
             for block in self._pass.blocks(texts, grid.ks[0], "score"):
                 started = time.perf_counter()
@@ -130,7 +130,7 @@ class _Job:
                 totals.documents.append(np.searchsorted(texts.first + texts.tokens, rows, side="right"))
                 totals.log_lm.append(block.tokens.log_p)
                 totals.log_p.append(log_p)
-                totals.candidates = best_candidates(totals.candidates + candidates(block, knn, setting))
+                totals.candidates = best_candidates(totals.candidates + candidates(block, knn, setting, telling))
                 if log is not None:
                     log.write(block, knn, log_p, grid.ks[0])
                 self._pass.clock.mix += time.perf_counter() - started
