@@ -17,6 +17,7 @@ from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
+from knnstore.report import index_text
 from knnstore.scheduling import SerialRunner
 
 
@@ -159,12 +160,13 @@ def test_another_recipe_replaces_the_index_only_when_it_is_finished(store):
 def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(store, tmp_path):
     says = Says()
     report = build(store, reporter=says, nlist=4096, nprobe=64)
-    assert any("not 4096" in line for line in says.lines)
+    assert any("not 4,096" in line for line in says.lines)
     assert (report.check.source, report.check.queries, report.check.k) == ("heldout", 40, 1024)
     assert report.check.recall > 0.999  # 64 of 69 lists
-    without = make_store(tmp_path / "w", [clustered_keys(500, 8)])
-    assert build(without, reporter=says).check.source == "stored"
-    assert "none are held out" in says.lines[-1]
+    assert "40 held-out queries" in index_text(report, store.root)
+    without = build(make_store(tmp_path / "w", [clustered_keys(500, 8)]))
+    assert without.check.source == "stored"
+    assert "stored queries" in index_text(without, tmp_path / "w")
 
 
 def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
