@@ -112,7 +112,7 @@ def test_pure_maths_needs_numpy_alone(module: Path) -> None:
         ("knnstore/datastore/store.py", "def f():\n    from dask import delayed"),
         ("knnstore/errors.py", "from knnstore.sizes import parse_size"),
         ("knnstore/windows.py", "from knnstore.neighbours import Neighbours"),
-        ("knnstore/report.py", "from knnstore import cli"),
+        ("knnstore/report/index.py", "from knnstore import cli"),
         ("knnstore/ingest.py", "from .cli import main"),
         ("knnstore/corpus/rows.py", "from ..datastore import store"),
         ("knnstore/lm/loading.py", "from knnstore.datastore.store import Datastore"),
@@ -128,7 +128,7 @@ def test_a_breach_is_noticed(module: str, source: str) -> None:
     [
         ("knnstore/lm/loading.py", "import torch\nfrom knnstore.datastore.manifest import ModelIdentity"),
         ("knnstore/lm/loading.py", "from . import spec\nfrom .spec import LmSpec"),
-        ("knnstore/cli.py", "from knnstore import __version__\nimport click"),
+        ("knnstore/cli/commands.py", "from knnstore import __version__\nimport click"),
         ("knnstore/__main__.py", "from knnstore.cli import main"),
         ("knnstore/index/search.py", "from knnstore.datastore.store import Datastore\nimport faiss"),
     ],

@@ -17,7 +17,7 @@ from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
-from knnstore.report import index_text
+from knnstore.report.index import index_text
 from knnstore.scheduling import SerialRunner
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from knnstore.report import _marked
+from knnstore.report.words import marked
 from knnstore.score.examples import candidates
 from knnstore.score.result import Setting
 
@@ -42,6 +42,6 @@ def test_the_largest_gain_comes_first():
 
 
 def test_a_token_is_marked_where_it_stands_and_controls_never_reach_the_terminal():
-    assert _marked("he whisp", "ered") == "… he whisp▸ered◂"
-    assert _marked("he went", " out") == "… he went ▸out◂"
-    assert "\x1b" not in _marked("a\x1b[31m\nb", "\x1b[0m c")
+    assert marked("he whisp", "ered") == "… he whisp▸ered◂"
+    assert marked("he went", " out") == "… he went ▸out◂"
+    assert "\x1b" not in marked("a\x1b[31m\nb", "\x1b[0m c")

@@ -1,0 +1,34 @@
+"""The command line: parse, call one function, print, exit. Heavy imports wait until a command runs.
+
+One module a command; ``main`` at the end lists them in the order of ``--help``.
+"""
+
+import os
+
+import click
+
+from knnstore import __version__
+from knnstore.cli.demo import demo
+from knnstore.cli.group import Group
+from knnstore.cli.index import index
+from knnstore.cli.ingest import ingest
+from knnstore.cli.score import score
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="knnstore")
+def main() -> None:
+    """Give a language model an explicit memory, on disk.
+
+    \b
+      knnstore ingest --corpus books/                  keys and values of every token
+      knnstore index                                   an index over them
+      knnstore score --model wiki-lm --store books     perplexity with and without
+    """
+    # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
+    # other work as well, spinning costs many times what the waiting does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+for _command in (ingest, index, score, demo):
+    main.add_command(_command)

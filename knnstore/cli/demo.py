@@ -1,0 +1,21 @@
+"""``knnstore demo``."""
+
+from pathlib import Path
+
+import click
+
+from knnstore.cli.options import reporter_for
+
+
+@click.command()
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default="knnstore-demo", show_default=True, help="Where to work."
+)
+@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+def demo(folder: Path, quiet: bool) -> None:
+    """Adapt the shipped Wikipedia LM to Python's documentation: all three stages, in a few minutes."""
+    from knnstore.demo import demo as run
+    from knnstore.report.demo import demo_text
+
+    report = run(folder, reporter_for(quiet))
+    click.echo(demo_text(report.ingest, report.index, report.score))

@@ -1,0 +1,33 @@
+"""How every command ends: errors of ours as one sentence and an exit code, Ctrl-C as advice."""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from knnstore.errors import KnnstoreError
+
+_INTERRUPTED = 130
+
+
+class Group(click.Group):
+    """Turns errors of ours into one sentence and an exit code, and Ctrl-C into advice."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """In the order in which they were added, which is that of their use."""
+        return list(self.commands)
+
+    def invoke(self, context: click.Context) -> Any:
+        """See click: called once a command line is parsed."""
+        try:
+            return super().invoke(context)
+        except KnnstoreError as error:
+            click.echo(f"Error: {error}", err=True)
+            context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted: the same command goes on where this one stopped", err=True)
+            context.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(1)

@@ -1,0 +1,49 @@
+"""``knnstore ingest``."""
+
+from typing import Any
+
+import click
+
+from knnstore.cli.options import lm_options, print_result, reporter_for, shared_options
+
+
+@click.command()
+@click.option("--corpus", multiple=True, required=True, metavar="PATH…", help="Folders, files or globs of text.")
+@click.argument("more", nargs=-1, metavar="")
+@click.option("--store", help="Name, path or file:// URL of the store. Default: named after the corpus.")
+@click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
+@click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
+@click.option(
+    "--key",
+    type=click.Choice(["ffn-input", "hidden", "attention-input"]),
+    default="ffn-input",
+    show_default=True,
+    help="Which activations are the keys.",
+)
+@click.option("--key-dtype", type=click.Choice(["int8", "float16"]), default="int8", show_default=True)
+@click.option(
+    "--holdout", type=float, default=0.01, show_default=True, help="Share of documents kept out to measure on."
+)
+@click.option("--chunk-rows", type=click.IntRange(1), help="Keys a chunk and a task. Default: about 32 MiB.")
+@click.option("--workers", type=click.IntRange(0), help="Dask worker processes; 0 works in this one. Default: planned.")
+@click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")
+@lm_options
+@shared_options
+def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
+    """Run a corpus through an LM and store a key and a value for every token.
+
+    .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst and .parquet, each file or record a document. The same command after an
+    interruption goes on where it stopped.
+    """
+    from knnstore.ingest import IngestOptions, choose_workers
+    from knnstore.ingest import ingest as run
+    from knnstore.report.ingest import ingest_text
+    from knnstore.scheduling import available_cores, local_runner
+
+    workers = options.pop("workers")
+    settings = IngestOptions(corpus=(*corpus, *more), **options, workers=workers or 0)
+    if workers is None:
+        settings = choose_workers(settings, available_cores())
+    with local_runner(settings.workers) as runner:
+        report = run(settings, runner, reporter_for(quiet))
+    print_result(as_json, report, ingest_text(report))

@@ -1,0 +1,77 @@
+"""Options and endings that several commands share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from knnstore.progress import Reporter, TerminalReporter
+from knnstore.sizes import parse_size
+
+if TYPE_CHECKING:
+    from knnstore.datastore.store import Datastore
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """Bytes, written as people do."""
+
+    name = "size"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> int:
+        """``4GB`` to bytes."""
+        return value if isinstance(value, int) else parse_size(value)
+
+
+def shared_options(command: Command) -> Command:
+    """The options that every stage has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+        click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors."),
+        click.option(
+            "--memory", type=Size(), default="4GB", show_default=True, help="Most memory, of all processes together."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def lm_options(command: Command) -> Command:
+    """The options of the stages that run the LM."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
+        click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the LM."),
+        click.option(
+            "--errors",
+            type=click.Choice(["strict", "replace", "skip"]),
+            default="strict",
+            show_default=True,
+            help="Undecodable text: stop, put U+FFFD, or skip the document.",
+        ),
+        click.option("--text-field", default="text", show_default=True, help="Field or column that holds the text."),
+        click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."),
+    ):
+        command = option(command)
+    return command
+
+
+def open_store(store: str | None) -> "Datastore":
+    """The store of that name or path, or the only one here."""
+    from knnstore.datastore.store import Datastore, only_store, store_path
+
+    return Datastore(store_path(store) if store else only_store(Path()))
+
+
+def reporter_for(quiet: bool) -> Reporter:
+    """Sentences and bars on stderr, unless ``--quiet``."""
+    return Reporter() if quiet else TerminalReporter()
+
+
+def print_result(as_json: bool, report: Any, text: str) -> None:
+    """The result on stdout: text for people, or one JSON object."""
+    from knnstore.records import to_json
+
+    click.echo(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)

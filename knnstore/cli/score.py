@@ -1,0 +1,37 @@
+"""``knnstore score``."""
+
+import json
+from typing import Any
+
+import click
+
+from knnstore.cli.options import lm_options, open_store, reporter_for, shared_options
+
+
+@click.command()
+@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
+@click.argument("more", nargs=-1, metavar="")
+@click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
+@click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
+@click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")
+@click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's.")
+@click.option("--exact", is_flag=True, help="Search every key; needs no index.")
+@click.option("--quantised", is_flag=True, help="Take distances from the PQ codes, not from the keys.")
+@click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
+@lm_options
+@shared_options
+def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
+    """Perplexity of a text by the LM alone, and joined to the store.
+
+    What is not given of k, λ and temperature is tuned on half of the documents and reported on the others.
+    """
+    from knnstore.report.score import score_text
+    from knnstore.score import ScoreOptions
+    from knnstore.score import score as run
+
+    if more and not text:
+        raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
+    store = open_store(options.pop("store"))
+    report = run(ScoreOptions(text=(*text, *more), **options), store, reporter_for(quiet))
+    click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))

@@ -1,0 +1,19 @@
+"""What the demo says at its end."""
+
+from knnstore.build import IndexReport
+from knnstore.ingest import IngestReport
+from knnstore.report.score import score_text
+from knnstore.report.words import shown_store
+from knnstore.score.result import ScoreReport
+
+
+def demo_text(ingest: IngestReport, index: IndexReport, score: ScoreReport) -> str:
+    """The three stages in one table, with what to do next."""
+    kept = (ingest.bytes + index.bytes) / ingest.rows
+    return (
+        f"{score_text(score)}\n\n"
+        f"store     {ingest.rows:,} keys of {ingest.documents - ingest.heldout_documents:,} documents, "
+        f"{kept:.0f} bytes a key with the index; {ingest.tokens_per_second:,.0f} tokens/s in\n"
+        f"next      knnstore score --store {shown_store(ingest.store)} --text YOUR.txt, "
+        "or knnstore ingest --corpus YOUR-FOLDER/"
+    )

@@ -1,0 +1,63 @@
+"""A score as text."""
+
+from knnstore.perplexity import Interval, Likelihood, gain_interval
+from knnstore.report.words import documents, marked, quoted, wrapped
+from knnstore.score.result import Example, ScoreReport
+
+
+def score_text(report: ScoreReport) -> str:
+    """The perplexities as a table, how they were measured, and the most telling tokens."""
+    rows = [
+        ("", "perplexity", "95 % interval", "bits/byte"),
+        ("LM alone", *_columns(report.base)),
+        (f"LM + {report.store}", *_columns(report.knn)),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    setting = report.setting
+    tuned = (
+        f"tuned on {documents(report.tuned_documents)} ({report.tuned_tokens:,} tokens) that are not reported on"
+        if report.tuned_documents
+        else "as given"
+    )
+    interval = gain_interval(report.base, report.knn)
+    seconds = report.seconds
+    lines += [
+        "",
+        f"gain      {report.gain_percent:.1f} % lower perplexity{_within(interval, ' %')}",
+        f"setting   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {tuned}",
+        f"text      {report.text}: {documents(report.documents)}, {report.tokens:,} tokens",
+        f"search    {report.search}",
+        f"speed     {report.tokens_per_second:,.0f} tokens/s (LM {seconds.lm:.1f} s, search {seconds.search:.1f} s, "
+        f"mixing {seconds.mix:.1f} s)",
+    ]
+    if report.examples:
+        lines += ["", "What the store got right and the LM did not:"]
+        for example in report.examples:
+            lines += ["", *_example(example)]
+    return "\n".join(lines)
+
+
+def _columns(likelihood: Likelihood) -> tuple[str, str, str]:
+    interval = likelihood.perplexity_interval()
+    within = f"{interval.low:.2f} – {interval.high:.2f}" if interval else "one document"
+    return f"{likelihood.perplexity:.2f}", within, f"{likelihood.bits_per_byte:.4f}"
+
+
+def _within(interval: Interval | None, unit: str) -> str:
+    return f" (95 % interval over documents {interval.low:.1f} – {interval.high:.1f}{unit})" if interval else ""
+
+
+def _example(example: Example) -> list[str]:
+    lines = wrapped("text", marked(example.context, example.token))
+    lines += wrapped(
+        "LM",
+        f"{quoted(example.lm_token)} {example.lm_p:.0%}, {quoted(example.token)} {example.lm_p_token:.2%}; "
+        f"with the store {quoted(example.token)} {example.p_token:.0%}",
+    )
+    return lines + wrapped("taught by", f"{example.taught_by}: {marked(example.passage, example.token)}")

@@ -1,0 +1,38 @@
+"""Words and lines that several reports share."""
+
+import textwrap
+from pathlib import Path
+
+_WIDTH = 100
+_MARGIN = " " * 10
+
+
+def wrapped(label: str, text: str) -> list[str]:
+    """Lines of at most a hundred columns, the first led by a label."""
+    return textwrap.wrap(text, _WIDTH, initial_indent=label.ljust(10), subsequent_indent=_MARGIN)
+
+
+def marked(context: str, token: str) -> str:
+    """A token at the end of its context, pointed out."""
+    glue = " " if token[:1].isspace() or context[-1:].isspace() else ""
+    return f"… {one_line(context)}{glue}▸{one_line(token)}◂"
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without control characters: a text's own must not reach the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def quoted(token: str) -> str:
+    """A token in quotes."""
+    return f"“{one_line(token) or repr(token)[1:-1]}”"
+
+
+def documents(count: int) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{count:,} document{'' if count == 1 else 's'}"
+
+
+def shown_store(path: Path) -> str:
+    """A store's path as its user would type it."""
+    return str(path).removesuffix(".knnstore")
