@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"index"},
     {"scheduling"},
     {"ingest", "build", "score"},
+    {"info"},
     {"report", "demo_corpus"},
     {"demo"},
     {"cli"},

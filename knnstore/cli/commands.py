@@ -11,6 +11,7 @@ from knnstore import __version__
 from knnstore.cli.demo import demo
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
+from knnstore.cli.info import info, stores
 from knnstore.cli.ingest import ingest
 from knnstore.cli.score import score
 
@@ -30,5 +31,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, demo):
+for _command in (ingest, index, score, info, stores, demo):
     main.add_command(_command)

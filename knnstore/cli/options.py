@@ -58,11 +58,31 @@ def lm_options(command: Command) -> Command:
     return command
 
 
+def complete_store(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the stores here that begin so, for the shell."""
+    names = (path.parent.name.removesuffix(".knnstore") for path in Path().glob("*.knnstore/knnstore.json"))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def store_option(command: Command) -> Command:
+    """``--store`` of a command that reads one; the shell completes the names of those here."""
+    return click.option(
+        "--store", shell_complete=complete_store, help="Name or path of the store. Default: the only one here."
+    )(command)
+
+
+def store_root(store: str | None) -> Path:
+    """The folder of the store of that name or path, or of the only one here."""
+    from knnstore.datastore.store import only_store, store_path
+
+    return store_path(store) if store else only_store(Path())
+
+
 def open_store(store: str | None) -> "Datastore":
     """The store of that name or path, or the only one here."""
-    from knnstore.datastore.store import Datastore, only_store, store_path
+    from knnstore.datastore.store import Datastore
 
-    return Datastore(store_path(store) if store else only_store(Path()))
+    return Datastore(store_root(store))
 
 
 def reporter_for(quiet: bool) -> Reporter:
@@ -71,7 +91,8 @@ def reporter_for(quiet: bool) -> Reporter:
 
 
 def print_result(as_json: bool, report: Any, text: str) -> None:
-    """The result on stdout: text for people, or one JSON object."""
+    """The result on stdout: text for people, or one JSON object, or a list of them."""
     from knnstore.records import to_json
 
-    click.echo(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)
+    plain = [to_json(one) for one in report] if isinstance(report, list) else to_json(report)
+    click.echo(json.dumps(plain, ensure_ascii=False, default=str) if as_json else text)
