@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"index"},
     {"scheduling"},
     {"ingest", "build", "score"},
-    {"info"},
+    {"info", "exchange"},
     {"report", "demo_corpus"},
     {"demo"},
     {"cli"},

@@ -9,6 +9,7 @@ import click
 
 from knnstore import __version__
 from knnstore.cli.demo import demo
+from knnstore.cli.exchange import export, import_command
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.info import info, stores
@@ -31,5 +32,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, info, stores, demo):
+for _command in (ingest, index, score, info, stores, import_command, export, demo):
     main.add_command(_command)

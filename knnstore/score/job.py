@@ -38,6 +38,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     to score; UnfinishedError without an index unless ``options.exact``.
     """
     reporter = reporter or Reporter()
+    require_known_model(store)
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store, model)
@@ -50,6 +51,15 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
         return job.report(text, texts, setting, tuning)
     assert options.k is not None and options.lambda_ is not None and options.temperature is not None
     return job.report(text, texts, Setting(options.k, options.lambda_, options.temperature), None)
+
+
+def require_known_model(store: Datastore) -> None:
+    """Raise MismatchError if nothing says which LM made the keys of ``store``, as after an import without one."""
+    if not store.manifest.model.weights:
+        raise MismatchError(
+            f"{store.root} was imported without saying which LM made its keys: run 'knnstore import' again with "
+            "--model, which compares them"
+        )
 
 
 def require_same_model(store: Datastore, model: KeyModel) -> None:
