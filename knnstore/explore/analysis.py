@@ -9,7 +9,7 @@ from knnstore.datastore.manifest import KeyRecipe
 from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
 from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
-from knnstore.score.passes import Search
+from knnstore.attachment import Search
 from knnstore.score.result import Setting
 from knnstore.windows import cut_windows
 
@@ -108,9 +108,7 @@ def analyse(model: KeyModel, recipe: KeyRecipe, search: Search, text: str, *, k:
     """Read the first ``most_tokens`` of a text once with the LM and find every token's k nearest neighbours."""
     ids = model.loaded.tokenise(text)[:most_tokens]
     pieces = _pieces(model, text, ids)
-    windows = cut_windows(
-        np.zeros(1, np.int64), np.array([len(ids)]), context=recipe.context, stride=recipe.stride
-    )
+    windows = cut_windows(np.zeros(1, np.int64), np.array([len(ids)]), context=recipe.context, stride=recipe.stride)
     vocabulary = model.loaded.identity.vocabulary
     parts = []
     for batch in windows.batches(max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary))):
@@ -119,7 +117,7 @@ def analyse(model: KeyModel, recipe: KeyRecipe, search: Search, text: str, *, k:
         inputs = padded_ids(batch, lambda _, begin, end: ids[begin:end], model.loaded.bos)
         keys, logits = model.keys_and_logits(inputs, first)
         log_p = logits[lines, positions - first].float().log_softmax(dim=-1).cpu()  # (tokens, vocabulary)
-        found = search(keys[lines, positions - first].numpy(), k, rows=True)
+        found = search(keys[lines, positions - first].numpy(), k)
         top = log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1)
         table = log_p.numpy()
         line = np.arange(len(rows))
@@ -140,9 +138,7 @@ def analyse(model: KeyModel, recipe: KeyRecipe, search: Search, text: str, *, k:
     )
     order = np.argsort(rows)
     neighbours = Neighbours(distances[order], values[order], found_rows[order])
-    return Analysis(
-        pieces, ids, log_lm[order], top_ids[order], top_log_p[order], neighbours, value_log_p[order]
-    )
+    return Analysis(pieces, ids, log_lm[order], top_ids[order], top_log_p[order], neighbours, value_log_p[order])
 
 
 def _pieces(model: KeyModel, text: str, ids: Int64) -> tuple[str, ...]:
