@@ -12,6 +12,7 @@ from knnstore import __version__
 from knnstore.cli.config import CONFIG_FILE, read_defaults
 from knnstore.cli.demo import demo
 from knnstore.cli.exchange import export, import_command
+from knnstore.cli.explore import explore
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.info import info, stores
@@ -45,5 +46,5 @@ def main(context: click.Context, config: Path | None) -> None:
         context.default_map = read_defaults(config, main)
 
 
-for _command in (ingest, index, score, info, stores, import_command, export, demo):
+for _command in (ingest, index, score, info, stores, explore, import_command, export, demo):
     main.add_command(_command)

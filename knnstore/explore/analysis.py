@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.attachment import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
 from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
-from knnstore.attachment import Search
 from knnstore.score.result import Setting
 from knnstore.windows import cut_windows
 
@@ -147,5 +147,5 @@ def _pieces(model: KeyModel, text: str, ids: Int64) -> tuple[str, ...]:
     if not getattr(tokenizer, "is_fast", False):
         return tuple(model.loaded.decode([int(token)]) for token in ids)
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    ends = np.maximum.accumulate([end for _, end in spans[: len(ids)]]) if len(ids) else []
+    ends = np.maximum.accumulate([end for _, end in spans[: len(ids)]]).tolist()
     return tuple(text[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True))

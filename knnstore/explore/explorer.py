@@ -1,0 +1,94 @@
+"""A store and its LM, ready to be looked into: texts read once, a setting to begin with, an example."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from knnstore.api.store import Store
+from knnstore.attachment.defaults import default_setting
+from knnstore.errors import UsageError
+from knnstore.explore.analysis import Analysis, analyse
+from knnstore.neighbours import ABSENT, target_probabilities
+from knnstore.passages import Passage
+from knnstore.score.options import DEFAULT_K, ScoreOptions
+from knnstore.score.result import Setting
+from knnstore.score.tuning import choose, make_grid
+
+MOST_TOKENS = 2000
+_TUNING_TOKENS = 384
+_EXAMPLE_TOKENS = 160
+_KEPT_TEXTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A neighbour of a token: its share of the store's vote, its distance, and where it stands."""
+
+    weight: float
+    distance: float
+    passage: Passage
+
+
+class Explorer:
+    """What the page asks of a store. Texts that were read last are kept, so that a moved slider reads nothing."""
+
+    def __init__(self, store: Store, *, nprobe: int | None = None, exact: bool = False) -> None:
+        self.store = store
+        self.k = min(DEFAULT_K, len(store))
+        self.search = store.searching(nprobe=nprobe, exact=exact)
+        self.analysed = lru_cache(maxsize=_KEPT_TEXTS)(self._analysed)
+
+    def _analysed(self, text: str) -> Analysis:
+        """A text of at most 2,000 tokens (the rest is left out), read once. Raises UsageError for an empty one."""
+        if not text.strip():
+            raise UsageError("there is nothing to read: paste some text")
+        recipe = self.store.datastore.manifest.key
+        return analyse(self.store.lm, recipe, self.search, text, k=self.k, most_tokens=MOST_TOKENS)
+
+    @cached_property
+    def start(self) -> tuple[Setting, str]:
+        """The setting that the page begins with, and in words where it is from.
+
+        Tuned on the beginning of a held-out document, of which the example shows no part; without one, a cautious
+        default.
+        """
+        excerpt = self._heldout(0, 0.0, _TUNING_TOKENS)
+        if len(excerpt) < _TUNING_TOKENS // 4:
+            return default_setting(self.store.datastore, self.search, self.k)
+        read = self.analysed(self.store.lm.loaded.decode(excerpt))
+        grid = make_grid(ScoreOptions(), self.k, read.neighbours)
+        knn = target_probabilities(read.neighbours, read.ids, grid.ks, grid.temperatures)
+        setting = choose(grid, read.log_lm, knn, None)
+        return setting, f"tuned on {len(read.ids)} tokens of a held-out document"
+
+    @cached_property
+    def example(self) -> str:
+        """A passage of a held-out document, which the store has never seen; empty where nothing is held out."""
+        text = str(self.store.lm.loaded.decode(self._heldout(-1, 0.6, _EXAMPLE_TOKENS)))
+        return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
+
+    def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[Source]:
+        """The neighbours of a token that weigh most, with where they stand."""
+        weights = analysis.weights(token, setting)
+        rows = analysis.neighbours.rows
+        assert rows is not None
+        found = [
+            index for index in range(min(most, len(weights))) if analysis.neighbours.values[token, index] != ABSENT
+        ]
+        return [
+            Source(
+                float(weights[index]),
+                float(analysis.neighbours.distances[token, index]),
+                self.store.passages.at(int(rows[token, index])),
+            )
+            for index in found
+        ]
+
+    def _heldout(self, which: int, share: float, tokens: int) -> list[int]:
+        """Up to so many tokens of the held-out document of that number, from that share of its length on."""
+        found = [(s, int(d)) for s in self.store.datastore.segments for d in s.documents.heldout()]
+        if not found:
+            return []
+        segment, document = found[which]
+        ids = segment.heldout(document)
+        first = int(share * len(ids))
+        return [int(token) for token in ids[first : first + tokens]]
