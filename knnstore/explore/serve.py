@@ -73,6 +73,11 @@ def open_port(port: int) -> socket.socket:
     return listening
 
 
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """What answers, until Ctrl-C. A page that is still open keeps a connection, which isn't waited for then."""
+    return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+
+
 def serve(app: FastAPI, listening: socket.socket) -> None:
     """Answer on the socket until Ctrl-C."""
-    uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
+    make_server(app).run(sockets=[listening])
