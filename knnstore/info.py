@@ -9,12 +9,12 @@ import numpy as np
 
 from knnstore.datastore.commits import Commit, CommitLog
 from knnstore.datastore.locking import holder
-from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
+from knnstore.datastore.removed import load_removed
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
 from knnstore.datastore.store import SUFFIX, segment_root
-from knnstore.errors import KnnstoreError, UnfinishedError
-from knnstore.index.plan import CHECK_FILE, Check, open_index
-from knnstore.records import from_json
+from knnstore.errors import KnnstoreError
+from knnstore.index.plan import Check, load_check, open_index, segment_reference
 
 # What the memmaps of urvashik/knnlm hold of a token without their fp16 option: a float32 key and an 8-byte value.
 _RAW_KEY_ITEM, _RAW_VALUE = 4, 8
@@ -38,9 +38,10 @@ class CorpusInfo:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """The finished index. ``check`` is what its self-check measured."""
+    """The finished index, of ``rows`` keys. ``check`` is what its self-check measured."""
 
     name: str
+    rows: int
     nlist: int
     pq_bytes: int
     nprobe: int
@@ -65,7 +66,8 @@ class StoreInfo:
     """All that is known of a store without opening an array.
 
     ``state``: ``finished``, or ``begun`` while an ingest or import hasn't ended (then ``rows`` is what it will have,
-    and ``rows_done`` what it has). ``writer``: who writes to it now. ``parts``: bytes on disk by part.
+    and ``rows_done`` what it has). ``changes`` counts its states so far; ``removed_documents`` are hidden and still on
+    disk. ``writer``: who writes to it now. ``parts``: bytes on disk by part.
     ``bytes_per_key`` and ``raw_bytes_per_key``: all of it, and a float32 key with an 8-byte value.
     """
 
@@ -78,6 +80,8 @@ class StoreInfo:
     key: KeyRecipe
     key_dtype: str
     compute: str
+    changes: int
+    removed_documents: int
     segments: int
     rows: int
     rows_done: int
@@ -124,6 +128,8 @@ def describe_store(root: Path) -> StoreInfo:
         key=manifest.key,
         key_dtype=plan.key_dtype if plan else "",
         compute=plan.compute if plan else "",
+        changes=manifest.state,
+        removed_documents=sum(map(len, load_removed(root, manifest.removed).values())),
         segments=len(manifest.segments),
         rows=rows,
         rows_done=rows if manifest.segments else sum(_rows_done(segment) for segment in started),
@@ -132,7 +138,7 @@ def describe_store(root: Path) -> StoreInfo:
         bytes=total,
         bytes_per_key=total / rows if rows else 0.0,
         raw_bytes_per_key=manifest.key.dimension * _RAW_KEY_ITEM + _RAW_VALUE,
-        index=_index(root, manifest),
+        index=_index(root, manifest, segments),
         health=_health(root, segments, manifest),
     )
 
@@ -198,21 +204,22 @@ def _common_folder(paths: list[str]) -> str:
     return os.path.commonpath(paths)
 
 
-def _index(root: Path, manifest: Manifest) -> IndexInfo | None:
-    if manifest.index is None:
+def _index(root: Path, manifest: Manifest, segments: list[Segment]) -> IndexInfo | None:
+    if manifest.index is None or not manifest.indexed:
         return None
     folder = open_index(root, manifest.index)
-    path = folder.root / CHECK_FILE
-    if not path.is_file():
-        raise UnfinishedError(f"{path} is missing: run 'knnstore index' again")
-    plan, check = folder.plan, from_json(Check, load_json(path), str(path))
-    return IndexInfo(manifest.index, plan.nlist, plan.pq_bytes, plan.nprobe, plan.train_rows, check)
+    plan, indexed = folder.plan, [segment for segment in segments if segment.root.name in manifest.indexed]
+    check = load_check(folder, [segment_reference(segment) for segment in indexed])
+    rows = sum(segment.rows for segment in indexed)
+    return IndexInfo(manifest.index, rows, plan.nlist, plan.pq_bytes, plan.nprobe, plan.train_rows, check)
 
 
 def _health(root: Path, segments: list[Segment], manifest: Manifest) -> Health:
     logs = [segment.commits for segment in segments]
     if manifest.index is not None:
-        logs.append(open_index(root, manifest.index).commits)
+        folder = open_index(root, manifest.index)
+        indexed = [segment for segment in segments if segment.root.name in manifest.indexed]
+        logs += [folder.commits, *(folder.list_commits(segment_reference(segment)) for segment in indexed)]
     expected, missing = 0, list[str]()
     for log in logs:
         for file, size in _files(log, log.all()):
@@ -256,7 +263,7 @@ def _part_of(path: tuple[str, ...]) -> str:
             return "documents"
         case ("index", _, "lists", _, "keys" | "codes" as name, *_):
             return f"index {name}"
-        case ("index", _, "lists", *_):
+        case ("index", _, "lists", _, "values" | "rows" | "offsets", *_):
             return "index values and rows"
         case ("index", _, "quantizer", *_):
             return "index quantiser"

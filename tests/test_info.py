@@ -51,7 +51,7 @@ def test_every_byte_on_disk_is_in_exactly_one_part(here):
 
 
 def test_the_recall_is_the_one_that_the_index_measured(here):
-    (check,) = (here / "books.knnstore").glob("index/*/check.json")
+    (check,) = (here / "books.knnstore").glob("index/*/lists/*/check.json")
     assert as_json("info")["index"]["check"] == json.loads(check.read_text())
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_gone_or_cut_short_shows_in_the_health(here):
 def test_an_ingest_that_has_not_ended_says_how_far_it_is(here):
     root = here / "books.knnstore"
     manifest = root / "knnstore.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"segments": [], "index": None}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"segments": [], "index": None, "indexed": []}))
     info = describe_store(root)
     assert (info.state, info.rows_done) == ("begun", info.rows)
     for record in (root / "segments" / "0000" / "commits").glob("keys-*.json"):

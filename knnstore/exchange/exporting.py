@@ -20,7 +20,7 @@ from knnstore.progress import Reporter
 from knnstore.sizes import format_size
 
 Format = Literal["memmap", "parquet", "faiss"]
-_PARQUET_BYTES = 2**25  # a row group's keys
+_BLOCK_BYTES = 2**25  # of keys as float32, in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class ExportReport:
 def export(store: Datastore, options: ExportOptions, reporter: Reporter | None = None) -> ExportReport:
     """Write a store's keys and values, or its index, as others read them.
 
+    Removed documents are left out, and the rows of an export are counted without them.
+
     Raises UsageError for files that are there already or values that don't fit, UnfinishedError for ``faiss`` without
     an index, ResourceError if the disk can't do, NumericsError for keys beyond float16.
     """
@@ -61,21 +63,21 @@ def export(store: Datastore, options: ExportOptions, reporter: Reporter | None =
     writers: dict[str, Callable[..., None]] = {"memmap": _memmaps, "parquet": _parquet, "faiss": _faiss}
     with storage_errors("make", options.folder):
         options.folder.mkdir(parents=True, exist_ok=True)
-    with _aside(names) as files, reporter.bar("export", store.rows, "keys") as advance:
+    with _aside(names) as files, reporter.bar("export", store.live_rows, "keys") as advance:
         writers[options.to](store, options, files, advance)
     size = sum(path.stat().st_size for path in names)
-    return ExportReport(store.name, tuple(names), store.rows, store.segments[0].dimension, size)
+    return ExportReport(store.name, tuple(names), store.live_rows, store.segments[0].dimension, size)
 
 
 def _names(store: Datastore, options: ExportOptions) -> list[Path]:
     """knn-transformers finds the rows and the width in the names; so these have them as well."""
     dimension = store.segments[0].dimension
     if options.to == "memmap":
-        stem = f"dstore_{store.name}_{store.rows}_{dimension}"
+        stem = f"dstore_{store.name}_{store.live_rows}_{dimension}"
         return [options.folder / f"{stem}_keys.npy", options.folder / f"{stem}_vals.npy"]
     if options.to == "parquet":
         return [options.folder / f"{store.name}.parquet"]
-    return [options.folder / f"index_{store.name}_{store.rows}_{dimension}.indexed"]
+    return [options.folder / f"index_{store.name}_{store.live_rows}_{dimension}.indexed"]
 
 
 def _refuse(store: Datastore, options: ExportOptions, names: list[Path]) -> None:
@@ -103,7 +105,7 @@ def _bytes(store: Datastore, options: ExportOptions) -> int:
 
         return faiss_bytes(store)
     each = store.segments[0].dimension * np.dtype(options.key_type).itemsize
-    return store.rows * (each + np.dtype(options.value_type).itemsize)
+    return store.live_rows * (each + np.dtype(options.value_type).itemsize)
 
 
 @contextmanager
@@ -122,16 +124,32 @@ def _aside(names: list[Path]) -> Iterator[list[Path]]:
             file.unlink(missing_ok=True)
 
 
-def _blocks(store: Datastore, options: ExportOptions, bytes_of_keys: int) -> Iterator[tuple[Segment, int, Any, Any]]:
-    """Segment, its row, keys ``(n, d)`` in the wanted type and values ``(n,)``, block by block in row order."""
-    for segment in store.segments:
-        rows = max(1, bytes_of_keys // (segment.dimension * 4))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Keys ``(n, d)`` as wanted and values ``(n,)`` of ``rows`` of a segment; ``first`` is their row in the export."""
+
+    segment: Segment
+    rows: Any
+    first: int
+    keys: Any
+    values: Any
+
+
+def _blocks(store: Datastore, options: ExportOptions) -> Iterator[_Block]:
+    """All that isn't removed, block by block in row order."""
+    first = 0
+    for segment, hidden in zip(store.segments, store.hidden, strict=True):
+        size = max(1, _BLOCK_BYTES // (segment.dimension * 4))
         for chunk in range(segment.chunks):  # within chunks, so that none is decompressed for its neighbour's sake
-            first, last = segment.chunk_range(chunk)
-            stored, values = segment.keys(first, last), segment.values(first, last)
-            for begin in range(0, last - first, rows):
-                keys = segment.codec.decode(stored[begin : begin + rows])
-                yield segment, first + begin, _narrowed(keys, options, first + begin), values[begin : begin + rows]
+            begin, end = segment.chunk_range(chunk)
+            stored, values = segment.keys(begin, end), segment.values(begin, end)
+            live = hidden.outside(begin, end)
+            rows = np.arange(begin, end) if live is None else live
+            for part in np.split(rows, range(size, len(rows), size)):
+                if len(part):
+                    keys = _narrowed(segment.codec.decode(stored[part - begin]), options, int(part[0]))
+                    yield _Block(segment, part, first, keys, values[part - begin])
+                    first += len(part)
 
 
 def _narrowed(keys: Any, options: ExportOptions, row: int) -> Any:
@@ -145,10 +163,10 @@ def _narrowed(keys: Any, options: ExportOptions, row: int) -> Any:
 def _memmaps(store: Datastore, options: ExportOptions, files: list[Path], advance: Callable[[float], None]) -> None:
     little_keys, little_values = (np.dtype(kind).newbyteorder("<") for kind in (options.key_type, options.value_type))
     with storage_errors("write", files[0]), files[0].open("wb") as keys_file, files[1].open("wb") as values_file:
-        for _, _, keys, values in _blocks(store, options, _PARQUET_BYTES):
-            keys_file.write(keys.astype(little_keys, copy=False).data)
-            values_file.write(values.astype(little_values).data)
-            advance(len(values))
+        for block in _blocks(store, options):
+            keys_file.write(block.keys.astype(little_keys, copy=False).data)
+            values_file.write(block.values.astype(little_values).data)
+            advance(len(block.rows))
 
 
 def _parquet(store: Datastore, options: ExportOptions, files: list[Path], advance: Callable[[float], None]) -> None:
@@ -164,24 +182,21 @@ def _parquet(store: Datastore, options: ExportOptions, files: list[Path], advanc
         ],
         metadata={"model": store.manifest.model.name, "layer": store.manifest.key.layer},
     )
-    first_row, current = 0, store.segments[0]
     with storage_errors("write", files[0]), pq.ParquetWriter(files[0], schema, compression="zstd") as writer:
-        for segment, begin, keys, values in _blocks(store, options, _PARQUET_BYTES):
-            if segment is not current:
-                first_row, current = first_row + current.rows, segment
-            rows = np.arange(begin, begin + len(values))
-            documents = segment.documents.locate(rows)
+        for block in _blocks(store, options):
+            table = block.segment.documents
+            documents = table.locate(block.rows)
             known, which = np.unique(documents, return_inverse=True)
-            names = pa.array([str(segment.documents[int(document)]) for document in known])
+            names = pa.array([str(table[int(document)]) for document in known])
             columns = [
-                pa.array(rows + first_row),
+                pa.array(block.first + np.arange(len(block.rows))),
                 names.take(pa.array(which)),
-                pa.array(rows - segment.documents.first_row[documents]),
-                pa.array(values.astype(np.int64)),
-                pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel(), number), dimension),
+                pa.array(block.rows - table.first_row[documents]),
+                pa.array(block.values.astype(np.int64)),
+                pa.FixedSizeListArray.from_arrays(pa.array(block.keys.ravel(), number), dimension),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            advance(len(values))
+            advance(len(block.rows))
 
 
 def _faiss(store: Datastore, _options: ExportOptions, files: list[Path], advance: Callable[[float], None]) -> None:

@@ -6,9 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from knnstore.atomic import encode_json, storage_errors
+from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyDtype
 from knnstore.datastore.locking import writing
-from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_manifest, save_manifest
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_manifest
 from knnstore.datastore.segment import SegmentPlan
 from knnstore.datastore.store import store_path
 from knnstore.errors import CorpusError, MismatchError, UsageError
@@ -92,7 +93,8 @@ def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> 
         run, kept, speed = write_segment(segment, memmaps, reporter)
         manifest = load_manifest(root)
         if SEGMENT not in manifest.segments:
-            save_manifest(root, replace(manifest, segments=(SEGMENT,)))
+            what = f"import {memmaps.rows:,} keys of {options.keys.name}"
+            publish(root, replace(manifest, segments=(SEGMENT,)), "import", what, keys=memmaps.rows)
     return ImportReport(
         store=root,
         rows=memmaps.rows,

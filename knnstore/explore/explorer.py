@@ -85,7 +85,8 @@ class Explorer:
 
     def _heldout(self, which: int, share: float, tokens: int) -> list[int]:
         """Up to so many tokens of the held-out document of that number, from that share of its length on."""
-        found = [(s, int(d)) for s in self.store.datastore.segments for d in s.documents.heldout()]
+        store = self.store.datastore
+        found = [(segment, int(document)) for segment in store.segments for document in store.heldout(segment)]
         if not found:
             return []
         segment, document = found[which]

@@ -59,7 +59,8 @@ def _state(info: StoreInfo) -> str:
         done = f"{info.rows_done:,} of {info.rows:,} keys are made" if info.rows else "its text is being read"
         return f"begun, {done}{held}"
     parts = f" in {info.segments:,} segments" if info.segments > 1 else ""
-    return f"{info.rows:,} keys{parts}{held}"
+    gone = f"; {documents(info.removed_documents)} removed, on disk until compaction" if info.removed_documents else ""
+    return f"{info.rows:,} keys{parts}{gone}{held}"
 
 
 def _corpus(corpus: CorpusInfo) -> str:
@@ -80,11 +81,12 @@ def _index(info: StoreInfo) -> list[str]:
         return wrapped("index", "none yet")
     check = index.check
     queries = "held-out" if check.source == "heldout" else "stored"
+    behind = f"; {info.rows - index.rows:,} keys are not in it yet" if index.rows < info.rows else ""
     return [
         *wrapped(
             "index",
             f"{index.nlist:,} lists, codes of {index.pq_bytes} bytes, trained on {index.train_rows:,} keys; "
-            f"a query searches {index.nprobe} lists",
+            f"a query searches {index.nprobe} lists{behind}",
         ),
         *wrapped(
             "recall",
@@ -116,7 +118,7 @@ def _next(info: StoreInfo) -> str:
     store = shown_store(info.path)
     if info.state == "begun":
         return "the command that began it goes on where it stopped"
-    if info.index is None:
+    if info.index is None or info.index.rows < info.rows:
         return f"knnstore index --store {store}"
     return f"knnstore score --store {store}" + (
         "" if info.corpus and info.corpus.heldout_tokens else " --text YOUR.txt"

@@ -14,6 +14,7 @@ from knnstore.cli import main
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
 from knnstore.exchange import segment as segment_room
+from knnstore.exchange.exporting import ExportOptions, export
 from knnstore.exchange.importing import ImportOptions, default_name, import_memmaps
 from knnstore.exchange.rawfile import Form
 from knnstore.index.search import Searcher
@@ -108,6 +109,27 @@ def test_faiss_reads_the_index_and_finds_what_the_store_finds(here):
     ours = Searcher(store).search(queries, 10, method="quantised", rows=True)
     assert (rows == ours.rows).mean() > 0.95  # ties and probes may fall otherwise
     np.testing.assert_allclose(distances, ours.distances, rtol=1e-4)
+
+
+def test_removed_documents_are_in_no_export(here, tmp_path):
+    store = Datastore(here / "books.knnstore")
+    gone = int(np.flatnonzero(store.segments[0].documents.tokens)[1])
+    store = store.masked({"0000": np.array([gone])})
+    (segment,), (hidden,) = store.segments, store.hidden
+    kept = hidden.outside(0, segment.rows)
+    for to in ("memmap", "parquet", "faiss"):
+        export(store, ExportOptions(to, tmp_path))
+    values = np.fromfile(next(tmp_path.glob("*_vals.npy")), np.int32)
+    np.testing.assert_array_equal(values, segment.values(0, segment.rows)[kept])
+    table = pq.read_table(tmp_path / "books.parquet")
+    assert table.column("row").to_pylist() == list(range(len(kept)))
+    assert str(segment.documents[gone]) not in table.column("document").to_pylist()
+    (file,) = tmp_path.glob("*.indexed")
+    index = faiss.read_index(str(file))
+    queries = segment.queries()[:8]
+    index.nprobe = index.nlist
+    found = Searcher(store).search(queries, 5, index.nlist, method="quantised", rows=True)
+    assert (kept[index.search(queries, 5)[1]] == found.rows).mean() > 0.95
 
 
 def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmaps, tmp_path, monkeypatch, bytes_of):
