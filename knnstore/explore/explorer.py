@@ -63,7 +63,7 @@ class Explorer:
     @cached_property
     def example(self) -> str:
         """A passage of a held-out document, which the store has never seen; empty where nothing is held out."""
-        text = str(self.store.lm.loaded.decode(self._heldout(-1, 0.6, _EXAMPLE_TOKENS)))
+        text = str(self.store.lm.loaded.decode(self._heldout(1, 0.6, _EXAMPLE_TOKENS)))
         return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
 
     def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[Source]:
@@ -83,13 +83,14 @@ class Explorer:
             for index in found
         ]
 
-    def _heldout(self, which: int, share: float, tokens: int) -> list[int]:
-        """Up to so many tokens of the held-out document of that number, from that share of its length on."""
+    def _heldout(self, rank: int, share: float, tokens: int) -> list[int]:
+        """Up to so many tokens of the held-out document that is ``rank`` longest, from that share of its length on."""
         store = self.store.datastore
         found = [(segment, int(document)) for segment in store.segments for document in store.heldout(segment)]
+        found.sort(key=lambda one: -int(one[0].documents.heldout_tokens[one[1]]))
         if not found:
             return []
-        segment, document = found[which]
+        segment, document = found[min(rank, len(found) - 1)]
         ids = segment.heldout(document)
         first = int(share * len(ids))
         return [int(token) for token in ids[first : first + tokens]]

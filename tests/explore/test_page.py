@@ -122,7 +122,7 @@ def test_a_pasted_text_is_read_and_never_run(page):
     box.send_keys("A <b>bold</b> ${1+1} {{x}} <img src=x onerror=\"document.title='run'\"> text")
     find(page, "#read")[0].click()
     wait(lambda: "bold" in read(page, "#tokens .text"))
-    assert "${1+1} {{x}}" in read(page, "#tokens .text")
+    assert "${1+1} {{x}}" in read(page, "#tokens .text").replace("·", "")
     assert not find(page, "#tokens img, #tokens b, #sources img")
     assert page.title != "run"
 
