@@ -20,7 +20,8 @@ from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
 from knnstore.progress import Reporter
-from knnstore.score.texts import texts_of
+from knnstore.score.options import ScoreOptions
+from knnstore.score.texts import gather_texts, texts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +175,20 @@ class Store:
         """
         return Generation(joined or self.joined(), prompt, max_new_tokens, sampling)
 
-    def attribute(self, text: str, *, joined: Joined | None = None) -> Attribution:
-        """Which documents of the store earned the probability of ``text``, and how much of it was the LM."""
+    def attribute(
+        self, text: str | ScoreOptions, *, joined: Joined | None = None, reporter: Reporter | None = None
+    ) -> Attribution:
+        """Which documents of the store earned the probability of ``text``, and how much of it was the LM.
+
+        Options in place of a text name files, as for ``score``; without any it is the text that the store held out.
+        """
         joined = joined or self.joined()
-        return attribute_texts(joined, texts_of([("text", text)], joined.model.loaded), Reporter())
+        loaded = joined.model.loaded
+        if isinstance(text, ScoreOptions):
+            texts = gather_texts(text, self.datastore, loaded)[1]
+        else:
+            texts = texts_of([("text", text)], loaded)
+        return attribute_texts(joined, texts, reporter or Reporter())
 
 
 def open(

@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 # The published weight of a store (Khandelwal et al. 2020): cautious where the domain is another one.
 _LAMBDA = 0.25
-# Of d_k − d_1, the typical spread of distances: about where tuning ends on books and on documentation.
-_SPREADS = 0.125
+# Of d_k − d_1, the typical spread of distances: where tuning ends on novels; on documentation at half of it.
+_SPREADS = 0.25
 _MOST_QUERIES = 64
 
 
@@ -31,12 +31,18 @@ def choose_setting(
     require_setting(Setting(_or(k, 1), _or(lambda_, 0.0), _or(temperature, 1.0)))
     if k is not None and lambda_ is not None and temperature is not None:
         return Setting(min(k, store.rows), lambda_, temperature), "as given"
-    default, source = default_setting(store, search, k)
+    default = default_setting(store, search, k)
+    told = [
+        words
+        for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
+        if given is None
+    ]
+    source = f"{' and '.join(told)}; 'knnstore score' finds better ones" if told else "as given"
     return Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature)), source
 
 
-def default_setting(store: Datastore, search: Search, k: int | None = None) -> tuple[Setting, str]:
-    """A setting that does no harm, and in words where it comes from.
+def default_setting(store: Datastore, search: Search, k: int | None) -> Setting:
+    """A setting that does no harm.
 
     k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
     of distances of held-out keys. Tuning finds better ones.
@@ -47,8 +53,7 @@ def default_setting(store: Datastore, search: Search, k: int | None = None) -> t
         queries = _stored_keys(store)
     chosen = queries[np.unique(np.linspace(0, len(queries) - 1, _MOST_QUERIES).astype(np.int64))]
     spread = typical_spread(search(np.ascontiguousarray(chosen), k).distances)
-    words = "λ as published, the temperature by the spread of the distances; 'knnstore tune' finds better ones"
-    return Setting(k, _LAMBDA, float(f"{_SPREADS * spread:.3g}")), words
+    return Setting(k, _LAMBDA, float(f"{_SPREADS * spread:.3g}"))
 
 
 def _stored_keys(store: Datastore) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
