@@ -80,9 +80,19 @@ class Store:
         """Width of a key."""
         return self.datastore.manifest.key.dimension
 
+    def close(self) -> None:
+        """Let writers remove the files of the state that is open, once another follows it."""
+        self.datastore.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __len__(self) -> int:
-        """Number of (key, value) pairs."""
-        return self.datastore.rows
+        """Number of (key, value) pairs that a search can find."""
+        return self.datastore.live_rows
 
     def __repr__(self) -> str:
         return f"Store({str(self.datastore.root)!r}, {len(self):,} keys of {self.dimension})"

@@ -30,7 +30,7 @@ def choose_setting(
     """
     require_setting(Setting(_or(k, 1), _or(lambda_, 0.0), _or(temperature, 1.0)))
     if k is not None and lambda_ is not None and temperature is not None:
-        return Setting(min(k, store.rows), lambda_, temperature), "as given"
+        return Setting(min(k, store.live_rows), lambda_, temperature), "as given"
     default = default_setting(store, search, k)
     told = [
         words
@@ -47,7 +47,7 @@ def default_setting(store: Datastore, search: Search, k: int | None) -> Setting:
     k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
     of distances of held-out keys. Tuning finds better ones.
     """
-    k = min(k or DEFAULT_K, store.rows)
+    k = min(k or DEFAULT_K, store.live_rows)
     queries = np.concatenate([segment.queries() for segment in store.segments])
     if not len(queries):  # nothing is held out: stored keys, less the first neighbour, which is the key itself
         queries = _stored_keys(store)
