@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 
 from knnstore import __version__
+from knnstore.cli.attribute import attribute
 from knnstore.cli.config import CONFIG_FILE, read_defaults
 from knnstore.cli.demo import demo
 from knnstore.cli.exchange import export, import_command
 from knnstore.cli.explore import explore
+from knnstore.cli.generate import generate
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.info import info, stores
 from knnstore.cli.ingest import ingest
+from knnstore.cli.neighbours import neighbours
 from knnstore.cli.score import score
 
 
@@ -36,6 +39,7 @@ def main(context: click.Context, config: Path | None) -> None:
       knnstore ingest --corpus books/                  keys and values of every token
       knnstore index                                   an index over them
       knnstore score --model wiki-lm --store books     perplexity with and without
+      knnstore generate --prompt "Once upon a time"    text that both write
     """
     # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
     # other work as well, spinning costs many times what the waiting does.
@@ -46,5 +50,19 @@ def main(context: click.Context, config: Path | None) -> None:
         context.default_map = read_defaults(config, main)
 
 
-for _command in (ingest, index, score, info, stores, explore, import_command, export, demo):
+_COMMANDS = (
+    ingest,
+    index,
+    score,
+    generate,
+    neighbours,
+    attribute,
+    explore,
+    info,
+    stores,
+    import_command,
+    export,
+    demo,
+)
+for _command in _COMMANDS:
     main.add_command(_command)

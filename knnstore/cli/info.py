@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from knnstore.cli.options import complete_store, print_result, store_option, store_root
+from knnstore.cli.options import complete_store, print_json, print_result, store_option, store_root
 
 
 @click.command()
@@ -31,7 +31,11 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
 def stores(folder: Path, as_json: bool) -> None:
     """List the stores in a folder (default: this one)."""
     from knnstore.info import list_stores
+    from knnstore.records import to_json
     from knnstore.report.info import stores_text
 
     found = list_stores(folder)
-    print_result(as_json, found, stores_text(found))
+    if as_json:
+        print_json([to_json(store) | {"path": str(store.path)} for store in found])
+    else:
+        click.echo(stores_text(found))

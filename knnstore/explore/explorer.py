@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from knnstore.api.store import Store
-from knnstore.attachment.defaults import default_setting
+from knnstore.attachment import Joined, choose_setting
 from knnstore.errors import UsageError
 from knnstore.explore.analysis import Analysis, analyse
+from knnstore.generation import Generation
+from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, target_probabilities
 from knnstore.passages import Passage
 from knnstore.score.options import DEFAULT_K, ScoreOptions
@@ -17,6 +19,7 @@ MOST_TOKENS = 2000
 _TUNING_TOKENS = 384
 _EXAMPLE_TOKENS = 160
 _KEPT_TEXTS = 8
+_TOP_P = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Explorer:
         """
         excerpt = self._heldout(0, 0.0, _TUNING_TOKENS)
         if len(excerpt) < _TUNING_TOKENS // 4:
-            return default_setting(self.store.datastore, self.search, self.k)
+            return choose_setting(self.store.datastore, self.search, k=self.k, lambda_=None, temperature=None)
         read = self.analysed(self.store.lm.loaded.decode(excerpt))
         grid = make_grid(ScoreOptions(), self.k, read.neighbours)
         knn = target_probabilities(read.neighbours, read.ids, grid.ks, grid.temperatures)
@@ -65,6 +68,12 @@ class Explorer:
         """A passage of a held-out document, which the store has never seen; empty where nothing is held out."""
         text = str(self.store.lm.loaded.decode(self._heldout(1, 0.6, _EXAMPLE_TOKENS)))
         return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
+
+    def write(self, prompt: str, most: int, heat: float, setting: Setting) -> Generation:
+        """A text after ``prompt``, drawn with sampling temperature ``heat``; 0 takes the most probable token."""
+        store = self.store
+        joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, setting, "as set")
+        return store.generate(prompt, most, sampling=Sampling(heat, top_p=_TOP_P), joined=joined)
 
     def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[Source]:
         """The neighbours of a token that weigh most, with where they stand."""

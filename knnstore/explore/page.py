@@ -1,5 +1,6 @@
 """The page: Gradio's components, and what happens when one is touched."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import gradio as gr
 from knnstore.errors import KnnstoreError
 from knnstore.explore import render
 from knnstore.explore.explorer import MOST_TOKENS, Explorer
+from knnstore.passages import Passage
 from knnstore.score.result import Setting
 
 _FOLDER = Path(__file__).parent
@@ -26,32 +28,35 @@ def make_page(explorer: Explorer) -> gr.Blocks:
             render.heading(store.name, len(store), manifest.model.name, manifest.key.layer),
             elem_id="head",
         )
+        sliders = _sliders(explorer, setting)
         with gr.Tab("Read"):
-            _reading(explorer, setting, source)
+            _reading(explorer, sliders, source)
+        with gr.Tab("Write", elem_id="writing"):
+            _writing(explorer, sliders)
     return page
 
 
-def _reading(explorer: Explorer, setting: Setting, source: str) -> None:
+def _sliders(explorer: Explorer, setting: Setting) -> list[gr.Slider]:
+    """λ, temperature and k, in this order, for both tabs."""
+    least, most, middle, step = _temperatures(setting.temperature)
     with gr.Row():
-        with gr.Column(scale=3):
-            box = gr.Textbox(
-                explorer.example,
-                label="Text",
-                lines=4,
-                max_lines=12,
-                elem_id="source",
-                placeholder=f"Paste a text; up to {MOST_TOKENS:,} tokens of it are read",
-            )
-            button = gr.Button("Read it", variant="primary", elem_id="read")
-        with gr.Column(scale=2):
-            weight = gr.Slider(
-                0, 0.99, round(setting.lambda_, 2), step=0.01, label="λ, the store's weight", elem_id="lambda"
-            )
-            least, most, middle, step = _temperatures(setting.temperature)
-            heat = gr.Slider(
-                least, most, middle, step=step, label="temperature of the distances", elem_id="temperature"
-            )
-            count = gr.Slider(1, explorer.k, setting.k, step=1, label="k, neighbours", elem_id="k")
+        return [
+            gr.Slider(0, 0.99, round(setting.lambda_, 2), step=0.01, label="λ, the store's weight", elem_id="lambda"),
+            gr.Slider(least, most, middle, step=step, label="temperature of the distances", elem_id="temperature"),
+            gr.Slider(1, explorer.k, setting.k, step=1, label="k, neighbours", elem_id="k"),
+        ]
+
+
+def _reading(explorer: Explorer, sliders: list[gr.Slider], source: str) -> None:
+    box = gr.Textbox(
+        explorer.example,
+        label="Text",
+        lines=3,
+        max_lines=10,
+        elem_id="source",
+        placeholder=f"Paste a text; up to {MOST_TOKENS:,} tokens of it are read",
+    )
+    button = gr.Button("Read it", variant="primary", elem_id="read")
     numbers = gr.HTML(elem_id="numbers")
     with gr.Row():
         with gr.Column(scale=3):
@@ -61,7 +66,6 @@ def _reading(explorer: Explorer, setting: Setting, source: str) -> None:
             detail = gr.HTML(_HINT, elem_id="detail")
     sources = gr.HTML(elem_id="sources")
     read, chosen = gr.State(explorer.example), gr.State(None)
-    sliders = [weight, heat, count]
 
     def refresh(words: str, number: int | None, *values: float) -> list[Any]:
         now = Setting(int(values[2]), float(values[0]), float(values[1]))
@@ -98,7 +102,36 @@ def _reading(explorer: Explorer, setting: Setting, source: str) -> None:
     for slider in sliders:
         slider.change(refresh, [read, chosen, *sliders], shown, trigger_mode="always_last", **quick)
     if explorer.example:
-        numbers.value, text.value = refresh(explorer.example, None, weight.value, heat.value, count.value)[:2]
+        numbers.value, text.value = refresh(explorer.example, None, *(slider.value for slider in sliders))[:2]
+
+
+def _writing(explorer: Explorer, sliders: list[gr.Slider]) -> None:
+    box = gr.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="The text to go on from")
+    with gr.Row():
+        most = gr.Slider(1, 256, 64, step=1, label="tokens")
+        heat = gr.Slider(0, 1.5, 0.7, step=0.05, label="sampling temperature; 0 takes the most probable token")
+    with gr.Row():
+        button = gr.Button("Write on", variant="primary", elem_id="write")
+        stop = gr.Button("Stop", elem_id="stop")
+    text = gr.HTML(elem_id="written")
+    owed = gr.HTML(elem_id="owed")
+
+    def write(prompt: str, most: float, heat: float, *values: float) -> Iterator[list[str]]:
+        now = Setting(int(values[2]), float(values[0]), float(values[1]))
+        try:
+            generation = explorer.write(prompt, int(most), float(heat), now)
+            cited: list[Passage | None] = []
+            for token in generation:
+                cited.append(generation.cited(token))
+                yield [render.written(prompt, generation.tokens, cited), ""]
+        except KnnstoreError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        yield [render.written(prompt, generation.tokens, cited), render.owed(generation.attribution)]
+
+    writing = button.click(
+        write, [box, most, heat, *sliders], [text, owed], show_progress="hidden", api_visibility="private"
+    )
+    stop.click(None, cancels=[writing], api_visibility="private")
 
 
 def _temperatures(middle: float) -> tuple[float, float, float, float]:

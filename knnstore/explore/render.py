@@ -4,13 +4,17 @@ from html import escape
 
 import numpy as np
 
+from knnstore.attribution import Attribution
 from knnstore.explore.analysis import Analysis, Choice, Scored
 from knnstore.explore.explorer import Source
+from knnstore.generation import WrittenToken
+from knnstore.passages import Passage
 from knnstore.score.result import Setting
 
 # Nats at which a colour is full: a token e³ = 20 times as probable as it was for the LM.
 _FULL = 3.0
 _CONTEXT_PIECES = 24
+_DOCUMENTS = 8
 
 
 def heading(name: str, rows: int, model: str, layer: str) -> str:
@@ -100,6 +104,34 @@ def neighbours(sources: list[Source], target: str, k: int) -> str:
         f"<h4>Nearest contexts in the store <small>({len(sources)} of {k:,}; each with its share of the store’s vote)"
         f'</small></h4><ol class="neighbours">{"".join(items)}</ol>'
     )
+
+
+def written(prompt: str, tokens: list[WrittenToken], cited: list[Passage | None]) -> str:
+    """A text in the making: the greener a token, the more of its probability came from the store."""
+    spans = []
+    for token, passage in zip(tokens, cited, strict=True):
+        source = f"; most by {passage.document}: … {passage.before}▸{passage.token}◂" if passage else ""
+        title = f"{_percent(token.store_share)} from the store; p {_percent(token.p_lm)} → {_percent(token.p)}{source}"
+        spans.append(
+            f'<span class="tok owed" style="--s:{token.store_share:.3f}" title="{escape(title, quote=True)}">'
+            f"{escape(token.text)}</span>"
+        )
+    return f'<div class="text written"><span class="prompt">{escape(prompt)}</span>{"".join(spans)}</div>'
+
+
+def owed(attribution: Attribution) -> str:
+    """Which documents earned the probability of what was written."""
+    rows = [(str(share.document), share.share) for share in attribution.documents[:_DOCUMENTS]]
+    rest = attribution.store - sum(share for _, share in rows)
+    if rest > 0.0005:
+        rows.append((f"{len(attribution.documents) - len(rows):,} other documents", rest))
+    rows.append(("the LM itself", attribution.lm))
+    lines = [
+        f'<tr class="choice"><th>{escape(name)}</th><td class="bar store"><div style="width:{100 * share:.2f}%"></div>'
+        f"<span>{_percent(share)}</span></td></tr>"
+        for name, share in rows
+    ]
+    return f'<h4>Who earned these words’ probability</h4><table class="choices owed">{"".join(lines)}</table>'
 
 
 def _token(text: str) -> str:

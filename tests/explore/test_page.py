@@ -127,6 +127,18 @@ def test_a_pasted_text_is_read_and_never_run(page):
     assert page.title != "run"
 
 
+def test_a_prompt_is_written_on_and_every_token_says_what_it_owes(page):
+    next(tab for tab in find(page, "button[role=tab]") if tab.text == "Write").click()
+    box = wait(lambda: [one for one in find(page, "#prompt textarea") if one.is_displayed()])[0]
+    box.send_keys("The standard type")
+    find(page, "#write")[0].click()
+    wait(lambda: find(page, "#owed .choice"))
+    assert read(page, "#written .prompt") == "The standard type"
+    assert len(find(page, "#written .tok.owed")) > 20
+    assert "from the store" in find(page, "#written .tok.owed")[0].get_attribute("title")
+    assert "the LM itself" in read(page, "#owed")
+
+
 def test_the_page_can_be_looked_at(page, tmp_path):
     picture = tmp_path / "page.png"
     assert page.save_screenshot(str(picture))
