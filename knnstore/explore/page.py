@@ -99,8 +99,9 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider], source: str) -> None:
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     button.click(begin, [box, *sliders], [read, chosen, *shown], api_visibility="private")
     text.click(pick, [read, *sliders], [chosen, *shown], **quick)
-    for slider in sliders:
-        slider.change(refresh, [read, chosen, *sliders], shown, trigger_mode="always_last", **quick)
+    # one listener for all, so that an earlier answer never comes after a later one
+    moved = [slider.change for slider in sliders]
+    gr.on(moved, refresh, [read, chosen, *sliders], shown, trigger_mode="always_last", **quick)
     if explorer.example:
         numbers.value, text.value = refresh(explorer.example, None, *(slider.value for slider in sliders))[:2]
 
