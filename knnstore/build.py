@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, make_folder, storage_errors, write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_json, load_manifest, save_manifest
@@ -167,8 +167,8 @@ def _prepare(folder: IndexFolder, store: Datastore, resources: IndexResources) -
             f"{store.root}: the index needs {format_size(needed)} more on disk and {format_size(free)} are free: "
             f"make room, or lower --pq-bytes"
         )
-    with storage_errors("make", folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.root)
+    with storage_errors("clean", folder.root):
         for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
             for leftover in folder.root.rglob(pattern):
                 leftover.unlink()

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from knnstore.datastore.contents import require_plain
 from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.errors import StoreNotFoundError, UnfinishedError, UsageError
@@ -18,6 +19,7 @@ class Datastore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.manifest: Manifest = load_manifest(root)
+        require_plain(root)
         if not self.manifest.segments:
             raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors, write_json
+from knnstore.atomic import make_folder, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -70,8 +70,7 @@ def run_layout(folder: IndexFolder, run_chunks: int) -> int:
         if 1 <= earlier <= run_chunks:
             return earlier
         remove_folder(folder.runs)
-    with storage_errors("make", folder.runs):
-        folder.runs.mkdir(exist_ok=True)
+    make_folder(folder.runs)
     write_json(path, to_json(_Layout(run_chunks)))
     folder.run_commits.prepare()
     return run_chunks
@@ -128,5 +127,5 @@ def _write_run(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int
             with (folder / name).open("wb") as file:
                 for start in range(0, len(order), _BLOCK):
                     file.write(array[order[start : start + _BLOCK]].data)
-        offsets.astype("<i8").tofile(folder / "offsets")
+        (folder / "offsets").write_bytes(offsets.astype("<i8").tobytes())
     return [folder / name for name in (*arrays, "offsets")]

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from knnstore.atomic import storage_errors
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
-from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.holdout import choose_heldout
 from knnstore.ingest.tasks import part_files
 
-DOCUMENTS = "documents"
+DOCUMENTS = DOCUMENTS_TASK
 _VALUE_CHUNK_ROWS = 2**22
 
 

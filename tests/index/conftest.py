@@ -10,12 +10,13 @@ import pytest
 
 from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, PLAN_FILE, SegmentPlan
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.records import to_json
+from knnstore.records import fingerprint, to_json
 
 faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
 
@@ -69,6 +70,9 @@ def _write_segment(root, plan, keys, queries):
         "path": "a.txt", "record": None, "id": None, "sha256": bytes(32), "tokens": len(keys)
     }  # fmt: skip
     pq.write_table(pa.Table.from_pylist([document], schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
+    log = CommitLog(root / "commits", root, fingerprint(plan))
+    log.prepare()
+    log.commit(DOCUMENTS_TASK, [root / DOCUMENTS_FILE])
 
 
 @pytest.fixture
