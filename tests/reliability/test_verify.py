@@ -156,4 +156,6 @@ def test_a_copy_of_a_store_is_the_store(root, tmp_path):
 def test_a_record_changed_on_purpose_with_its_checksum_is_told_by_its_plan(root):
     path = root / "segments/0000/commits/keys-000001.json"
     write_json(path, load_json(path) | {"fingerprint": "0" * 64})
-    assert "belongs to another plan" in only_damage(root).problem
+    problems = {damage.path: damage.problem for damage in verify(root).damages}
+    assert "belongs to another plan" in problems["segments/0000/commits/keys-000001.json"]
+    assert problems["segments/0000/keys/c/1/0"] == "is in no commit record"  # of this plan
