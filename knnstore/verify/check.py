@@ -5,10 +5,10 @@ part, or is JSON that carries its own checksum. What belongs to neither is damag
 it is right. Nothing here knows what a part is for.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from knnstore.atomic import CHECKSUM_FIELD, TEMPORARY_SUFFIX, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
@@ -16,6 +16,8 @@ from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_com
 from knnstore.datastore.contents import entries_below
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
+from knnstore.datastore.removed import FOLDER as REMOVED
+from knnstore.datastore.store import index_root, segment_root
 from knnstore.errors import CorruptStoreError, StoreNotFoundError
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
@@ -138,6 +140,9 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
     if path in coverage.records:
         return file_damage(*coverage.records[path], advance)
     advance(path.stat().st_size)
+    if path.parent.name == REMOVED:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return None if digest.startswith(path.stem) else "doesn't have the digest that it is named by"
     if path.suffix != ".json" or path.name == METADATA_FILE:
         return "is in no commit record"
     try:
@@ -147,25 +152,25 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
     return None if f'"{CHECKSUM_FIELD}"'.encode() in path.read_bytes() else "has no checksum"
 
 
-def _finished_parts(root: Path) -> list[Path]:
-    """Folders of the segments and indexes that the manifest names."""
+def _finished_parts(root: Path) -> dict[Path, Path]:
+    """Folders with arrays that must be whole, those that the manifest names, and the plan that each must have."""
     try:
         manifest = load_manifest(root)
     except CorruptStoreError:
-        return []
-    return [*(root / "segments" / name for name in manifest.segments), *_index_parts(root, manifest.index)]
+        return {}
+    parts = {(folder := segment_root(root, name)): folder / PLAN_FILES[0] for name in manifest.segments}
+    if manifest.index is not None:
+        index = index_root(root, manifest.index)
+        parts[index / "quantizer"] = index / PLAN_FILES[1]
+        parts |= {index / "lists" / name: index / PLAN_FILES[1] for name in manifest.indexed}
+    return parts
 
 
-def _index_parts(root: Path, index: Any) -> list[Path]:
-    names = [index] if isinstance(index, str) else index or []
-    return [root / "index" / name for name in names]
-
-
-def _missing(parts: list[Path], coverage: _Coverage, found: dict[Path, str], files: set[Path]) -> Iterator[Path]:
+def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str], files: set[Path]) -> Iterator[Path]:
     """Files that a finished part must have and that no record tells of: plans, and chunks of its arrays."""
-    for part in parts:
-        if not any(part / name in files for name in PLAN_FILES):
-            yield part / PLAN_FILES["index" in part.parts[-2:-1]]
+    for part, plan in parts.items():
+        if plan not in files:
+            yield plan
         for metadata in (path for path in files if path.name == METADATA_FILE and part in path.parents):
             try:
                 form = open_array(metadata.parent)
