@@ -12,6 +12,7 @@ from knnstore.cli.demo import demo
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
+from knnstore.cli.repair import repair
 from knnstore.cli.score import score
 from knnstore.cli.verify import verify
 
@@ -31,5 +32,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, verify, demo):
+for _command in (ingest, index, score, verify, repair, demo):
     main.add_command(_command)

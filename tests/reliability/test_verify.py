@@ -53,7 +53,7 @@ def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it
         ("segments/0000/commits/keys-000001.json", None, "checksum"),
         ("index/*/lists/0000/codes/c/1/0", (256, 512), "keys"),
         ("index/*/quantizer/centroids/c/0/0", (0, 8), "keys"),
-        ("index/*/check.json", None, "checksum"),
+        ("index/*/lists/0000/check.json", None, "checksum"),
     ],
 )
 def test_the_damage_is_named_with_its_rows_and_what_it_can_be_made_from(root, name, rows, source):
