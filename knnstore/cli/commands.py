@@ -15,7 +15,9 @@ from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
 from knnstore.cli.neighbours import neighbours
+from knnstore.cli.repair import repair
 from knnstore.cli.score import score
+from knnstore.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,5 +36,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, generate, neighbours, attribute, demo):
+for _command in (ingest, index, score, generate, neighbours, attribute, verify, repair, demo):
     main.add_command(_command)
