@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError
@@ -24,6 +25,8 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
 # Of the memory that is left for a block, what its search may use; queries and neighbours take the rest.
 _SEARCH_SHARE = 0.6
 _MOST_BLOCK_TOKENS = 2**17
+
+Temperatures = Callable[[Neighbours], tuple[float, ...]]
 
 
 @dataclass(slots=True)
@@ -80,15 +83,22 @@ class Search:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Scored tokens of consecutive rows of the texts, in row order, and their neighbours."""
+    """Scored tokens of consecutive rows of the texts, in row order, and their neighbours.
+
+    ``document``: int64 (n,), of the texts. ``cache``: float32 (n, temperatures), p_cache of each token by
+    ``cache_temperatures``, NaN where a document has no past; None without a cache.
+    """
 
     tokens: ScoredTokens
     neighbours: Neighbours
+    document: Any
+    cache: Any = None
+    cache_temperatures: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What passes over texts with one LM and one store share. ``memory``: bytes for a block."""
+    """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs."""
 
     model: KeyModel
     recipe: KeyRecipe
@@ -96,12 +106,18 @@ class Pass:
     memory: int
     clock: Clock
     reporter: Reporter
+    cache: int = 0
 
-    def blocks(self, texts: Texts, k: int, stage: str) -> Iterator[Block]:
+    def blocks(
+        self, texts: Texts, k: int, stage: str, cache_temperatures: Temperatures | None = None
+    ) -> Iterator[Block]:
         """The texts' tokens, block by block, with their k nearest neighbours.
 
-        A block is as large as the memory lets it be, because each reads every probed list once.
+        A block is as large as the memory lets it be, because each reads every probed list once. The temperatures of
+        the cache may depend on the first block's neighbours.
         """
+        past: Past | None = None
+        temperatures: tuple[float, ...] = ()
         # keys and neighbours of a token, the latter twice while a search hands them over
         each = 4 * self.recipe.dimension + 2 * 12 * k
         size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
@@ -118,7 +134,17 @@ class Pass:
             with self.reporter.bar(f"{stage}, search{part}", end - begin, "tokens") as advance:
                 neighbours = self.search(tokens.keys, k, advance=advance)
             self.clock.search += time.perf_counter() - started
-            yield Block(tokens, neighbours)
+            document = np.searchsorted(texts.first + texts.tokens, tokens.rows, side="right")
+            if not self.cache or cache_temperatures is None:
+                yield Block(tokens, neighbours, document)
+                continue
+            started = time.perf_counter()
+            temperatures = temperatures or cache_temperatures(neighbours)
+            cache, past = cache_probabilities(
+                tokens.keys, tokens.targets, document, past, size=self.cache, temperatures=temperatures
+            )
+            self.clock.search += time.perf_counter() - started
+            yield Block(tokens, neighbours, document, cache, temperatures)
 
     def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
         """What the LM says of the texts' rows ``[begin, end)``, in order."""
