@@ -57,8 +57,9 @@ class Gate:
         shapes = [np.shape(self.centre), np.shape(self.scale), np.shape(self.hidden), np.shape(self.output)]
         if shapes != [(width,), (width,), (width, units), (units, outputs)] or len(self.output_bias) != outputs:
             raise ValueError(f"the gate's weights don't fit {width} features, {units} units and {outputs} sources")
-        if not all(np.isfinite(values).all() for values in (self.hidden, self.output, self.scale)):
-            raise ValueError("the gate has weights that aren't finite")
+        numbers = (self.centre, self.scale, self.hidden, self.hidden_bias, self.output, self.output_bias)
+        if not all(np.isfinite(values).all() for values in numbers) or min(self.scale, default=1) <= 0:
+            raise ValueError("the gate has weights that aren't finite, or a scale that isn't positive")
 
     def weights(self, features: Float32) -> Float32:
         """Weights of the LM and of each source, float32 (n, S + 1), that sum to 1 a row; features: (n, F)."""

@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     MIXING,
     {"datastore"},
     {"corpus", "lm"},
-    {"index"},
+    {"index", "suffixes"},
     {"scheduling"},
     {"ingest", "build", "score"},
     {"report", "demo_corpus"},
