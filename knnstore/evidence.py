@@ -31,6 +31,12 @@ STORE_FEATURES = (
         for name in ("store_log_top", "store_entropy", "store_log_of_lm_top", "lm_log_of_store_top", "overlap")
     ),
 )
+MATCH_FEATURES = tuple(
+    f"{kind}_{name}"
+    for kind in ("longest", "frequent")
+    for name in ("length", "log_length", "log_count", "distinct", "top")
+)
+_LONG = 16  # tokens of a match beyond which its length tells nothing more
 _SHIFT = np.uint64(32)
 _SLOT = np.uint64(2**32 - 1)
 
@@ -89,6 +95,25 @@ def store_features(outlook: Outlook, neighbours: Neighbours, spread: float) -> F
                 spread,
             )
     return result
+
+
+def match_features(length: Int64, count: Int64, followers: Int64) -> Float32:
+    """float32 (n, 5): of suffixes of n contexts that occur in the store, how long they are and how far they agree.
+
+    Args:
+        length, count: int64 (n,), tokens of the suffix and how often it occurs.
+        followers: int64 (n, m), tokens that followed it, −1 where there are fewer.
+    """
+    ordered = np.sort(followers, axis=1)
+    begins = np.ones(ordered.shape, bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    column = np.arange(ordered.shape[1])
+    run = column - np.maximum.accumulate(np.where(begins, column, 0), axis=1) + 1
+    there = ordered != ABSENT
+    top = np.where(there, run, 0).max(axis=1) / np.maximum(there.sum(axis=1), 1)
+    distinct = (begins & there).sum(axis=1)
+    columns = [np.minimum(length, _LONG) / 4, np.log1p(length), np.log1p(count), np.log1p(distinct), top]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _block_features(leading: Int64, log_p: Float32, distances: Float32, values: Int64, spread: float) -> Any:

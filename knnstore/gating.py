@@ -19,7 +19,7 @@ class Source:
     """Something besides the LM that says how probable a token is.
 
     ``kind``: ``store`` (the ``k`` nearest keys at ``temperature``), ``cache`` (the document's own past at
-    ``temperature``) or ``match`` (what followed the longest suffix of the context in the store).
+    ``temperature``), ``longest`` or ``frequent`` (what followed that suffix of the context in the store).
     """
 
     kind: str
@@ -27,11 +27,11 @@ class Source:
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("store", "cache", "match"):
+        if self.kind not in ("store", "cache", "longest", "frequent"):
             raise ValueError(f"unknown source {self.kind!r}")
         if self.kind == "store" and self.k < 1:
             raise ValueError(f"k is {self.k}")
-        if self.kind != "match" and not 0 < self.temperature < float("inf"):
+        if self.kind in ("store", "cache") and not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}")
 
 

@@ -13,6 +13,7 @@ from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
 from knnstore.cli.score import score
+from knnstore.cli.suffixes import suffixes
 from knnstore.cli.tune import tune
 
 
@@ -31,5 +32,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, tune, demo):
+for _command in (ingest, index, score, suffixes, tune, demo):
     main.add_command(_command)

@@ -31,6 +31,6 @@ def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool
     from knnstore.score import SavedNeighbours, ScoreOptions
     from knnstore.score import tune as run
 
-    opened = None if dry_run else open_store(store)
-    report = run(SavedNeighbours(file), opened, ScoreOptions(**options), reporter_for(quiet))
+    saved = SavedNeighbours(file)
+    report = run(saved, open_store(store), ScoreOptions(**options), reporter_for(quiet), keep=not dry_run)
     click.echo(json.dumps(tune_json(report), ensure_ascii=False) if as_json else tune_text(report))

@@ -10,6 +10,7 @@ from knnstore.score.options import ScoreOptions
 from knnstore.score.result import Setting
 from knnstore.score.texts import Texts
 from knnstore.score.tuned import load_tuned
+from knnstore.suffixes.build import open_suffixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ def stored_choice(
     if options.adaptive and record.gate is None:
         raise UsageError("--adaptive: the stored setting has no gate; run 'knnstore tune' on more text, or --retune")
     mixture = record.mixture.constant if options.adaptive is False else record.mixture
+    if mixture.needs_matches and open_suffixes(store) is None:
+        reporter.say(
+            "setting   the stored gate asks the exact-match memory, which isn't there: run 'knnstore suffixes'"
+        )
+        mixture = mixture.constant
     words = f"stored by knnstore tune ({record.tokens:,} tokens of {len(record.documents):,} documents"
     words += f", {out:,} of which are left out here)" if out else ", none of them here)"
     if store.rows != record.rows:

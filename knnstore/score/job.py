@@ -26,6 +26,7 @@ from knnstore.score.saved import NeighboursWriter
 from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
 from knnstore.score.tuning import Evidence, make_cache_temperatures
+from knnstore.suffixes.build import open_suffixes
 
 _MOST_TUNING_TOKENS = 250_000
 
@@ -109,8 +110,12 @@ class _Job:
             return texts, given_choice(self._options, self._store.rows)
         stored = stored_choice(self._options, self._store, texts, self._reporter)
         if stored is not None:
-            self._pass = replace(self._pass, cache=stored[1].mixture.setting.cache)
+            mixture = stored[1].mixture
+            suffixes = open_suffixes(self._store) if mixture.needs_matches else None
+            self._pass = replace(self._pass, cache=mixture.setting.cache, suffixes=suffixes)
             return stored
+        if self._options.adaptive:
+            self._pass = replace(self._pass, suffixes=open_suffixes(self._store))
         tuning, texts = split_for_tuning(texts, _MOST_TUNING_TOKENS)
         return texts, self._tune(tuning)
 

@@ -5,7 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.evidence import LM_FEATURES, STORE_FEATURES, Outlook, lm_features, store_features
+from knnstore.evidence import (
+    LM_FEATURES,
+    MATCH_FEATURES,
+    STORE_FEATURES,
+    Outlook,
+    lm_features,
+    match_features,
+    store_features,
+)
 from knnstore.gating import Gate, Source
 from knnstore.interpolation import mix, mix_sources
 from knnstore.neighbours import Float32, target_probabilities
@@ -13,6 +21,7 @@ from knnstore.score.passes import Block
 from knnstore.score.result import Setting
 
 FEATURES = (*LM_FEATURES, *STORE_FEATURES)
+FEATURES_WITH_MATCHES = (*FEATURES, *MATCH_FEATURES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +63,11 @@ class Mixture:
         return Mixture(self.setting, None, self.spread)
 
     @property
+    def needs_matches(self) -> bool:
+        """Whether the store's exact-match memory has to be asked."""
+        return self.gate is not None and self.gate.features == FEATURES_WITH_MATCHES
+
+    @property
     def k(self) -> int:
         """Neighbours that it needs."""
         return max((source.k for source in self.sources), default=1)
@@ -77,9 +91,11 @@ class Mixture:
 
 
 def features(block: Block, spread: float) -> Float32:
-    """float32 (n, len(FEATURES)): all that is known of a block's tokens before they are."""
+    """float32 (n, features): all that is known of a block's tokens before they are, FEATURES or those with matches."""
     outlook = Outlook(block.tokens.entropy, block.tokens.leading, block.tokens.leading_log_p)
-    return np.concatenate([lm_features(outlook), store_features(outlook, block.neighbours, spread)], axis=1)
+    parts = [lm_features(outlook), store_features(outlook, block.neighbours, spread)]
+    parts += [match_features(match.length, match.count, match.followers) for match in block.matches or ()]
+    return np.concatenate(parts, axis=1)
 
 
 def source_probabilities(block: Block, sources: tuple[Source, ...]) -> Float32:
@@ -92,8 +108,10 @@ def source_probabilities(block: Block, sources: tuple[Source, ...]) -> Float32:
         if source.kind == "store":
             assert knn is not None
             columns[:, column] = knn[:, ks.index(source.k), temperatures.index(source.temperature)]
+        elif source.kind == "cache":
+            columns[:, column] = cache_probabilities_of(block)[:, block.cache_temperatures.index(source.temperature)]
         else:
-            columns[:, column] = cache_column(block, source.temperature)
+            columns[:, column] = match_probabilities(block)[:, int(source.kind == "frequent")]
     return columns
 
 
@@ -112,6 +130,8 @@ def cache_probabilities_of(block: Block) -> Float32:
     return np.asarray(np.where(np.isnan(block.cache), lm, block.cache), np.float32)
 
 
-def cache_column(block: Block, temperature: float) -> Float32:
-    """p_cache at one of the temperatures that the pass was told of."""
-    return np.asarray(cache_probabilities_of(block)[:, block.cache_temperatures.index(temperature)])
+def match_probabilities(block: Block) -> Float32:
+    """p by the longest and by the longest frequent match, float32 (n, 2); the LM's own where nothing matches."""
+    assert block.matches is not None
+    found = np.stack([match.probability(block.tokens.targets) for match in block.matches], axis=1)
+    return np.asarray(np.where(np.isnan(found), np.exp(block.tokens.log_p)[:, None], found), np.float32)

@@ -19,6 +19,8 @@ from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts
+from knnstore.suffixes.contexts import contexts_of
+from knnstore.suffixes.search import MATCH_BYTES, Matches, Suffixes
 from knnstore.windows import cut_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
@@ -86,7 +88,8 @@ class Block:
     """Scored tokens of consecutive rows of the texts, in row order, and their neighbours.
 
     ``document``: int64 (n,), of the texts. ``cache``: float32 (n, temperatures), p_cache of each token by
-    ``cache_temperatures``, NaN where a document has no past; None without a cache.
+    ``cache_temperatures``, NaN where a document has no past; None without a cache. ``matches``: the longest suffix of
+    each context that occurs in the store and the longest frequent one; None without an exact-match memory.
     """
 
     tokens: ScoredTokens
@@ -94,11 +97,15 @@ class Block:
     document: Any
     cache: Any = None
     cache_temperatures: tuple[float, ...] = ()
+    matches: tuple[Matches, Matches] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs."""
+    """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs.
+
+    ``suffixes``: the store's exact-match memory, if it is to be asked.
+    """
 
     model: KeyModel
     recipe: KeyRecipe
@@ -107,6 +114,7 @@ class Pass:
     clock: Clock
     reporter: Reporter
     cache: int = 0
+    suffixes: Suffixes | None = None
 
     def blocks(
         self, texts: Texts, k: int, stage: str, cache_temperatures: Temperatures | None = None
@@ -119,7 +127,7 @@ class Pass:
         past: Past | None = None
         temperatures: tuple[float, ...] = ()
         # keys and neighbours of a token, the latter twice while a search hands them over
-        each = 4 * self.recipe.dimension + 2 * 12 * k
+        each = 4 * self.recipe.dimension + 2 * 12 * k + (MATCH_BYTES if self.suffixes else 0)
         size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
         total = len(texts.ids)
         count = -(-total // size)
@@ -135,16 +143,16 @@ class Pass:
                 neighbours = self.search(tokens.keys, k, advance=advance)
             self.clock.search += time.perf_counter() - started
             document = np.searchsorted(texts.first + texts.tokens, tokens.rows, side="right")
-            if not self.cache or cache_temperatures is None:
-                yield Block(tokens, neighbours, document)
-                continue
             started = time.perf_counter()
-            temperatures = temperatures or cache_temperatures(neighbours)
-            cache, past = cache_probabilities(
-                tokens.keys, tokens.targets, document, past, size=self.cache, temperatures=temperatures
-            )
+            cache = None
+            if self.cache and cache_temperatures is not None:
+                temperatures = temperatures or cache_temperatures(neighbours)
+                cache, past = cache_probabilities(
+                    tokens.keys, tokens.targets, document, past, size=self.cache, temperatures=temperatures
+                )
+            matches = find_matches(self.suffixes, texts.ids, texts.first[document], tokens.rows)
             self.clock.search += time.perf_counter() - started
-            yield Block(tokens, neighbours, document, cache, temperatures)
+            yield Block(tokens, neighbours, document, cache, temperatures, matches)
 
     def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
         """What the LM says of the texts' rows ``[begin, end)``, in order."""
@@ -167,6 +175,13 @@ class Pass:
         scored = ScoredTokens(**columns)
         _require_numbers(scored, texts, loaded)
         return scored
+
+
+def find_matches(suffixes: Suffixes | None, ids: Any, first: Any, rows: Any) -> tuple[Matches, Matches] | None:
+    """The suffixes, of what stands before ``rows`` of ``ids`` in documents that begin at ``first``, in the store."""
+    if suffixes is None:
+        return None
+    return suffixes.matches(contexts_of(ids, first, rows, suffixes.packing.nothing))
 
 
 def search_memory(memory: int) -> int:

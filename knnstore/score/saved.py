@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +17,9 @@ from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.lm.forward import ScoredTokens
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.records import from_json, to_json
-from knnstore.score.passes import Block
+from knnstore.score.passes import Block, find_matches
 from knnstore.score.texts import Texts
+from knnstore.suffixes.search import Suffixes
 
 _METADATA = b"knnstore"
 _VERSION = 1
@@ -157,11 +158,19 @@ class SavedNeighbours:
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
 
-    def blocks(self, *, size: int = _GROUP_TOKENS) -> Iterator[Block]:
-        """What was saved, in order. The queries themselves aren't in the file: ``tokens.keys`` is (n, 0)."""
+    def blocks(self, suffixes: Suffixes | None = None) -> Iterator[Block]:
+        """What was saved, in order, and what an exact-match memory says to it.
+
+        The queries themselves aren't in the file: ``tokens.keys`` is (n, 0).
+        """
         try:
-            for batch in self._file.iter_batches(batch_size=size):
-                yield self._block(batch)
+            columns = self._file.read(["token", "document"])
+            ids, document = (columns.column(name).to_numpy() for name in ("token", "document"))
+            first, position = np.searchsorted(document, document), 0
+            for batch in self._file.iter_batches(batch_size=_GROUP_TOKENS):
+                block, rows = self._block(batch), np.arange(position, position + len(batch))
+                position += len(batch)
+                yield replace(block, matches=find_matches(suffixes, ids, first[rows], rows))
         except (OSError, pa.ArrowException) as error:
             raise CorruptStoreError(f"{self.path} is damaged: {error}; score again to make it anew") from error
 

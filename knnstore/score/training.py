@@ -18,7 +18,7 @@ _PATIENCE = 6
 _RATE, _DECAY = 4e-3, 1e-3
 _VALIDATION_SHARE = 0.15
 # Fewer tokens than this teach a gate less than the constants know.
-FEWEST_TOKENS = 2000
+FEWEST_TOKENS = 500
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,17 +26,20 @@ class Lesson:
     """What a gate learns from, n tokens.
 
     ``features``: float32 (n, F). ``log_lm``: float64 (n,), ln p_LM. ``sources``: float32 (n, S), p by each source.
-    ``document``: int64 (n,); whole documents are kept out to know when to stop.
+    ``document``: int64 (n,); whole documents are kept out to know when to stop. The first ``store_sources`` of the
+    sources come from a search.
     """
 
     features: Float32
     log_lm: Any
     sources: Float32
     document: Any
+    store_sources: int = 1
 
     def select(self, rows: Any) -> "Lesson":
         """Some of the tokens."""
-        return Lesson(self.features[rows], self.log_lm[rows], self.sources[rows], self.document[rows])
+        columns = (self.features[rows], self.log_lm[rows], self.sources[rows], self.document[rows])
+        return Lesson(*columns, self.store_sources)
 
 
 def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ...], seed: int = 0) -> Gate:
@@ -50,7 +53,12 @@ def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ..
     model = _Model(len(names), len(sources) + 1, seed)
     constant, _ = best_weights(learned.log_lm, learned.sources)
     model.start_at(np.concatenate([[max(1 - constant.sum(), 1e-3)], np.maximum(constant, 1e-3)]))
-    _descend(model, _tensors(learned, centre, scale), _tensors(checked, centre, scale), seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small only lose by being shared out
+    try:
+        _descend(model, _tensors(learned, centre, scale), _tensors(checked, centre, scale), seed)
+    finally:
+        torch.set_num_threads(threads)
     hidden, hidden_bias, output, output_bias = model.arrays()
     return Gate(
         names, sources, _row(centre), _row(scale), _rows(hidden), _row(hidden_bias), _rows(output), _row(output_bias)
@@ -58,7 +66,7 @@ def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ..
 
 
 def _validation_rows(document: Any) -> Any:
-    """Bool (n,): the last tokens of a few whole documents, spread over all of them; the last part of a single one."""
+    """Bool (n,): a few whole documents, drawn by a fixed seed; of fewer than four, the last part."""
     names, counts = np.unique(document, return_counts=True)
     if len(names) < 4:
         return np.arange(len(document)) >= len(document) * (1 - _VALIDATION_SHARE)

@@ -19,6 +19,8 @@ from knnstore.score.saved import SavedNeighbours
 from knnstore.score.training import gated_log_p
 from knnstore.score.tuned import Measured, TunedRecord, require_same_keys, save_tuned
 from knnstore.score.tuning import Evidence, surface
+from knnstore.suffixes.build import open_suffixes
+from knnstore.suffixes.search import Suffixes
 
 _FOLDS = 5
 
@@ -49,22 +51,24 @@ class TuneReport:
 
 def tune(
     saved: SavedNeighbours,
-    store: Datastore | None,
+    store: Datastore,
     options: ScoreOptions,
     reporter: Reporter | None = None,
+    *,
+    keep: bool = True,
 ) -> TuneReport:
     """The best mixture for the saved neighbours, measured by keeping documents out in turn, and stored with the store.
 
     ``options`` says what of the mixture is given, and whether to train a gate (``adaptive``; None: yes, and keep it if
-    it is better than constants for documents that it hasn't seen). ``store`` None: nothing is stored.
+    it is better than constants for documents that it hasn't seen). The gate asks the store's exact-match memory, if it
+    has one. ``keep`` False: nothing is stored.
 
     Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys.
     """
     reporter = reporter or Reporter()
     facts = saved.facts
-    if store is not None:
-        require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
-    evidence = _gather(saved, options, reporter)
+    require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
+    evidence = _gather(saved, options, open_suffixes(store), reporter)
     fold, parts = _folds(evidence.column("document"))
     with reporter.bar("tune", 2 * _FOLDS, "fits") as advance:
         constant, gated = _kept_out(evidence, options, fold, advance)
@@ -79,7 +83,7 @@ def tune(
     )
     assert base is not None and constant_l is not None
     record = _record(saved, mixture, gate, Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l)))
-    if store is not None:
+    if keep:
         save_tuned(store, record)
     losses, lambdas = surface(log_lm, evidence.column("knn"), options.lambda_)
     return TuneReport(
@@ -94,14 +98,14 @@ def tune(
         evidence.grid.temperatures,
         tuple(tuple(math.exp(loss) for loss in line) for line in losses),
         tuple(tuple(float(value) for value in line) for line in lambdas),
-        store is not None,
+        keep,
     )
 
 
-def _gather(saved: SavedNeighbours, options: ScoreOptions, reporter: Reporter) -> Evidence:
+def _gather(saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | None, reporter: Reporter) -> Evidence:
     evidence: Evidence | None = None
     with reporter.bar("read", len(saved), "tokens") as advance:
-        for block in saved.blocks():
+        for block in saved.blocks(suffixes):
             if evidence is None:
                 evidence = gather(options, saved.facts.k, block, gate=options.adaptive is not False)
                 evidence.cache_size = saved.facts.cache

@@ -9,7 +9,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.gating import Gate
 from knnstore.records import from_json, to_json
-from knnstore.score.mixture import FEATURES, Mixture
+from knnstore.score.mixture import FEATURES, FEATURES_WITH_MATCHES, Mixture
 from knnstore.score.result import Setting
 
 TUNED_FILE = "tuned.json"
@@ -50,7 +50,7 @@ class TunedRecord:
     def __post_init__(self) -> None:
         if self.version != _VERSION:
             raise ValueError(f"version {self.version}; this knnstore reads version {_VERSION}")
-        if self.gate is not None and self.gate.features != FEATURES:
+        if self.gate is not None and self.gate.features not in (FEATURES, FEATURES_WITH_MATCHES):
             raise ValueError("its gate was trained on other features: run 'knnstore tune' again")
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 
 from knnstore.interpolation import best_lambda, best_weights, mix, mix_sources
 from knnstore.neighbours import Float32, Neighbours
-from knnstore.score.mixture import cache_probabilities_of, features, store_probabilities
+from knnstore.score.mixture import cache_probabilities_of, features, match_probabilities, store_probabilities
 from knnstore.score.options import DEFAULT_K, ScoreOptions
 from knnstore.score.passes import Block
 from knnstore.score.result import Setting
@@ -32,7 +32,8 @@ class Evidence:
     """What tuning needs of every token, block by block.
 
     ``knn``: p_kNN, float32 (n, ks, temperatures); ``cache``: p_cache, float32 (n, cache temperatures); ``features``:
-    float32 (n, features), if a gate is to be trained.
+    float32 (n, features), and ``matches``, p by the longest and the longest frequent match, float32 (n, 2), if a gate
+    is to be trained.
     """
 
     grid: Grid
@@ -53,8 +54,14 @@ class Evidence:
             columns["cache"] = cache_probabilities_of(block)
         if self.wants_features:
             columns["features"] = features(block, self.spread)
+            if block.matches is not None:
+                columns["matches"] = match_probabilities(block)
         for name, column in columns.items():
             self.parts.setdefault(name, []).append(column)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self.parts
 
     def column(self, name: str) -> Any:
         """All of one column."""

@@ -51,7 +51,8 @@ def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = No
     most = (memory - _BASE_BYTES) // _SORT_BYTES
     if most < _SMALLEST_RANGE:
         raise ResourceError(
-            f"--memory {format_size(memory)} is too little: give {format_size(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)}"
+            f"--memory {format_size(memory)} is too little: "
+            f"give {format_size(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
         )
     with writing(store.root):
         if folder.finished:

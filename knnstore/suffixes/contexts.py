@@ -27,7 +27,7 @@ class Stream(Protocol):
 
 
 class Packing:
-    """How many tokens fit a 64-bit word, and which ids are no tokens: ``separator``, and ``nothing`` in what is asked."""
+    """How many tokens fit a 64-bit word, and ids that are no tokens: ``separator``, and ``nothing`` in a query."""
 
     def __init__(self, vocabulary: int) -> None:
         self.bits = 16 if vocabulary + 2 <= 2**16 else 32

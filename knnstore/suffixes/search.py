@@ -10,6 +10,7 @@ from knnstore.suffixes.contexts import DEPTH, Int64, Packing, Stream, UInt64
 _AROUND = 8  # entries on either side of where a context would stand that are compared with it
 FREQUENT = 8  # occurrences that make a suffix frequent
 _MOST_FOLLOWERS = 64
+MATCH_BYTES = 3000  # that matches of a context take, while they are found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
