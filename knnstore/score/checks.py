@@ -1,31 +1,12 @@
-"""What has to hold before anything is scored: the LM made the keys, and the memory is enough."""
+"""What has to hold before anything is scored: the memory is enough."""
 
-from knnstore.datastore.manifest import ModelIdentity
-from knnstore.datastore.store import Datastore
-from knnstore.errors import MismatchError, ResourceError
+from knnstore.errors import ResourceError
 from knnstore.lm.forward import KeyModel
 from knnstore.sizes import format_size
 
 # Measured resident memory of a process with torch, transformers and faiss imported, and the least left for a block.
 _BASE_BYTES = 900_000_000
 _LEAST_BLOCK_BYTES = 300_000_000
-
-
-def require_same_model(store: Datastore, model: KeyModel) -> None:
-    """Raise MismatchError, naming what differs, unless ``model`` made the keys of ``store``."""
-    made, given = store.manifest.model, model.loaded.identity
-    told = [name for name in ("weights", "config", "tokenizer", "vocabulary") if _differs(made, given, name)]
-    if told:
-        raise MismatchError(
-            f"{store.root} was made by model {made.name!r} ({made.weights[:12]}), not by {given.name!r} "
-            f"({given.weights[:12]}): {', '.join(told)} differ. Give the model that made it with --model"
-        )
-    if model.point.layer != store.manifest.key.layer:
-        raise MismatchError(f"{store.root} holds keys of {store.manifest.key.layer}, not {model.point.layer}")
-
-
-def _differs(made: ModelIdentity, given: ModelIdentity, name: str) -> bool:
-    return bool(getattr(made, name) != getattr(given, name))
 
 
 def block_memory(memory: int, model: KeyModel) -> int:

@@ -10,11 +10,12 @@ import numpy as np
 
 from knnstore.datastore.store import Datastore
 from knnstore.lm.forward import KeyModel, key_model
+from knnstore.lm.matching import require_same_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
-from knnstore.score.checks import block_memory, require_same_model
+from knnstore.score.checks import block_memory
 from knnstore.score.choice import Choice, given_choice, stored_choice
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
 from knnstore.score.fitting import fit_mixture, gather
@@ -40,7 +41,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     reporter = reporter or Reporter()
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
-    require_same_model(store, model)
+    require_same_model(store.root, store.manifest, model)
     job = _Job(options, store, model, reporter)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")

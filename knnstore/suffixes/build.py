@@ -5,7 +5,6 @@ range as large as the memory lets it be, and all ranges one after the other are 
 sequential, nothing is merged, and the bytes don't depend on how the ranges were cut.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,13 @@ from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.locking import writing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.sizes import format_size
 from knnstore.suffixes.contexts import sorted_positions
-from knnstore.suffixes.plan import DONE, PLAN_FILE, SuffixFolder, chunk_rows, suffix_folder
+from knnstore.suffixes.plan import DONE, PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
 
 # Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
@@ -63,7 +63,7 @@ def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = No
         folder.commits.commit(DONE, [folder.root / PLAN_FILE])
         for other in folder.root.parent.iterdir():
             if other != folder.root:
-                shutil.rmtree(other)
+                remove_tree(other)
     return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)
 
 
@@ -144,13 +144,18 @@ def _write_stream(folder: SuffixFolder, store: Datastore, reporter: Reporter) ->
 
 def _pieces(store: Datastore, separator: int, dtype: Any) -> Iterator[Any]:
     """The stream, a chunk of values at a time: tokens, and a separator before each document's first."""
-    for segment in store.segments:
-        table = segment.documents
-        begins = table.first_row[table.tokens > 0]
+    for number, segment in enumerate(store.segments):
+        begins = segment.documents.first_row[live_documents(store, number)]
         for begin in range(0, segment.rows, chunk_rows(segment.rows)):
             end = min(begin + chunk_rows(segment.rows), segment.rows)
             here = begins[(begins >= begin) & (begins < end)] - begin
-            yield np.insert(segment.values(begin, end).astype(dtype), here, separator)
+            values = np.insert(segment.values(begin, end).astype(dtype), here, separator)
+            rows = store.hidden[number].outside(begin, end)
+            if rows is None:
+                yield values
+                continue
+            kept = np.isin(np.arange(begin, end), rows, assume_unique=True)
+            yield values[np.insert(kept, here, True)]
 
 
 def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:

@@ -19,7 +19,7 @@ from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError
 from knnstore.records import fingerprint
-from knnstore.suffixes.contexts import DEPTH, Packing
+from knnstore.suffixes.contexts import DEPTH, Int64, Packing
 
 PLAN_FILE = "suffixes.json"
 DONE = "done"
@@ -29,12 +29,17 @@ _CHUNK = 2**23
 
 @dataclass(frozen=True, slots=True)
 class SuffixPlan:
-    """Everything that the bytes depend on. ``positions``: tokens and a separator for each document that has any."""
+    """Everything that the bytes depend on.
+
+    ``hidden``: digest of the rows that are left out, removed documents. ``rows``: tokens that are in; ``positions``:
+    they and a separator for each document that has any.
+    """
 
     version: int
     depth: int
     vocabulary: int
     segments: tuple[str, ...]
+    hidden: str
     rows: int
     positions: int
 
@@ -83,15 +88,23 @@ def chunk_rows(rows: int) -> int:
 
 def suffix_folder(store: Datastore) -> SuffixFolder:
     """The folder that belongs to the store's present segments, finished or not. Raises UnfinishedError without any."""
-    if not store.rows:
+    if not store.live_rows:
         raise UnfinishedError(f"{store.root} holds no tokens: ingest some text first")
-    documents = sum(int((segment.documents.tokens > 0).sum()) for segment in store.segments)
+    documents = sum(len(live_documents(store, number)) for number in range(len(store.segments)))
+    hidden = [(ranges.begins.tolist(), ranges.ends.tolist()) for ranges in store.hidden]
     plan = SuffixPlan(
         version=FORMAT_VERSION,
         depth=DEPTH,
         vocabulary=store.manifest.model.vocabulary,
         segments=tuple(segment.fingerprint for segment in store.segments),
-        rows=store.rows,
-        positions=store.rows + documents,
+        hidden=fingerprint(hidden),
+        rows=store.live_rows,
+        positions=store.live_rows + documents,
     )
     return SuffixFolder(store.root / "suffixes" / fingerprint(plan)[:16], plan)
+
+
+def live_documents(store: Datastore, segment: int) -> Int64:
+    """Indices of a segment's documents that have tokens and aren't hidden: int64, ascending."""
+    table, hidden = store.segments[segment].documents, store.hidden[segment]
+    return np.flatnonzero((table.tokens > 0) & ~hidden.contains(table.first_row))
