@@ -6,6 +6,7 @@ from knnstore.attachment.search import Search
 from knnstore.datastore.store import Datastore
 from knnstore.score.options import DEFAULT_K
 from knnstore.score.result import Setting
+from knnstore.score.tuned import load_tuned
 from knnstore.score.tuning import typical_spread
 
 # The published weight of a store (Khandelwal et al. 2020): cautious where the domain is another one.
@@ -18,9 +19,12 @@ _MOST_QUERIES = 64
 def default_setting(store: Datastore, search: Search, k: int | None = None) -> tuple[Setting, str]:
     """A setting that does no harm, and in words where it comes from.
 
-    k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
-    of distances of held-out keys. Tuning finds better ones.
+    As 'knnstore tune' stored it, if it did and k isn't another. Else k is 1024, λ the published 0.25; the temperature,
+    which depends on the scale of the keys, is a share of the spread of distances of held-out keys.
     """
+    record = load_tuned(store)
+    if record is not None and k in (None, record.alone.k):
+        return record.alone, "as 'knnstore tune' stored it"
     k = min(k or DEFAULT_K, store.rows)
     queries = np.concatenate([segment.queries() for segment in store.segments])
     if not len(queries):  # nothing is held out: stored keys, less the first neighbour, which is the key itself

@@ -1,24 +1,24 @@
 """``knnstore tune``: the best mixture for a file of neighbours, without the LM and without a search."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.gating import Gate
 from knnstore.interpolation import mix, mix_sources
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.score.fitting import fit_mixture, gate_lesson, gather
 from knnstore.score.mixture import Mixture
 from knnstore.score.options import ScoreOptions
+from knnstore.score.result import Setting
 from knnstore.score.saved import SavedNeighbours
 from knnstore.score.training import gated_log_p
 from knnstore.score.tuned import Measured, TunedRecord, require_same_keys, save_tuned
-from knnstore.score.tuning import Evidence, surface
+from knnstore.score.tuning import Evidence, choose, surface
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.search import Suffixes
 
@@ -82,7 +82,9 @@ def tune(
         None if log_p is None else _likelihood(saved, evidence, log_p) for log_p in (log_lm, constant, gated)
     )
     assert base is not None and constant_l is not None
-    record = _record(saved, mixture, gate, Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l)))
+    measured = Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l))
+    alone = choose(evidence.grid, log_lm, evidence.column("knn"), options.lambda_)
+    record = _record(saved, replace(mixture, gate=gate), alone, measured)
     if keep:
         save_tuned(store, record)
     losses, lambdas = surface(log_lm, evidence.column("knn"), options.lambda_)
@@ -168,7 +170,7 @@ def _perplexity(likelihood: Likelihood | None) -> float | None:
     return None if likelihood is None else likelihood.perplexity
 
 
-def _record(saved: SavedNeighbours, mixture: Mixture, gate: Gate | None, measured: Measured) -> TunedRecord:
+def _record(saved: SavedNeighbours, mixture: Mixture, alone: Setting, measured: Measured) -> TunedRecord:
     facts = saved.facts
     return TunedRecord(
         version=1,
@@ -180,7 +182,8 @@ def _record(saved: SavedNeighbours, mixture: Mixture, gate: Gate | None, measure
         tokens=int(sum(facts.tokens)),
         documents=tuple(dict.fromkeys(facts.digests)),
         setting=mixture.setting,
+        alone=alone,
         spread=mixture.spread,
-        gate=gate,
+        gate=mixture.gate,
         measured=measured,
     )

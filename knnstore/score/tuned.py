@@ -31,7 +31,8 @@ class TunedRecord:
 
     ``weights`` and ``layer``: digest of the LM's weights, and of which activations its keys are. ``rows``: keys of the
     store then; ``search``: how they were searched; ``text``: what was scored, in words. ``documents``: SHA-256 of the
-    token ids of each document tuned on, which a report leaves out. ``mixture`` and what was ``measured``.
+    token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without a cache, for
+    who has none. ``gate``: of the mixture with all that ``setting`` has. ``measured``: how good it is.
     """
 
     version: int
@@ -43,6 +44,7 @@ class TunedRecord:
     tokens: int
     documents: tuple[str, ...]
     setting: Setting
+    alone: Setting
     spread: float
     gate: Gate | None
     measured: Measured
