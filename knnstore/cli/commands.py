@@ -17,6 +17,8 @@ from knnstore.cli.ingest import ingest
 from knnstore.cli.neighbours import neighbours
 from knnstore.cli.repair import repair
 from knnstore.cli.score import score
+from knnstore.cli.suffixes import suffixes
+from knnstore.cli.tune import tune
 from knnstore.cli.verify import verify
 
 
@@ -36,5 +38,18 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, generate, neighbours, attribute, verify, repair, demo):
+_COMMANDS = (
+    ingest,
+    index,
+    score,
+    suffixes,
+    tune,
+    generate,
+    neighbours,
+    attribute,
+    verify,
+    repair,
+    demo,
+)
+for _command in _COMMANDS:
     main.add_command(_command)
