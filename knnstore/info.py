@@ -4,21 +4,24 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.commits import Commit, CommitLog
 from knnstore.datastore.locking import holder
-from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
 from knnstore.datastore.store import SUFFIX, segment_root
-from knnstore.errors import KnnstoreError
+from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.index.plan import Check, load_check, open_index, segment_reference
+from knnstore.records import from_json
 
 # What the memmaps of urvashik/knnlm hold of a token without their fp16 option: a float32 key and an 8-byte value.
 _RAW_KEY_ITEM, _RAW_VALUE = 4, 8
 _MOST_MISSING = 8
+_TUNED_FILE = "tuned.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,19 @@ class IndexInfo:
     nprobe: int
     train_rows: int
     check: Check
+
+
+@dataclass(frozen=True, slots=True)
+class TunedInfo:
+    """The setting that ``knnstore tune`` stored, on which text, and the perplexities that it measured there."""
+
+    k: int
+    lambda_: float
+    temperature: float
+    text: str
+    tokens: int
+    lm_perplexity: float
+    perplexity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,7 @@ class StoreInfo:
     bytes_per_key: float
     raw_bytes_per_key: int
     index: IndexInfo | None
+    tuned: TunedInfo | None
     health: Health
 
 
@@ -139,6 +156,7 @@ def describe_store(root: Path) -> StoreInfo:
         bytes_per_key=total / rows if rows else 0.0,
         raw_bytes_per_key=manifest.key.dimension * _RAW_KEY_ITEM + _RAW_VALUE,
         index=_index(root, manifest, segments),
+        tuned=_tuned(root),
         health=_health(root, segments, manifest),
     )
 
@@ -212,6 +230,21 @@ def _index(root: Path, manifest: Manifest, segments: list[Segment]) -> IndexInfo
     check = load_check(folder, [segment_reference(segment) for segment in indexed])
     rows = sum(segment.rows for segment in indexed)
     return IndexInfo(manifest.index, rows, plan.nlist, plan.pq_bytes, plan.nprobe, plan.train_rows, check)
+
+
+def _tuned(root: Path) -> TunedInfo | None:
+    """From the record in ``tuned.json``, read here field by field: what reads it whole needs torch."""
+    path = root / _TUNED_FILE
+    if not path.is_file():
+        return None
+    value: Any = load_json(path)
+    try:
+        chosen = {name: value["setting"][name] for name in ("k", "lambda_", "temperature")}
+        measured = {"lm_perplexity": value["measured"]["lm"], "perplexity": value["measured"]["constant"]}
+        fields = chosen | {"text": value["text"], "tokens": value["tokens"]} | measured
+    except (KeyError, TypeError) as error:
+        raise CorruptStoreError(f"{path} isn't what 'knnstore tune' writes ({error}): tune again") from error
+    return from_json(TunedInfo, fields, str(path))
 
 
 def _health(root: Path, segments: list[Segment], manifest: Manifest) -> Health:

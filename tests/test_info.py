@@ -103,6 +103,22 @@ def test_a_writer_is_named_and_a_dead_one_is_not(here):
     assert as_json("info")["writer"] is None
 
 
+def test_the_tuned_setting_is_told_and_a_record_that_is_none_is_damage(here):
+    assert as_json("info")["tuned"] is None
+    setting = {"k": 512, "lambda_": 0.5, "temperature": 9.5}
+    record = {
+        "setting": setting,
+        "measured": {"lm": 99.5, "constant": 40.25},
+        "text": "held-out documents",
+        "tokens": 7,
+    }
+    (here / "books.knnstore" / "tuned.json").write_text(json.dumps(record))
+    assert as_json("info")["tuned"]["perplexity"] == 40.25
+    assert "k 512, λ 0.5, temperature 9.5 on 7 tokens of held-out documents" in run("info")
+    (here / "books.knnstore" / "tuned.json").write_text('{"setting": 3}')
+    assert "tune again" in run("info", code=1)
+
+
 def test_stores_lists_all_that_are_here_and_says_why_one_cannot_be_read(here):
     shutil.copytree(here / "books.knnstore", here / "wiki.knnstore")
     (here / "wiki.knnstore" / "knnstore.json").write_text("{")

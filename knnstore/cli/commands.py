@@ -20,7 +20,11 @@ from knnstore.cli.index import index
 from knnstore.cli.info import info, stores
 from knnstore.cli.ingest import ingest
 from knnstore.cli.neighbours import neighbours
+from knnstore.cli.repair import repair
 from knnstore.cli.score import score
+from knnstore.cli.suffixes import suffixes
+from knnstore.cli.tune import tune
+from knnstore.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,12 +58,16 @@ _COMMANDS = (
     ingest,
     index,
     score,
+    suffixes,
+    tune,
     generate,
     neighbours,
     attribute,
     explore,
     info,
     stores,
+    verify,
+    repair,
     import_command,
     export,
     demo,

@@ -13,6 +13,7 @@ from knnstore.neighbours import ABSENT, target_probabilities
 from knnstore.passages import Passage
 from knnstore.score.options import DEFAULT_K, ScoreOptions
 from knnstore.score.result import Setting
+from knnstore.score.tuned import load_tuned
 from knnstore.score.tuning import choose, make_grid
 
 MOST_TOKENS = 2000
@@ -51,17 +52,23 @@ class Explorer:
     def start(self) -> tuple[Setting, str]:
         """The setting that the page begins with, and in words where it is from.
 
-        Tuned on the beginning of a held-out document, of which the example shows no part; without one, a cautious
-        default.
+        As ``knnstore tune`` stored it; else tuned on the beginning of a held-out document, of which the example shows
+        no part; without one, a cautious default.
         """
+        record = load_tuned(self.store.datastore)
+        if record is not None:
+            return record.alone, "as 'knnstore tune' stored it"
         excerpt = self._heldout(0, 0.0, _TUNING_TOKENS)
         if len(excerpt) < _TUNING_TOKENS // 4:
-            return choose_setting(self.store.datastore, self.search, k=self.k, lambda_=None, temperature=None)
+            setting, source = choose_setting(
+                self.store.datastore, self.search, k=self.k, lambda_=None, temperature=None
+            )
+            return setting, f"with {source}"
         read = self.analysed(self.store.lm.loaded.decode(excerpt))
         grid = make_grid(ScoreOptions(), self.k, read.neighbours)
         knn = target_probabilities(read.neighbours, read.ids, grid.ks, grid.temperatures)
         setting = choose(grid, read.log_lm, knn, None)
-        return setting, f"tuned on {len(read.ids)} tokens of a held-out document"
+        return setting, f"as tuned on {len(read.ids)} tokens of a held-out document"
 
     @cached_property
     def example(self) -> str:

@@ -74,11 +74,7 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider], source: str) -> None:
         except KnnstoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
         scored = analysis.scored(now)
-        note = (
-            f"Sliders began where they were {source}."
-            if source.startswith("tuned")
-            else f"Sliders began with {source}."
-        )
+        note = f"The sliders began {source}."
         shown = [render.numbers(scored, note), render.tokens(analysis, scored, number)]
         if number is None:
             return [*shown, _HINT, ""]

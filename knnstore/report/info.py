@@ -21,6 +21,13 @@ def info_text(info: StoreInfo) -> str:
     if info.corpus is not None:
         lines += wrapped("corpus", _corpus(info.corpus))
     lines += _index(info)
+    if (tuned := info.tuned) is not None:
+        setting = f"k {tuned.k}, λ {tuned.lambda_:g}, temperature {tuned.temperature:g}"
+        lines += wrapped(
+            "tuned",
+            f"{setting} on {tuned.tokens:,} tokens of {one_line(tuned.text)}: perplexity {tuned.lm_perplexity:,.2f} "
+            f"by the LM, {tuned.perplexity:,.2f} with the store",
+        )
     lines += ["", *_disk(info), ""]
     lines += wrapped("health", _health(info))
     lines += wrapped("next", _next(info))
