@@ -107,7 +107,7 @@ def test_faiss_reads_the_index_and_finds_what_the_store_finds(here):
     queries = store.segments[0].queries()[:32]
     distances, rows = index.search(queries, 10)
     ours = Searcher(store).search(queries, 10, method="quantised", rows=True)
-    assert (rows == ours.rows).mean() > 0.95  # ties and probes may fall otherwise
+    assert (rows == ours.rows).mean() > 0.8  # equal codes have equal distances, in any order
     np.testing.assert_allclose(distances, ours.distances, rtol=1e-4)
 
 
@@ -129,7 +129,9 @@ def test_removed_documents_are_in_no_export(here, tmp_path):
     queries = segment.queries()[:8]
     index.nprobe = index.nlist
     found = Searcher(store).search(queries, 5, index.nlist, method="quantised", rows=True)
-    assert (kept[index.search(queries, 5)[1]] == found.rows).mean() > 0.95
+    distances, rows = index.search(queries, 5)
+    np.testing.assert_allclose(distances, found.distances, rtol=1e-4)
+    assert (kept[rows] == found.rows).mean() > 0.8  # equal codes have equal distances, in any order
 
 
 def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmaps, tmp_path, monkeypatch, bytes_of):
