@@ -126,6 +126,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     plan, resources, sentences = plan_index(store, options)
     folder = IndexFolder(index_root(store.root, plan.name), plan)
     with writing(store.root):
+        runner.require_shared(store.root, [])
         if options.overwrite:
             remove_folder(folder.root)
         if load_manifest(store.root).index == plan.name and (folder.root / CHECK_FILE).is_file():

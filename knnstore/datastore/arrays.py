@@ -13,11 +13,13 @@ import zarr
 import zarr.codecs
 import zarr.storage
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import storage_errors, write_atomically
 from knnstore.errors import CorruptStoreError
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4
+METADATA_FILE = "zarr.json"
+_buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes
 
 
 def create_array(
@@ -76,18 +78,24 @@ def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
 
 
 def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
-    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file."""
+    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file.
+
+    Zarr encodes the chunk in memory and the file appears by rename, flushed: whoever writes the same chunk at the same
+    time writes the same bytes, and no reader ever finds it missing or half there.
+    """
     with storage_errors("write", path):
+        encoded: dict[str, Any] = {METADATA_FILE: _buffer((path / METADATA_FILE).read_bytes())}
         # zarr leaves out a chunk that is all fill value, unless told otherwise when the array is opened; a missing file
         # has to mean damage, so it is written too.
         with zarr.config.set({"array.write_empty_chunks": True}):
-            array: Any = zarr.open_array(store=zarr.storage.LocalStore(path), mode="r+", zarr_format=3)
+            array: Any = zarr.open_array(store=zarr.storage.MemoryStore(encoded), mode="r+", zarr_format=3)
         begin = chunk * array.chunks[0]
         if len(block) != min(array.chunks[0], array.shape[0] - begin):
             raise ValueError(f"{path}: chunk {chunk} given {len(block)} rows")
-        file = chunk_file(path, chunk, array.ndim)
-        file.unlink(missing_ok=True)
         array[begin : begin + len(block)] = block
+        file = chunk_file(path, chunk, array.ndim)
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, encoded[file.relative_to(path).as_posix()].as_buffer_like())
     return file
 
 
