@@ -117,6 +117,7 @@ class _Job:
             raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
         made, seconds = self._write_keys()
         _sweep(segment.root)
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
         save_manifest(self._root, replace(load_manifest(self._root), segments=(segment.root.name,)))
         return IngestReport(
             store=self._root,

@@ -143,6 +143,8 @@ def write_keys(task: KeyTask) -> int:
     for rows, keys in _window_keys(model, windows, _stored(segment, windows)):
         mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
+    if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
+        raise MismatchError(f"{segment.root} was begun anew while {task.name} ran: its keys belong to the old one")
     file = write_chunk(segment.array_path("keys"), task.chunk, block)
     segment.commits.commit(task.name, [file], rows=end - begin)
     return end - begin

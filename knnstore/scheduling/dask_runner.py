@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from knnstore.datastore.locking import read_holder
 from knnstore.errors import KnnstoreError, ResourceError
 from knnstore.scheduling.roster import Roster
 from knnstore.scheduling.runner import Result, Runner, Task
-from knnstore.scheduling.worker import Terms, call, nothing
+from knnstore.scheduling.worker import Terms, call, call_shared, nothing
 
 _IN_FLIGHT = 2  # a worker: one runs, the next waits for it
 _FIRST_IN_FLIGHT = 8  # while there is no worker yet: a cluster that adapts starts some when it sees tasks
@@ -71,9 +73,9 @@ class DaskRunner(Runner):
     ) -> Iterator[Result]:
         """See Runner."""
         sent = self._client.scatter(shared, broadcast=True, hash=False)
-        yield from _Run(self._client, self._roster, self._send(function, sent), self._foreign, self._patience).results(
-            tasks
-        )
+        yield from _Run(
+            self._client, self._roster, self._send(function, shared=sent), self._foreign, self._patience
+        ).results(tasks)
 
     def run_alone(self, function: Callable[[Task], Result], task: Task) -> Result:
         """See Runner."""
@@ -104,20 +106,17 @@ class DaskRunner(Runner):
                     raise task_error(future)
             future.release()
 
-    def _send(self, function: Callable[..., Any], *shared: Any) -> Callable[..., Any]:
-        def send(task: Any, workers: list[str] | None) -> Any:
-            # a key of its own: the same task in a second run, or copy, isn't the first one's remembered result
-            return self._client.submit(
-                call,
-                self._terms,
-                function,
-                *shared,
-                task,
-                key=_key(function),
-                pure=False,
-                workers=workers,
-                allow_other_workers=workers is not None,
+    def _send(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
+        ready = partial(call_shared if shared else call, self._terms, function)
+
+        def send(tasks: list[Any], workers: list[str] | None) -> list[Any]:
+            # keys of their own: the same task in a second run, or copy, isn't the first one's remembered result
+            keys = [_key(function) for _ in tasks]
+            elsewhere = workers is not None
+            sent = self._client.map(
+                ready, tasks, key=keys, pure=False, workers=workers, allow_other_workers=elsewhere, **shared
             )
+            return list(sent)
 
         return send
 
@@ -155,24 +154,22 @@ class _Run:
         """Send tasks while there is room; whether more may wait."""
         self._look()
         room = _IN_FLIGHT * len(self._roster.awake) or _FIRST_IN_FLIGHT
-        while self._out < room:
-            try:
-                task = next(waiting)
-            except StopIteration:
-                return False
-            self._out += 1
-            self._copy(_Entry(task))
-        return True
+        taken = list(islice(waiting, max(0, room - self._out)))
+        self._out += len(taken)
+        self._copy([_Entry(task) for task in taken])
+        return self._out >= room
 
-    def _copy(self, entry: _Entry, workers: list[str] | None = None) -> None:
-        """Send a (further) copy of a task; to these workers rather than others, or to any that isn't frozen."""
+    def _copy(self, entries: list[_Entry], workers: list[str] | None = None) -> None:
+        """Send a (further) copy of tasks; to these workers rather than others, or to any that isn't frozen."""
+        if not entries:
+            return
         if workers is None and self._roster.frozen:
             workers = self._roster.awake or None
-        future = self._send(entry.task, workers)
-        entry.copies.append(future)
-        entry.sent = time.monotonic()
-        self._entries[future.key] = entry
-        future.add_done_callback(self._ended.put)
+        for entry, future in zip(entries, self._send([entry.task for entry in entries], workers), strict=True):
+            entry.copies.append(future)
+            entry.sent = time.monotonic()
+            self._entries[future.key] = entry
+            future.add_done_callback(self._ended.put)
 
     def _await_ended(self) -> list[Any]:
         """What has ended; after a moment without anything, nothing."""
@@ -205,7 +202,7 @@ class _Run:
         except TimeoutError:  # a worker froze with its result: the tasks are run again
             for entry, _ in finished:
                 entry.copies.clear()
-                self._copy(entry)
+            self._copy([entry for entry, _ in finished])
             return []
         for entry, _ in finished:
             self._forget(entry)
@@ -228,7 +225,7 @@ class _Run:
         passing = self._foreign and isinstance(error, OSError) and not isinstance(error, WorkersDiedError)
         if not passing or entry.failures == _ATTEMPTS:
             raise error
-        self._copy(entry)
+        self._copy([entry])
 
     def _watch(self, *, last: bool) -> None:
         """Second copies of tasks that are with frozen workers, and of the last ones where workers are idle."""
@@ -243,9 +240,9 @@ class _Run:
         now = time.monotonic()
         for entry in sorted({id(entry): entry for entry in self._entries.values()}.values(), key=lambda e: e.sent):
             if all(copy.key in with_frozen for copy in entry.copies) and self._roster.awake:
-                self._copy(entry, idle or self._roster.awake)
+                self._copy([entry], idle or self._roster.awake)
             elif last and self._foreign and idle and len(entry.copies) < _COPIES and now - entry.sent > patient:
-                self._copy(entry, [idle.pop()])
+                self._copy([entry], [idle.pop()])
 
     def _look(self) -> None:
         """See who is there; raises ResourceError if the scheduler isn't."""

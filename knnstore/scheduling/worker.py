@@ -66,6 +66,11 @@ def call(terms: Terms, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
+def call_shared(terms: Terms, function: Callable[..., Any], task: Any, shared: Any) -> Any:
+    """``function(shared, task)``, as ``call`` does it."""
+    return call(terms, function, shared, task)
+
+
 def nothing() -> None:
     """Does nothing: for ``call`` to prepare a worker."""
 
