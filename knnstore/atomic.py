@@ -54,18 +54,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     It is set aside under a name of its own, since two processes may write the same: the second copy of a task that
     seemed lost. (Process ids won't do: containers and machines that share a disk have them in common.)
     """
+    with storage_errors("write", path), replacing_path(path) as aside, aside.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """``replacing`` for who opens the file by its name."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
-    with storage_errors("write", path):
-        try:
-            with aside.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    try:
+        yield aside
+        sync_file(aside)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def encode_json(value: Any) -> bytes:

@@ -5,6 +5,7 @@ Only this module imports zarr. A chunk file is owned by one task. Every chunk en
 chunk as zeros, so ``read_rows`` looks at the files first.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,18 +36,23 @@ def create_array(
         compression: ``none`` for chunks that are to be memory-mapped.
     """
     with storage_errors("make", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path.parent / METADATA_FILE).is_file():
+            group: dict[str, Any] = {}
+            zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
+            write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
         if not _has_form(path, shape, chunk_rows, dtype):
+            shutil.rmtree(path / "c", ignore_errors=True)  # chunks of another form
+            array: dict[str, Any] = {}
             zarr.create_array(
-                store=zarr.storage.LocalStore(path),
+                store=zarr.storage.MemoryStore(array),
                 shape=shape,
                 chunks=(chunk_rows, *shape[1:]),
                 dtype=dtype,
                 compressors=[*_compressors(compression), zarr.codecs.Crc32cCodec()],
                 fill_value=0,
-                overwrite=True,
             )
+            write_atomically(path / METADATA_FILE, array[METADATA_FILE].as_buffer_like())
     return [path.parent / "zarr.json", path / "zarr.json"]
 
 

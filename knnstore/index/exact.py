@@ -13,7 +13,7 @@ from knnstore.index.join import squared_distances
 from knnstore.index.nearest import Nearest, concatenate, query_bytes, spare_slots
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.neighbours import Float32, Int64, Neighbours
 
 _QUERIES_AT_ONCE = 2048
 _SCRATCH_BYTES = 2**26
@@ -71,11 +71,14 @@ def _search_block(
     first_row = 0
     with query_threads(len(queries)) as (pool, shares):
         scans = [_Scan(queries[share] - centre, centre, k, rows) for share in shares]
-        for segment in store.segments:
+        for segment, hidden in zip(store.segments, store.hidden, strict=True):
             for chunk in range(segment.chunks):
                 begin, end = segment.chunk_range(chunk)
-                keys, values = segment.keys(begin, end), segment.values(begin, end)
-                tasks = [(scan, keys, segment.codec.scales, values, first_row + begin) for scan in scans]
+                keys, values, numbers = segment.keys(begin, end), segment.values(begin, end), np.arange(begin, end)
+                live = hidden.outside(begin, end)
+                if live is not None:
+                    keys, values, numbers = keys[live - begin], values[live - begin], live
+                tasks = [(scan, keys, segment.codec.scales, values, first_row + numbers) for scan in scans]
                 list(pool.map(lambda task: task[0].offer(*task[1:]), tasks))
                 if progress:
                     progress((end - begin) * len(queries))
@@ -93,13 +96,13 @@ class _Scan:
         self._everyone = np.arange(len(local))
 
     def offer(
-        self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], first_row: int
+        self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], numbers: Int64
     ) -> None:
-        """Offer a chunk of stored keys, (rows, d), tile by tile, to all the queries."""
+        """Offer stored keys, (rows, d), with their row numbers, tile by tile, to all the queries."""
         size = spare_slots(self.nearest.k)
         for start in range(0, len(stored), size):
             keys = torch.from_numpy(decode(stored[start : start + size], scales) - self._centre)
-            tags = np.arange(len(keys)) + (first_row + start) if self._rows else None
+            tags = numbers[start : start + size] if self._rows else None
             for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
                 block = self._everyone[first : first + _QUERIES_AT_ONCE]
                 scores = squared_distances(self._local[first : first + _QUERIES_AT_ONCE], keys).numpy()

@@ -103,11 +103,24 @@ class Lists:
                 self.mapped(part).will_need(begin, end)
 
     def sizes(self, share: float = 1.0) -> Int64:
-        """Keys in (a share of) each list: int64 (nlist,)."""
+        """Keys in (a share of) each list, hidden ones too: int64 (nlist,)."""
         total = np.zeros(len(self.centroids), np.int64)
         for part in self.parts:
             total += np.ceil(np.diff(part.offsets) * share).astype(np.int64)
         return total
+
+    def live(self) -> Int64:
+        """Keys in each list that aren't hidden: int64 (nlist,)."""
+        total: Int64 = np.sum([part.live for part in self.parts], axis=0)
+        return total
+
+    def read(self, tile: Tile) -> tuple[torch.Tensor, Int64 | None]:
+        """Residuals of the tile's keys that aren't hidden, and their places in it (None: all of them)."""
+        kept = tile.part.kept(tile.begin, tile.end)
+        if kept is not None and not len(kept):
+            return torch.empty((0, self.centroids.shape[1])), kept
+        residuals = self.residuals(tile)
+        return (residuals, None) if kept is None else (residuals[torch.from_numpy(kept)], kept)
 
 
 def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int], None] | None) -> Neighbours:
@@ -125,7 +138,7 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 
 def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> Neighbours:
     """The k nearest of all keys in the lists that each query probes; ``advance`` is told of (query, list) pairs."""
-    held = lists.sizes()[batch.probed].sum(axis=1)  # keys that each query meets
+    held = lists.live()[batch.probed].sum(axis=1)  # keys that each query meets
     neighbours, found = _scan(batch, lists, k, _sampled_thresholds(batch, lists, k, held), advance)
     short = np.flatnonzero(found < np.minimum(held, k))
     if len(short):  # about one in three thousand has a threshold that was too low
@@ -147,9 +160,11 @@ def _scan(
         if upcoming is not None:
             lists.read_ahead(upcoming)
         for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
-            residuals = lists.residuals(tile)
+            residuals, kept = lists.read(tile)
             values = tile.part.values.rows(tile.begin, tile.end)
             tags = lists.tags(tile) if lists.tags else None
+            if kept is not None:
+                values, tags = values[kept], None if tags is None else tags[kept]
             for block, scores, offsets in _scores(batch, lists, number, members, residuals):
                 nearest.offer(block, scores, offsets, values, tags)
         advance(len(members))
@@ -167,16 +182,17 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     if most <= room:
         return _unlimited(len(batch))
     share = min(_HEAD_SHARE, 2 * room / most)  # no more than fits where the survivors will lie
-    sampled = lists.sizes(share)[batch.probed].sum(axis=1)
-    width = int(sampled.max())
+    width = int(lists.sizes(share)[batch.probed].sum(axis=1).max())
     heads = np.full((len(batch), width), np.inf, np.float32)
     filled = np.arange(len(batch)) * width
     for number, members in _by_list(batch.probed, len(lists.centroids)):
         for tile in _tiles(number, lists.parts, share, spare_slots(k)):
-            for block, scores, offsets in _scores(batch, lists, number, members, lists.residuals(tile)):
-                places = filled[block][:, None] + np.arange(tile.end - tile.begin)
+            residuals, _ = lists.read(tile)
+            for block, scores, offsets in _scores(batch, lists, number, members, residuals):
+                places = filled[block][:, None] + np.arange(len(residuals))
                 heads.reshape(-1)[places] = scores + offsets[:, None]
-                filled[block] += tile.end - tile.begin
+                filled[block] += len(residuals)
+    sampled = filled - np.arange(len(batch)) * width
     expected = k * sampled / np.maximum(held, 1)
     ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
     thresholds = _unlimited(len(batch))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import replacing_path, storage_errors
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
@@ -90,7 +90,8 @@ def tokenise(task: TokenTask) -> PartSummary:
     segment = Segment(task.segment)
     files = part_files(task.segment, task.part.index)
     model = _key_model(task.spec, segment)
-    summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, *files)
+    with storage_errors("write", files[0]), replacing_path(files[0]) as ids, replacing_path(files[1]) as table:
+        summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, ids, table)
     segment.commits.commit(task.name, files, **to_json(summary))
     return summary
 

@@ -1,5 +1,6 @@
 """Tasks on the workers of a Dask client: a bounded number in flight, and second copies of those that seem lost."""
 
+import math
 import queue
 import statistics
 import time
@@ -236,7 +237,7 @@ class _Run:
         processing = {address: set(keys) for address, keys in self._client.processing().items()}
         with_frozen = {key for address in frozen for key in processing.get(address, ())}
         idle = [address for address in self._roster.awake if not processing.get(address)]
-        patient = _STRAGGLER * statistics.median(self._durations) + 1 if self._durations else self._patience
+        patient = _STRAGGLER * statistics.median(self._durations or [math.inf]) + 1
         now = time.monotonic()
         for entry in sorted({id(entry): entry for entry in self._entries.values()}.values(), key=lambda e: e.sent):
             if all(copy.key in with_frozen for copy in entry.copies) and self._roster.awake:
