@@ -16,8 +16,8 @@ from typing import Any
 from knnstore.datastore.locking import read_holder
 from knnstore.errors import KnnstoreError, ResourceError
 from knnstore.scheduling.roster import Roster
-from knnstore.scheduling.runner import Result, Runner, Task
-from knnstore.scheduling.worker import Terms, call, call_shared, nothing
+from knnstore.scheduling.runner import Advance, Result, Runner, Task
+from knnstore.scheduling.worker import Terms, call, call_shared, nothing, untold
 
 _IN_FLIGHT = 2  # a worker: one runs, the next waits for it
 _FIRST_IN_FLIGHT = 8  # while there is no worker yet: a cluster that adapts starts some when it sees tasks
@@ -65,6 +65,12 @@ class DaskRunner(Runner):
     def _identity(self) -> Any:
         return self._client.sync(lambda: self._client.scheduler.identity(n_workers=-1), callback_timeout=self._patience)
 
+    @property
+    def workers(self) -> int:
+        """See Runner."""
+        self._roster.look()
+        return max(1, len(self._roster.awake))
+
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """See Runner. A task whose worker dies is tried on another, up to Dask's ``allowed-failures``."""
         return _Run(self._client, self._roster, self._send(function), self._foreign, self._patience).results(tasks)
@@ -73,14 +79,18 @@ class DaskRunner(Runner):
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
         """See Runner."""
-        sent = self._client.scatter(shared, broadcast=True, hash=False)
+        self._roster.look()
+        sent = self._client.scatter(shared, workers=self._roster.awake or None, broadcast=True, hash=False)
         yield from _Run(
             self._client, self._roster, self._send(function, shared=sent), self._foreign, self._patience
         ).results(tasks)
 
-    def run_alone(self, function: Callable[[Task], Result], task: Task) -> Result:
+    def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
         """See Runner."""
-        return next(iter(self.run(function, [task]))) if self._foreign else function(task)
+        if not self._foreign:
+            return function(task, advance)
+        result: Result = next(iter(self.run(untold, [(function, task)])))
+        return result
 
     def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
         """See Runner. Workers that join later are asked by the first task that they get."""

@@ -71,6 +71,12 @@ def call_shared(terms: Terms, function: Callable[..., Any], task: Any, shared: A
     return call(terms, function, shared, task)
 
 
+def untold(work: tuple[Callable[..., Any], Any]) -> Any:
+    """``function(task, advance)`` of a pair of these, where nobody is told of progress."""
+    function, task = work
+    return function(task, lambda _: None)
+
+
 def nothing() -> None:
     """Does nothing: for ``call`` to prepare a worker."""
 

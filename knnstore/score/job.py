@@ -16,6 +16,7 @@ from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import target_probabilities
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
 from knnstore.score.options import ScoreOptions
 from knnstore.score.passes import Block, Clock, Pass, Search, search_memory
@@ -31,8 +32,10 @@ _LEAST_BLOCK_BYTES = 300_000_000
 _MOST_TUNING_TOKENS = 250_000
 
 
-def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = None) -> ScoreReport:
-    """Perplexity of a text by an LM alone and joined to a store.
+def score(
+    options: ScoreOptions, store: Datastore, reporter: Reporter | None = None, runner: Runner | None = None
+) -> ScoreReport:
+    """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers search, None for here.
 
     Raises MismatchError if the store was made by another LM, tokenizer or key layer; UsageError if there is nothing
     to score; UnfinishedError without an index unless ``options.exact``.
@@ -41,7 +44,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store.root, store.manifest, model)
-    job = _Job(options, store, model, reporter)
+    job = _Job(options, store, model, reporter, runner)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
     if options.tuned:
@@ -74,12 +77,14 @@ class _Totals:
 class _Job:
     """One run: passes over texts with one model, one store and one clock."""
 
-    def __init__(self, options: ScoreOptions, store: Datastore, model: KeyModel, reporter: Reporter) -> None:
+    def __init__(
+        self, options: ScoreOptions, store: Datastore, model: KeyModel, reporter: Reporter, runner: Runner | None
+    ) -> None:
         self._options = options
         self._store = store
         self._model = model
         memory = _block_memory(options, model)
-        self.search = Search(store, options, search_memory(memory))
+        self.search = Search(store, options, search_memory(memory), runner)
         self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter)
 
     def tune(self, texts: Texts) -> Setting:

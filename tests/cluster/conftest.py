@@ -1,7 +1,12 @@
 """A real Dask cluster on loopback for the tests of a package."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from loopback import LoopbackCluster
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))  # make_keys
 
 
 @pytest.fixture(scope="package")
