@@ -13,6 +13,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner, cluster_runner
+from knnstore.score import ScoreOptions, score
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +61,11 @@ def test_the_commands_on_a_cluster_leave_the_bytes_of_one_process(cluster, refer
     assert done.returncode == 0, done.stderr
     assert f"3 workers at {cluster.address}" in done.stderr
     assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
+    done = knnstore(folder, "score", "--k", "100", "--scheduler-file", cluster.scheduler_file, "--json")
+    assert done.returncode == 0, done.stderr
+    there, here = json.loads(done.stdout), score(ScoreOptions(k=100), Datastore(reference / "books.knnstore")).to_json()
+    for name in ("base", "knn", "tokens", "search"):
+        assert there[name] == here[name], name
 
 
 def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, reference, folder, bytes_of):
