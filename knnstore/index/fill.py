@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import replacing, storage_errors, write_atomically, write_json
+from knnstore.atomic import make_folder, replacing, storage_errors, write_atomically, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -72,8 +72,7 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
         if 1 <= earlier <= run_chunks:
             return earlier
         remove_folder(runs)
-    with storage_errors("make", runs):
-        runs.mkdir(parents=True, exist_ok=True)
+    make_folder(runs)
     write_json(path, to_json(_Layout(run_chunks)))
     folder.run_commits(reference).prepare()
     return run_chunks
