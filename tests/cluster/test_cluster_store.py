@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 
 CHUNK_ROWS, CONTEXT = 256, 128
 INGEST = ("--corpus", "books/", "--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT))
-INDEX = ("--nlist", "32", "--pq-bytes", "8")
 PATIENCE = 4.0
 
 
@@ -52,20 +51,25 @@ def keys_done(folder):
     return len(list(folder.glob("books.knnstore/segments/*/commits/keys-*.json")))
 
 
-def test_the_commands_on_a_cluster_leave_the_bytes_of_one_process(cluster, reference, folder, knnstore, bytes_of):
-    done = knnstore(folder, "ingest", *INGEST, "--scheduler", cluster.address, "--json")
+def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, reference, folder, knnstore, bytes_of):
+    done = knnstore(folder, "ingest", *INGEST, "--json", DASK_SCHEDULER_ADDRESS=cluster.address)
     assert done.returncode == 0, done.stderr
     assert f"3 workers at {cluster.address}" in done.stderr
     assert json.loads(done.stdout)["tasks_run"] > 10
-    done = knnstore(folder, "index", *INDEX, DASK_SCHEDULER_ADDRESS=cluster.address)
-    assert done.returncode == 0, done.stderr
-    assert f"3 workers at {cluster.address}" in done.stderr
-    assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
-    done = knnstore(folder, "score", "--k", "100", "--scheduler-file", cluster.scheduler_file, "--json")
-    assert done.returncode == 0, done.stderr
-    there, here = json.loads(done.stdout), score(ScoreOptions(k=100), Datastore(reference / "books.knnstore")).to_json()
+    with cluster_runner(scheduler_file=str(cluster.scheduler_file), patience=60) as runner:
+        build_index(Datastore(folder / "books.knnstore"), IndexOptions(nlist=32, pq_bytes=8), runner, Reporter())
+        assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
+        there = score(ScoreOptions(k=100), Datastore(folder / "books.knnstore"), runner=runner).to_json()
+    here = score(ScoreOptions(k=100), Datastore(reference / "books.knnstore")).to_json()
     for name in ("base", "knn", "tokens", "search"):
         assert there[name] == here[name], name
+
+
+@pytest.mark.parametrize("second", [("--workers", "2"), ("--scheduler-file", "scheduler.json")])
+def test_two_places_to_work_in_are_one_too_many(folder, knnstore, second):
+    done = knnstore(folder, "ingest", *INGEST, "--scheduler", "tcp://127.0.0.1:9", *second)
+    assert done.returncode == 2
+    assert second[0] in done.stderr
 
 
 def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, reference, folder, bytes_of):

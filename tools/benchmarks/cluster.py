@@ -16,10 +16,12 @@ from benchmarks.measuring import Result, Settings
 from knnstore.scheduling import Runner, SerialRunner, cluster_runner, worker
 
 _SECONDS = 2.0  # a task; a chunk of 131,072 keys takes a GPU about that, and a CPU a minute
+_QUICK = (1, 4, 16, 64)  # workers
+_FULL = (1, 2, 4, 8, 16, 32, 64)
 
 
 def run(settings: Settings, _work: Path) -> Result:
-    counts = (1, 4, 16, 64) if settings.quick else (1, 2, 4, 8, 16, 32, 64)
+    counts = _QUICK if settings.quick else _FULL
     each = 5 if settings.quick else 8
     rows: list[tuple[Any, ...]] = []
     ratios: dict[str, float] = {}
