@@ -4,11 +4,14 @@ import threading
 import time
 from itertools import pairwise
 
+import click
 import cluster_jobs as jobs
+import dask
 import pytest
 
+from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
-from knnstore.scheduling import cluster_runner
+from knnstore.scheduling import cluster_runner, visible_gpus
 from knnstore.scheduling.dask_runner import DaskRunner
 from knnstore.scheduling.worker import Terms
 
@@ -112,3 +115,33 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_a_sentence(short_lived):
         next(results)
         threading.Timer(0.5, short_lived.scheduler.kill).start()
         list(results)
+
+
+def test_the_cluster_is_the_one_named_else_that_of_dask_s_configuration():
+    assert find_cluster("tcp://a:1", None, None) == Cluster("tcp://a:1", None)
+    assert find_cluster(None, "file.json", None) == Cluster(None, "file.json")
+    with dask.config.set({"scheduler-address": "tcp://b:2"}):
+        assert find_cluster(None, None, None) == Cluster("tcp://b:2", None)
+        assert find_cluster("tcp://a:1", None, None) == Cluster("tcp://a:1", None)
+        assert find_cluster(None, "file.json", None) == Cluster(None, "file.json")
+        assert find_cluster(None, None, 2) is None  # workers of this machine, in spite of the configuration
+    assert find_cluster(None, None, None) is None
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_two_places_to_work_in_are_one_too_many(workers):
+    with pytest.raises(click.UsageError, match="--scheduler"):
+        find_cluster("tcp://a:1", "file.json" if workers is None else None, workers)
+
+
+def test_gpus_are_those_that_the_driver_and_the_environment_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("knnstore.scheduling.machine._torch_is_for_cpus", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path / "none") == ()
+    for number in range(2):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    assert visible_gpus(tmp_path) == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert visible_gpus(tmp_path) == ("3",)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus(tmp_path) == ()

@@ -65,13 +65,6 @@ def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, ref
         assert there[name] == here[name], name
 
 
-@pytest.mark.parametrize("second", [("--workers", "2"), ("--scheduler-file", "scheduler.json")])
-def test_two_places_to_work_in_are_one_too_many(folder, knnstore, second):
-    done = knnstore(folder, "ingest", *INGEST, "--scheduler", "tcp://127.0.0.1:9", *second)
-    assert done.returncode == 2
-    assert second[0] in done.stderr
-
-
 def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, reference, folder, bytes_of):
     def strike():
         wait_until(lambda: keys_done(folder) >= 2, "the first keys")
