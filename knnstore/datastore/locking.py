@@ -34,6 +34,7 @@ def writing(root: Path) -> Iterator[None]:
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}, file)
         file.flush()
+        os.fsync(file.fileno())  # on a network file system, other machines look for it
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
             yield
@@ -62,3 +63,11 @@ def _holder(path: Path) -> str:
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, OSError):
         return "another process"
+
+
+def read_holder(root: Path) -> str:
+    """What the lock of the store at ``root`` says of its holder; empty if there is none."""
+    try:
+        return (root / LOCK_FILE).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,6 +1,7 @@
 """Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from typing import Literal
@@ -62,6 +63,17 @@ class Searcher:
     def check(self) -> Check:
         """The result of the self-check, over all segments."""
         return load_check(self._folder, [part.reference for part in self._parts])
+
+    def within(self, first: int, last: int) -> "Searcher":
+        """The same index with lists ``[first, last)`` alone; the others look empty."""
+        other = copy(self)
+        other._parts = [part.within(first, last) for part in self._parts]
+        return other
+
+    def list_sizes(self) -> Int64:
+        """Keys in each list: int64 (nlist,)."""
+        sizes: Int64 = np.sum([np.diff(part.offsets) for part in self._parts], axis=0)
+        return sizes
 
     def search(
         self,
