@@ -23,7 +23,7 @@ def reference() -> str:
         "[knnstore.toml](configuration.md).",
         "",
     ]
-    with click.Context(main, info_name="knnstore") as context:
+    with click.Context(main, info_name="knnstore", **main.context_settings) as context:
         lines += [*_options(main, context), ""]
         for name, command in main.commands.items():
             with click.Context(command, info_name=name, parent=context) as inner:
