@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
     {"attribution"},
     {"generation"},
     {"api"},
+    {"evaluation"},
     {"report", "demo_corpus"},
     {"demo"},
     {"cli"},
@@ -41,11 +42,12 @@ NARROWED = {
 LIBRARIES = {
     "zarr": {"datastore"},
     "faiss": {"index"},
-    "torch": {"lm", "index", "ingest", "score"},
+    "torch": {"lm", "index", "ingest", "score", "evaluation"},
     "transformers": {"lm"},
     "dask": {"scheduling"},
     "distributed": {"scheduling"},
     "click": {"cli"},
+    "lm_eval": {"cli", "evaluation"},
 }
 HEAVY = ("numpy", "torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))

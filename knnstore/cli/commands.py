@@ -10,6 +10,7 @@ import click
 from knnstore import __version__
 from knnstore.cli.attribute import attribute
 from knnstore.cli.demo import demo
+from knnstore.cli.evaluate import evaluate
 from knnstore.cli.generate import generate
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
@@ -34,5 +35,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, generate, neighbours, attribute, demo):
+for _command in (ingest, index, score, generate, neighbours, attribute, evaluate, demo):
     main.add_command(_command)
