@@ -65,10 +65,6 @@ def test_the_harness_finds_the_perplexity_that_score_finds(here, knnstore, monke
 
 
 def test_a_missing_harness_is_one_sentence():
-    done = knnstore(here, "evaluate", "--model_args", "pretrained=nonesuch,store=books", "--tasks", "x")
-    assert done.returncode != 0
-    code = (
-        "import sys; sys.modules['lm_eval'] = None; from knnstore.cli import main; main(['evaluate', '--tasks', 'x'])"
-    )
+    code = "import sys; sys.modules['lm_eval'] = None; from knnstore.cli import main; main(['evaluate', '--tasks=x'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "Error: lm_eval isn't installed: pip install 'knnstore[eval]'\n")
