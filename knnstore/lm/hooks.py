@@ -97,9 +97,11 @@ class MixtureHooks:
             self._running.states = []
 
     @_as_it_is
-    def _capture_input(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _capture_input(
+        self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
         if (states := getattr(self._running, "states", None)) is not None:
-            states.append(module_input(args, kwargs))
+            states.append(module_input(args, kwargs or {}))
 
     @_as_it_is
     def _capture_output(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -107,10 +109,13 @@ class MixtureHooks:
             states.append(output[0])
 
     @_as_it_is
-    def _end(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _end(self, model: Any, args: tuple[Any, ...], *kwargs_and_output: Any) -> Any:
         states, self._running.states = getattr(self._running, "states", None), None
-        if states is None:
+        *before, output = kwargs_and_output
+        # torch leaves the keyword arguments out where another thread has detached since this pass began
+        if states is None or not before:
             return output
+        kwargs: dict[str, Any] = before[0]
         given = self._arguments(args, kwargs)
         loss, logits = _loss_and_logits(output, given)
         if len(states) != 1:

@@ -211,3 +211,12 @@ def test_a_compiled_lm_is_mixed_as_well(gpt2):
         torch.testing.assert_close(compiled(IDS).logits, expected)
         hooks.detach()
     torch._dynamo.reset()
+
+
+def test_a_thread_that_detaches_during_anothers_pass_leaves_it_to_the_lm(gpt2):
+    with torch.inference_mode():
+        alone = gpt2(IDS).logits
+    hooks = mixed(gpt2, Recorder())
+    gpt2.transformer.ln_f.register_forward_hook(lambda *_: hooks.detach())  # as another thread might, at that moment
+    with torch.inference_mode():
+        assert torch.equal(gpt2(IDS).logits, alone)
