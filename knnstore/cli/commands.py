@@ -12,6 +12,7 @@ from knnstore import __version__
 from knnstore.cli.attribute import attribute
 from knnstore.cli.config import CONFIG_FILE, read_defaults
 from knnstore.cli.demo import demo
+from knnstore.cli.evaluate import evaluate
 from knnstore.cli.exchange import export, import_command
 from knnstore.cli.explore import explore
 from knnstore.cli.generate import generate
@@ -66,6 +67,7 @@ _COMMANDS = (
     explore,
     info,
     stores,
+    evaluate,
     verify,
     repair,
     import_command,
