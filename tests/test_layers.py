@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"index", "passages"},
     {"scheduling"},
     {"ingest", "build", "score"},
-    {"attachment"},
+    {"attachment", "living"},
     {"api"},
     {"report", "demo_corpus"},
     {"demo"},

@@ -91,7 +91,9 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
 def _prepare(store: Datastore, work: Work) -> None:
     """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
     folder = work.folder
-    written = bytes_below(*(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name))))
+    written = bytes_below(
+        *(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name)))
+    )
     needed = int((work.resources.disk_bytes + work.resources.temporary_bytes) * _MORE) - written
     free = free_bytes(store.root)
     if free < needed:

@@ -1,6 +1,6 @@
 """The lists of one segment under quantisers that are there: fill, merge, check."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 

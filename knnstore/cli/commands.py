@@ -8,10 +8,13 @@ import os
 import click
 
 from knnstore import __version__
+from knnstore.cli.compact import compact
 from knnstore.cli.demo import demo
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
+from knnstore.cli.log import log, restore
+from knnstore.cli.remove import remove
 from knnstore.cli.score import score
 
 
@@ -30,5 +33,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, demo):
+for _command in (ingest, index, score, remove, compact, log, restore, demo):
     main.add_command(_command)

@@ -26,10 +26,13 @@ class Size(click.ParamType[int]):
         return value if isinstance(value, int) else parse_size(value)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
 def shared_options(command: Command) -> Command:
     """The options that every stage has."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+        json_option,
         click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors."),
         click.option(
             "--memory", type=Size(), default="4GB", show_default=True, help="Most memory, of all processes together."
@@ -60,9 +63,16 @@ def lm_options(command: Command) -> Command:
 
 def open_store(store: str | None) -> "Datastore":
     """The store of that name or path, or the only one here."""
-    from knnstore.datastore.store import Datastore, only_store, store_path
+    from knnstore.datastore.store import Datastore
 
-    return Datastore(store_path(store) if store else only_store(Path()))
+    return Datastore(chosen_store(store))
+
+
+def chosen_store(store: str | None) -> Path:
+    """The folder of the store of that name or path, or of the only one here; whether it is one isn't looked at."""
+    from knnstore.datastore.store import only_store, store_path
+
+    return store_path(store) if store else only_store(Path())
 
 
 def reporter_for(quiet: bool) -> Reporter:

@@ -1,6 +1,8 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 
 from knnstore.errors import CorruptStoreError
 
+VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
 HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
 
 DOCUMENTS_SCHEMA = pa.schema(
@@ -28,6 +31,8 @@ DOCUMENTS_SCHEMA = pa.schema(
         ("heldout_bytes", pa.int64()),
     ]
 )
+
+_BATCH = 65_536
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -85,6 +90,21 @@ class DocumentTable:
     def heldout(self) -> Int64:
         """Indices of the documents that have a held-out part."""
         return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
+
+    @property
+    def table(self) -> pa.Table:
+        """The table itself, of ``DOCUMENTS_SCHEMA``."""
+        return self._table
+
+    @cached_property
+    def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+        """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
+        return np.frombuffer(b"".join(self._table.column("sha256").to_pylist()), "S32")
+
+    def origins(self) -> Iterator[Document]:
+        """Where each document came from, in order."""
+        for batch in self._table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
+            yield from (Document(**record) for record in batch.to_pylist())
 
     def _column(self, name: str) -> Int64:
         column: Int64 = self._table.column(name).to_numpy()

@@ -11,6 +11,7 @@
         key_scales/           (dimension,)       float32           int8 only
         heldout/              (tokens,)          like values       documents kept out, to measure on
         queries/              (n, dimension)     float32           keys of held-out tokens, for the index's self-check
+        query_tokens/         (n,)               int64             which of the held-out tokens those are
         commits/              one record a task
 """
 
@@ -31,6 +32,13 @@ from knnstore.records import fingerprint, from_json
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
+# the tasks that make a segment, besides its chunks of keys
+DOCUMENTS, LAYOUT, SAMPLES = "documents", "layout", "samples"
+
+
+def keys_task(chunk: int) -> str:
+    """Name of the task that writes a chunk of keys."""
+    return f"keys-{chunk:06d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,11 @@ class Segment:
         """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
         path = self.array_path("queries")
         return read_rows(path, 0, open_array(path).shape[0]).astype(np.float32)
+
+    def query_tokens(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Places in the array of held-out tokens of those that the queries are the keys of: int64 (n,)."""
+        path = self.array_path("query_tokens")
+        return read_rows(path, 0, open_array(path).shape[0]).astype(np.int64)
 
     def heldout(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of the held-out part of a document."""

@@ -1,6 +1,6 @@
 """Tokenised parts -> the segment's documents, values and held-out tokens. Streams; one pass over the ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
-from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
+from knnstore.datastore.appending import ChunkWriter
+from knnstore.datastore.arrays import create_array
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
+from knnstore.datastore.segment import DOCUMENTS, DOCUMENTS_FILE, Segment
 from knnstore.holdout import choose_heldout
 from knnstore.ingest.tasks import part_files
-
-DOCUMENTS = "documents"
-_VALUE_CHUNK_ROWS = 2**22
 
 
 def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
@@ -30,11 +28,11 @@ def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
     heldout = choose_heldout(tokens, segment.plan.holdout)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
     dtype = segment.plan.value_dtype
-    files = create_array(segment.array_path("values"), (stored_tokens,), _VALUE_CHUNK_ROWS, dtype, "values")
+    files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")
     files += create_array(segment.array_path("heldout"), (heldout_tokens,), HELDOUT_TOKENS, dtype, "values")
     ends = []
-    writer = _ChunkWriter(segment.array_path("values"), _VALUE_CHUNK_ROWS)
-    heldout_writer = _ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
+    writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
+    heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
     for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
@@ -83,34 +81,3 @@ def _split(maps: Iterator[Any], tokens: Any, heldout: Any) -> Iterator[tuple[Any
             position, cut = cut[1], next(cuts, None)
         yield ids[position - begin :], ids[:0], False
         begin = stop
-
-
-class _ChunkWriter:
-    """Gathers rows of any length into whole chunks of an array."""
-
-    def __init__(self, path: Path, chunk_rows: int) -> None:
-        self._path = path
-        self._chunk_rows = chunk_rows
-        self._waiting: list[Any] = []
-        self._rows = 0
-        self._files: list[Path] = []
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Append rows."""
-        while len(rows):
-            room = self._chunk_rows - self._rows
-            self._waiting.append(np.asarray(rows[:room]))
-            self._rows += len(self._waiting[-1])
-            rows = rows[room:]
-            if self._rows == self._chunk_rows:
-                self._flush()
-
-    def finish(self) -> list[Path]:
-        """Write what is left, and return the chunks' files."""
-        if self._rows:
-            self._flush()
-        return self._files
-
-    def _flush(self) -> None:
-        self._files.append(write_chunk(self._path, len(self._files), np.concatenate(self._waiting)))
-        self._waiting, self._rows = [], 0

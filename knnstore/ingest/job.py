@@ -13,13 +13,12 @@ from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
-from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS, LAYOUT, PLAN_FILE, SAMPLES, Segment, SegmentPlan
 from knnstore.datastore.store import default_store, segment_root, store_path
 from knnstore.errors import CorpusError, MismatchError, UsageError
-from knnstore.ingest.assembly import DOCUMENTS, assemble
+from knnstore.ingest.assembly import assemble
 from knnstore.ingest.plan import IngestOptions, check_disk, check_memory, differences, segment_plan
 from knnstore.ingest.tasks import (
-    SAMPLES,
     DecodeTask,
     KeyTask,
     TokenTask,
@@ -164,7 +163,7 @@ class _Job:
             shape = (segment.rows, segment.dimension)
             path = segment.array_path("keys")
             files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
-            segment.commits.commit("layout", files)
+            segment.commits.commit(LAYOUT, files)
             list(self._runner.run(write_samples, [KeyTask(segment.root, self._spec, 0)]))
         self._tally(len(todo), len(tasks) - len(todo))
         ranges = [segment.chunk_range(task.chunk) for task in todo]

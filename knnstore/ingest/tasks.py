@@ -16,7 +16,8 @@ from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import KeyCodec, scales_of
-from knnstore.datastore.segment import Segment
+from knnstore.datastore.queries import write_queries
+from knnstore.datastore.segment import SAMPLES, Segment, keys_task
 from knnstore.errors import NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
@@ -25,11 +26,9 @@ from knnstore.windows import Windows, cut_windows
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
 
-SAMPLES = "samples"
-# Windows whose keys set the int8 scales, and the most held-out keys kept for the index's self-check.
+# Windows whose keys set the int8 scales, and those whose keys are kept for the index's self-check.
 _SCALE_WINDOWS = 128
 _QUERY_WINDOWS = 64
-_MOST_QUERIES = 1024
 # Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -60,7 +59,7 @@ class KeyTask:
     @property
     def name(self) -> str:
         """Of its commit record."""
-        return f"keys-{self.chunk:06d}"
+        return keys_task(self.chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +113,13 @@ def write_samples(task: KeyTask) -> int:
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
     if plan.key_dtype == "int8":
-        sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
         files.append(write_chunk(path, 0, scales_of(sample)))
     windows = cut(table.heldout_first, table.heldout_tokens)
-    queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
-    queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _MOST_QUERIES), dtype=np.int64)]
-    path = segment.array_path("queries")
-    files += create_array(path, queries.shape, max(1, len(queries)), np.dtype(np.float32), "none")
-    if len(queries):
-        files.append(write_chunk(path, 0, queries))
+    tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    files += write_queries(segment, tokens, queries)
     segment.commits.commit(SAMPLES, files, queries=len(queries))
     return len(queries)
 
@@ -147,6 +142,8 @@ def write_keys(task: KeyTask) -> int:
     return end - begin
 
 
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
 TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
@@ -178,16 +175,16 @@ def _heldout(segment: Segment, windows: Windows) -> TokenReader:
 
 def _sampled_keys(
     segment: Segment, model: "KeyModel", windows: Windows, reader: Callable[[Segment, Windows], TokenReader], count: int
-) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Keys of ``count`` windows spread evenly over documents: float32 (n, d)."""
+) -> tuple[Int64, Float32]:
+    """Rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over documents."""
     if not len(windows):
-        return np.empty((0, segment.dimension), np.float32)
+        return np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32)
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
     parts = []
     for index in chosen:  # one window at a time: what is read for them lies far apart
         window = windows.select(slice(int(index), int(index) + 1))
-        parts += [keys for _, keys in _window_keys(model, window, reader(segment, window))]
-    return np.concatenate(parts)
+        parts += list(_window_keys(model, window, reader(segment, window)))
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
