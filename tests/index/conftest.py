@@ -1,7 +1,7 @@
-"""A store that most tests of the index begin with."""
+"""The fixture that the tests of the index share."""
 
 import pytest
-from synthetic import brute_force, clustered_keys, make_store, stored_keys  # noqa: F401 - tests here import them
+from index_stores import clustered_keys, make_store
 
 
 @pytest.fixture

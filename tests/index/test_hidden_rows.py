@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import brute_force, clustered_keys, make_store
+from index_stores import brute_force, clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import publish

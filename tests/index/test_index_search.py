@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import brute_force, clustered_keys, make_store, stored_keys
+from index_stores import brute_force, clustered_keys, make_store, stored_keys
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore

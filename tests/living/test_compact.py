@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic import clustered_keys, make_store, stored_keys
+from index_stores import clustered_keys, make_store, stored_keys
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
