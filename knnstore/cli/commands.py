@@ -10,6 +10,7 @@ import click
 from knnstore import __version__
 from knnstore.cli.compact import compact
 from knnstore.cli.demo import demo
+from knnstore.cli.derive import merge, subset
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
@@ -33,5 +34,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, remove, compact, log, restore, demo):
+for _command in (ingest, index, score, remove, compact, log, restore, merge, subset, demo):
     main.add_command(_command)

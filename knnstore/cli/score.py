@@ -18,6 +18,8 @@ from knnstore.cli.options import lm_options, open_store, reporter_for, shared_op
 @click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's.")
 @click.option("--exact", is_flag=True, help="Search every key; needs no index.")
 @click.option("--quantised", is_flag=True, help="Take distances from the PQ codes, not from the keys.")
+@click.option("--only", multiple=True, metavar="GLOB|SHARE…", help="Search these documents alone, or 10% of the keys.")
+@click.option("--without", multiple=True, metavar="GLOB|SHARE…", help="Leave these documents out of the search.")
 @click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
 @lm_options
 @shared_options

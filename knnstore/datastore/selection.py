@@ -68,13 +68,18 @@ def sampled(store: Datastore, share: float) -> Removed:
 
 
 def selected(store: Datastore, wanted: Sequence[str], option: str) -> Removed:
-    """What ``10%`` or patterns stand for; stored documents alone."""
-    share = _SHARE.fullmatch(wanted[0]) if len(wanted) == 1 else None
-    if share is None:
-        return matching(store, wanted, option)
-    if not 0 < float(share[1]) <= 100:
-        raise UsageError(f"{option} {wanted[0]}: give more than 0% and at most 100%")
-    return sampled(store, float(share[1]) / 100)
+    """The documents that ``10%``, alone, or patterns stand for."""
+    if len(wanted) == 1 and wanted[0].rstrip().endswith("%"):
+        return sampled(store, parse_share(wanted[0], option))
+    return matching(store, wanted, option)
+
+
+def parse_share(text: str, option: str) -> float:
+    """``10%`` as 0.1. Raises UsageError, naming ``option``, for what is no share."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise UsageError(f"{option} {text}: give more than 0% and at most 100%, as in {option} 10%")
+    return float(match[1]) / 100
 
 
 def others(store: Datastore, documents: Removed) -> Removed:

@@ -19,7 +19,7 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 
 def save_takedown(root: Path, state: int, digests: Digests) -> None:
     """Write the digests of the texts that the change to ``state`` removes."""
-    path = root / FOLDER / f"{state:06d}.parquet"
+    path = _path(root, state)
     values = pa.array([digest.ljust(32, b"\0") for digest in np.unique(digests).tolist()], pa.binary(32))
     with storage_errors("write", path):
         path.parent.mkdir(exist_ok=True)
@@ -31,16 +31,21 @@ def load_takedowns(root: Path) -> Digests:
     known: dict[int, frozenset[bytes]] = {}
     present: frozenset[bytes] = frozenset()
     for change in changes(root):
-        if change.kind == "remove":
-            present |= _load(root, change.state.state)
+        if (path := _path(root, change.state.state)).is_file():
+            present |= _load(path)
+        elif change.kind == "remove":
+            raise CorruptStoreError(f"{path}, which says what was taken down, is missing: restore it from a copy")
         elif change.kind == "restore":
             present = known.get(int(change.facts.get("to", -1)), present)
         known[change.state.state] = present
     return np.array(sorted(present), "S32")
 
 
-def _load(root: Path, state: int) -> frozenset[bytes]:
-    path = root / FOLDER / f"{state:06d}.parquet"
+def _path(root: Path, state: int) -> Path:
+    return root / FOLDER / f"{state:06d}.parquet"
+
+
+def _load(path: Path) -> frozenset[bytes]:
     try:
         return frozenset(pq.read_table(path, schema=_SCHEMA).column("sha256").to_pylist())
     except (OSError, pa.ArrowException) as error:

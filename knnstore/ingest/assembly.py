@@ -1,6 +1,6 @@
 """Tokenised parts -> the segment's documents, values and held-out tokens. Streams; one pass over the ids."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,20 @@ from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS, DOCUMENTS_FILE, Segment
-from knnstore.holdout import choose_heldout
+from knnstore.holdout import Int64
 from knnstore.ingest.tasks import part_files
 
 
-def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
+def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
     """Write documents.parquet, values and heldout, and commit them.
 
+    ``choose(table)`` says how many tokens at the end of each document are held out: int64 (documents,).
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
     table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
     tokens = table.column("tokens").to_numpy()
-    heldout = choose_heldout(tokens, segment.plan.holdout)
+    heldout = choose(table)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
     dtype = segment.plan.value_dtype
     files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")

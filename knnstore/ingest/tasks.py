@@ -13,9 +13,9 @@ import numpy as np
 
 from knnstore.atomic import storage_errors
 from knnstore.corpus.options import ReadOptions
-from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
+from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.keycodec import KeyCodec, scales_of
+from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import SAMPLES, Segment, keys_task
 from knnstore.errors import NumericsError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Windows whose keys set the int8 scales, and those whose keys are kept for the index's self-check.
 _SCALE_WINDOWS = 128
 _QUERY_WINDOWS = 64
+_MOST_CLIPPED = 1e-4
 # Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -63,6 +64,23 @@ class KeyTask:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplesTask:
+    """Compute the int8 scales and the queries; ``scales_of``: a segment whose scales will do if they suit the keys."""
+
+    segment: Path
+    spec: LmSpec
+    scales_of: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """Say which documents are in one part of the corpus."""
+
+    part: TokenPart
+    options: ReadOptions
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeTask:
     """Token ids whose text's size is wanted."""
 
@@ -81,6 +99,11 @@ def describe_model(spec: LmSpec) -> LmFacts:
     from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
 
     return describe(spec)
+
+
+def survey(task: SurveyTask) -> tuple[int, Any]:
+    """The part's number and its documents, as ``survey_part`` tells them."""
+    return task.part.index, survey_part(task.part, task.options)
 
 
 def tokenise(task: TokenTask) -> PartSummary:
@@ -105,7 +128,7 @@ def decoded_bytes(task: DecodeTask) -> list[int]:
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
-def write_samples(task: KeyTask) -> int:
+def write_samples(task: SamplesTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
     model = _key_model(task.spec)
@@ -116,7 +139,7 @@ def write_samples(task: KeyTask) -> int:
         _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
-        files.append(write_chunk(path, 0, scales_of(sample)))
+        files.append(write_chunk(path, 0, _scales(sample, task.scales_of)))
     windows = cut(table.heldout_first, table.heldout_tokens)
     tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
     files += write_queries(segment, tokens, queries)
@@ -185,6 +208,17 @@ def _sampled_keys(
         window = windows.select(slice(int(index), int(index) + 1))
         parts += list(_window_keys(model, window, reader(segment, window)))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
+
+
+def _scales(sample: Float32, given: Path | None) -> Float32:
+    """The scales of the given segment if they clip next to nothing of the sample, else the sample's own.
+
+    Segments of equal scales are compacted byte by byte.
+    """
+    theirs = Segment(given).codec.scales if given else None
+    if theirs is None or (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum() > _MOST_CLIPPED * sample.size:
+        return scales_of(sample)
+    return theirs
 
 
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:

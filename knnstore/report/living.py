@@ -2,6 +2,7 @@
 
 from knnstore.datastore.history import History
 from knnstore.living.compact import CompactReport
+from knnstore.living.deriving import DeriveReport
 from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
 from knnstore.report.words import documents, one_line, shown_store
@@ -73,6 +74,17 @@ def restore_text(report: RestoreReport) -> str:
     if report.unindexed:
         text += f"\nnext      knnstore index --store {shown_store(report.store)}, for {report.unindexed:,} keys"
     return text
+
+
+def derive_text(report: DeriveReport) -> str:
+    """What a merge or a subset made, and what to do next."""
+    doubles = f"; {documents(report.doubles)} left out that another has too" if report.doubles else ""
+    heldout = f"; {report.heldout_tokens:,} tokens of {documents(report.heldout_documents)} held out"
+    return (
+        f"store     {report.store}: {report.rows:,} keys of {documents(report.documents)}, "
+        f"{format_size(report.bytes)}{heldout}{doubles}\n"
+        f"next      knnstore index --store {shown_store(report.store)}"
+    )
 
 
 def _segments(count: int) -> str:

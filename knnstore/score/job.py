@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
-from knnstore.errors import ResourceError
+from knnstore.errors import ResourceError, UsageError
 from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.matching import require_same_model
@@ -41,6 +42,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store.root, store.manifest, model)
+    store = _masked(store, options, reporter)
     job = _Job(options, store, model, reporter)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
@@ -50,6 +52,21 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
         return job.report(text, texts, setting, tuning)
     assert options.k is not None and options.lambda_ is not None and options.temperature is not None
     return job.report(text, texts, Setting(options.k, options.lambda_, options.temperature), None)
+
+
+def _masked(store: Datastore, options: ScoreOptions, reporter: Reporter) -> Datastore:
+    """The store with only those documents searched that the options name."""
+    if not options.only and not options.without:
+        return store
+    every = store.live_rows
+    if options.only:
+        store = store.masked(others(store, selected(store, options.only, "--only")))
+    if options.without:
+        store = store.masked(selected(store, options.without, "--without"))
+    if not store.live_rows:
+        raise UsageError("--only and --without leave no key to search")
+    reporter.say(f"mask      {store.live_rows:,} of {every:,} keys are searched")
+    return store
 
 
 def _block_memory(options: ScoreOptions, model: KeyModel) -> int:
@@ -131,6 +148,7 @@ class _Job:
         examples = explain(totals.candidates, texts, self._store, self._model.loaded, search=self.search, k=setting.k)
         return ScoreReport(
             store=self._store.name,
+            keys=self._store.live_rows,
             model=self._model.loaded.identity.name,
             text=text,
             documents=count,

@@ -15,6 +15,7 @@ class ScoreOptions:
 
     ``text``: files to score; empty for the documents that the store held out. ``exact`` searches every key;
     ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token``: a Parquet file to write.
+    ``only`` and ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched or are not.
     ``memory`` in bytes, for the whole process.
     """
 
@@ -30,6 +31,8 @@ class ScoreOptions:
     exact: bool = False
     quantised: bool = False
     per_token: str | None = None
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     dtype: str = "auto"
     device: str = "auto"
     memory: int = 4_000_000_000
