@@ -7,13 +7,13 @@ that it costs what is new; how much worse the quantisers suit the new keys is me
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.atomic import free_bytes, storage_errors, write_json
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
 from knnstore.errors import ResourceError
 from knnstore.index.merge import OFFSETS
 from knnstore.index.plan import PLAN_FILE, Check, IndexFolder, IndexPlan, load_check, remove_folder, segment_reference
@@ -103,9 +103,7 @@ def _prepare(store: Datastore, work: Work) -> None:
         )
     with storage_errors("make", folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-        for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
-            for leftover in folder.root.rglob(pattern):
-                leftover.unlink()
+    sweep_partial(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
 

@@ -56,7 +56,8 @@ class DocumentTable:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._table = pq.read_table(path, memory_map=True)
+            with pq.ParquetFile(path) as file:  # closed at once: pq.read_table lets go of it some time later
+                self._table = file.read()
         except (OSError, pa.ArrowException) as error:
             raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
         if self._table.schema != DOCUMENTS_SCHEMA:

@@ -20,11 +20,11 @@ from knnstore.datastore.history import publish
 from knnstore.datastore.removed import Removed, joined, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.datastore.sweeping import next_segment, remove_tree, unfinished
+from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
-from knnstore.ingest.making import Making, count, sweep_partial
+from knnstore.ingest.making import Making, count
 from knnstore.ingest.plan import IngestOptions, differences
 from knnstore.ingest.survey import (
     Differences,

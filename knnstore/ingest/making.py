@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors
+from knnstore.atomic import free_bytes, storage_errors
 from knnstore.corpus.tokens import PartSummary
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS, LAYOUT, SAMPLES, Segment
+from knnstore.datastore.sweeping import sweep_partial
 from knnstore.holdout import Int64
 from knnstore.ingest.assembly import assemble
 from knnstore.ingest.plan import check_disk
@@ -116,14 +117,6 @@ class Making:
     def _tally(self, run: int, kept: int) -> None:
         self.tasks_run += run
         self.tasks_kept += kept
-
-
-def sweep_partial(root: Path) -> None:
-    """Remove what a killed writer left half-written: Zarr's partial chunks and our own files set aside."""
-    with storage_errors("clean", root):
-        for path in root.rglob("*"):
-            if path.suffix in (".partial", TEMPORARY_SUFFIX):
-                path.unlink(missing_ok=True)
 
 
 def count(number: int, noun: str) -> str:

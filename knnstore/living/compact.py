@@ -14,7 +14,7 @@ from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, state_bytes, sweep
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, state_bytes, sweep, sweep_partial
 from knnstore.errors import ResourceError
 from knnstore.index.plan import IndexFolder, open_index, remove_folder
 from knnstore.living.copying import Source
@@ -132,6 +132,7 @@ def _make_lists(
     if store.manifest.index is None or not segment.rows:
         return None
     folder = open_index(store.root, store.manifest.index)
+    sweep_partial(folder.root)
     sources = [one for one in store.segments if one.rows]
     resources = plan_resources(
         index_size([segment, *sources]),

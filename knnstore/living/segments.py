@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, write_json
+from knnstore.atomic import storage_errors, write_json
 from knnstore.build.lists import run_tasks
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import segment_root
-from knnstore.datastore.sweeping import next_segment, remove_tree, unfinished
+from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
 from knnstore.errors import MismatchError
 from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
 from knnstore.progress import Reporter
@@ -64,9 +64,7 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     path = path or segment_root(root, next_segment(root))
     with storage_errors("make", path):
         path.mkdir(parents=True, exist_ok=True)
-        for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
-            for leftover in path.rglob(pattern):
-                leftover.unlink()
+    sweep_partial(path)
     write_kept(path, sources)
     write_json(path / PLAN_FILE, to_json(plan))
     CommitLog(path / "commits", path, "").prepare()

@@ -48,9 +48,10 @@ class Seconds:
 class ScoreReport:
     """The result of scoring a text with an LM and a store.
 
-    ``keys``: those of the store that were searched. ``base`` and ``knn`` are over the documents reported on; ``tuned_documents`` and ``tuned_tokens`` say how many
-    others the setting was tuned on (0: it was given). ``search`` says in words how the neighbours were found, and
-    ``recall`` what the index's self-check measured there (None if exact, or unknown).
+    ``keys``: those of the store that were searched. ``base`` and ``knn`` are over the documents reported on;
+    ``tuned_documents`` and ``tuned_tokens`` say how many others the setting was tuned on (0: it was given). ``search``
+    says in words how the neighbours were found, and ``recall`` what the index's self-check measured there (None if
+    exact, or unknown).
     """
 
     store: str

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
+from living_stores import DyingRunner, KilledError
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
@@ -14,26 +15,6 @@ from knnstore.living.remove import remove
 from knnstore.living.restore import restore
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL between two tasks."""
-
-
-class DyingRunner(SerialRunner):
-    """Runs ``left`` tasks, then dies; counts those that ran."""
-
-    def __init__(self, left=10**9):
-        self.left, self.ran = left, []
-
-    def run(self, function, tasks):
-        for task in tasks:
-            if not self.left:
-                raise KilledError
-            self.left -= 1
-            self.ran.append(task.name)
-            yield function(task)
-
 
 KEYS = clustered_keys(2740, 16)
 
