@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import chosen_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_root
 
 
 @click.command()
@@ -36,7 +36,7 @@ def compact(
     from knnstore.report.living import compact_text
     from knnstore.scheduling import local_runner
 
-    root = chosen_store(store)
+    root = store_root(store)
     options = CompactOptions(auto=auto, most_segments=most_segments, memory=memory, workers=workers)
     if dry_run:
         planned = plan_compaction(Datastore(root), options)

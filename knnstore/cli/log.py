@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import chosen_store, json_option, print_result
+from knnstore.cli.options import json_option, print_result, store_root
 
 
 @click.command()
@@ -13,7 +13,7 @@ def log(as_json: bool, store: str | None) -> None:
     from knnstore.datastore.history import load_history
     from knnstore.report.living import log_text
 
-    history = load_history(chosen_store(store))
+    history = load_history(store_root(store))
     print_result(as_json, history, log_text(history))
 
 
@@ -26,5 +26,5 @@ def restore(as_json: bool, store: str | None, state: int | None) -> None:
     from knnstore.living.restore import restore as run
     from knnstore.report.living import restore_text
 
-    report = run(chosen_store(store), state)
+    report = run(store_root(store), state)
     print_result(as_json, report, restore_text(report))

@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import chosen_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_root
 
 
 @click.command()
@@ -43,7 +43,7 @@ def remove(
     from knnstore.report.living import remove_text
     from knnstore.scheduling import local_runner
 
-    root = chosen_store(store)
+    root = store_root(store)
     if dry_run:
         planned = plan_removal(Datastore(root), patterns)
         print_result(as_json, planned, remove_text(planned, None))

@@ -8,7 +8,7 @@ import numpy as np
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.segment import Segment
 
-_MOST_QUERIES = 1024
+MOST_QUERIES = 1024
 
 
 def write_queries(segment: Segment, tokens: np.ndarray[Any, Any], queries: np.ndarray[Any, Any]) -> list[Path]:
@@ -16,7 +16,7 @@ def write_queries(segment: Segment, tokens: np.ndarray[Any, Any], queries: np.nd
 
     ``tokens``: int64 (n,), the places of their tokens in the segment's array ``heldout``.
     """
-    chosen = np.linspace(0, len(queries) - 1, min(len(queries), _MOST_QUERIES), dtype=np.int64)
+    chosen = np.linspace(0, len(queries) - 1, min(len(queries), MOST_QUERIES), dtype=np.int64)
     files: list[Path] = []
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "queries": queries[chosen].astype(np.float32),

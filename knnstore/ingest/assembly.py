@@ -12,7 +12,7 @@ from knnstore.atomic import storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
-from knnstore.datastore.segment import DOCUMENTS, DOCUMENTS_FILE, Segment
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.holdout import Int64
 from knnstore.ingest.tasks import part_files
 
@@ -44,7 +44,7 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
     files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
-    segment.commits.commit(DOCUMENTS, files)
+    segment.commits.commit(DOCUMENTS_TASK, files)
 
 
 def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, heldout_bytes: Any) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import storage_errors, write_json
+from knnstore.atomic import make_folder, storage_errors, write_json
 from knnstore.corpus.sources import Source, find_sources, fingerprint
 from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.commits import CommitLog
@@ -80,8 +80,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     plan = segment_plan(options, facts, fingerprint(found.sources))
     check_memory(options, facts, plan)
     root = store_path(options.store or default_store(options.corpus[0]))
-    with storage_errors("make", root):
-        root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with writing(root):
         _open_root(root, plan, overwrite=options.overwrite)
         if load_manifest(root).segments:

@@ -8,7 +8,7 @@ from typing import Any
 from knnstore.atomic import free_bytes, storage_errors
 from knnstore.corpus.tokens import PartSummary
 from knnstore.datastore.arrays import create_array
-from knnstore.datastore.segment import DOCUMENTS, LAYOUT, SAMPLES, Segment
+from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.holdout import Int64
 from knnstore.ingest.assembly import assemble
@@ -50,7 +50,7 @@ class Making:
     @property
     def tokenised(self) -> bool:
         """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
-        return self.segment.commits.find(DOCUMENTS) is not None
+        return self.segment.commits.find(DOCUMENTS_TASK) is not None
 
     def tokenise(self, tasks: list[TokenTask], choose: Callable[[Any], Int64]) -> bool:
         """Write documents, values and held-out tokens; False, and nothing is written, if there isn't one token.
@@ -77,11 +77,11 @@ class Making:
         tasks = [KeyTask(segment.root, self._spec, chunk) for chunk in range(segment.chunks)]
         todo = [task for task in tasks if segment.commits.find(task.name) is None]
         check_disk(segment, len(todo), free_bytes(segment.root))
-        if segment.commits.find(SAMPLES) is None:
+        if segment.commits.find(SAMPLES_TASK) is None:
             shape = (segment.rows, segment.dimension)
             path = segment.array_path("keys")
             files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
-            segment.commits.commit(LAYOUT, files)
+            segment.commits.commit(LAYOUT_TASK, files)
             list(self._runner.run(write_samples, [SamplesTask(segment.root, self._spec, self._scales_of)]))
         self._tally(len(todo), len(tasks) - len(todo))
         ranges = [segment.chunk_range(task.chunk) for task in todo]

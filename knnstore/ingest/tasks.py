@@ -16,8 +16,8 @@ from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
-from knnstore.datastore.queries import write_queries
-from knnstore.datastore.segment import SAMPLES, Segment, keys_task
+from knnstore.datastore.queries import MOST_QUERIES, write_queries
+from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
@@ -135,15 +135,17 @@ def write_samples(task: SamplesTask) -> int:
     files: list[Path] = []
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
+    taken: str | None = None
     if plan.key_dtype == "int8":
         _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
-        files.append(write_chunk(path, 0, _scales(sample, task.scales_of)))
+        scales, taken = _scales(sample, task.scales_of)
+        files.append(write_chunk(path, 0, scales))
     windows = cut(table.heldout_first, table.heldout_tokens)
     tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
     files += write_queries(segment, tokens, queries)
-    segment.commits.commit(SAMPLES, files, queries=len(queries))
+    segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
     return len(queries)
 
 
@@ -210,15 +212,16 @@ def _sampled_keys(
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 
-def _scales(sample: Float32, given: Path | None) -> Float32:
-    """The scales of the given segment if they clip next to nothing of the sample, else the sample's own.
+def _scales(sample: Float32, given: Path | None) -> tuple[Float32, str | None]:
+    """The scales of the given segment, and its name, if they clip next to nothing of the sample; else the sample's own.
 
     Segments of equal scales are compacted byte by byte.
     """
     theirs = Segment(given).codec.scales if given else None
-    if theirs is None or (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum() > _MOST_CLIPPED * sample.size:
-        return scales_of(sample)
-    return theirs
+    if given is None or theirs is None:
+        return scales_of(sample), None
+    clipped = (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum()
+    return (scales_of(sample), None) if clipped > _MOST_CLIPPED * sample.size else (theirs, given.name)
 
 
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:

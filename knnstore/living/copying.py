@@ -19,7 +19,7 @@ from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
-from knnstore.datastore.segment import DOCUMENTS, DOCUMENTS_FILE, LAYOUT, SAMPLES, Segment, keys_task
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import CorruptStoreError
 
 FOLDER = "copy"
@@ -76,20 +76,20 @@ class CopyTask:
 
 def copy_tables(segment: Segment, sources: Sequence[Source]) -> None:
     """Write all of a new segment but its keys, task by task; what is done already is left."""
-    if segment.commits.find(DOCUMENTS) is None:
+    if segment.commits.find(DOCUMENTS_TASK) is None:
         files = [
             _write_documents(segment, sources),
             *_write_values(segment, sources),
             *_write_heldout(segment, sources),
         ]
-        segment.commits.commit(DOCUMENTS, files)
-    if segment.commits.find(LAYOUT) is None:
+        segment.commits.commit(DOCUMENTS_TASK, files)
+    if segment.commits.find(LAYOUT_TASK) is None:
         shape, plan = (segment.rows, segment.dimension), segment.plan
         files = create_array(segment.array_path("keys"), shape, plan.chunk_rows, segment.key_dtype, "keys")
-        segment.commits.commit(LAYOUT, files)
-    if segment.commits.find(SAMPLES) is None:
+        segment.commits.commit(LAYOUT_TASK, files)
+    if segment.commits.find(SAMPLES_TASK) is None:
         files = _write_scales(segment, sources) + _write_queries(segment, sources)
-        segment.commits.commit(SAMPLES, files)
+        segment.commits.commit(SAMPLES_TASK, files, queries=len(segment.queries()))
 
 
 def copy_chunk(task: CopyTask) -> int:
