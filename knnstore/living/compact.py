@@ -14,7 +14,7 @@ from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, state_bytes, sweep, sweep_partial
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep, sweep_partial
 from knnstore.errors import ResourceError
 from knnstore.index.plan import IndexFolder, open_index, remove_folder
 from knnstore.living.copying import Source
@@ -24,6 +24,7 @@ from knnstore.planning import plan_resources
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
+from knnstore.suffixes.plan import suffix_folder
 
 MOST_SEGMENTS = 8
 MOST_REMOVED = 0.1
@@ -113,6 +114,8 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
         swept = sweep(root)
         now = Datastore(root)
         now.close()
+        if not swept.held:
+            _discard_suffixes(now)
         return replace(report, bytes=state_bytes(root, now.manifest), freed=swept.bytes, held=tuple(swept.held))
 
 
@@ -123,6 +126,14 @@ def live_sources(store: Datastore) -> list[Source]:
         Source.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
         for s in store.segments
     ]
+
+
+def _discard_suffixes(store: Datastore) -> None:
+    """Remove exact-match memories of other states: they hold tokens of their own."""
+    kept = suffix_folder(store).root.name if store.live_rows else None
+    for path in sorted((store.root / "suffixes").glob("*")):
+        if path.name != kept:
+            remove_tree(path)
 
 
 def _make_lists(
