@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import open_store, print_result, reporter_for, shared_options, store_option
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--nlist", type=int, help="Inverted lists. Default: planned from the number of keys.")
 @click.option("--pq-bytes", type=int, help="Bytes of a key's code, a divisor of its width. Default: planned.")
 @click.option("--train-sample", type=int, help="Keys to train on. Default: 40 a list.")

@@ -94,6 +94,19 @@ def mixture_options(command: Command) -> Command:
     return command
 
 
+def complete_store(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the stores here that begin so, for the shell."""
+    names = (path.parent.name.removesuffix(".knnstore") for path in Path().glob("*.knnstore/knnstore.json"))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def store_option(command: Command) -> Command:
+    """``--store`` of a command that reads one; the shell completes the names of those here."""
+    return click.option(
+        "--store", shell_complete=complete_store, help="Name or path of the store. Default: the only one here."
+    )(command)
+
+
 def store_root(store: str | None) -> Path:
     """The folder of the store of that name or path, or of the only one here."""
     from knnstore.datastore.store import only_store, store_path

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import lm_options, open_store, reporter_for, shared_options
+from knnstore.cli.options import lm_options, open_store, reporter_for, shared_options, store_option
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")

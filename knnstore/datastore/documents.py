@@ -108,6 +108,15 @@ class DocumentTable:
         for batch in self._table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
             yield from (Document(**record) for record in batch.to_pylist())
 
+    def paths(self) -> set[str]:
+        """The files that the documents came from."""
+        return set(self._table.column("path").unique().to_pylist())
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all documents together, the held-out ones included."""
+        return int(self._column("bytes").sum())
+
     def _column(self, name: str) -> Int64:
         column: Int64 = self._table.column(name).to_numpy()
         return column

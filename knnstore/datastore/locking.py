@@ -41,6 +41,21 @@ def writing(root: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def holder(root: Path) -> str | None:
+    """Who holds the store at ``root`` for writing, for people; None if nobody does. Takes nothing away from anyone."""
+    path = root / LOCK_FILE
+    try:
+        if not path.stat().st_size:  # the usual case needs no probe that could meet a writer who is just starting
+            return None
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(path)
+    except OSError:  # no lock file, or one that may not be read: nobody that we know of
+        return None
+    return None
+
+
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text())

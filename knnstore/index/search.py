@@ -14,7 +14,7 @@ from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, 
 from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
-from knnstore.index.quantiser import Int64, load_quantiser
+from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.neighbours import Float32, Neighbours
 
@@ -47,6 +47,16 @@ class Searcher:
                 part = SegmentLists(self._folder, segment, first_row, hidden, checked=unchecked is None)
                 self._parts.append(part)
             first_row += segment.rows
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """What assigns and encodes."""
+        return self._quantiser
+
+    @property
+    def parts(self) -> tuple[SegmentLists, ...]:
+        """The lists of each segment that has keys, oldest first."""
+        return tuple(self._parts)
 
     @cached_property
     def check(self) -> Check:

@@ -12,7 +12,7 @@ from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.matching import require_same_model
+from knnstore.lm.matching import require_known_model, require_same_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
@@ -41,6 +41,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     to score; UnfinishedError without an index unless ``options.exact``.
     """
     reporter = reporter or Reporter()
+    require_known_model(store.root, store.manifest)
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store.root, store.manifest, model)
