@@ -148,7 +148,7 @@ def test_an_append_killed_with_minus_nine_goes_on(folder, bytes_of):
     command = (*INGEST, "--store", "young", "--holdout", "0")
     moments = [
         (root / "segments/0001/commits/documents.json").exists,
-        lambda: len(list(root.glob("segments/0001/commits/keys-*"))) >= 3,
+        lambda: len(list(root.glob("segments/0001/commits/keys-*.json"))) >= 3,
     ]
     assert all(killed_when(moment, folder, *command) for moment in moments)
     report = answered(folder, *command)
@@ -162,8 +162,8 @@ def test_a_compaction_killed_with_minus_nine_goes_on(grown, folder, bytes_of):
     typed(folder, "compact", "--store", "t")
     root = folder / "s.knnstore"
     moments = [
-        lambda: len(list(root.glob("segments/0002/commits/keys-*"))) >= 3,
-        lambda: len(list(root.glob("index/*/lists/0002/commits/lists-*"))) >= 2,
+        lambda: len(list(root.glob("segments/0002/commits/keys-*.json"))) >= 3,
+        lambda: len(list(root.glob("index/*/lists/0002/commits/lists-*.json"))) >= 2,
     ]
     for moment in moments:
         assert killed_when(moment, folder, "compact", "--store", "s")
