@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"index", "suffixes", "passages"},
     {"scheduling"},
     {"ingest", "build", "score", "verify"},
-    {"attachment", "repair", "info", "exchange"},
+    {"attachment", "repair", "living", "info", "exchange"},
     {"attribution"},
     {"generation"},
     {"api"},
