@@ -1,7 +1,7 @@
 """The bulk join: queries are grouped by the lists that they probe, and each list is read once for all of them.
 
 Distances come from a matrix product of residuals: queries and keys both minus the list's centroid, which loses less
-to cancellation than whole vectors would.
+to cancellation than whole vectors would. Where the compiled kernel can, it multiplies int8 keys as they are stored.
 """
 
 import math
@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
 from knnstore.datastore.mapped import MappedArray
+from knnstore.index.compiled import CompiledNearest, CompiledSample
 from knnstore.index.lists import SegmentLists
-from knnstore.index.nearest import Nearest, concatenate, spare_slots
+from knnstore.index.nearest import concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
+from knnstore.index.selection import Sink, new_nearest, new_sample
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Neighbours
@@ -86,7 +89,7 @@ class Batch:
 class Lists:
     """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags.
 
-    ``mapped`` names the array that ``residuals`` reads.
+    ``mapped`` names the array that ``residuals`` reads. ``units``: the kernel takes the stored keys instead.
     """
 
     parts: Sequence[SegmentLists]
@@ -94,6 +97,12 @@ class Lists:
     mapped: Callable[[SegmentLists], MappedArray]
     residuals: ReadResiduals
     tags: ReadTags | None
+    units: bool = False
+
+    @property
+    def largest_tag(self) -> int | None:
+        """The largest tag that a key can have; None if none is asked for."""
+        return sum(int(part.offsets[-1]) for part in self.parts) if self.tags else None
 
     def read_ahead(self, number: int) -> None:
         """Ask the kernel to read a list from the disk meanwhile."""
@@ -140,18 +149,16 @@ def _scan(
     batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
-    nearest = Nearest(thresholds, k, tags=lists.tags is not None)
+    nearest = new_nearest(thresholds, k, largest_tag=lists.largest_tag)
     groups = list(_by_list(batch.probed, len(lists.centroids)))
     following = [number for number, _ in groups[1:]]
     for (number, members), upcoming in zip_longest(groups, following):
         if upcoming is not None:
             lists.read_ahead(upcoming)
         for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
-            residuals = lists.residuals(tile)
             values = tile.part.values.rows(tile.begin, tile.end)
             tags = lists.tags(tile) if lists.tags else None
-            for block, scores, offsets in _scores(batch, lists, number, members, residuals):
-                nearest.offer(block, scores, offsets, values, tags)
+            _offer(nearest, batch, lists, tile, members, values=values, tags=tags)
         advance(len(members))
     return nearest.neighbours(), nearest.found()
 
@@ -168,34 +175,40 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
         return _unlimited(len(batch))
     share = min(_HEAD_SHARE, 2 * room / most)  # no more than fits where the survivors will lie
     sampled = lists.sizes(share)[batch.probed].sum(axis=1)
-    width = int(sampled.max())
-    heads = np.full((len(batch), width), np.inf, np.float32)
-    filled = np.arange(len(batch)) * width
+    heads = new_sample(len(batch), int(sampled.max()))
     for number, members in _by_list(batch.probed, len(lists.centroids)):
         for tile in _tiles(number, lists.parts, share, spare_slots(k)):
-            for block, scores, offsets in _scores(batch, lists, number, members, lists.residuals(tile)):
-                places = filled[block][:, None] + np.arange(tile.end - tile.begin)
-                heads.reshape(-1)[places] = scores + offsets[:, None]
-                filled[block] += tile.end - tile.begin
+            _offer(heads, batch, lists, tile, members)
     expected = k * sampled / np.maximum(held, 1)
     ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
-    thresholds = _unlimited(len(batch))
-    for begin in range(0, len(batch), _QUERIES_AT_ONCE):
-        rows = slice(begin, begin + _QUERIES_AT_ONCE)
-        column = np.minimum(ranks[rows], width - 1)[:, None]  # beyond the filled part lies infinity
-        thresholds[rows] = np.take_along_axis(np.sort(heads[rows], axis=1), column, 1)[:, 0]
-    thresholds[(held <= room) | (ranks >= width)] = np.inf
+    thresholds = heads.distances_at(ranks)
+    thresholds[held <= room] = np.inf
     return thresholds
 
 
-def _scores(
-    batch: Batch, lists: Lists, number: int, members: Int64, residuals: torch.Tensor
-) -> Iterator[tuple[Int64, Float32, Float32]]:
-    """Blocks of a list's queries (m,) with scores (m, t) of its keys and offsets (m,); a distance is their sum."""
+def _offer(
+    sink: Sink,
+    batch: Batch,
+    lists: Lists,
+    tile: Tile,
+    members: Int64,
+    *,
+    values: np.ndarray[Any, Any] | None = None,
+    tags: Int64 | None = None,
+) -> None:
+    """Offer a tile's keys, with their values and tags, to the queries that probe its list."""
+    centroid = lists.centroids[tile.number]
+    if lists.units and isinstance(sink, CompiledNearest | CompiledSample):
+        keys, scales = tile.part.keys.rows(tile.begin, tile.end), tile.part.scales
+        assert scales is not None
+        sink.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
+        return
+    residuals = lists.residuals(tile)
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
-        local = torch.from_numpy(batch.queries[block] - lists.centroids[number])  # (m, d)
-        yield block, squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
+        local = torch.from_numpy(batch.queries[block] - centroid)  # (m, d)
+        scores, offsets = squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
+        sink.offer(block, scores, offsets, values, tags)
 
 
 def _unlimited(queries: int) -> Float32:

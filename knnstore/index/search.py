@@ -17,6 +17,7 @@ from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import CHECK_FILE, Check, IndexPlan, open_index, require_same_segments
 from knnstore.index.quantiser import Int64, load_quantiser
 from knnstore.index.rerank import rerank_exactly
+from knnstore.index.selection import takes_units
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.records import from_json
 
@@ -97,8 +98,10 @@ class Searcher:
         tags = positions if rerank else stored_rows if rows else None
         read = stored_residuals if method == "lists" else coded_residuals
         mapped = attrgetter("keys" if method == "lists" else "codes")
-        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags)
+        units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
+        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units)
         found = []
+        queries = np.ascontiguousarray(queries)
         each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
             block = queries[begin:end]
