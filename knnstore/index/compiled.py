@@ -17,16 +17,17 @@ _QUERIES_AT_ONCE = 1024
 Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
 
 
-class _Offered:
-    """Distances of what is offered to n queries and is nearer than its threshold, with or without values and tags."""
+class CompiledNearest:
+    """``Nearest``: keeps the k nearest of what is offered to each of n queries. Tags are kept as uint32."""
 
-    def __init__(self, kernel: Any, thresholds: Float32, capacity: int, k: int, *, values: bool, tags: bool) -> None:
+    def __init__(self, kernel: Any, thresholds: Float32, k: int, *, tags: bool) -> None:
         self.k = k
+        capacity = k + spare_slots(k)
         self._kernel = kernel
         self._thresholds = thresholds.copy()
         shape = (len(thresholds), capacity + _SLACK)
         self._distances = np.empty(shape, np.float32)
-        self._values = np.empty(shape, np.uint32) if values else None
+        self._values = np.empty(shape, np.uint32)
         self._tags = np.empty(shape, np.uint32) if tags else None
         self._counts = np.zeros(len(thresholds), np.int64)
         self._work = np.empty(2 * capacity, np.uint64)
@@ -44,16 +45,12 @@ class _Offered:
         )
 
     def offer(
-        self,
-        queries: Int64,
-        scores: Float32,
-        offsets: Float32,
-        values: np.ndarray[Any, Any] | None,
-        tags: Int64 | None,
+        self, queries: Int64, scores: Float32, offsets: Float32, values: np.ndarray[Any, Any], tags: Int64 | None
     ) -> None:
         """Offer t keys to m queries; see ``Nearest.offer``."""
         scores, offsets, queries = map(np.ascontiguousarray, (scores, offsets, queries))
-        words, tag_words = _words(values), _words(tags)
+        words = _words(values)
+        tag_words = words if tags is None else _words(tags)
         self._kernel.offer_scores(
             self._state,
             _address(scores),
@@ -72,14 +69,15 @@ class _Offered:
         scales: Float32,
         centroid: Float32,
         *,
-        values: np.ndarray[Any, Any] | None,
+        values: np.ndarray[Any, Any],
         tags: Int64 | None,
     ) -> None:
         """Offer the int8 keys of a list, (t, d), to some of the queries, contiguous float32 (n, d).
 
         A distance is that of the query to scales · units; ``centroid`` (d,), near to both, keeps the products small.
         """
-        words, tag_words = _words(values), _words(tags)
+        words = _words(values)
+        tag_words = words if tags is None else _words(tags)
         units, members, centroid = map(np.ascontiguousarray, (units, members, centroid))
         for begin in range(0, len(members), _QUERIES_AT_ONCE):
             some = members[begin : begin + _QUERIES_AT_ONCE]
@@ -97,19 +95,6 @@ class _Offered:
                 self._scratch_for(len(some), *units.shape),
             )
 
-    def _scratch_for(self, queries: int, keys: int, dimension: int) -> int:
-        needed = self._kernel.scan_bytes(queries, keys, dimension) + 64
-        if len(self._scratch) < needed:
-            self._scratch = np.empty(needed, np.uint8)
-        return -(-self._scratch.ctypes.data // 64) * 64
-
-
-class CompiledNearest(_Offered):
-    """``Nearest``: the k nearest of what is offered. Tags are kept as uint32."""
-
-    def __init__(self, kernel: Any, thresholds: Float32, k: int, *, tags: bool) -> None:
-        super().__init__(kernel, thresholds, k + spare_slots(k), k, values=True, tags=tags)
-
     def found(self) -> Int64:
         """How many each query has, at most k: int64 (n,)."""
         return np.minimum(self._counts, self.k)
@@ -123,26 +108,15 @@ class CompiledNearest(_Offered):
         self._kernel.select_nearest(self._state, len(self._counts), *outputs)
         return Neighbours(distances, values, tags)
 
-
-class CompiledSample(_Offered):
-    """``Sample``: all distances of what is offered, at most ``width`` a query."""
-
-    def __init__(self, kernel: Any, queries: int, width: int) -> None:
-        unlimited = np.full(queries, np.inf, np.float32)
-        super().__init__(kernel, unlimited, width + _SLACK, width, values=False, tags=False)
-
-    def distances_at(self, ranks: Int64) -> Float32:
-        """The distance at each query's rank (from 0), infinite where it has fewer: float32 (n,)."""
-        result = np.empty(len(ranks), np.float32)
-        ranks = np.ascontiguousarray(ranks)
-        self._kernel.distances_at(self._state, len(ranks), _address(ranks), _address(result))
-        return result
+    def _scratch_for(self, queries: int, keys: int, dimension: int) -> int:
+        needed = self._kernel.scan_bytes(queries, keys, dimension) + 64
+        if len(self._scratch) < needed:
+            self._scratch = np.empty(needed, np.uint8)
+        return -(-self._scratch.ctypes.data // 64) * 64
 
 
-def _words(numbers: np.ndarray[Any, Any] | None) -> Uint32 | None:
+def _words(numbers: np.ndarray[Any, Any]) -> Uint32:
     """As the kernel reads them, with room for a whole register beyond the last."""
-    if numbers is None:
-        return None
     words = np.empty(len(numbers) + _SLACK, np.uint32)
     words[: len(numbers)] = numbers
     return words

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
 
 from knnstore.datastore.mapped import MappedArray
-from knnstore.index.compiled import CompiledNearest, CompiledSample
+from knnstore.index.compiled import CompiledNearest
+from knnstore.index.grouping import by_list
 from knnstore.index.lists import SegmentLists
-from knnstore.index.nearest import concatenate, spare_slots
+from knnstore.index.nearest import Nearest, concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
-from knnstore.index.selection import Sink, new_nearest, new_sample
+from knnstore.index.selection import new_nearest
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Neighbours
@@ -150,15 +150,13 @@ def _scan(
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
     nearest = new_nearest(thresholds, k, largest_tag=lists.largest_tag)
-    groups = list(_by_list(batch.probed, len(lists.centroids)))
+    groups = list(by_list(batch.probed, len(lists.centroids)))
     following = [number for number, _ in groups[1:]]
     for (number, members), upcoming in zip_longest(groups, following):
         if upcoming is not None:
             lists.read_ahead(upcoming)
         for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
-            values = tile.part.values.rows(tile.begin, tile.end)
-            tags = lists.tags(tile) if lists.tags else None
-            _offer(nearest, batch, lists, tile, members, values=values, tags=tags)
+            _offer(nearest, batch, lists, tile, members, tags_of=lists.tags)
         advance(len(members))
     return nearest.neighbours(), nearest.found()
 
@@ -170,45 +168,43 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     the k-th nearest of all, but for three standard deviations.
     """
     room = k + spare_slots(k)
-    most = int(held.max(initial=0))
-    if most <= room:
+    if int(held.max(initial=0)) <= room:
         return _unlimited(len(batch))
-    share = min(_HEAD_SHARE, 2 * room / most)  # no more than fits where the survivors will lie
-    sampled = lists.sizes(share)[batch.probed].sum(axis=1)
-    heads = new_sample(len(batch), int(sampled.max()))
-    for number, members in _by_list(batch.probed, len(lists.centroids)):
-        for tile in _tiles(number, lists.parts, share, spare_slots(k)):
-            _offer(heads, batch, lists, tile, members)
-    expected = k * sampled / np.maximum(held, 1)
+    expected = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
     ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
-    thresholds = heads.distances_at(ranks)
+    heads = new_nearest(_unlimited(len(batch)), int(ranks.max()) + 1)
+    for number, members in by_list(batch.probed, len(lists.centroids)):
+        for tile in _tiles(number, lists.parts, _HEAD_SHARE, spare_slots(heads.k)):
+            _offer(heads, batch, lists, tile, members, tags_of=None)
+    thresholds = np.take_along_axis(heads.neighbours().distances, ranks[:, None], 1)[:, 0]
     thresholds[held <= room] = np.inf
     return thresholds
 
 
 def _offer(
-    sink: Sink,
+    nearest: Nearest | CompiledNearest,
     batch: Batch,
     lists: Lists,
     tile: Tile,
     members: Int64,
     *,
-    values: np.ndarray[Any, Any] | None = None,
-    tags: Int64 | None = None,
+    tags_of: ReadTags | None,
 ) -> None:
     """Offer a tile's keys, with their values and tags, to the queries that probe its list."""
+    values = tile.part.values.rows(tile.begin, tile.end)
+    tags = tags_of(tile) if tags_of else None
     centroid = lists.centroids[tile.number]
-    if lists.units and isinstance(sink, CompiledNearest | CompiledSample):
+    if lists.units and isinstance(nearest, CompiledNearest):
         keys, scales = tile.part.keys.rows(tile.begin, tile.end), tile.part.scales
         assert scales is not None
-        sink.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
+        nearest.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
         return
     residuals = lists.residuals(tile)
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
         local = torch.from_numpy(batch.queries[block] - centroid)  # (m, d)
         scores, offsets = squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
-        sink.offer(block, scores, offsets, values, tags)
+        nearest.offer(block, scores, offsets, values, tags)
 
 
 def _unlimited(queries: int) -> Float32:
@@ -218,19 +214,6 @@ def _unlimited(queries: int) -> Float32:
 def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """‖k‖² − 2 q·k, which is the squared distance less ‖q‖²: float32 (m, t) of queries (m, d) and keys (t, d)."""
     return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)
-
-
-def _by_list(probed: Int64, nlist: int) -> Iterator[tuple[int, Int64]]:
-    """Each list that is probed, with the queries that probe it, both in ascending order."""
-    flat = np.ascontiguousarray(probed).reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    members = order // probed.shape[1]
-    ends = np.cumsum(np.bincount(flat, minlength=nlist))
-    begin = 0
-    for number, end in enumerate(ends.tolist()):
-        if end > begin:
-            yield number, members[begin:end]
-        begin = end
 
 
 def _tiles(number: int, parts: Sequence[SegmentLists], share: float, most: int) -> Iterator[Tile]:

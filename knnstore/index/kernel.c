@@ -17,7 +17,7 @@
 enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
 
 /* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
- * values and tags may be NULL. work: 2 * capacity numbers. */
+ * tags may be NULL. work: 2 * capacity numbers. */
 typedef struct {
     float *distances;
     uint32_t *values, *tags;
@@ -79,7 +79,7 @@ static void compact(const Nearest *nearest, int64_t query) {
     uint32_t *scratch = (uint32_t *)unused;
     const int64_t k = nearest->k, first = query * nearest->stride;
     gather_words((uint32_t *)(nearest->distances + first), order, k, scratch);
-    if (nearest->values) gather_words(nearest->values + first, order, k, scratch);
+    gather_words(nearest->values + first, order, k, scratch);
     if (nearest->tags) gather_words(nearest->tags + first, order, k, scratch);
     nearest->counts[query] = k;
     const float last = nearest->distances[first + k - 1];
@@ -102,34 +102,6 @@ void select_nearest(const Nearest *nearest, int64_t n, float *distances, int64_t
     }
 }
 
-/* The ranks[q]-th smallest distance (from 0) of each query, infinite where it has no more than that. */
-void distances_at(const Nearest *nearest, int64_t n, const int64_t *ranks, float *result) {
-    for (int64_t query = 0; query < n; query++) {
-        const int64_t rank = ranks[query];
-        result[query] = INFINITY;
-        if (rank >= nearest->counts[query]) continue;
-        float *row = nearest->distances + query * nearest->stride;
-        int64_t low = 0, high = nearest->counts[query] - 1;
-        while (low < high) { /* Hoare's selection, in place */
-            const float pivot = row[low + (high - low) / 2];
-            int64_t i = low, j = high;
-            while (i <= j) {
-                while (row[i] < pivot) i++;
-                while (row[j] > pivot) j--;
-                if (i <= j) {
-                    const float swap = row[i];
-                    row[i++] = row[j];
-                    row[j--] = swap;
-                }
-            }
-            if (rank <= j) high = j;
-            else if (rank >= i) low = i;
-            else break;
-        }
-        result[query] = row[rank];
-    }
-}
-
 /* ---- comparing --------------------------------------------------------------------------------------------------- */
 
 /* Make room for `more` survivors of a query; return its limit: what a score has to be below. */
@@ -147,15 +119,14 @@ static inline void append(
     const int64_t at = query * nearest->stride + nearest->counts[query];
     const __m512 distances = _mm512_max_ps(_mm512_add_ps(scores, _mm512_set1_ps(offset)), _mm512_setzero_ps());
     _mm512_storeu_ps(nearest->distances + at, _mm512_maskz_compress_ps(below, distances));
-    if (nearest->values)
-        _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
+    _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
     if (nearest->tags)
         _mm512_storeu_si512(nearest->tags + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(tags)));
     nearest->counts[query] += __builtin_popcount(below);
 }
 #endif
 
-/* Offer t keys to m queries: scores (m, t); a distance is score + offset. values and tags, as many as `nearest` keeps, have room for t rounded up to LANES. */
+/* Offer t keys to m queries: scores (m, t); a distance is score + offset. values and tags, where they are kept, have room for t rounded up to LANES. */
 void offer_scores(
     const Nearest *nearest, const float *scores, int64_t m, int64_t t, const int64_t *queries, const float *offsets,
     const uint32_t *values, const uint32_t *tags
@@ -181,7 +152,7 @@ void offer_scores(
                 const int64_t at = first + nearest->counts[query]++;
                 const float distance = row[j + lane] + offset;
                 nearest->distances[at] = distance > 0 ? distance : 0;
-                if (nearest->values) nearest->values[at] = values[j + lane];
+                nearest->values[at] = values[j + lane];
                 if (nearest->tags) nearest->tags[at] = tags[j + lane];
             }
 #endif
@@ -311,7 +282,7 @@ static void *cut(char **scratch, int64_t bytes) {
 /* Offer t int8 keys (t, d) of one list to m of the queries (n, d): the squared distance of each to scales * units.
  *
  * A query is rounded to 16 bits, relative to its largest component; all else is exact up to float32. values and
- * tags, as many as `nearest` keeps, have room for t rounded up to KEYS. scratch: scan_bytes, aligned to 64. */
+ * tags, where they are kept, have room for t rounded up to KEYS. scratch: scan_bytes, aligned to 64. */
 void scan_units(
     const Nearest *nearest, const int8_t *units, int64_t t, int64_t d, const float *scales, const float *centroid,
     const uint32_t *values, const uint32_t *tags, const float *queries, const int64_t *members, int64_t m, char *scratch

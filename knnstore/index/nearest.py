@@ -34,7 +34,7 @@ class Nearest:
         self._tags = np.empty((queries, self.capacity), np.int64) if tags else None
 
     def offer(
-        self, queries: Int64, scores: Float32, offsets: Float32, values: np.ndarray[Any, Any] | None, tags: Int64 | None
+        self, queries: Int64, scores: Float32, offsets: Float32, values: np.ndarray[Any, Any], tags: Int64 | None
     ) -> None:
         """Offer t keys to m queries.
 
@@ -45,7 +45,6 @@ class Nearest:
             values: tokens (t,).
             tags: int64 (t,), kept along with the value, or None.
         """
-        assert values is not None
         below = scores < (self._thresholds[queries] - offsets)[:, None]
         found = np.count_nonzero(below, axis=1)
         full = np.flatnonzero(self._counts[queries] + found > self.capacity)
@@ -107,31 +106,6 @@ class Nearest:
                 self._tags[block, : self.k] = np.take_along_axis(self._tags[block], slots, 1)
             self._counts[block] = self.k
             self._thresholds[block] = np.minimum(self._thresholds[block], _distances(packed[:, -1]))
-
-
-class Sample:
-    """All distances of what is offered to n queries, at most ``width`` each."""
-
-    def __init__(self, queries: int, width: int) -> None:
-        self._distances = np.full((queries, width), np.inf, np.float32)
-        self._filled = np.arange(queries) * width
-
-    def offer(self, queries: Int64, scores: Float32, offsets: Float32, _values: object, _tags: object) -> None:
-        """Offer t keys to m queries, as to ``Nearest``; values and tags aren't kept."""
-        places = self._filled[queries][:, None] + np.arange(scores.shape[1])
-        self._distances.reshape(-1)[places] = scores + offsets[:, None]
-        self._filled[queries] += scores.shape[1]
-
-    def distances_at(self, ranks: Int64) -> Float32:
-        """The distance at each query's rank (from 0), infinite where it has fewer: float32 (n,)."""
-        count, width = self._distances.shape
-        result = np.full(count, np.inf, np.float32)
-        for begin in range(0, count, _ROWS_AT_ONCE):
-            rows = slice(begin, begin + _ROWS_AT_ONCE)
-            column = np.minimum(ranks[rows], width - 1)[:, None]
-            result[rows] = np.take_along_axis(np.sort(self._distances[rows], axis=1), column, 1)[:, 0]
-        result[ranks >= width] = np.inf
-        return result
 
 
 def spare_slots(k: int) -> int:

@@ -2,28 +2,21 @@
 
 import numpy as np
 
-from knnstore.index.compiled import CompiledNearest, CompiledSample
+from knnstore.index.compiled import CompiledNearest
 from knnstore.index.kernel import load_kernel
-from knnstore.index.nearest import Nearest, Sample
+from knnstore.index.nearest import Nearest
 from knnstore.neighbours import Float32
 
-Sink = Nearest | CompiledNearest | Sample | CompiledSample
 _LARGEST_TAG = 2**32 - 1
 
 
-def new_nearest(thresholds: Float32, k: int, *, largest_tag: int | None) -> Nearest | CompiledNearest:
+def new_nearest(thresholds: Float32, k: int, *, largest_tag: int | None = None) -> Nearest | CompiledNearest:
     """Keeps the k nearest below the thresholds, float32 (n,), and tags from 0 to ``largest_tag`` unless None."""
     kernel = load_kernel()
     tags = largest_tag is not None
     if kernel is None or (largest_tag or 0) > _LARGEST_TAG:
         return Nearest(thresholds, k, tags=tags)
     return CompiledNearest(kernel, thresholds, k, tags=tags)
-
-
-def new_sample(queries: int, width: int) -> Sample | CompiledSample:
-    """Keeps all distances, at most ``width`` a query."""
-    kernel = load_kernel()
-    return Sample(queries, width) if kernel is None else CompiledSample(kernel, queries, width)
 
 
 def takes_units(dtype: np.dtype[np.generic]) -> bool:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import knnstore.index.kernel as kernel_module
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.compiled import CompiledNearest, CompiledSample
+from knnstore.index.compiled import CompiledNearest
 from knnstore.index.kernel import KernelWarning, load_kernel
-from knnstore.index.nearest import Nearest, Sample
+from knnstore.index.nearest import Nearest
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
@@ -66,19 +66,6 @@ def test_the_kernel_keeps_the_very_bits_that_numpy_keeps(seed, k, distinct, tags
         np.testing.assert_array_equal(one.rows, other.rows)
     else:
         assert other.rows is None
-
-
-@compiled
-@given(st.integers(0, 2**32), st.integers(1, 30))
-def test_the_kernel_ranks_a_sample_as_numpy_does(seed, rounds):
-    every = list(offers(seed, 6, rounds, distinct=50))
-    width = sum(offer[1].shape[1] for offer in every)
-    reference, ours = Sample(6, width), CompiledSample(load_kernel(), 6, width)
-    for members, scores, offsets, _, _ in every:
-        reference.offer(members, scores, offsets, None, None)
-        ours.offer(members, scores + 0, offsets, None, None)
-    ranks = np.random.default_rng(seed).integers(0, width + 3, 6)
-    np.testing.assert_array_equal(np.maximum(reference.distances_at(ranks), 0), ours.distances_at(ranks))
 
 
 @integers
