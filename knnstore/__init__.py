@@ -1,3 +1,22 @@
 """knnstore: an explicit memory, on disk, for any causal language model."""
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+__all__ = ["Attachment", "Neighbour", "Neighbours", "Setting", "Store", "attach", "open"]
+
+if TYPE_CHECKING:
+    from knnstore.api import Attachment, Neighbour, Neighbours, Setting, Store, attach, open
+
+
+def __getattr__(name: str) -> object:
+    """The interface for programs, imported when it is first used: ``knnstore --help`` needs none of it."""
+    if name in __all__:
+        from knnstore import api  # noqa: PLC0415 - that is the point
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'knnstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

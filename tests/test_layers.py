@@ -20,9 +20,11 @@ FLOORS: list[set[str]] = [
     PURE,
     {"datastore"},
     {"corpus", "lm"},
-    {"index"},
+    {"index", "passages"},
     {"scheduling"},
     {"ingest", "build", "score"},
+    {"attachment"},
+    {"api"},
     {"report", "demo_corpus"},
     {"demo"},
     {"cli"},
@@ -43,7 +45,7 @@ LIBRARIES = {
     "distributed": {"scheduling"},
     "click": {"cli"},
 }
-HEAVY = ("torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
+HEAVY = ("numpy", "torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
 
 
@@ -72,7 +74,9 @@ def floor_of(room: str) -> int:
 def breaches(source: str, module: Path) -> list[str]:
     """Every import of ``source`` that the house forbids, as sentences."""
     if module.name == "__init__.py" and len(module.parts) == 2:
-        return [f"knnstore/__init__.py imports {name}, so that everything would" for name in imports_of(source, module)]
+        # `__getattr__` imports the interface for programs when it is first used; a test below holds it to that
+        names = set(imports_of(source, module)) - {"typing", "knnstore.api"}
+        return [f"knnstore/__init__.py imports {name}, so that everything would" for name in sorted(names)]
     room, found = room_of(module), []
     for name in sorted(set(imports_of(source, module))):
         top, _, rest = name.partition(".")
@@ -142,7 +146,8 @@ def test_no_module_is_named_for_nothing() -> None:
     assert [module for module in MODULES if vague.intersection(module.with_suffix("").parts)] == []
 
 
-def test_the_command_answers_before_the_heavy_libraries_load() -> None:
-    code = f"import sys, knnstore.cli; print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
+@pytest.mark.parametrize("what", ["knnstore", "knnstore.cli"])
+def test_the_command_answers_before_the_heavy_libraries_load(what: str) -> None:
+    code = f"import sys, {what}; print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

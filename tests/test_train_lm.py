@@ -1,6 +1,5 @@
 """tools/train_lm.py: a folder of text becomes a model, however often the training is killed on the way."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -23,11 +22,15 @@ from knnstore.errors import NumericsError, UsageError
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "train_lm.py"
+sys.path.insert(0, str(TOOL.parent))
 
-specification = importlib.util.spec_from_file_location("train_lm", TOOL)
-train_lm = importlib.util.module_from_spec(specification)
-sys.modules["train_lm"] = train_lm  # dataclasses look their module up
-specification.loader.exec_module(train_lm)
+import train_lm  # noqa: E402
+import training.folder  # noqa: E402
+import training.progress  # noqa: E402
+import training.schedule  # noqa: E402
+import training.tokens  # noqa: E402
+import training.trainer  # noqa: E402
+from training.recipe import make_recipe  # noqa: E402
 
 TINY = "--vocab 300 --layers 2 --width 32 --heads 2 --context 32 --batch-tokens 256 --precision fp32 --dtype fp32"
 
@@ -113,7 +116,7 @@ def test_fp16_weights_are_scored_as_they_are_saved(texts, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", dtype="auto")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
     ids = AutoTokenizer.from_pretrained(tmp_path / "lm")(valid.read_text())["input_ids"]
-    value, _ = train_lm.perplexity(model.float(), np.array([0, *ids]), context=32, separator=0, micro=8)
+    value, _ = training.trainer.perplexity(model.float(), np.array([0, *ids]), context=32, separator=0, micro=8)
     assert value == json.loads(capsys.readouterr().out)["valid_perplexity"]
 
 
@@ -139,7 +142,7 @@ class Killed(BaseException):
 
 
 def test_a_run_stopped_anywhere_gives_the_uninterrupted_weights(finished, texts, tmp_path, monkeypatch):
-    out, step_of, steps = tmp_path / "lm", train_lm.Trainer.step, []
+    out, step_of, steps = tmp_path / "lm", training.trainer.Trainer.step, []
 
     def step(trainer, number, loss_of):
         steps.append(number)
@@ -147,7 +150,7 @@ def test_a_run_stopped_anywhere_gives_the_uninterrupted_weights(finished, texts,
             raise Killed
         return step_of(trainer, number, loss_of)
 
-    monkeypatch.setattr(train_lm.Trainer, "step", step)
+    monkeypatch.setattr(training.trainer.Trainer, "step", step)
     for _ in range(3):
         with pytest.raises(Killed):
             train(texts, out)
@@ -166,9 +169,9 @@ def test_a_run_killed_with_signal_9_gives_the_uninterrupted_weights(finished, te
     checkpoint = out / "work" / "checkpoint.safetensors"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TOOL.parent}"}
     code = (
-        "import sys, time, train_lm\n"
-        "step = train_lm.Trainer.step\n"
-        "train_lm.Trainer.step = lambda *a: (time.sleep(0.03), step(*a))[1]\n"  # so that the kill comes in time
+        "import sys, time, train_lm, training.trainer\n"
+        "step = training.trainer.Trainer.step\n"
+        "training.trainer.Trainer.step = lambda *a: (time.sleep(0.03), step(*a))[1]\n"  # so that the kill comes in time
         "sys.exit(train_lm.main(sys.argv[1:]))"
     )
     arguments = command(texts, out, "--steps 40 --save-every 7")
@@ -189,7 +192,7 @@ def test_a_kill_while_the_model_is_being_saved_is_mended(finished, texts, tmp_pa
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_lm, "sync_files", lambda folder: fail() if folder.name == "lm" else None)
+        patch.setattr(training.folder, "sync_files", lambda folder: fail() if folder.name == "lm" else None)
         with pytest.raises(Killed):
             train(texts, tmp_path / "lm")
     (tmp_path / "lm" / "model.safetensors").write_bytes(b"torn")
@@ -212,9 +215,10 @@ def test_a_finished_run_says_so_and_does_nothing(texts, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_tokenizer_doesnt_depend_on_the_number_of_threads(texts, finished, tmp_path):
     code = (
-        "import sys, train_lm\n"
-        "sources = train_lm.find_sources(sys.argv[1:]).sources\n"
-        "print(train_lm.train_tokenizer(sources, train_lm.ReadOptions(), 300).to_str())"
+        "import sys, training.tokens\n"
+        "from knnstore.corpus import ReadOptions, find_sources\n"
+        "sources = find_sources(sys.argv[1:]).sources\n"
+        "print(training.tokens.train_tokenizer(sources, ReadOptions(), 300).to_str())"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{TOOL.parent}", "RAYON_NUM_THREADS": "1"}
     run = subprocess.run(
@@ -291,7 +295,7 @@ def test_a_mistake_found_late_leaves_no_token_files_for_other_settings(texts, tm
 
 def test_a_loss_that_isnt_finite_stops_the_run_before_it_is_saved(texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        train_lm.Trainer, "loss", lambda trainer, windows: trainer.model.lm_head.weight.sum() * math.nan
+        training.trainer.Trainer, "loss", lambda trainer, windows: trainer.model.lm_head.weight.sum() * math.nan
     )
     assert train(texts, tmp_path / "lm") == NumericsError.exit_code
     assert "at step 0" in capsys.readouterr().err
@@ -318,7 +322,7 @@ def test_without_a_compiler_the_run_goes_on_and_says_so(texts, tmp_path, monkeyp
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():
-    rates = [train_lm.learning_rate(step, 100, 10, 1.0) for step in range(101)]
+    rates = [training.schedule.learning_rate(step, 100, 10, 1.0) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55)
@@ -329,39 +333,39 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))
 def test_every_epoch_sees_every_window_once(windows, batch, seed):
     steps = -(-3 * windows // batch)
-    seen = [window for step in range(steps) for window in train_lm.step_windows(step, batch, windows, seed)]
+    seen = [window for step in range(steps) for window in training.schedule.step_windows(step, batch, windows, seed)]
     for epoch in range(3):
         assert sorted(seen[epoch * windows : (epoch + 1) * windows]) == list(range(windows))
 
 
 def test_the_order_of_the_windows_never_changes():
-    assert train_lm.step_windows(1, 4, 10, 7) == [6, 9, 4, 3]  # from the first release on
+    assert training.schedule.step_windows(1, 4, 10, 7) == [6, 9, 4, 3]  # from the first release on
 
 
 @given(st.integers(2, 200), st.integers(2, 9), st.integers(1, 5))
 def test_evaluation_predicts_every_token_but_the_first_once(tokens, context, micro):
     stream = np.arange(tokens, dtype="<u2")
-    batches = list(train_lm.evaluation_windows(stream, context, micro))
+    batches = list(training.trainer.evaluation_windows(stream, context, micro))
     assert [int(y) for batch in batches for y in batch[:, 1:].flatten()] == list(range(1, tokens))
     assert all(len(batch) <= micro and batch.shape[1] <= context + 1 for batch in batches)
 
 
 @given(st.integers(1, 300), st.integers(0, 400))
 def test_all_passes_of_a_step_have_one_shape(number, limit):
-    size = train_lm.largest_divisor(number, limit)
+    size = training.schedule.largest_divisor(number, limit)
     assert number % size == 0
     assert size <= max(1, limit)
 
 
 def test_a_log_is_cut_back_to_its_checkpoint():
     log = '{"step": 10}\n{"step": 20}\n{"step": 3'
-    assert train_lm.kept_lines(log, 10) == '{"step": 10}\n'
-    assert train_lm.kept_lines(log, 99) == '{"step": 10}\n{"step": 20}\n'
+    assert training.progress.kept_lines(log, 10) == '{"step": 10}\n'
+    assert training.progress.kept_lines(log, 99) == '{"step": 10}\n{"step": 20}\n'
 
 
 def test_a_document_starts_with_the_separator_and_its_pieces_follow(finished):
     tokenizer = AutoTokenizer.from_pretrained(finished)
-    ids = [*train_lm.encode([(True, "one "), (False, "two"), (True, "three")], tokenizer)]
+    ids = [*training.tokens.encode([(True, "one "), (False, "two"), (True, "three")], tokenizer)]
     assert [piece[0] == 0 for piece in ids] == [True, False, True]
     assert tokenizer.decode([*itertools.chain(*ids)], skip_special_tokens=True) == "one twothree"
 
@@ -369,15 +373,17 @@ def test_a_document_starts_with_the_separator_and_its_pieces_follow(finished):
 @given(st.lists(st.integers(0, 2_000_000), max_size=12))
 def test_a_batch_for_the_tokenizer_is_small_or_one_piece(sizes):
     pieces = [(True, range(size)) for size in sizes]  # all that counts here is their length
-    batches = list(train_lm.in_batches(pieces))
+    batches = list(training.tokens.in_batches(pieces))
     assert [piece for batch in batches for piece in batch] == pieces
-    assert all(len(batch) == 1 or sum(len(text) for _, text in batch) <= train_lm.BATCH_CHARS for batch in batches)
+    assert all(
+        len(batch) == 1 or sum(len(text) for _, text in batch) <= training.tokens.BATCH_CHARS for batch in batches
+    )
 
 
 def test_a_plan_fits_its_logits_and_counts_its_epochs(texts):
     args = train_lm.command_line().parse_args(command(texts, "lm", "--epochs 2"))
-    recipe = train_lm.make_recipe(args, (), (), torch.device("cpu"))
-    plan = train_lm.plan_run(recipe, tokens=32 * 100 + 1, vocab=300, logits=32 * 300 * 4)
-    assert plan == train_lm.Plan(steps=25, warmup=2, windows=100, batch=8, micro=4)
+    recipe = make_recipe(args, (), (), torch.device("cpu"))
+    plan = training.schedule.plan_run(recipe, tokens=32 * 100 + 1, vocab=300, logits=32 * 300 * 4)
+    assert plan == training.schedule.Plan(steps=25, warmup=2, windows=100, batch=8, micro=4)
     with pytest.raises(UsageError, match="has 32 tokens"):
-        train_lm.plan_run(recipe, tokens=32, vocab=300, logits=1)
+        training.schedule.plan_run(recipe, tokens=32, vocab=300, logits=1)

@@ -9,6 +9,7 @@ runs on it too. The same arguments make the same bytes; memory is that of one ch
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, KeyDtype, scales_of
 from knnstore.datastore.manifest import FORMAT_VERSION, KeyRecipe, Manifest, ModelIdentity, save_manifest
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
@@ -92,7 +94,9 @@ def make_store(
     CommitLog(path / "commits", path, "").prepare()
     write_json(path / PLAN_FILE, to_json(plan))
     _write_segment(Segment(path), ClusteredKeys(recipe.dimension, seed), rows)
-    save_manifest(root, Manifest("knnstore", FORMAT_VERSION, identity, recipe, (path.name,), None))
+    empty = Manifest("knnstore", FORMAT_VERSION, identity, recipe, (), None)
+    save_manifest(root, empty)
+    publish(root, replace(empty, segments=(path.name,)), "ingest", f"make {rows:,} synthetic keys")
     return Datastore(root)
 
 

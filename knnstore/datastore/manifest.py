@@ -12,7 +12,7 @@ from knnstore.records import from_json, to_json
 MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
 SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
-INDEX_NAME = re.compile(r"[0-9a-f]{16}")
+DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
 _LARGEST_MANIFEST = 2**24
 
 
@@ -46,7 +46,12 @@ class KeyRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any."""
+    """One state of a store.
+
+    ``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any, and ``indexed``
+    the segments whose lists it has. ``removed``: name of the table of removed documents, if any. ``state`` counts the
+    changes so far.
+    """
 
     format: str
     version: int
@@ -54,14 +59,22 @@ class Manifest:
     key: KeyRecipe
     segments: tuple[str, ...]
     index: str | None
+    indexed: tuple[str, ...] = ()
+    removed: str | None = None
+    state: int = 0
 
     def __post_init__(self) -> None:
         if self.format != "knnstore" or self.version != FORMAT_VERSION:
             raise ValueError(f"format {self.format!r} {self.version}; this knnstore reads version {FORMAT_VERSION}")
         if not all(SEGMENT_NAME.fullmatch(name) for name in self.segments):
             raise ValueError(f"segment names {self.segments} aren't numbers")
-        if self.index is not None and not INDEX_NAME.fullmatch(self.index):
-            raise ValueError(f"index name {self.index!r} isn't 16 hexadecimal digits")
+        for what, name in (("index", self.index), ("removed", self.removed)):
+            if name is not None and not DIGEST_NAME.fullmatch(name):
+                raise ValueError(f"{what} name {name!r} isn't 16 hexadecimal digits")
+        if not set(self.indexed) <= set(self.segments) or (self.indexed and self.index is None):
+            raise ValueError(f"indexed segments {self.indexed} aren't among {self.segments}, or there is no index")
+        if not 0 <= self.state < 10**9:
+            raise ValueError(f"impossible state {self.state}")
 
 
 def load_manifest(root: Path) -> Manifest:

@@ -1,25 +1,36 @@
 """A store: a folder ``NAME.knnstore`` with a manifest, segments and an index."""
 
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
+import numpy as np
+
+from knnstore.datastore.history import open_state
+from knnstore.datastore.manifest import MANIFEST_FILE, Manifest
+from knnstore.datastore.removed import Removed, joined, load_removed
+from knnstore.datastore.rowranges import Int64, RowRanges
 from knnstore.datastore.segment import Segment
-from knnstore.errors import StoreNotFoundError, UnfinishedError, UsageError
+from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
 
 SUFFIX = ".knnstore"
 
 
 class Datastore:
-    """A finished store, opened for reading. What is open stays as it was: segments and indexes are immutable."""
+    """A finished store, opened for reading. What is open stays as it was: segments and lists are immutable, and no
+    writer removes the files of a state that is being read.
+
+    Removed documents keep their row numbers and are hidden: no search finds them, and they are no held-out text.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.manifest: Manifest = load_manifest(root)
+        self.manifest, self._lock = open_state(root)
         if not self.manifest.segments:
             raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")
+        self._masked: Removed = {}
 
     @property
     def name(self) -> str:
@@ -33,8 +44,55 @@ class Datastore:
 
     @cached_property
     def rows(self) -> int:
-        """(key, value) pairs in all segments."""
+        """(key, value) pairs in all segments, hidden ones too: row numbers are below it."""
         return sum(segment.rows for segment in self.segments)
+
+    @cached_property
+    def live_rows(self) -> int:
+        """(key, value) pairs that a search can find."""
+        return self.rows - sum(hidden.rows for hidden in self.hidden)
+
+    @cached_property
+    def removed(self) -> Removed:
+        """The documents that were removed from the store, and still are on disk."""
+        return load_removed(self.root, self.manifest.removed)
+
+    @cached_property
+    def hidden(self) -> tuple[RowRanges, ...]:
+        """Of each segment, the rows that no search may find: removed documents, and masked ones."""
+        return tuple(_ranges(segment, joined(self.removed, self._masked)) for segment in self.segments)
+
+    def heldout(self, segment: Segment) -> Int64:
+        """Indices of a segment's documents with a held-out part that haven't been removed."""
+        removed = self.removed.get(segment.root.name, np.empty(0, np.int64))
+        return np.setdiff1d(segment.documents.heldout(), removed)
+
+    def masked(self, documents: Removed) -> "Datastore":
+        """The same store with more documents hidden from searches; held-out text stays what it is."""
+        return self._changed(self.manifest, joined(self._masked, documents))
+
+    def only(self, segment: str) -> "Datastore":
+        """The same store with one of its segments alone; rows are counted from that segment's first."""
+        indexed = tuple(name for name in self.manifest.indexed if name == segment)
+        return self._changed(replace(self.manifest, segments=(segment,), indexed=indexed), self._masked)
+
+    def close(self) -> None:
+        """Let writers remove the files of this state once it is over. Reading on may fail from then on."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _changed(self, manifest: Manifest, masked: Removed) -> "Datastore":
+        other = Datastore.__new__(Datastore)
+        other.root, other.manifest, other._lock, other._masked = self.root, manifest, self._lock, masked
+        return other
+
+
+def _ranges(segment: Segment, documents: Removed) -> RowRanges:
+    numbers = documents.get(segment.root.name, np.empty(0, np.int64))
+    table = segment.documents
+    if len(numbers) and not 0 <= int(numbers[0]) <= int(numbers[-1]) < len(table):
+        raise CorruptStoreError(f"{segment.root}: document {numbers[-1]} was removed, and there are {len(table)}")
+    return RowRanges.of_documents(table.first_row, table.tokens, numbers)
 
 
 def segment_root(root: Path, name: str) -> Path:

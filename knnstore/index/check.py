@@ -10,15 +10,12 @@ from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64
 
 _MOST_QUERIES = 512
-_MOST_NEIGHBOURS = 1024
 
 
-def self_check(store: Datastore, searcher: Searcher, memory: int) -> Check:
-    """Search up to 512 held-out queries, or stored keys where none are held out, exactly and by the index."""
-    held_out = np.concatenate([segment.queries() for segment in store.segments])
+def self_check(store: Datastore, searcher: Searcher, held_out: Float32, k: int, memory: int) -> Check:
+    """Search up to 512 of the held-out queries, or stored keys where there are none, exactly and by the index."""
     source = "heldout" if len(held_out) else "stored"
     queries = _spread(held_out) if len(held_out) else _stored_keys(store, searcher.plan.seed)
-    k = min(_MOST_NEIGHBOURS, store.rows)
     true = exact_search(store, queries, k, rows=True, memory=memory).rows
     probed = searcher.search(queries, k, rows=True, memory=memory).rows
     quantised = searcher.search(queries, k, method="quantised", rows=True, memory=memory).rows

@@ -22,6 +22,7 @@ from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
+_MEASURED = 16  # of so many keys one has its quantisation error measured
 _MASK = 2**64 - 1
 
 
@@ -62,34 +63,53 @@ class _Layout:
     run_chunks: int
 
 
-def run_layout(folder: IndexFolder, run_chunks: int) -> int:
+def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int) -> int:
     """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
-    path = folder.runs / LAYOUT_FILE
+    runs = folder.runs(reference.name)
+    path = runs / LAYOUT_FILE
     if path.is_file():
         earlier = from_json(_Layout, load_json(path), str(path)).run_chunks
         if 1 <= earlier <= run_chunks:
             return earlier
-        remove_folder(folder.runs)
-    with storage_errors("make", folder.runs):
-        folder.runs.mkdir(exist_ok=True)
+        remove_folder(runs)
+    with storage_errors("make", runs):
+        runs.mkdir(parents=True, exist_ok=True)
     write_json(path, to_json(_Layout(run_chunks)))
-    folder.run_commits.prepare()
+    folder.run_commits(reference).prepare()
     return run_chunks
 
 
 def fill_run(task: FillTask) -> int:
-    """Assign, encode, sort and write one run; return its rows."""
+    """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
     folder = open_index(Path(task.store), task.index)
     segment = Segment(segment_root(Path(task.store), task.segment.name))
-    stored, values, lists, codes = _read_run(segment, load_quantiser(folder), task)
+    quantiser = load_quantiser(folder)
+    stored, values, lists, codes = _read_run(segment, quantiser, task)
+    some = slice(None, None, _MEASURED)
+    keys = decode(stored[some], segment.codec.scales)
+    error = float(quantiser.errors(keys, lists[some], codes[some]).sum(dtype=np.float64))
     first_row = segment.chunk_range(task.first)[0]
     rows = np.arange(first_row, first_row + len(stored), dtype=task.segment.row_dtype)
     order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
     arrays = {"keys": stored, "codes": codes, "values": values, "rows": rows}
-    files = _write_run(folder.runs / task.name, arrays, order, offsets)
-    folder.run_commits.commit(task.name, files, rows=len(stored))
+    write_run(folder, task.segment, task.name, arrays, order=order, offsets=offsets, error=error, measured=len(keys))
     return len(stored)
+
+
+def write_run(
+    folder: IndexFolder,
+    reference: SegmentReference,
+    name: str,
+    arrays: dict[str, np.ndarray[Any, Any]],
+    *,
+    order: Int64,
+    offsets: Int64,
+    **facts: Any,
+) -> None:
+    """Write and commit a run: ``arrays`` taken in ``order``, and its ``offsets``, int64 (nlist + 1,)."""
+    files = _write_files(folder.runs(reference.name) / name, arrays, order, offsets)
+    folder.run_commits(reference).commit(name, files, rows=len(order), **facts)
 
 
 def shuffle_key(rows: Any, seed: int) -> Any:
@@ -121,7 +141,7 @@ def _read_run(
     return stored, values, lists, codes
 
 
-def _write_run(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
+def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
     with storage_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in arrays.items():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,8 @@ class Lists:
     @property
     def largest_tag(self) -> int | None:
         """The largest tag that a key can have; None if none is asked for."""
-        return sum(int(part.offsets[-1]) for part in self.parts) if self.tags else None
+        ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
+        return max(ends, default=0) if self.tags else None
 
     def read_ahead(self, number: int) -> None:
         """Ask the kernel to read a list from the disk meanwhile."""
@@ -112,10 +114,15 @@ class Lists:
                 self.mapped(part).will_need(begin, end)
 
     def sizes(self, share: float = 1.0) -> Int64:
-        """Keys in (a share of) each list: int64 (nlist,)."""
+        """Keys in (a share of) each list, hidden ones too: int64 (nlist,)."""
         total = np.zeros(len(self.centroids), np.int64)
         for part in self.parts:
             total += np.ceil(np.diff(part.offsets) * share).astype(np.int64)
+        return total
+
+    def live(self) -> Int64:
+        """Keys in each list that aren't hidden: int64 (nlist,)."""
+        total: Int64 = np.sum([part.live for part in self.parts], axis=0)
         return total
 
 
@@ -134,7 +141,7 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 
 def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> Neighbours:
     """The k nearest of all keys in the lists that each query probes; ``advance`` is told of (query, list) pairs."""
-    held = lists.sizes()[batch.probed].sum(axis=1)  # keys that each query meets
+    held = lists.live()[batch.probed].sum(axis=1)  # keys that each query meets
     neighbours, found = _scan(batch, lists, k, _sampled_thresholds(batch, lists, k, held), advance)
     short = np.flatnonzero(found < np.minimum(held, k))
     if len(short):  # about one in three thousand has a threshold that was too low
@@ -170,15 +177,21 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     room = k + spare_slots(k)
     if int(held.max(initial=0)) <= room:
         return _unlimited(len(batch))
-    expected = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
-    ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
-    heads = new_nearest(_unlimited(len(batch)), int(ranks.max()) + 1)
+    most = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
+    heads = new_nearest(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1)
+    sampled = np.zeros(len(batch), np.int64)
     for number, members in by_list(batch.probed, len(lists.centroids)):
         for tile in _tiles(number, lists.parts, _HEAD_SHARE, spare_slots(heads.k)):
-            _offer(heads, batch, lists, tile, members, tags_of=None)
+            sampled[members] += _offer(heads, batch, lists, tile, members, tags_of=None)
+    ranks = _safe_ranks(k * sampled / np.maximum(held, 1))
     thresholds = np.take_along_axis(heads.neighbours().distances, ranks[:, None], 1)[:, 0]
     thresholds[held <= room] = np.inf
     return thresholds
+
+
+def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
+    ranks: Int64 = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
+    return ranks
 
 
 def _offer(
@@ -189,22 +202,29 @@ def _offer(
     members: Int64,
     *,
     tags_of: ReadTags | None,
-) -> None:
-    """Offer a tile's keys, with their values and tags, to the queries that probe its list."""
-    values = tile.part.values.rows(tile.begin, tile.end)
-    tags = tags_of(tile) if tags_of else None
+) -> int:
+    """Offer a tile's keys that aren't hidden to the queries that probe its list; return how many there are."""
+    rows = tile.part.kept(tile.begin, tile.end)
+    kept: slice | Int64 = slice(None) if rows is None else rows
+    values = tile.part.values.rows(tile.begin, tile.end)[kept]
+    if not len(values):
+        return 0
+    tags = tags_of(tile)[kept] if tags_of else None
     centroid = lists.centroids[tile.number]
     if lists.units and isinstance(nearest, CompiledNearest):
-        keys, scales = tile.part.keys.rows(tile.begin, tile.end), tile.part.scales
+        keys, scales = tile.part.keys.rows(tile.begin, tile.end)[kept], tile.part.scales
         assert scales is not None
         nearest.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
-        return
+        return len(values)
     residuals = lists.residuals(tile)
+    if rows is not None:
+        residuals = residuals[torch.from_numpy(rows)]
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
         local = torch.from_numpy(batch.queries[block] - centroid)  # (m, d)
         scores, offsets = squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
         nearest.offer(block, scores, offsets, values, tags)
+    return len(values)
 
 
 def _unlimited(queries: int) -> Float32:

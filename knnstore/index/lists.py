@@ -6,21 +6,32 @@ import numpy as np
 
 from knnstore.datastore.arrays import read_all
 from knnstore.datastore.mapped import MappedArray
+from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
-from knnstore.errors import CorruptStoreError
-from knnstore.index.merge import array_forms
-from knnstore.index.plan import IndexFolder, SegmentReference
+from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
+from knnstore.index.merge import OFFSETS, array_forms
+from knnstore.index.plan import CHECK, IndexFolder, SegmentReference, segment_reference
+from knnstore.index.quantiser import Int64
+
+_BLOCK = 2**20  # rows, a multiple of 8
 
 
 class SegmentLists:
-    """The lists of one segment. ``first_row`` is the segment's first row in the store.
+    """The lists of one segment. ``first_row`` is the segment's first row in the store, ``hidden`` what is not found.
 
-    ``offsets``: int64 (nlist + 1,); ``keys``, ``codes``, ``values`` and ``rows`` are mapped, in list order.
-    Raises CorruptStoreError if the offsets aren't those of the planned rows, or an array is of another form.
+    ``offsets``: int64 (nlist + 1,); ``keys``, ``codes``, ``values`` and ``rows`` are mapped, in list order. ``live``:
+    int64 (nlist,), the keys of each list that aren't hidden.
+
+    Raises MismatchError if the lists were made from another segment of that name, UnfinishedError if they aren't
+    whole, CorruptStoreError if the offsets aren't those of the segment's rows or an array is of another form.
     """
 
-    def __init__(self, folder: IndexFolder, segment: Segment, reference: SegmentReference, first_row: int) -> None:
+    def __init__(
+        self, folder: IndexFolder, segment: Segment, first_row: int, hidden: RowRanges, *, checked: bool = True
+    ) -> None:
         self.first_row = first_row
+        self.reference = reference = segment_reference(segment)
+        _require(folder, reference, CHECK if checked else OFFSETS)
         self.scales = segment.codec.scales
         path = folder.lists(reference.name, "offsets")
         self.offsets = read_all(path, (folder.plan.nlist + 1,), np.dtype(np.int64))
@@ -30,7 +41,7 @@ class SegmentLists:
                 f"{path} doesn't rise from 0 to {reference.rows} rows: index again with --overwrite"
             )
         arrays: dict[str, MappedArray] = {}
-        for name, (width, dtype) in array_forms(folder.plan, segment).items():
+        for name, (width, dtype) in array_forms(folder.plan, segment, reference).items():
             array = arrays[name] = MappedArray(folder.lists(reference.name, name))
             if array.shape != (reference.rows, *width) or array.dtype != dtype:
                 raise CorruptStoreError(
@@ -39,6 +50,8 @@ class SegmentLists:
                 )
         self.keys, self.codes = arrays["keys"], arrays["codes"]
         self.values, self.rows = arrays["values"], arrays["rows"]
+        self.live: Int64 = np.diff(self.offsets)
+        self._hidden = self._hide(hidden) if len(hidden.begins) else None
 
     def bounds(self, number: int) -> tuple[int, int]:
         """List-ordered rows ``[begin, end)`` of a list."""
@@ -47,3 +60,35 @@ class SegmentLists:
     def store_rows(self, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Row numbers in the store of list-ordered rows ``[begin, end)``: int64."""
         return self.rows.rows(begin, end).astype(np.int64) + self.first_row
+
+    def kept(self, begin: int, end: int) -> Int64 | None:
+        """Places within ``[begin, end)``, in list order, of the rows that aren't hidden; None if none is."""
+        if self._hidden is None:
+            return None
+        first = begin // 8
+        bits = np.unpackbits(self._hidden[first : -(-end // 8)])[begin - 8 * first : end - 8 * first]
+        return np.flatnonzero(bits == 0) if bits.any() else None
+
+    def _hide(self, hidden: RowRanges) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """One bit a row in list order, set where it is hidden; takes those out of ``live``. Reads all row numbers."""
+        size = self.rows.shape[0]
+        bits = np.empty(-(-size // 8), np.uint8)
+        for begin in range(0, size, _BLOCK):
+            end = min(begin + _BLOCK, size)
+            found = hidden.contains(self.rows.rows(begin, end).astype(np.int64))
+            bits[begin // 8 : -(-end // 8)] = np.packbits(found)
+            lists = np.searchsorted(self.offsets, np.flatnonzero(found) + begin, side="right") - 1
+            self.live -= np.bincount(lists, minlength=len(self.live))
+        return bits
+
+
+def _require(folder: IndexFolder, reference: SegmentReference, task: str) -> None:
+    try:
+        done = folder.list_commits(reference).find(task)
+    except MismatchError as error:
+        raise MismatchError(
+            f"the lists of segment {reference.name} were made from another segment than the one that is there "
+            f"({reference.fingerprint[:12]}, {reference.rows} rows): run 'knnstore index --overwrite'"
+        ) from error
+    if done is None:
+        raise UnfinishedError(f"{folder.lists(reference.name)} isn't whole: run 'knnstore index' again")

@@ -20,6 +20,8 @@ from knnstore.index.fill import shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.index.quantiser import Int64
 
+OFFSETS = "offsets"
+
 
 @dataclass(frozen=True, slots=True)
 class MergeTask:
@@ -34,7 +36,7 @@ class MergeTask:
     @property
     def name(self) -> str:
         """Name of the commit."""
-        return f"lists-{self.segment.name}-{self.chunk:08d}"
+        return f"lists-{self.chunk:08d}"
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -56,9 +58,10 @@ def merge_tasks(
     return [MergeTask(str(store), folder.plan.name, reference, runs, chunk) for chunk in chunks]
 
 
-def array_forms(plan: IndexPlan, segment: Segment) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def array_forms(
+    plan: IndexPlan, segment: Segment, reference: SegmentReference
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Width of a row and dtype of each array that is in list order."""
-    reference = next(known for known in plan.segments if known.name == segment.root.name)
     return {
         "keys": ((plan.dimension,), np.dtype(plan.key_dtype)),
         "codes": ((plan.pq_bytes,), np.dtype(np.uint8)),
@@ -69,21 +72,24 @@ def array_forms(plan: IndexPlan, segment: Segment) -> dict[str, tuple[tuple[int,
 
 def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentReference, runs: tuple[str, ...]) -> None:
     """Make a segment's list-ordered arrays, with ``offsets`` filled in from the runs' counts, and commit that."""
-    task = f"offsets-{reference.name}"
-    if folder.commits.find(task):
+    commits = folder.list_commits(reference)
+    if commits.find(OFFSETS):
         return
     files = []
-    for name, (width, dtype) in array_forms(folder.plan, segment).items():
+    for name, (width, dtype) in array_forms(folder.plan, segment, reference).items():
         shape = (reference.rows, *width)
         files += create_array(folder.lists(reference.name, name), shape, reference.chunk_rows, dtype, "none")
     path = folder.lists(reference.name, "offsets")
     entries = folder.plan.nlist + 1
     files += create_array(path, (entries,), entries, np.dtype(np.int64), "none")
     offsets = np.zeros(entries, np.int64)
+    error, measured = 0.0, 0
     for run in runs:
-        offsets += _read(folder.runs / run / "offsets", np.dtype("<i8"), 0, entries)
+        offsets += _read(folder.runs(reference.name) / run / "offsets", np.dtype("<i8"), 0, entries)
+        facts = folder.run_commits(reference).require(run).facts
+        error, measured = error + facts["error"], measured + facts["measured"]
     files.append(write_chunk(path, 0, offsets))
-    folder.commits.commit(task, list(dict.fromkeys(files)))
+    commits.commit(OFFSETS, list(dict.fromkeys(files)), error=error / measured)
 
 
 def merge_chunk(task: MergeTask) -> int:
@@ -91,16 +97,17 @@ def merge_chunk(task: MergeTask) -> int:
     folder = open_index(Path(task.store), task.index)
     segment = Segment(segment_root(Path(task.store), task.segment.name))
     pieces, lists = _pieces(folder, task)
-    forms = array_forms(folder.plan, segment)
-    rows = _gather(folder, "rows", forms["rows"], pieces)
+    forms = array_forms(folder.plan, segment, task.segment)
+    runs = folder.runs(task.segment.name)
+    rows = _gather(runs, "rows", forms["rows"], pieces)
     order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     files = []
     for name, form in forms.items():
-        block = _gather(folder, name, form, pieces, place)
+        block = _gather(runs, name, form, pieces, place)
         files.append(write_chunk(folder.lists(task.segment.name, name), task.chunk, block))
-    folder.commits.commit(task.name, files)
+    folder.list_commits(task.segment).commit(task.name, files)
     return len(rows)
 
 
@@ -119,23 +126,27 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     begin, end = task.bounds
     # the lists that hold the chunk's first and last row
     first, last = (int(np.searchsorted(offsets, row, side="right")) - 1 for row in (begin, end - 1))
-    bounds = {run: _read(folder.runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first) for run in task.runs}
-    dtype = task.segment.row_dtype
+    runs = folder.runs(task.segment.name)
+    bounds = {run: _read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first) for run in task.runs}
     starts = _split(
-        folder, {run: (int(b[0]), int(b[1])) for run, b in bounds.items()}, dtype, begin - int(offsets[first])
+        folder, task.segment, {run: (int(b[0]), int(b[1])) for run, b in bounds.items()}, begin - int(offsets[first])
     )
-    ends = _split(folder, {run: (int(b[-2]), int(b[-1])) for run, b in bounds.items()}, dtype, end - int(offsets[last]))
+    ends = _split(
+        folder, task.segment, {run: (int(b[-2]), int(b[-1])) for run, b in bounds.items()}, end - int(offsets[last])
+    )
     pieces, lists = [], []
     for run in task.runs:
         pieces.append(_Piece(run, starts[run], ends[run]))
         counts = np.diff(np.clip(bounds[run], starts[run], ends[run]))
         lists.append(np.repeat(np.arange(first, last + 1), counts))
     if sum(map(len, lists)) != end - begin:
-        raise CorruptStoreError(f"{folder.runs}: the runs don't add up to chunk {task.chunk}: delete {folder.root}")
+        raise CorruptStoreError(f"{runs}: the runs don't add up to chunk {task.chunk}: delete {folder.root}")
     return pieces, np.concatenate(lists)
 
 
-def _split(folder: IndexFolder, ranges: dict[str, tuple[int, int]], dtype: np.dtype[Any], rank: int) -> dict[str, int]:
+def _split(
+    folder: IndexFolder, segment: SegmentReference, ranges: dict[str, tuple[int, int]], rank: int
+) -> dict[str, int]:
     """Where each run's part of one list is cut so that ``rank`` rows of the list lie before the cuts.
 
     ``ranges`` are the list's rows ``[begin, end)`` in each run, sorted by ``shuffle_key``, which has no equals.
@@ -146,7 +157,9 @@ def _split(folder: IndexFolder, ranges: dict[str, tuple[int, int]], dtype: np.dt
         return {run: end for run, (_, end) in ranges.items()}
     seed = folder.plan.seed
     rows = {
-        run: np.memmap(folder.runs / run / "rows", dtype, "r") for run, (begin, end) in ranges.items() if end > begin
+        run: np.memmap(folder.runs(segment.name) / run / "rows", segment.row_dtype, "r")
+        for run, (begin, end) in ranges.items()
+        if end > begin
     }
 
     def cut(threshold: int) -> dict[str, int]:
@@ -166,7 +179,7 @@ def _split(folder: IndexFolder, ranges: dict[str, tuple[int, int]], dtype: np.dt
 
 
 def _gather(
-    folder: IndexFolder,
+    runs: Path,
     name: str,
     form: tuple[tuple[int, ...], np.dtype[Any]],
     pieces: list[_Piece],
@@ -180,7 +193,7 @@ def _gather(
     for piece in pieces:
         count = piece.end - piece.begin
         items = int(np.prod(width, dtype=np.int64))
-        part = _read(folder.runs / piece.run / name, dtype, piece.begin * items, count * items).reshape(count, *width)
+        part = _read(runs / piece.run / name, dtype, piece.begin * items, count * items).reshape(count, *width)
         block[slice(done, done + count) if place is None else place[done : done + count]] = part
         done += count
     return block

@@ -3,21 +3,25 @@
 ::
 
     index/<first 16 digits of the plan's fingerprint>/
-        index.json           IndexPlan: everything that the bytes below depend on
-        check.json           Check: the recall of the self-check
+        index.json           IndexPlan: everything that the quantisers depend on
         quantizer/           zarr.json, cells/, centroids/, codebooks/          float32
+        commits/             the record of the training
         lists/<segment>/     zarr.json, and in list order, uncompressed:
             offsets/         (nlist + 1,)      int64             list l is rows [offsets[l], offsets[l + 1])
             keys/            (rows, dimension) float16 | int8    as in the segment
             codes/           (rows, pq_bytes)  uint8             PQ code of key − centroid
             values/          (rows,)           uint16 | uint32
             rows/            (rows,)           uint32 | uint64   the segment's row
-        commits/             one record a task
-        runs/                while it is being built
+            check.json       Check: the recall of the self-check in these lists
+            commits/         one record a task
+        runs/<segment>/      while its lists are being made
+
+A segment that is added later gets lists of its own under the same quantisers; nothing that is there is touched.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +33,13 @@ from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
 from knnstore.errors import MismatchError, UnfinishedError
-from knnstore.records import fingerprint, from_json
+from knnstore.records import fingerprint, from_json, to_json
 
 PLAN_FILE = "index.json"
 CHECK_FILE = "check.json"
+CHECK = "check"
+"""The last task of a segment's lists."""
+CHECKED_NEIGHBOURS = 1024
 FORMAT_VERSION = 1
 _LARGEST = 2**40
 
@@ -54,7 +61,10 @@ class SegmentReference:
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """Everything that an index's bytes depend on. Neither memory nor the number of workers is among them."""
+    """Everything that the quantisers depend on. Neither memory nor the number of workers is among them.
+
+    ``trained_on``: the segments that the sample was drawn from, without the documents of the table ``removed``.
+    """
 
     version: int
     nlist: int
@@ -65,14 +75,15 @@ class IndexPlan:
     nprobe: int
     dimension: int
     key_dtype: str
-    segments: tuple[SegmentReference, ...]
+    trained_on: tuple[SegmentReference, ...]
+    removed: str | None = None
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:
             raise ValueError(f"index format {self.version}; this knnstore reads version {FORMAT_VERSION}")
         sizes = [self.nlist, self.cells, self.pq_bytes, self.train_rows, self.nprobe, self.dimension]
-        sizes += [number for segment in self.segments for number in (segment.rows, segment.chunk_rows)]
-        if not all(0 < size <= _LARGEST for size in sizes) or not self.segments:
+        sizes += [number for segment in self.trained_on for number in (segment.rows, segment.chunk_rows)]
+        if not all(0 < size <= _LARGEST for size in sizes) or not self.trained_on:
             raise ValueError("a size is not positive")
         if max(self.cells, self.nprobe) > self.nlist or self.dimension % self.pq_bytes:
             raise ValueError(
@@ -85,14 +96,14 @@ class IndexPlan:
         return fingerprint(self)[:16]
 
     @property
-    def rows(self) -> int:
-        """Keys of all segments."""
-        return sum(segment.rows for segment in self.segments)
+    def trained_rows(self) -> int:
+        """Keys of the segments that the quantisers were trained on."""
+        return sum(segment.rows for segment in self.trained_on)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of the self-check: the share of the k true nearest keys that the index finds at its default nprobe.
+    """Result of a self-check: the share of the k true nearest keys that the lists yield at the default nprobe.
 
     ``source`` is ``heldout`` or, where the store has no held-out queries, ``stored`` (then each query finds itself).
     """
@@ -114,26 +125,33 @@ class IndexFolder:
 
     @property
     def commits(self) -> CommitLog:
-        """The records of what is done and stays."""
+        """The record of the training."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
-
-    @property
-    def runs(self) -> Path:
-        """Temporary folder of the sorted runs."""
-        return self.root / "runs"
-
-    @property
-    def run_commits(self) -> CommitLog:
-        """The records of finished runs; they go when the runs go."""
-        return CommitLog(self.runs / "commits", self.runs, fingerprint(self.plan))
 
     def quantizer(self, name: str) -> Path:
         """One of the quantisers' arrays."""
         return self.root / "quantizer" / name
 
-    def lists(self, segment: str, name: str) -> Path:
-        """One of a segment's list-ordered arrays."""
+    def lists(self, segment: str, name: str = "") -> Path:
+        """The folder of a segment's lists, or one of the arrays in it."""
         return self.root / "lists" / segment / name
+
+    def list_commits(self, reference: SegmentReference) -> CommitLog:
+        """The records of a segment's lists; none of them is about a segment with other keys, or other quantisers."""
+        folder = self.lists(reference.name)
+        return CommitLog(folder / "commits", folder, self._lists_fingerprint(reference))
+
+    def runs(self, segment: str) -> Path:
+        """Temporary folder of a segment's sorted runs."""
+        return self.root / "runs" / segment
+
+    def run_commits(self, reference: SegmentReference) -> CommitLog:
+        """The records of finished runs; they go when the runs go."""
+        folder = self.runs(reference.name)
+        return CommitLog(folder / "commits", folder, self._lists_fingerprint(reference))
+
+    def _lists_fingerprint(self, reference: SegmentReference) -> str:
+        return fingerprint({"index": self.plan.name, "segment": to_json(reference)})
 
 
 def open_index(store_root: Path, name: str) -> IndexFolder:
@@ -144,33 +162,36 @@ def open_index(store_root: Path, name: str) -> IndexFolder:
     return IndexFolder(root, from_json(IndexPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE)))
 
 
-def require_same_segments(plan: IndexPlan, store: Datastore) -> None:
-    """Raise MismatchError unless the index was made from the store's present segments."""
-    have = [_reference(segment) for segment in store.segments]
-    for known, segment in zip(plan.segments, have, strict=False):
-        if known != segment:
-            raise MismatchError(
-                f"the index was made from another segment {known.name} ({known.fingerprint[:12]}, {known.rows} rows; "
-                f"now {segment.fingerprint[:12]}, {segment.rows} rows): run 'knnstore index' again"
-            )
-    if len(plan.segments) != len(have) or plan.dimension != store.segments[0].dimension:
-        raise MismatchError(
-            f"the index knows {len(plan.segments)} segments of {plan.dimension} dimensions, the store has {len(have)} "
-            f"of {store.segments[0].dimension}: run 'knnstore index' again"
-        )
+def load_check(folder: IndexFolder, references: Sequence[SegmentReference]) -> Check:
+    """The self-check over several segments: that of the largest, with the mean of all recalls, weighted by keys.
+
+    Each looked for its segment's share of the ``CHECKED_NEIGHBOURS``, so that together they stand for all of them.
+    """
+    checks = []
+    for reference in references:
+        path = folder.lists(reference.name, CHECK_FILE)
+        checks.append(from_json(Check, load_json(path), str(path)))
+    shares = np.array([reference.rows for reference in references]) / sum(reference.rows for reference in references)
+    return replace(
+        checks[int(np.argmax(shares))],
+        k=min(CHECKED_NEIGHBOURS, sum(reference.rows for reference in references)),
+        recall=round(float(shares @ [check.recall for check in checks]), 6),
+        recall_quantised=round(float(shares @ [check.recall_quantised for check in checks]), 6),
+    )
 
 
 def segment_references(store: Datastore) -> tuple[SegmentReference, ...]:
     """The store's segments that hold keys, which have to be of one dtype."""
-    if not store.rows:
+    if not store.live_rows:
         raise UnfinishedError(f"{store.root} holds no keys: ingest some text first")
     dtypes = {segment.plan.key_dtype for segment in store.segments}
     if len(dtypes) > 1:
         raise MismatchError(f"the segments' keys are {' and '.join(sorted(dtypes))}: an index needs one dtype for all")
-    return tuple(_reference(segment) for segment in store.segments)
+    return tuple(segment_reference(segment) for segment in store.segments)
 
 
-def _reference(segment: Segment) -> SegmentReference:
+def segment_reference(segment: Segment) -> SegmentReference:
+    """What an index has to know of a segment."""
     # zarr stores the last chunk whole, so a segment of few keys gets chunks of just as many rows
     chunk_rows = min(segment.plan.chunk_rows, segment.rows)
     return SegmentReference(segment.root.name, segment.fingerprint, segment.rows, chunk_rows)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
-from knnstore.datastore.commits import CommitLog
 from knnstore.errors import CorruptStoreError
 from knnstore.index.grouping import by_list
 from knnstore.index.plan import IndexFolder
@@ -87,6 +86,12 @@ class Quantiser:
         rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
         return self._codebook_rows[rows.flatten()].view(len(codes), -1)
 
+    def errors(self, keys: Float32, lists: Int64, codes: Uint8) -> Float32:
+        """Squared distance of each key ``(n, d)`` to what its list and code stand for: float32 ``(n,)``."""
+        difference = torch.from_numpy(keys - self.centroids[lists]) - self.decode(codes)
+        squared: Float32 = difference.square().sum(1).numpy()
+        return squared
+
     @cached_property
     def _first_rows(self) -> torch.Tensor:
         return torch.arange(len(self.codebooks), dtype=torch.int32) * PQ_LEVELS
@@ -143,14 +148,14 @@ def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
     return np.asarray(faiss.vector_to_array(product.centroids)).reshape(pq_bytes, PQ_LEVELS, -1)
 
 
-def save_quantiser(folder: IndexFolder, commits: CommitLog, quantiser: Quantiser) -> None:
-    """Write the arrays and commit them."""
+def save_quantiser(folder: IndexFolder, quantiser: Quantiser, error: float) -> None:
+    """Write the arrays and commit them; ``error`` is the mean quantisation error of the training sample."""
     files = []
     for name, array in _arrays(quantiser).items():
         path = folder.quantizer(name)
         files += create_array(path, array.shape, len(array), array.dtype, "none")
         files.append(write_chunk(path, 0, array))
-    commits.commit(TASK, list(dict.fromkeys(files)))
+    folder.commits.commit(TASK, list(dict.fromkeys(files)), error=error)
 
 
 def load_quantiser(folder: IndexFolder) -> Quantiser:

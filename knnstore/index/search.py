@@ -7,19 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError, UsageError
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import concatenate, query_bytes
-from knnstore.index.plan import CHECK_FILE, Check, IndexPlan, open_index, require_same_segments
+from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
 from knnstore.index.quantiser import Int64, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.selection import takes_units
 from knnstore.neighbours import Float32, Neighbours
-from knnstore.records import from_json
 
 Method = Literal["lists", "quantised", "exact"]
 Progress = Callable[[int], None]
@@ -31,31 +29,30 @@ _PROBE_BLOCK = 16384
 class Searcher:
     """Searches all segments of a store together.
 
-    Raises UnfinishedError where no index is finished, MismatchError where it was made from other segments,
-    CorruptStoreError where what is on disk isn't what was planned.
+    Hidden documents are never found, and others take their places. Raises UnfinishedError where no index is
+    finished, or a segment isn't in it; MismatchError where it was made from other segments; CorruptStoreError where
+    what is on disk isn't what was planned.
     """
 
-    def __init__(self, store: Datastore, index: str | None = None) -> None:
-        name = index or store.manifest.index
-        if name is None:
-            raise UnfinishedError(f"{store.root} has no finished index: run 'knnstore index --store {store.name}'")
+    def __init__(self, store: Datastore, unchecked: IndexFolder | None = None) -> None:
+        """``unchecked``: an index of these segments that isn't the store's yet, nor has passed its self-check."""
         self._store = store
-        self._folder = open_index(store.root, name)
-        require_same_segments(self._folder.plan, store)
+        self._folder = unchecked or _finished_index(store)
         self.plan: IndexPlan = self._folder.plan
         self.nprobe: int = self.plan.nprobe
         self._quantiser = load_quantiser(self._folder)
         self._parts: list[SegmentLists] = []
         first_row = 0
-        for segment, reference in zip(store.segments, self.plan.segments, strict=True):
-            self._parts.append(SegmentLists(self._folder, segment, reference, first_row))
-            first_row += reference.rows
+        for segment, hidden in zip(store.segments, store.hidden, strict=True):
+            if segment.rows:
+                part = SegmentLists(self._folder, segment, first_row, hidden, checked=unchecked is None)
+                self._parts.append(part)
+            first_row += segment.rows
 
     @cached_property
     def check(self) -> Check:
-        """The result of the index's self-check."""
-        path = self._folder.root / CHECK_FILE
-        return from_json(Check, load_json(path), str(path))
+        """The result of the self-check, over all segments."""
+        return load_check(self._folder, [part.reference for part in self._parts])
 
     def search(
         self,
@@ -116,3 +113,16 @@ class Searcher:
         blocks = range(0, len(queries), _PROBE_BLOCK)
         probed = [self._quantiser.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
         return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
+
+
+def _finished_index(store: Datastore) -> IndexFolder:
+    name = store.manifest.index
+    if name is None:
+        raise UnfinishedError(f"{store.root} has no finished index: run 'knnstore index --store {store.name}'")
+    new = sum(segment.rows for segment in store.segments if segment.root.name not in store.manifest.indexed)
+    if new:
+        raise UnfinishedError(
+            f"{new:,} keys of {store.root} aren't in its index yet: run 'knnstore index --store {store.name}', "
+            "which adds them alone"
+        )
+    return open_index(store.root, name)

@@ -1,13 +1,13 @@
 """Training: a seeded sample of contiguous blocks spread over the whole store, k-means, PQ codebooks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore
 from knnstore.index.kmeans import Float32, Int64, two_level_kmeans
 from knnstore.index.plan import IndexPlan
 from knnstore.index.quantiser import Quantiser, train_codebooks
@@ -44,22 +44,27 @@ def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
     return keys
 
 
-def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> Quantiser:
-    """The quantisers of a plan; the same bytes for the same plan and sample. ``advance`` is told of keys done."""
+def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tuple[Quantiser, float]:
+    """The quantisers of a plan, and their mean squared error on the sample, against which later keys are measured.
+
+    The same bytes for the same plan and sample. ``advance`` is told of keys done.
+    """
     rows = len(sample.stored)
     cells, centroids = two_level_kmeans(sample.take, rows, plan.nlist, plan.cells, seed=plan.seed, advance=advance)
     generator = np.random.default_rng(plan.seed)
     chosen = np.sort(generator.choice(rows, min(rows, _PQ_ROWS), replace=False))
     keys = sample.take(chosen)
     unfinished = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
-    residuals = keys - centroids[unfinished.assign(keys)]
-    return Quantiser(cells, centroids, train_codebooks(residuals, plan.pq_bytes, plan.seed))
+    lists = unfinished.assign(keys)
+    trained = Quantiser(cells, centroids, train_codebooks(keys - centroids[lists], plan.pq_bytes, plan.seed))
+    return trained, float(trained.errors(keys, lists, trained.encode(keys, lists)).mean(dtype=np.float64))
 
 
-def draw_sample(segments: Sequence[Segment], count: int, seed: int, advance: Callable[[int], None]) -> Sample:
-    """``count`` keys in blocks of contiguous rows from chunks spread evenly over all segments."""
+def draw_sample(store: Datastore, count: int, seed: int, advance: Callable[[int], None]) -> Sample:
+    """``count`` keys that aren't hidden, in blocks of contiguous rows from chunks spread evenly over all segments."""
+    segments = store.segments
     chunks = [(number, chunk) for number, segment in enumerate(segments) for chunk in range(segment.chunks)]
-    sizes = np.array([_length(segments[number].chunk_range(chunk)) for number, chunk in chunks])
+    sizes = np.array([len(_live_rows(store, number, chunk)) for number, chunk in chunks])
     generator = np.random.default_rng(seed)
     quotas = _quotas(sizes, count, generator)
     stored = np.empty((count, segments[0].dimension), segments[0].codec.stored)
@@ -67,7 +72,8 @@ def draw_sample(segments: Sequence[Segment], count: int, seed: int, advance: Cal
     for (number, chunk), quota in zip(chunks, quotas, strict=True):
         if quota:
             begin, end = segments[number].chunk_range(chunk)
-            rows = _blocks(end - begin, int(quota), generator)
+            live = _live_rows(store, number, chunk)
+            rows = live[_blocks(len(live), int(quota), generator)]
             stored[filled : filled + quota] = segments[number].keys(begin, end)[rows]
             filled += int(quota)
             advance(int(quota))
@@ -98,5 +104,8 @@ def _blocks(rows: int, count: int, generator: np.random.Generator) -> Int64:
     return np.sort(members[members < rows][:count])
 
 
-def _length(bounds: tuple[int, int]) -> int:
-    return bounds[1] - bounds[0]
+def _live_rows(store: Datastore, segment: int, chunk: int) -> Int64:
+    """Places within a chunk of the rows that aren't hidden."""
+    begin, end = store.segments[segment].chunk_range(chunk)
+    live = store.hidden[segment].outside(begin, end)
+    return np.arange(end - begin) if live is None else live - begin

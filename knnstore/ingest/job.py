@@ -10,6 +10,7 @@ from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.corpus.tokens import PartSummary, plan_parts
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.history import publish
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
@@ -113,7 +114,7 @@ class _Job:
             raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
         made, seconds = self._write_keys()
         _sweep(segment.root)
-        save_manifest(self._root, replace(load_manifest(self._root), segments=(segment.root.name,)))
+        self._publish()
         return IngestReport(
             store=self._root,
             documents=len(segment.documents),
@@ -125,6 +126,15 @@ class _Job:
             tasks_run=self._tasks_run,
             tasks_kept=self._tasks_kept,
         )
+
+    def _publish(self) -> None:
+        segment, present = self._segment, load_manifest(self._root)
+        if segment.root.name in present.segments:
+            return
+        stored = int((segment.documents.tokens > 0).sum())
+        what = f"add {_count(stored, 'document')}, {segment.rows:,} keys"
+        state = replace(present, segments=(*present.segments, segment.root.name))
+        publish(self._root, state, "ingest", what, documents=stored, keys=segment.rows)
 
     def _tokenise(self, tasks: list[TokenTask]) -> None:
         segment = self._segment

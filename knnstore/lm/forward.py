@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from knnstore.errors import ModelError
-from knnstore.lm.keylayer import KeyPoint, find_key_point
+from knnstore.lm.keylayer import KeyPoint, find_key_point, module_input
 from knnstore.lm.loading import LoadedModel, load_model
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.windows import Windows
@@ -74,8 +74,7 @@ class KeyModel:
         captured: list[torch.Tensor] = []
 
         def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            captured.append(kwargs.get("hidden_states", tensors[0]))
+            captured.append(module_input(args, kwargs))
             if stop:
                 raise _KeyReached
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from knnstore.errors import ModelError
@@ -54,6 +55,13 @@ def find_key_point(model: Any, layer: str) -> KeyPoint:
     if not names:
         return hidden
     return KeyPoint("ffn-input", f"{path}.{names[0]}", block.get_submodule(names[0]))
+
+
+def module_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The activations that a module is called with: its ``hidden_states``, or its first tensor."""
+    if "hidden_states" in kwargs:
+        return kwargs["hidden_states"]  # type: ignore[no-any-return]
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
 
 
 def _last_block(model: Any) -> tuple[str, nn.Module] | None:

@@ -28,7 +28,7 @@ class LoadedModel:
     """A causal LM ready to run: in evaluation mode, on its device, with its tokenizer and identity."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: Any  # None for a model from memory that came without one
     identity: ModelIdentity
     folder: Path
     device: torch.device
@@ -37,12 +37,11 @@ class LoadedModel:
     @property
     def bos(self) -> int:
         """The token that stands before every document: BOS, or EOS where there is no BOS."""
-        token = self.tokenizer.bos_token_id
-        if token is None:
-            token = self.tokenizer.eos_token_id
-        if token is None:
-            raise ModelError(f"model {self.identity.name}: its tokenizer has neither a BOS nor an EOS token")
-        return int(token)
+        source = self.model.config.get_text_config() if self.tokenizer is None else self.tokenizer
+        for token in (source.bos_token_id, source.eos_token_id):
+            if token is not None:
+                return int(token[0] if isinstance(token, list) else token)
+        raise ModelError(f"model {self.identity.name}: its tokenizer has neither a BOS nor an EOS token")
 
     @property
     def longest_context(self) -> int:
@@ -89,6 +88,22 @@ def load_model(spec: LmSpec) -> LoadedModel:
         )
     model = _fuse_activations(model.eval().to(device))
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
+
+
+def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
+    """A causal LM that is in memory already, as it is: nothing of it is changed, and only its keys tell which it is.
+
+    Raises ModelError for one that is being trained: its dropout would make other keys at every pass.
+    """
+    if not hasattr(model, "config") or model.get_output_embeddings() is None:
+        raise ModelError(f"{type(model).__name__} isn't a causal language model of transformers")
+    if model.training:
+        raise ModelError(
+            f"{type(model).__name__} is in training mode, where dropout spoils the keys: call model.eval()"
+        )
+    name = Path(model.name_or_path).name or type(model).__name__
+    identity = ModelIdentity(name, "", "", "", int(model.config.get_text_config().vocab_size))
+    return LoadedModel(model, tokenizer, identity, Path(), model.device, str(model.dtype).removeprefix("torch."))
 
 
 def identify(name: str, folder: Path, tokenizer: Any, model: Any) -> ModelIdentity:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knnstore.build import IndexReport
+from knnstore.build import DRIFT_DUE, GROWTH_DUE, IndexReport
 from knnstore.report.words import shown_store
 
 
@@ -11,8 +11,21 @@ def index_text(report: IndexReport, store: Path) -> str:
     plan, check = report.plan, report.check
     queries = "held-out" if check.source == "heldout" else "stored"
     return (
-        f"index     {plan.nlist:,} lists, {report.bytes / plan.rows:.0f} bytes a key\n"
+        f"index     {plan.nlist:,} lists, {report.bytes / report.rows:.0f} bytes a key\n"
         f"check     recall@{check.k} {check.recall:.3f} at nprobe {check.nprobe}, {check.recall_quantised:.3f} from "
         f"the codes alone ({check.queries} {queries} queries against all keys)\n"
+        f"{_drift(report)}"
         f"next      knnstore score --store {shown_store(store)}"
+    )
+
+
+def _drift(report: IndexReport) -> str:
+    if report.drift is None:
+        return ""
+    grown = report.rows / report.plan.trained_rows
+    due = report.drift > DRIFT_DUE or grown > GROWTH_DUE
+    advice = ": train anew with 'knnstore index --overwrite'" if due else ", no need to train anew"
+    return (
+        f"drift     keys added since the training: {report.drift:.2f} of its quantisation error; "
+        f"{grown:.1f} of its keys in all{advice}\n"
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.manifest import ModelIdentity
 from knnstore.datastore.store import Datastore
-from knnstore.errors import MismatchError, ResourceError
+from knnstore.errors import ResourceError
 from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, key_model
+from knnstore.lm.matching import require_same_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import target_probabilities
 from knnstore.perplexity import Likelihood, by_document
@@ -40,7 +40,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     reporter = reporter or Reporter()
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
-    require_same_model(store, model)
+    require_same_model(store.root, store.manifest, model)
     job = _Job(options, store, model, reporter)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
@@ -50,23 +50,6 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
         return job.report(text, texts, setting, tuning)
     assert options.k is not None and options.lambda_ is not None and options.temperature is not None
     return job.report(text, texts, Setting(options.k, options.lambda_, options.temperature), None)
-
-
-def require_same_model(store: Datastore, model: KeyModel) -> None:
-    """Raise MismatchError, naming what differs, unless ``model`` made the keys of ``store``."""
-    made, given = store.manifest.model, model.loaded.identity
-    told = [name for name in ("weights", "config", "tokenizer", "vocabulary") if _differs(made, given, name)]
-    if told:
-        raise MismatchError(
-            f"{store.root} was made by model {made.name!r} ({made.weights[:12]}), not by {given.name!r} "
-            f"({given.weights[:12]}): {', '.join(told)} differ. Give the model that made it with --model"
-        )
-    if model.point.layer != store.manifest.key.layer:
-        raise MismatchError(f"{store.root} holds keys of {store.manifest.key.layer}, not {model.point.layer}")
-
-
-def _differs(made: ModelIdentity, given: ModelIdentity, name: str) -> bool:
-    return bool(getattr(made, name) != getattr(given, name))
 
 
 def _block_memory(options: ScoreOptions, model: KeyModel) -> int:

@@ -45,7 +45,7 @@ def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) ->
         return f"--text {' '.join(options.text)}", _from_files(options, model)
     names, parts, sizes = [], [], []
     for segment in store.segments:
-        for document in segment.documents.heldout():
+        for document in store.heldout(segment):
             names.append(str(segment.documents[int(document)]))
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))

@@ -11,6 +11,7 @@ import pytest
 from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
+from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, SegmentPlan
@@ -28,16 +29,19 @@ def clustered_keys(rows, dimension, seed=0, clusters=20):
     return keys.astype(np.float32)
 
 
-def make_store(root, segments, *, key_dtype="float16", chunk_rows=512, queries=None, vocabulary=1000):
-    """A finished store of one or more segments, each float32 (rows, d)."""
+def make_store(
+    root, segments, *, key_dtype="float16", chunk_rows=512, queries=None, vocabulary=1000, document_rows=None
+):
+    """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one)."""
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
     names = tuple(f"{number:04d}" for number in range(len(segments)))
     for number, (name, keys) in enumerate(zip(names, segments, strict=True)):
         held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
         plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, f"{number:064d}", "text", "strict", 0.0, "float32", {})
-        _write_segment(segment_root(Path(root), name), plan, keys, held_out)
-    save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, names, None))
+        _write_segment(segment_root(Path(root), name), plan, keys, held_out, document_rows or len(keys))
+    save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
+    publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
     return Datastore(Path(root))
 
 
@@ -53,7 +57,7 @@ def brute_force(store, queries):
     return ((queries[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
 
 
-def _write_segment(root, plan, keys, queries):
+def _write_segment(root, plan, keys, queries, document_rows):
     root.mkdir(parents=True)
     write_json(root / PLAN_FILE, to_json(plan))
     codec = KeyCodec(plan.key_dtype, scales_of(keys) if plan.key_dtype == "int8" else None)
@@ -65,10 +69,13 @@ def _write_segment(root, plan, keys, queries):
         create_array(root / name, array.shape, plan.chunk_rows, array.dtype, "keys" if name == "keys" else "values")
         for chunk in range(-(-len(array) // plan.chunk_rows)):
             write_chunk(root / name, chunk, array[chunk * plan.chunk_rows : (chunk + 1) * plan.chunk_rows])
-    document = {field.name: 0 for field in DOCUMENTS_SCHEMA} | {
-        "path": "a.txt", "record": None, "id": None, "sha256": bytes(32), "tokens": len(keys)
-    }  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([document], schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
+    documents = [
+        {field.name: 0 for field in DOCUMENTS_SCHEMA}
+        | {"path": f"{first}.txt", "record": None, "id": None, "sha256": bytes(32)}
+        | {"first_row": first, "tokens": min(document_rows, len(keys) - first)}
+        for first in range(0, len(keys), document_rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import clustered_keys, make_store
 
-import knnstore.build
+import knnstore.build.job
 from knnstore.atomic import crc32c_of
 from knnstore.build import IndexOptions, build_index, plan_index
 from knnstore.datastore.arrays import read_rows
@@ -172,7 +172,7 @@ def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(st
 def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
     with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*take \d+ MB"):
         build(store, memory=300 * 10**6)
-    monkeypatch.setattr(knnstore.build, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(knnstore.build.job, "free_bytes", lambda path: 1000)
     with pytest.raises(ResourceError, match=r"1\.0 KB are free"):
         build(store)
     assert not (store.root / "index").exists() or not list((store.root / "index").rglob("zarr.json"))
@@ -180,7 +180,7 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
 
 def test_a_dry_run_writes_nothing(store):
     plan, resources, sentences = plan_index(store, IndexOptions())
-    assert plan.rows == 2700
+    assert plan.trained_rows == 2700
     assert resources.disk_bytes > 0
     assert "64 lists" in sentences[0]
     assert not (store.root / "index").exists()
@@ -233,7 +233,7 @@ def test_an_index_of_other_segments_is_refused(store, tmp_path):
     shutil.copytree(other.root / "segments" / "0000", store.root / "segments" / "0000")
     plan = store.root / "segments" / "0000" / "segment.json"
     plan.write_text(plan.read_text().replace('"text"', '"body"'))
-    with pytest.raises(MismatchError, match="run 'knnstore index' again"):
+    with pytest.raises(MismatchError, match=r"made from another segment.*run 'knnstore index --overwrite'"):
         Searcher(Datastore(store.root))
 
 

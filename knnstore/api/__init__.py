@@ -1,0 +1,8 @@
+"""What ``import knnstore`` offers to programs: open a store, search it, join it to a language model."""
+
+from knnstore.api.attaching import attach
+from knnstore.api.store import Neighbour, Store, open
+from knnstore.attachment import Attachment, Setting
+from knnstore.neighbours import Neighbours
+
+__all__ = ["Attachment", "Neighbour", "Neighbours", "Setting", "Store", "attach", "open"]

@@ -1,0 +1,169 @@
+"""A store in the hands of a program."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.attachment import Search, require_store_of
+from knnstore.datastore.store import Datastore, only_store, store_path
+from knnstore.errors import UsageError
+from knnstore.lm.forward import KeyModel, key_model
+from knnstore.lm.loading import adopt_model
+from knnstore.lm.matching import require_same_model
+from knnstore.lm.spec import LmSpec, default_model
+from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A stored context like the one asked for, and the token that followed it.
+
+    ``distance``: squared L2 of its key to the query. ``passage``: where it stands, as text.
+    """
+
+    distance: float
+    token_id: int
+    passage: Passage
+
+    @property
+    def document(self) -> str:
+        """The document that it is from."""
+        return str(self.passage.document)
+
+    @property
+    def token(self) -> str:
+        """The token that followed."""
+        return self.passage.token
+
+    @property
+    def context(self) -> str:
+        """The text before that token."""
+        return self.passage.before
+
+
+class Store:
+    """A finished store with, where text is given or wanted, the LM that made it.
+
+    ``model``: what ``--model`` takes, or a causal LM of transformers that is in memory, with its ``tokenizer``. It is
+    loaded, and held against the store, when first needed. May be used by several threads at once.
+    """
+
+    def __init__(
+        self, datastore: Datastore, model: Any = None, tokenizer: Any = None, *, device: str, dtype: str
+    ) -> None:
+        if tokenizer is not None and (model is None or isinstance(model, str | Path)):
+            raise UsageError("a tokenizer is given without the model in memory that it belongs to")
+        self.datastore = datastore
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._dtype = dtype
+        self._searches: dict[tuple[int | None, bool], Search] = {}
+
+    @property
+    def name(self) -> str:
+        """The store's name, without the suffix."""
+        return self.datastore.name
+
+    @property
+    def dimension(self) -> int:
+        """Width of a key."""
+        return self.datastore.manifest.key.dimension
+
+    def __len__(self) -> int:
+        """Number of (key, value) pairs."""
+        return self.datastore.rows
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.datastore.root)!r}, {len(self):,} keys of {self.dimension})"
+
+    @cached_property
+    def lm(self) -> KeyModel:
+        """The LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it is another."""
+        layer = self.datastore.manifest.key.layer
+        if self._model is None or isinstance(self._model, str | Path):
+            name = default_model() if self._model is None else str(self._model)
+            model = key_model(LmSpec(name, layer, self._dtype, self._device, exact=True))
+            require_same_model(self.datastore.root, self.datastore.manifest, model)
+            return model
+        model = KeyModel(adopt_model(self._model, self._tokenizer), layer)
+        require_store_of(self.datastore, model)
+        return model
+
+    @cached_property
+    def passages(self) -> Passages:
+        """The text around any row, by the LM's tokenizer."""
+        return Passages(self.datastore, self.lm.loaded.decode)
+
+    def search(self, keys: Any, k: int = 1024, *, nprobe: int | None = None, exact: bool = False) -> Neighbours:
+        """The k nearest stored keys of each of ``keys``, (n, d), a NumPy array or a tensor of any device and dtype.
+
+        ``nprobe``: lists that a query searches, the index's own number if None; ``exact`` searches every key, and
+        needs no index. Raises UnfinishedError without an index, UsageError or NumericsError for keys that don't fit.
+        """
+        queries = keys.detach().float().cpu().numpy() if hasattr(keys, "detach") else np.asarray(keys, np.float32)
+        if queries.ndim != 2:
+            raise UsageError(f"keys are {queries.shape}: give (n, {self.dimension})")
+        return self.searching(nprobe=nprobe, exact=exact)(np.ascontiguousarray(queries), k)
+
+    def searching(self, *, nprobe: int | None = None, exact: bool = False) -> Search:
+        """How this store is searched; opened once."""
+        if (nprobe, exact) not in self._searches:
+            self._searches[nprobe, exact] = Search(self.datastore, nprobe=nprobe, exact=exact)
+        return self._searches[nprobe, exact]
+
+    def key(self, text: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """The key of what comes after ``text``, float32 (d,): the LM's state when it has read all of it."""
+        loaded = self.lm.loaded
+        ids = np.concatenate([[loaded.bos], loaded.tokenise(text)])[-self.datastore.manifest.key.context :]
+        key: np.ndarray[Any, np.dtype[np.float32]] = self.lm.keys(ids[None])[0, -1].numpy()
+        return key
+
+    def neighbours(
+        self,
+        text: str,
+        k: int = 8,
+        *,
+        nprobe: int | None = None,
+        exact: bool = False,
+        before: int = CONTEXT_TOKENS,
+        after: int = 12,
+    ) -> list[Neighbour]:
+        """The k stored contexts that are nearest to ``text`` for the LM, nearest first, each with what followed it.
+
+        ``before`` and ``after``: tokens of the passage on either side of the one that followed.
+        """
+        found = self.search(self.key(text)[None], k, nprobe=nprobe, exact=exact)
+        assert found.rows is not None
+        return [
+            Neighbour(float(distance), int(token), self.passages.at(int(row), before, after))
+            for distance, token, row in zip(found.distances[0], found.values[0], found.rows[0], strict=True)
+            if token != ABSENT
+        ]
+
+
+def open(
+    store: str | Path | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Store:
+    """Open a store for reading, by name, path or ``file://`` URL; None is the only one in this folder.
+
+    Args:
+        store: what ``--store`` takes.
+        model: what ``--model`` takes, or a causal LM of transformers in memory. Default: $KNNSTORE_MODEL, else the
+            shipped wiki-lm. Nothing is loaded until it is needed.
+        tokenizer: that of a model in memory, for calls that take or give text.
+        device, dtype: for an LM that is loaded, as ``--device`` and ``--dtype``.
+
+    Raises StoreNotFoundError, UnfinishedError or CorruptStoreError.
+    """
+    root = only_store(Path()) if store is None else store_path(str(store))
+    return Store(Datastore(root), model, tokenizer, device=device, dtype=dtype)

@@ -1,0 +1,7 @@
+"""A language model joined to a store: the search, the setting, the check that they belong together, the hooks."""
+
+from knnstore.attachment.attach import Attachment, attach_store, require_store_of
+from knnstore.attachment.search import Search
+from knnstore.score.result import Setting
+
+__all__ = ["Attachment", "Search", "Setting", "attach_store", "require_store_of"]

@@ -1,0 +1,36 @@
+"""Neighbours of a few queries at a time, for a person or a text that is being written."""
+
+import numpy as np
+
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+from knnstore.index.exact import exact_search
+from knnstore.index.search import Searcher
+from knnstore.neighbours import Float32, Neighbours
+
+_MEMORY = 2**30
+
+
+class Search:
+    """Searches a store, always in the same way: exact distances in ``nprobe`` lists, or of every key if ``exact``.
+
+    Raises UnfinishedError for a store without an index unless ``exact``. May be used by several threads at once.
+    """
+
+    def __init__(self, store: Datastore, *, nprobe: int | None = None, exact: bool = False) -> None:
+        if exact and nprobe is not None:
+            raise UsageError(f"exact searches every key: it goes with no nprobe ({nprobe})")
+        self._store = store
+        self._searcher = None if exact else Searcher(store)
+        self.nprobe = None
+        if self._searcher is not None:
+            self.nprobe = min(self._searcher.nprobe if nprobe is None else nprobe, self._searcher.plan.nlist)
+
+    def __call__(self, queries: Float32, k: int) -> Neighbours:
+        """The k nearest keys of float32 queries (n, d), with their rows."""
+        if not len(queries):
+            nothing = np.empty((0, k), np.int64)
+            return Neighbours(nothing.astype(np.float32), nothing, nothing)
+        if self._searcher is None:
+            return exact_search(self._store, queries, k, rows=True, memory=_MEMORY)
+        return self._searcher.search(queries, k, self.nprobe, rows=True, memory=_MEMORY)

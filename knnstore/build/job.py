@@ -1,0 +1,154 @@
+"""The index command's work: plan, train, fill, merge, check, publish. Resumable at every step.
+
+Quantisers are trained once. Segments that are added later are filled into lists of their own under the same ones, so
+that it costs what is new; how much worse the quantisers suit the new keys is measured, and said.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.build.lists import check_lists, fill_lists
+from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
+from knnstore.datastore.history import publish
+from knnstore.datastore.locking import writing
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
+from knnstore.errors import ResourceError
+from knnstore.index.merge import OFFSETS
+from knnstore.index.plan import PLAN_FILE, Check, IndexFolder, IndexPlan, load_check, remove_folder, segment_reference
+from knnstore.index.quantiser import TASK, save_quantiser
+from knnstore.index.train import draw_sample, train
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+from knnstore.scheduling import Runner
+from knnstore.sizes import format_size
+
+_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
+DRIFT_DUE = 1.25
+"""Quantisation error of later keys, by the training sample's, from which on training anew pays."""
+GROWTH_DUE = 8.0
+"""Keys, by those trained on, from which on there are too few lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """A finished index of ``rows`` keys, ``new_rows`` of them added by this run.
+
+    ``drift``: quantisation error of the keys that were added after the training, by that of the training sample;
+    None where none were. ``built`` is False where nothing was left to do.
+    """
+
+    name: str
+    plan: IndexPlan
+    check: Check
+    bytes: int
+    rows: int
+    new_rows: int
+    drift: float | None
+    built: bool
+
+
+def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporter: Reporter) -> IndexReport:
+    """Index all the store's keys that aren't yet, or go on with a build that was interrupted, and publish the result.
+
+    The bytes on disk depend on the keys and the options alone, not on memory, workers or interruptions. ``store`` is
+    let go of: to search the index, open the store again.
+
+    Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
+    """
+    store.close()
+    with writing(store.root):
+        store = Datastore(store.root)  # as it is now that nobody else can change it
+        store.close()
+        work = plan_work(store, options)
+        folder, plan = work.folder, work.folder.plan
+        if options.overwrite and store.manifest.index == plan.name:
+            publish(store.root, replace(store.manifest, index=None, indexed=()), "index", "discard the index")
+            store = Datastore(store.root)
+            store.close()
+        if options.overwrite:
+            remove_folder(folder.root)
+        elif not work.new and store.manifest.index == plan.name:
+            _clean_up(store.root, folder)
+            reporter.say("          the index is finished already")
+            return _report(store, work, built=False)
+        for sentence in sentences(store, work, options):
+            reporter.say(sentence)
+        _prepare(store, work)
+        _train(folder, store, reporter)
+        for segment in work.new:
+            fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
+            check_lists(folder, store, segment, options.memory, reporter)
+        names = tuple(segment.root.name for segment in store.segments)
+        done = replace(store.manifest, index=plan.name, indexed=names)
+        what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
+        publish(store.root, done, "index", what, keys=work.rows, index=plan.name)
+        _clean_up(store.root, folder)
+    return _report(store, work, built=True)
+
+
+def _prepare(store: Datastore, work: Work) -> None:
+    """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
+    folder = work.folder
+    written = bytes_below(
+        *(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name)))
+    )
+    needed = int((work.resources.disk_bytes + work.resources.temporary_bytes) * _MORE) - written
+    free = free_bytes(store.root)
+    if free < needed:
+        raise ResourceError(
+            f"{store.root}: the index needs {format_size(needed)} more on disk and {format_size(free)} are free: "
+            f"make room, or lower --pq-bytes"
+        )
+    with storage_errors("make", folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
+            for leftover in folder.root.rglob(pattern):
+                leftover.unlink()
+    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
+    folder.commits.prepare()
+
+
+def _train(folder: IndexFolder, store: Datastore, reporter: Reporter) -> None:
+    # in this process, whose threads are all free, whatever the runner
+    if folder.commits.find(TASK):
+        return
+    rows = folder.plan.train_rows
+    with reporter.bar("sample", rows, "keys") as advance:
+        sample = draw_sample(store, rows, folder.plan.seed, advance)
+    with reporter.bar("train", rows, "keys") as advance:
+        save_quantiser(folder, *train(sample, folder.plan, advance))
+
+
+def _clean_up(root: Path, folder: IndexFolder) -> None:
+    """Remove what the published index doesn't need: its runs, and indexes that nobody reads or that were never done."""
+    remove_folder(folder.root / "runs")
+    discard_unpublished(root)
+    sweep(root)
+
+
+def _report(store: Datastore, work: Work, *, built: bool) -> IndexReport:
+    folder = work.folder
+    references = [segment_reference(segment) for segment in store.segments if segment.rows]
+    return IndexReport(
+        name=folder.plan.name,
+        plan=folder.plan,
+        check=load_check(folder, references),
+        bytes=bytes_below(folder.root),
+        rows=store.rows,
+        new_rows=work.rows,
+        drift=_drift(folder, store),
+        built=built,
+    )
+
+
+def _drift(folder: IndexFolder, store: Datastore) -> float | None:
+    known = {reference.name for reference in folder.plan.trained_on}
+    later = [segment_reference(s) for s in store.segments if s.rows and s.root.name not in known]
+    if not later:
+        return None
+    errors = [float(folder.list_commits(reference).require(OFFSETS).facts["error"]) for reference in later]
+    trained = float(folder.commits.require(TASK).facts["error"])
+    mean = sum(e * r.rows for e, r in zip(errors, later, strict=True)) / sum(r.rows for r in later)
+    return round(mean / trained, 4) if trained else None

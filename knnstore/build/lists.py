@@ -1,0 +1,98 @@
+"""The lists of one segment under quantisers that are there: fill, merge, check."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from knnstore.atomic import write_json
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore
+from knnstore.index.check import self_check
+from knnstore.index.fill import fill_run, fill_tasks, run_layout
+from knnstore.index.merge import create_lists, merge_chunk, merge_tasks
+from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, segment_reference
+from knnstore.index.search import Searcher
+from knnstore.planning import BASE_BYTES
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+from knnstore.scheduling import Runner
+
+
+class RowsTask(Protocol):
+    """A task with a name for its commit and a number of rows for the progress bar."""
+
+    @property
+    def name(self) -> str:
+        """Of the commit."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """That it does."""
+        ...
+
+
+Task = TypeVar("Task", bound=RowsTask)
+
+
+def fill_lists(
+    folder: IndexFolder, store: Path, segment: Segment, run_chunks: int, *, runner: Runner, reporter: Reporter
+) -> None:
+    """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
+    reference = segment_reference(segment)
+    commits = folder.list_commits(reference)
+    if all(commits.find(task.name) for task in merge_tasks(store, folder, reference, ())):
+        return
+    run_chunks = run_layout(folder, reference, run_chunks)
+    fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
+    run_tasks(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+    merge_runs(folder, store, segment, tuple(task.name for task in fills), runner=runner, reporter=reporter)
+
+
+def merge_runs(
+    folder: IndexFolder, store: Path, segment: Segment, runs: tuple[str, ...], *, runner: Runner, reporter: Reporter
+) -> None:
+    """Merge a segment's finished runs into its lists."""
+    reference = segment_reference(segment)
+    folder.list_commits(reference).prepare()
+    create_lists(folder, segment, reference, runs)
+    tasks = merge_tasks(store, folder, reference, runs)
+    run_tasks(folder.list_commits(reference), tasks, merge_chunk, stage="merge", runner=runner, reporter=reporter)
+
+
+def check_lists(folder: IndexFolder, store: Datastore, segment: Segment, memory: int, reporter: Reporter) -> None:
+    """Measure the recall within a segment's lists, by its own held-out queries or else the store's."""
+    commits = folder.list_commits(segment_reference(segment))
+    if commits.find(CHECK):
+        return
+    held_out = segment.queries()
+    if not len(held_out):
+        held_out = np.concatenate([other.queries() for other in store.segments])
+    with reporter.bar("check", 1, "check") as advance:
+        alone = store.only(segment.root.name)
+        k = max(1, round(min(CHECKED_NEIGHBOURS, store.rows) * segment.rows / store.rows))
+        check = self_check(alone, Searcher(alone, folder), held_out, k, max(2**28, memory - BASE_BYTES))
+        path = folder.lists(segment.root.name, CHECK_FILE)
+        write_json(path, to_json(check))
+        commits.commit(CHECK, [path])
+        advance(1)
+
+
+def run_tasks(
+    commits: CommitLog,
+    tasks: list[Task],
+    function: Callable[[Task], int],
+    *,
+    stage: str,
+    runner: Runner,
+    reporter: Reporter,
+) -> None:
+    """Run those of the tasks that have no commit yet."""
+    left = [task for task in tasks if commits.find(task.name) is None]
+    total = sum(task.rows for task in tasks)
+    with reporter.bar(stage, total, "keys", total - sum(task.rows for task in left)) as advance:
+        for count in runner.run(function, left):
+            advance(count)

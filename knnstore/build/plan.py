@@ -1,0 +1,157 @@
+"""Decide what an index build will do before it does any of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore, index_root
+from knnstore.index.plan import (
+    FORMAT_VERSION,
+    IndexFolder,
+    IndexPlan,
+    open_index,
+    segment_reference,
+    segment_references,
+)
+from knnstore.planning import (
+    IndexResources,
+    IndexSize,
+    choose_cells,
+    choose_nlist,
+    choose_nprobe,
+    choose_pq_bytes,
+    choose_train_rows,
+    plan_resources,
+)
+from knnstore.sizes import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """What a user may decide; None leaves it to the planner. ``memory`` is for all processes together, in bytes.
+
+    ``workers``: processes that the runner uses besides this one, 0 if it works in this one.
+    """
+
+    nlist: int | None = None
+    pq_bytes: int | None = None
+    train_sample: int | None = None
+    nprobe: int | None = None
+    seed: int = 0
+    memory: int = 4 * 10**9
+    workers: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done: the ``new`` segments, with keys, that have no lists under the plan's quantisers yet."""
+
+    folder: IndexFolder
+    new: tuple[Segment, ...]
+    resources: IndexResources
+
+    @property
+    def rows(self) -> int:
+        """Keys of the new segments."""
+        return sum(segment.rows for segment in self.new)
+
+
+def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, IndexResources, list[str]]:
+    """What would be built, what it takes, and sentences for a person; nothing is written.
+
+    Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
+    """
+    work = plan_work(store, options)
+    return work.folder.plan, work.resources, sentences(store, work, options)
+
+
+def plan_work(store: Datastore, options: IndexOptions) -> Work:
+    """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
+    kept = None if options.overwrite else _presentplan_work(store, options)
+    plan = kept or _newplan_work(store, options)
+    indexed = set(store.manifest.indexed) if kept else set()
+    new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
+    resources = plan_resources(
+        index_size(new or store.segments),
+        nlist=plan.nlist,
+        pq_bytes=plan.pq_bytes,
+        train_rows=1 if kept else plan.train_rows,
+        memory=options.memory,
+        workers=options.workers,
+    )
+    return Work(IndexFolder(index_root(store.root, plan.name), plan), new, resources)
+
+
+def _newplan_work(store: Datastore, options: IndexOptions) -> IndexPlan:
+    references = segment_references(store)
+    first, rows = store.segments[0], store.live_rows
+    nlist, _ = choose_nlist(rows, options.nlist)
+    return IndexPlan(
+        version=FORMAT_VERSION,
+        nlist=nlist,
+        cells=choose_cells(nlist),
+        pq_bytes=choose_pq_bytes(first.dimension, options.pq_bytes),
+        train_rows=choose_train_rows(rows, nlist, options.train_sample),
+        seed=options.seed,
+        nprobe=choose_nprobe(rows, nlist, options.nprobe),
+        dimension=first.dimension,
+        key_dtype=first.plan.key_dtype,
+        trained_on=references,
+        removed=store.manifest.removed,
+    )
+
+
+def _presentplan_work(store: Datastore, options: IndexOptions) -> IndexPlan | None:
+    """The plan of the store's index, unless an option that is given asks for another than it was built with."""
+    if store.manifest.index is None:
+        return None
+    plan = open_index(store.root, store.manifest.index).plan
+    segment_references(store)
+    rows = plan.trained_rows
+    nlist = plan.nlist if options.nlist is None else choose_nlist(rows, options.nlist)[0]
+    asked = replace(
+        plan,
+        nlist=nlist,
+        pq_bytes=choose_pq_bytes(plan.dimension, options.pq_bytes or plan.pq_bytes),
+        train_rows=choose_train_rows(rows, nlist, options.train_sample or plan.train_rows),
+        nprobe=choose_nprobe(rows, nlist, options.nprobe or plan.nprobe),
+        seed=options.seed,
+    )
+    return plan if asked == plan else None
+
+
+def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
+    """What the work is and what it takes, for people."""
+    plan, resources = work.folder.plan, work.resources
+    disk = (
+        f"          {format_size(resources.disk_bytes)} on disk and {format_size(resources.temporary_bytes)} more "
+        f"meanwhile, at most {format_size(resources.peak_bytes)} of memory"
+    )
+    if store.manifest.index == plan.name and not options.overwrite:
+        if not work.new:
+            return [f"plan      nothing to do: all {store.rows:,} keys are indexed"]
+        return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]
+    chosen = "" if options.nlist else " (chosen from the number of keys)"
+    _, note = choose_nlist(store.live_rows, options.nlist)
+    says = [
+        f"plan      {work.rows:,} keys of {plan.dimension} {plan.key_dtype} into {plan.nlist:,} lists{chosen}, "
+        f"codes of {plan.pq_bytes} bytes, trained on {plan.train_rows:,} keys",
+        disk,
+    ]
+    return [*says, f"          {note}"] if note else says
+
+
+def index_size(segments: Sequence[Segment]) -> IndexSize:
+    """The size of the lists of some segments."""
+    first = segments[0]
+    references = [segment_reference(segment) for segment in segments]
+    return IndexSize(
+        rows=sum(segment.rows for segment in segments),
+        dimension=first.dimension,
+        key_bytes=first.dimension * first.codec.stored.itemsize,
+        value_bytes=max(segment.plan.value_dtype.itemsize for segment in segments),
+        row_bytes=max(reference.row_dtype.itemsize for reference in references),
+        chunk_rows=max(reference.chunk_rows for reference in references),
+        chunks=sum(segment.chunks for segment in segments),
+    )

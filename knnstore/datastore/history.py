@@ -1,0 +1,143 @@
+"""The states of a store: each change is one atomic step of the manifest, with a record of who, when and what.
+
+::
+
+    log/000003.json       Change: the state that it made, and who, when, what
+    log/000003.parquet    the SHA-256 of the texts that it removed, if it is a removal
+
+The record is written first and the manifest replaced after it, so a change that was cut short is no change. A reader
+holds the record of the state that it reads by a shared lock for as long as it reads; files of a state that is over are
+removed only when nobody holds it. The log is the one part of a store that names times and people.
+"""
+
+import fcntl
+import getpass
+import os
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from knnstore.atomic import storage_errors, write_json
+from knnstore.datastore.manifest import Manifest, load_json, load_manifest, save_manifest
+from knnstore.errors import CorruptStoreError, UsageError
+from knnstore.records import from_json, to_json
+
+FOLDER = "log"
+FORGETS = ("compact", "merge", "subset")
+"""Changes behind which the store can't be taken back: what was before them is gone."""
+_RECORD = re.compile(r"(\d{6,9})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change: the command ``kind``, a sentence ``what``, numbers for scripts in ``facts``, the ``state`` it made.
+
+    ``when`` in UTC, ISO 8601; ``who`` as the operating system calls the user.
+    """
+
+    kind: str
+    what: str
+    facts: dict[str, Any]
+    when: str
+    who: str
+    state: Manifest
+
+
+def record_path(root: Path, state: int) -> Path:
+    """The file of a state's record."""
+    return root / FOLDER / f"{state:06d}.json"
+
+
+def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
+    """Make ``manifest`` the store's next state, in one atomic step; return it with its number.
+
+    The caller holds the store for writing, and every file that the manifest names is on the device.
+    """
+    state = replace(manifest, state=load_manifest(root).state + 1)
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with storage_errors("make", root / FOLDER):
+        (root / FOLDER).mkdir(exist_ok=True)
+    write_json(record_path(root, state.state), to_json(Change(kind, what, facts, when, _user(), state)))
+    save_manifest(root, state)
+    return state
+
+
+def changes(root: Path) -> list[Change]:
+    """The records of all changes up to the present state, oldest first."""
+    present = load_manifest(root).state
+    folder = root / FOLDER
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    numbers = [int(match[1]) for name in names if (match := _RECORD.fullmatch(name))]
+    return [load_change(root, number) for number in numbers if number <= present]
+
+
+def load_change(root: Path, state: int) -> Change:
+    """The record of a state. Raises UsageError if there is none."""
+    path = record_path(root, state)
+    if not path.is_file():
+        raise UsageError(f"{root} has no state {state}: 'knnstore log' lists those it has")
+    change = from_json(Change, load_json(path), str(path))
+    if change.state.state != state:
+        raise CorruptStoreError(f"{path} tells of state {change.state.state}")
+    return change
+
+
+def within_reach(root: Path) -> list[Change]:
+    """The changes whose states can be returned to: those since the last that forgot what was before it."""
+    known = changes(root)
+    forgot = [number for number, change in enumerate(known) if change.kind in FORGETS]
+    return known[forgot[-1] if forgot else 0 :]
+
+
+def hold(root: Path, state: int) -> IO[bytes] | None:
+    """Share the lock of a state's record, for as long as what is returned stays open.
+
+    None where the state has no record, or the file system has no locks: then nothing tells writers of this reader.
+    """
+    try:
+        file = record_path(root, state).open("rb")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)  # a writer that looks whether anybody reads has it for an instant only
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def is_held(root: Path, state: int) -> bool:
+    """Whether a reader holds the state."""
+    try:
+        file = record_path(root, state).open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def open_state(root: Path) -> tuple[Manifest, IO[bytes] | None]:
+    """The present state and the lock that holds it."""
+    while True:
+        manifest = load_manifest(root)
+        file = hold(root, manifest.state)
+        # a writer may have gone on, and cleaned up, between the look and the lock
+        if load_manifest(root).state == manifest.state:
+            return manifest, file
+        if file is not None:
+            file.close()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return str(os.getuid())

@@ -1,0 +1,73 @@
+"""Removed documents: a table of segments and document numbers, named by its digest. It holds no text and no names."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import storage_errors, write_atomically
+from knnstore.datastore.manifest import SEGMENT_NAME
+from knnstore.errors import CorruptStoreError
+
+FOLDER = "removed"
+_SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Removed = Mapping[str, Int64]
+"""Ascending document numbers, int64, by the name of their segment; segments without any are left out."""
+
+
+def removed_path(root: Path, name: str) -> Path:
+    """The file of a table."""
+    return root / FOLDER / f"{name}.parquet"
+
+
+def save_removed(root: Path, removed: Removed) -> str | None:
+    """Write the table and return its name; None, and no file, where nothing is removed."""
+    segments = [name for name in sorted(removed) if len(removed[name])]
+    if not segments:
+        return None
+    documents = [np.unique(removed[name]) for name in segments]
+    names = np.repeat(np.array(segments, object), [len(numbers) for numbers in documents])
+    table = pa.table({"segment": names, "document": np.concatenate(documents)}, schema=_SCHEMA)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    name = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+    path = removed_path(root, name)
+    with storage_errors("make", path):
+        path.parent.mkdir(exist_ok=True)
+    write_atomically(path, sink.getvalue())
+    return name
+
+
+def load_removed(root: Path, name: str | None) -> Removed:
+    """The table of that name. Raises CorruptStoreError if it isn't there or isn't what was written."""
+    if name is None:
+        return {}
+    path = removed_path(root, name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptStoreError(f"{path}, which says what was removed, can't be read: {error}") from error
+    if hashlib.sha256(data).hexdigest()[:16] != name:
+        raise CorruptStoreError(f"{path}, which says what was removed, is damaged: restore it from a copy")
+    try:
+        table = pq.read_table(io.BytesIO(data), schema=_SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
+    names, documents = table.column("segment").to_numpy(), table.column("document").to_numpy()
+    if not all(SEGMENT_NAME.fullmatch(str(segment)) for segment in np.unique(names)):
+        raise CorruptStoreError(f"{path}: segment names aren't numbers")
+    return {str(segment): np.unique(documents[names == segment]) for segment in np.unique(names)}
+
+
+def joined(one: Removed, other: Removed) -> dict[str, Int64]:
+    """All that either has."""
+    nothing = np.empty(0, np.int64)
+    names = sorted({*one, *other})
+    return {name: np.union1d(one.get(name, nothing), other.get(name, nothing)) for name in names}

@@ -1,0 +1,109 @@
+"""What no state needs any more leaves the disk: at once, or when the last reader of its state has gone."""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knnstore.atomic import storage_errors, sync_folder
+from knnstore.datastore.history import changes, is_held, within_reach
+from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
+from knnstore.datastore.removed import FOLDER as REMOVED
+from knnstore.datastore.removed import removed_path
+from knnstore.datastore.store import index_root, segment_root
+
+
+@dataclass(slots=True)
+class Swept:
+    """``bytes`` that were freed; ``held``: numbers of past states whose files stay because a reader has them open."""
+
+    bytes: int = 0
+    held: list[int] = field(default_factory=list)
+
+
+def sweep(root: Path) -> Swept:
+    """Remove the segments, lists, indexes and tables of states that are out of reach and that no reader holds.
+
+    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone.
+    """
+    present, known = load_manifest(root), changes(root)
+    reach = [change.state for change in within_reach(root)]
+    held = [
+        change.state for change in known if change.state.state != present.state and is_held(root, change.state.state)
+    ]
+    swept = Swept()
+    past = {state.state for state in reach} | {present.state}
+    swept.held = sorted(state.state for state in held if state.state not in past or state.index != present.index)
+    contents = [present, *reach, *held]
+    segments = {name for state in contents for name in state.segments}
+    ever = {name for change in known for name in change.state.segments}
+    for path in _folders(root / "segments", SEGMENT_NAME):
+        if path.name in ever - segments:
+            swept.bytes += remove_tree(path)
+    indexes = {state.index for state in (present, *held)}
+    for path in _folders(root / "index", DIGEST_NAME):
+        if path.name in {change.state.index for change in known} - indexes:
+            swept.bytes += remove_tree(path)
+        for lists in _folders(path / "lists", SEGMENT_NAME):
+            if lists.name in ever - segments:
+                swept.bytes += remove_tree(lists)
+    tables = {removed_path(root, state.removed) for state in contents if state.removed}
+    folder = root / REMOVED
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if path not in tables:
+            swept.bytes += path.stat().st_size
+            path.unlink()
+    return swept
+
+
+def unfinished(root: Path) -> Iterator[Path]:
+    """Folders of segments that belong to no state: begun and not ended."""
+    ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
+    yield from (path for path in _folders(root / "segments", SEGMENT_NAME) if path.name not in ever)
+
+
+def discard_unpublished(root: Path) -> None:
+    """Remove the indexes that no state has ever had, of builds that were given up."""
+    ever = {change.state.index for change in changes(root)} | {load_manifest(root).index}
+    for path in _folders(root / "index", DIGEST_NAME):
+        if path.name not in ever:
+            remove_tree(path)
+
+
+def next_segment(root: Path) -> str:
+    """The name of a segment that was never there."""
+    ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
+    taken = ever | {path.name for path in _folders(root / "segments", SEGMENT_NAME)}
+    return f"{max((int(name) for name in taken), default=-1) + 1:04d}"
+
+
+def remove_tree(path: Path) -> int:
+    """Remove a folder, if it is there, for good; the bytes that were in it."""
+    if not path.exists():
+        return 0
+    size = bytes_below(path)
+    with storage_errors("remove", path):
+        shutil.rmtree(path)
+        sync_folder(path.parent)
+    return size
+
+
+def bytes_below(*paths: Path) -> int:
+    """Bytes of all files in the folders."""
+    return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+
+
+def state_bytes(root: Path, state: Manifest) -> int:
+    """Bytes on disk of a state's segments and lists."""
+    folders: Iterable[Path] = [segment_root(root, name) for name in state.segments]
+    if state.index is not None:
+        folder = index_root(root, state.index)
+        folders = [*folders, folder / "quantizer", *(folder / "lists" / name for name in state.indexed)]
+    return bytes_below(*folders)
+
+
+def _folders(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and name.fullmatch(path.name))

@@ -1,0 +1,203 @@
+"""Hooks that make an LM's own forward pass return the mixture with a store: on one instance, and gone without a trace.
+
+Nothing of transformers is replaced. ``model(...)``, ``model.generate(...)`` and pipelines all end in the instance's
+``__call__``, which runs its hooks; so greedy search, sampling, beams, caches and batches need no code here.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from knnstore.errors import CorruptStoreError, ModelError, NumericsError
+from knnstore.lm.keylayer import KeyPoint, module_input
+from knnstore.neighbours import ABSENT, Neighbours
+
+# Numbers of p_kNN that are held at once: 256 MB in float32.
+_MOST_PROBABILITIES = 2**26
+
+Search = Callable[[Any], Neighbours]
+"""Float32 queries (n, d) to their neighbours."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one forward pass asked of the store: n positions of its batch, in order.
+
+    ``neighbours`` of each. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device, ln p of every token by
+    the LM alone and by the mixture.
+    """
+
+    neighbours: Neighbours
+    log_lm: torch.Tensor
+    log_p: torch.Tensor
+
+
+class MixtureHooks:
+    """While attached, the logits of ``model`` are ln p of the mixture, float32.
+
+    p = λ p_kNN + (1 − λ) p_LM (Khandelwal et al. 2020, eq. 3). The store is asked for the positions whose logits are
+    returned and that aren't padding; for those that find nothing, and for padding, the logits are ln p_LM. A ``loss``
+    is the mixture's. Several threads may run the model at once.
+
+    ``on_step`` is called, in the thread of the forward pass, after each; None costs nothing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        point: KeyPoint,
+        search: Search,
+        *,
+        lambda_: float,
+        temperature: float,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> None:
+        self._search = search
+        self._lambda = lambda_
+        self._temperature = temperature
+        self._on_step = on_step
+        self._path = point.path
+        self._signature = inspect.signature(model.forward)
+        self._running = threading.local()  # .states: what the forward pass of this thread has captured so far
+        if point.module is None:
+            capture = model.base_model.register_forward_hook(self._capture_output)
+        else:
+            capture = point.module.register_forward_pre_hook(self._capture_input, with_kwargs=True)
+        self._handles = [
+            model.register_forward_pre_hook(self._begin),
+            capture,
+            model.register_forward_hook(self._end, with_kwargs=True),
+        ]
+
+    def detach(self) -> None:
+        """Remove the hooks; harmless if they are gone."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _begin(self, _model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
+        self._running.states = []
+
+    def _capture_input(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (states := getattr(self._running, "states", None)) is not None:
+            states.append(module_input(args, kwargs))
+
+    def _capture_output(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if (states := getattr(self._running, "states", None)) is not None:
+            states.append(output[0])
+
+    def _end(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        states, self._running.states = self._running.states, None
+        given = self._arguments(args, kwargs)
+        loss, logits = _loss_and_logits(output, given)
+        if len(states) != 1:
+            raise ModelError(
+                f"{self._path} ran {len(states)} times in one pass of {type(model).__name__}: its input is no key; "
+                "make the store with --key hidden"
+            )
+        # some families flatten batch and length before the feed-forward block
+        keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])
+        asked = _kept(_not_padding(given, keys), given)
+        log_p = self._mix(_kept(keys, given), logits, asked)
+        if loss is not None:
+            loss = _loss_of_mixture(model, loss, logits, log_p, given)
+        return _replaced(output, loss, log_p)
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The forward pass' arguments by name."""
+        arguments = self._signature.bind(*args, **kwargs).arguments
+        return arguments | kwargs  # what its catch-all took, too
+
+    def _mix(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """ln p of the mixture, shaped like ``logits`` (b, n, vocabulary), for keys (b, n, d) and bool (b, n)."""
+        if not torch.isfinite(keys[asked]).all():
+            raise NumericsError(f"a key isn't finite: the LM overflowed in {logits.dtype}; load it in float32")
+        vocabulary = logits.shape[-1]
+        flat_keys, flat_logits, flat_asked = keys.flatten(0, 1), logits.flatten(0, 1), asked.flatten()
+        size = max(1, _MOST_PROBABILITIES // vocabulary)
+        parts = [
+            self._mix_block(flat_keys[rows], flat_logits[rows], flat_asked[rows])
+            for rows in (slice(begin, begin + size) for begin in range(0, len(flat_keys), size))
+        ]
+        return torch.cat(parts).reshape(logits.shape) if parts else logits.float()
+
+    def _mix_block(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        log_lm = logits.float().log_softmax(dim=-1)  # (n, vocabulary)
+        lines = torch.nonzero(asked)[:, 0]
+        neighbours = self._search(np.ascontiguousarray(keys[lines].cpu().numpy()))
+        p_knn, found = store_distribution(neighbours, logits.shape[-1], self._temperature, logits.device)
+        lines = lines.to(logits.device)
+        # a weight of 0 leaves a line to the LM: ln 0 + … = −inf is nothing in logaddexp
+        weight = torch.zeros(len(logits), device=logits.device).index_copy(0, lines, found * self._lambda)
+        log_store = torch.full_like(log_lm, -torch.inf, requires_grad=False)
+        log_store[lines] = (p_knn * self._lambda).log()
+        log_p = torch.logaddexp(log_store, log_lm + torch.log1p(-weight)[:, None])
+        if self._on_step is not None:
+            self._on_step(Step(neighbours, log_lm[lines], log_p[lines]))
+        return log_p
+
+
+def _loss_and_logits(output: Any, given: dict[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
+    if isinstance(output, tuple):
+        return (output[0], output[1]) if given.get("labels") is not None else (None, output[0])
+    return output.loss, output.logits
+
+
+def _replaced(output: Any, loss: torch.Tensor | None, logits: torch.Tensor) -> Any:
+    """``output`` with another loss and other logits: a tuple as a new one, a ModelOutput in place."""
+    if isinstance(output, tuple):
+        return (logits, *output[1:]) if loss is None else (loss, logits, *output[2:])
+    if loss is not None:
+        output.loss = loss
+    output.logits = logits
+    return output
+
+
+def _kept(of_positions: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
+    """Of (batch, length, …) the positions whose logits the pass returns, as ``logits_to_keep`` says."""
+    keep = given.get("logits_to_keep", 0)
+    return of_positions[:, slice(-keep, None) if isinstance(keep, int) else keep.to(of_positions.device)]
+
+
+def _not_padding(given: dict[str, Any], keys: torch.Tensor) -> torch.Tensor:
+    """Bool (batch, length): the positions that hold text. A mask of other than two dimensions tells nothing of it."""
+    mask = given.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
+        return torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
+    # with a cache the mask covers what is in it as well; this pass is fed the last positions
+    return mask[:, -keys.shape[1] :].bool().to(keys.device)
+
+
+def _loss_of_mixture(
+    model: Any, loss: torch.Tensor, logits: torch.Tensor, log_p: torch.Tensor, given: dict[str, Any]
+) -> torch.Tensor:
+    """The LM's loss with its cross-entropy exchanged for the mixture's; what else is in it (of experts, say) stays."""
+    named = ("labels", "num_items_in_batch", "ignore_index", "shift_labels")
+    settings = {name: given[name] for name in named if name in given} | {"vocab_size": logits.shape[-1]}
+    ours: torch.Tensor = model.loss_function(logits=log_p, **settings)
+    theirs: torch.Tensor = model.loss_function(logits=logits, **settings)
+    return loss - theirs + ours
+
+
+def store_distribution(
+    neighbours: Neighbours, vocabulary: int, temperature: float, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """p_kNN of every token, float32 (n, vocabulary), 0 where nothing was found; and whether anything was, (n,).
+
+    p_kNN(y) = Σ_{i: v_i = y} softmax_i(−d_i / T) (Khandelwal et al. 2020, eq. 2). Raises CorruptStoreError for a token
+    that the LM doesn't have.
+    """
+    largest = int(neighbours.values.max(initial=ABSENT))
+    if largest >= vocabulary:
+        raise CorruptStoreError(f"the store holds token {largest}, the LM has {vocabulary}: run 'knnstore verify'")
+    found = torch.from_numpy(np.ascontiguousarray(neighbours.found)).to(device)
+    distances = torch.from_numpy(neighbours.distances).to(device)
+    weights = torch.softmax(-distances / temperature, dim=-1)  # exp(−inf) = 0 where absent
+    weights = torch.where(found[:, None], weights, torch.zeros_like(weights))
+    values = torch.from_numpy(neighbours.values).to(device).clamp(min=0)
+    p_knn = torch.zeros(len(neighbours), vocabulary, device=device).scatter_add_(1, values, weights)
+    return p_knn, found

@@ -1,0 +1,75 @@
+"""Is this the LM that made a store? By fingerprint where the LM comes from files, by its keys where it is in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.datastore.manifest import Manifest, ModelIdentity
+from knnstore.errors import MismatchError
+from knnstore.lm.forward import KeyModel
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+# Squared error of a key, as a share of the keys' variance. What makes the same LM differ from itself (int8 keys,
+# bfloat16, other kernels) stays below a hundredth, another LM's keys are as far as any two keys: about 2.
+_LARGEST_ERROR = 0.05
+
+
+def require_same_model(root: Path, manifest: Manifest, model: KeyModel) -> None:
+    """Raise MismatchError, naming what differs, unless ``model``, loaded from files, made the keys of the store."""
+    made, given = manifest.model, model.loaded.identity
+    told = [name for name in ("weights", "config", "tokenizer", "vocabulary") if _differs(made, given, name)]
+    if told:
+        raise MismatchError(
+            f"{root} was made by model {made.name!r} ({made.weights[:12]}), not by {given.name!r} "
+            f"({given.weights[:12]}): {', '.join(told)} differ. Give the model that made it with --model"
+        )
+    require_same_layer(root, manifest, model)
+
+
+def require_same_layer(root: Path, manifest: Manifest, model: KeyModel) -> None:
+    """Raise MismatchError unless the keys of ``model`` are taken where those of the store were."""
+    if model.point.layer != manifest.key.layer:
+        raise MismatchError(f"{root} holds keys of {manifest.key.layer}, not {model.point.layer}")
+
+
+def require_same_keys(
+    root: Path, manifest: Manifest, model: KeyModel, *, ids: Int64, stored: Float32, spread: float
+) -> None:
+    """Raise MismatchError unless ``model``, from wherever it comes, makes the store's keys.
+
+    Args:
+        root, manifest: the store's.
+        ids: int64 (n,), the input of a window of the store.
+        stored: float32 (n, d), the keys that the store holds of its positions.
+        spread: mean squared distance of the store's keys from their mean.
+    """
+    require_same_layer(root, manifest, model)
+    made, dimension = manifest.model.name, model.keys(np.zeros((1, 1), np.int64)).shape[-1]
+    if dimension != stored.shape[1]:
+        raise MismatchError(
+            f"{root} holds keys of {stored.shape[1]} dimensions by model {made!r}, this one's have {dimension}: "
+            "load the model that made it"
+        )
+    vocabulary = int(model.loaded.model.get_output_embeddings().weight.shape[0])
+    if int(ids.max()) >= vocabulary:
+        raise MismatchError(
+            f"{root} was made by model {made!r}: this one has {vocabulary} tokens, and no token {ids.max()}: "
+            "load the model that made it"
+        )
+    keys = model.keys(ids[None])[0].numpy()  # (n, d)
+    error = np.square(keys - stored).sum(axis=1)
+    # the median, so that a BOS that the model in memory doesn't know spoils the first few positions alone
+    share = float(np.median(error)) / spread
+    if not share <= _LARGEST_ERROR:
+        raise MismatchError(
+            f"{root} was made by model {made!r}: on its first {len(ids)} tokens this model makes other keys "
+            f"(squared error {share:.2g} of their variance, at most {_LARGEST_ERROR:g}). "
+            "Load the model that made it, or ingest again with this one"
+        )
+
+
+def _differs(made: ModelIdentity, given: ModelIdentity, name: str) -> bool:
+    return bool(getattr(made, name) != getattr(given, name))

@@ -1,0 +1,1 @@
+"""Training a small causal language model, resumably: the parts of train_lm.py."""

@@ -1,0 +1,46 @@
+"""Checkpoints: safetensors, with the step in the file's JSON header, so that one rename replaces all of it."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from knnstore.atomic import sync_file, sync_folder
+from knnstore.errors import CorruptStoreError
+from training.telling import first_line
+from training.trainer import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(path: Path, trainer: Trainer, step: int) -> None:
+    """Replace the checkpoint by the state after ``step`` steps, durably."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in trainer.model.named_parameters():
+        state = trainer.optimizer.state[parameter]
+        tensors |= {f"{name}:{key}": state[key] for key in MOMENTS} | {name: parameter.data}
+    aside = path.with_suffix(".tmp")
+    save_file(tensors, aside, metadata={"step": str(step)})
+    sync_file(aside)
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path, trainer: Trainer) -> int:
+    """The number of steps behind the state in ``path``, which the trainer takes over; 0 where there is none."""
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            step = int(file.metadata()["step"])
+            for name, parameter in trainer.model.named_parameters():
+                parameter.data.copy_(file.get_tensor(name))
+                moments = {key: file.get_tensor(f"{name}:{key}").to(parameter) for key in MOMENTS}
+                trainer.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptStoreError(
+            f"{path} is not what was saved ({first_line(error)}): delete it to train from the first step"
+        ) from error
+    return step

@@ -1,0 +1,67 @@
+"""The folder of a run: whose it is, and what is left in it at the end."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from knnstore.atomic import TEMPORARY_SUFFIX, write_json
+from knnstore.errors import NumericsError, UsageError
+from training.checkpoint import CHECKPOINT
+from training.recipe import Recipe, differences
+from training.tokens import sync_files
+from training.trainer import Trainer
+
+
+def refuse_strangers(out: Path) -> None:
+    """Raise UsageError if ``out`` is no folder, or one with files of something else."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give a new or an empty folder")
+    names = sorted(path.name for path in out.iterdir() if path.name != "work" and path.suffix != TEMPORARY_SUFFIX)
+    if names and "run.json" not in names:
+        raise UsageError(f"--out {out} has files of something else ({names[0]}): give a new or an empty folder")
+
+
+def claim(out: Path, recipe: Recipe) -> None:
+    """Make ``out`` the folder of this recipe. Raises UsageError if it is another's."""
+    settings = out / "run.json"
+    if not settings.exists():
+        write_json(settings, asdict(recipe))
+    elif changes := differences(json.loads(settings.read_text()), asdict(recipe)):
+        changed = "; ".join(changes)
+        raise UsageError(f"{out} was begun with other settings ({changed}): give the same again, or another --out")
+
+
+@contextmanager
+def unclaimed_after_mistakes(out: Path) -> Iterator[None]:
+    """Let go of ``out`` on a UsageError before anything is trained: the mended command has other settings."""
+    try:
+        yield
+    except UsageError:
+        if not (out / "work" / CHECKPOINT).exists():
+            shutil.rmtree(out / "work")  # first, so that no other recipe ever finds these token files
+            (out / "run.json").unlink()
+        raise
+
+
+def publish(out: Path, trainer: Trainer, tokenizer: Any) -> dict[str, Any]:
+    """Write tokenizer and model, rounded to the dtype asked for; then the result, of just these weights; return it."""
+    model, dtype = trainer.model, torch.float16 if trainer.recipe.dtype == "fp16" else torch.float32
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtype).float()
+        if not torch.isfinite(parameter).all():
+            raise NumericsError(f"{name} has values too large for fp16: give --dtype fp32 and another --out")
+    sizes = {"parameters": model.num_parameters(), "train_tokens": len(trainer.tokens)}
+    result = {"steps": trainer.plan.steps, **sizes, **trainer.evaluate()}
+    tokenizer.save_pretrained(out)
+    model.to(dtype).save_pretrained(out)
+    sync_files(out)
+    write_json(out / "result.json", result)
+    return result
