@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import brute_force, clustered_keys, make_store
 from hypothesis import given
 from hypothesis import strategies as st
+from index_stores import brute_force, clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import publish

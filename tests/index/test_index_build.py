@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import clustered_keys, make_store
+from index_stores import clustered_keys, make_store
 
 import knnstore.build.job
 from knnstore.atomic import crc32c_of

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import brute_force, clustered_keys, make_store, stored_keys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from index_stores import brute_force, clustered_keys, make_store, stored_keys
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore

@@ -1,0 +1,77 @@
+"""A finished store of synthetic keys, without an LM: the arrays are written as an ingest would."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import write_json
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA
+from knnstore.datastore.history import publish
+from knnstore.datastore.keycodec import KeyCodec, scales_of
+from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
+from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, SegmentPlan
+from knnstore.datastore.store import Datastore, segment_root
+from knnstore.records import to_json
+
+faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
+
+
+def clustered_keys(rows, dimension, seed=0, clusters=20):
+    """Keys in clusters, float32 (rows, dimension)."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(clusters, dimension)) * 2
+    keys = centres[generator.integers(clusters, size=rows)] + generator.normal(size=(rows, dimension))
+    return keys.astype(np.float32)
+
+
+def make_store(
+    root, segments, *, key_dtype="float16", chunk_rows=512, queries=None, vocabulary=1000, document_rows=None
+):
+    """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one)."""
+    model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
+    recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
+    names = tuple(f"{number:04d}" for number in range(len(segments)))
+    for number, (name, keys) in enumerate(zip(names, segments, strict=True)):
+        held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
+        plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, f"{number:064d}", "text", "strict", 0.0, "float32", {})
+        _write_segment(segment_root(Path(root), name), plan, keys, held_out, document_rows or len(keys))
+    save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
+    publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
+    return Datastore(Path(root))
+
+
+def stored_keys(store):
+    """All keys as a search sees them, float32 (rows, d), and their values."""
+    keys = [segment.codec.decode(segment.keys(0, segment.rows)) for segment in store.segments]
+    return np.concatenate(keys), np.concatenate([segment.values(0, segment.rows) for segment in store.segments])
+
+
+def brute_force(store, queries):
+    """Squared distances in float64, (queries, rows)."""
+    keys, _ = stored_keys(store)
+    return ((queries[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
+
+
+def _write_segment(root, plan, keys, queries, document_rows):
+    root.mkdir(parents=True)
+    write_json(root / PLAN_FILE, to_json(plan))
+    codec = KeyCodec(plan.key_dtype, scales_of(keys) if plan.key_dtype == "int8" else None)
+    values = np.random.default_rng(len(keys)).integers(plan.model.vocabulary, size=len(keys)).astype(plan.value_dtype)
+    arrays = {"keys": codec.encode(keys), "values": values, "queries": queries}
+    if codec.scales is not None:
+        arrays["key_scales"] = codec.scales
+    for name, array in arrays.items():
+        create_array(root / name, array.shape, plan.chunk_rows, array.dtype, "keys" if name == "keys" else "values")
+        for chunk in range(-(-len(array) // plan.chunk_rows)):
+            write_chunk(root / name, chunk, array[chunk * plan.chunk_rows : (chunk + 1) * plan.chunk_rows])
+    documents = [
+        {field.name: 0 for field in DOCUMENTS_SCHEMA}
+        | {"path": f"{first}.txt", "record": None, "id": None, "sha256": bytes(32)}
+        | {"first_row": first, "tokens": min(document_rows, len(keys) - first)}
+        for first in range(0, len(keys), document_rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
