@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.index.kernel import Survivors
+from knnstore.index.kernel import Survivors, load_kernel
 from knnstore.index.nearest import spare_slots
 from knnstore.neighbours import Float32, Int64, Neighbours
 
@@ -113,6 +113,14 @@ class CompiledNearest:
         if len(self._scratch) < needed:
             self._scratch = np.empty(needed, np.uint8)
         return -(-self._scratch.ctypes.data // 64) * 64
+
+
+def squared_distances_of_units(query: Float32, units: np.ndarray[Any, np.dtype[np.int8]], scales: Float32) -> Float32:
+    """Squared distances, float32 (t,), of one query (d,) to int8 keys (t, d) as they are stored."""
+    query, units = np.ascontiguousarray(query), np.ascontiguousarray(units)
+    distances = np.empty(len(units), np.float32)
+    load_kernel().unit_distances(_address(query), _address(units), *units.shape, _address(scales), _address(distances))
+    return distances
 
 
 def _words(numbers: np.ndarray[Any, Any]) -> Uint32:

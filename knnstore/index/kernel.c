@@ -160,6 +160,33 @@ void offer_scores(
     }
 }
 
+/* ---- int8 keys: one query ---------------------------------------------------------------------------------------- */
+
+/* Squared distances, float32 (t), of one query (d) to scales * units (t, d). */
+void unit_distances(
+    const float *query, const int8_t *units, int64_t t, int64_t d, const float *scales, float *distances
+) {
+    for (int64_t key = 0; key < t; key++, units += d) {
+        float sum = 0;
+        int64_t i = 0;
+#if INT8_PRODUCTS
+        __m512 sums = _mm512_setzero_ps();
+        for (; i + LANES <= d; i += LANES) {
+            const __m512i unit = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(units + i)));
+            const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(unit), _mm512_loadu_ps(scales + i));
+            const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(query + i), value);
+            sums = _mm512_fmadd_ps(gap, gap, sums);
+        }
+        sum = _mm512_reduce_add_ps(sums);
+#endif
+        for (; i < d; i++) {
+            const float gap = query[i] - (float)units[i] * scales[i];
+            sum += gap * gap;
+        }
+        distances[key] = sum;
+    }
+}
+
 /* ---- int8 keys: products of integers ----------------------------------------------------------------------------- */
 
 /* Bytes of scan_units' scratch for m queries and t keys of d dimensions. */

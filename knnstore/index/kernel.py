@@ -124,6 +124,7 @@ def _declared(library: Any) -> Any:
     library.scan_bytes.argtypes = [number] * 3
     functions = {
         "select_nearest": [nearest, number, pointer, pointer, pointer],
+        "unit_distances": [pointer, pointer, number, number, pointer, pointer],
         "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
         "scan_units": [nearest, pointer, number, number, *[pointer] * 6, number, pointer],
     }

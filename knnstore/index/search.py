@@ -12,6 +12,7 @@ from knnstore.errors import UnfinishedError, UsageError
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
+from knnstore.index.lookup import FEW, look_up
 from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
 from knnstore.index.quantiser import Int64, load_quantiser
@@ -102,7 +103,13 @@ class Searcher:
         each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
             block = queries[begin:end]
-            neighbours = join_in_threads(Batch(block, self.probe(block, nprobe)), lists, wanted, progress)
+            batch = Batch(block, self.probe(block, nprobe))
+            if method == "lists" and len(batch) <= FEW:
+                neighbours = look_up(batch, lists, k, rows=rows)
+                if progress:
+                    progress(batch.probed.size)
+            else:
+                neighbours = join_in_threads(batch, lists, wanted, progress)
             if rerank:
                 neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
             found.append(neighbours)
