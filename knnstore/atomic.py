@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,11 +61,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a mixture."""
     aside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     with storage_errors("write", path):
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.contents import require_plain
+from knnstore.datastore.contents import remove_leftovers, require_plain
 from knnstore.errors import LockedError
 
 LOCK_FILE = ".lock"
@@ -34,6 +34,7 @@ def writing(root: Path) -> Iterator[None]:
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}, file)
         file.flush()
+        remove_leftovers(root)
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
             yield
