@@ -7,6 +7,8 @@ import numpy as np
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 _HALVINGS = 24
+_EM_STEPS = 300
+_EM_TOLERANCE = 1e-7
 # A store never takes all: a token that it has never seen would have no probability.
 _LARGEST_LAMBDA = 0.999
 
@@ -48,3 +50,38 @@ def best_lambda(log_lm: Any, knn: Any) -> tuple[Float64, Float64]:
         low, high = np.where(rising, middle, low), np.where(rising, high, middle)
     best = np.round((low + high) / 2, 4)
     return best, -np.log(lm + best * gain).mean(axis=0)
+
+
+def mix_sources(log_lm: Any, sources: Any, weights: Any) -> Float64:
+    """ln p of each token: p = (1 − Σ w_s) p_LM + Σ w_s p_s, mixed in log space; of one source it is ``mix``.
+
+    Args:
+        log_lm: ln p_LM, float (tokens,). sources: p_s, float (tokens, sources), 0 allowed.
+        weights: w_s, float (sources,) or (tokens, sources), at least 0 and together at most 1.
+    """
+    log_lm = np.asarray(log_lm, np.float64)
+    weights = np.broadcast_to(np.asarray(weights, np.float64), np.shape(sources))
+    left = np.maximum(1 - weights.sum(axis=1), 0)
+    with np.errstate(divide="ignore"):
+        parts = np.log(np.asarray(sources, np.float64)) + np.log(weights)
+        mixed = log_lm + np.log(left)
+    total: Float64 = np.logaddexp.reduce(parts, axis=1, initial=-np.inf)
+    return np.asarray(np.logaddexp(mixed, total))
+
+
+def best_weights(log_lm: Any, sources: Any) -> tuple[Float64, float]:
+    """The constant weights that make the tokens most probable, float64 (sources,), and the mean −ln p there.
+
+    Expectation maximisation; the likelihood is concave in the weights, so what it converges to is the best.
+    """
+    lm = np.maximum(np.exp(np.asarray(log_lm, np.float64)), np.finfo(np.float64).tiny)
+    parts = np.concatenate([lm[:, None], np.asarray(sources, np.float64)], axis=1)  # (tokens, 1 + sources)
+    weights, loss = np.full(parts.shape[1], 1 / parts.shape[1]), np.inf
+    for _ in range(_EM_STEPS):
+        total = parts @ weights
+        before, loss = loss, float(-np.log(total).mean())
+        if before - loss < _EM_TOLERANCE:
+            break
+        weights = weights * (parts / total[:, None]).mean(axis=0)
+    kept = np.round(weights[1:], 4)
+    return kept, float(-np.log(parts @ np.concatenate([[1 - kept.sum()], kept])).mean())

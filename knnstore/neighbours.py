@@ -38,6 +38,19 @@ class Neighbours:
         return found
 
 
+def agreeing_weights(neighbours: Neighbours, targets: Int64, temperature: float) -> Float32:
+    """softmax_i(−d_i / T) of the neighbours whose value is the query's target, 0 of others: float32 (queries, k).
+
+    A query's sum is its target's p_kNN.
+    """
+    distances = neighbours.distances
+    nearest = np.where(np.isfinite(distances[:, :1]), distances[:, :1], np.float32(0))
+    weights = np.exp((nearest - distances) / np.float32(temperature))  # exp(−inf) = 0 where absent
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    agreeing: Float32 = np.where(neighbours.values == targets[:, None], weights, np.float32(0))
+    return agreeing
+
+
 def target_probabilities(
     neighbours: Neighbours, targets: Int64, ks: Sequence[int], temperatures: Sequence[float]
 ) -> Float32:

@@ -18,13 +18,28 @@ from knnstore.cli.options import lm_options, open_store, reporter_for, shared_op
 @click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's.")
 @click.option("--exact", is_flag=True, help="Search every key; needs no index.")
 @click.option("--quantised", is_flag=True, help="Take distances from the PQ codes, not from the keys.")
+@click.option("--cache", type=int, default=0, metavar="TOKENS", help="Remember the document's own last TOKENS as well.")
+@click.option("--cache-weight", type=float, help="Weight of the cache in the mixture. Default: tuned.")
+@click.option("--cache-temperature", type=float, help="Divides the cache's distances. Default: tuned.")
+@click.option(
+    "--tuned/--retune",
+    default=None,
+    help="Insist on what 'knnstore tune' stored, or tune anew. Default: what is stored, if it is and fits.",
+)
+@click.option(
+    "--adaptive/--constant",
+    default=None,
+    help="Weigh each token by a gate, or all alike. Default: by the gate, if the stored setting has one.",
+)
+@click.option("--save-neighbours", metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
 @click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
 @lm_options
 @shared_options
 def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
     """Perplexity of a text by the LM alone, and joined to the store.
 
-    What is not given of k, λ and temperature is tuned on half of the documents and reported on the others.
+    What is not given of k, λ and temperature is as 'knnstore tune' stored it; else it is tuned on half of the documents
+    and reported on the others.
     """
     from knnstore.report.score import score_text
     from knnstore.score import ScoreOptions

@@ -40,7 +40,8 @@ def sweep(root: Path) -> Swept:
     ever = {name for change in known for name in change.state.segments}
     for path in _folders(root / "segments", SEGMENT_NAME):
         if path.name in ever - segments:
-            swept.bytes += remove_tree(path)
+            # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew
+            swept.bytes += remove_tree(path) + remove_tree(root / "suffixes")
     indexes = {state.index for state in (present, *held)}
     for path in _folders(root / "index", DIGEST_NAME):
         if path.name in {change.state.index for change in known} - indexes:

@@ -20,6 +20,8 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 # Most logits that a batch holds at once: 256 MB in float32.
 _LOGITS = 2**26
+# First choices of the LM that are kept of every token, for the features of a gate.
+_LEADING = 16
 
 
 class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
@@ -146,6 +148,7 @@ class ScoredTokens:
 
     ``rows``: int64 (n,). ``keys``: float32 (n, d), their keys as queries. ``targets``: int64 (n,), the tokens.
     ``log_p``: float64 (n,), ln p_LM of each. ``top`` and ``top_log_p``: the LM's own first choice and its ln p.
+    ``leading`` int64 and ``leading_log_p`` float32 (n, m): its m first choices. ``entropy``: float32 (n,), nats.
     """
 
     rows: Int64
@@ -154,6 +157,9 @@ class ScoredTokens:
     log_p: Any
     top: Int64
     top_log_p: Any
+    leading: Int64
+    leading_log_p: Any
+    entropy: Any
 
 
 def window_scores(
@@ -173,15 +179,26 @@ def window_scores(
         picked = logits[lines, positions - first].float()  # (n, vocabulary)
         normaliser = picked.logsumexp(dim=-1)
         target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
-        top_logits, top = picked.max(dim=-1)
+        leading_logits, leading = picked.topk(min(_LEADING, picked.shape[1]), dim=-1)
+        leading_log_p = (leading_logits - normaliser[:, None]).cpu()
         yield ScoredTokens(
             rows,
             keys[lines, positions - first].numpy(),
             targets,
             (target_logits - normaliser).double().cpu().numpy(),
-            top.cpu().numpy(),
-            (top_logits - normaliser).double().cpu().numpy(),
+            leading[:, 0].cpu().numpy(),
+            leading_log_p[:, 0].double().numpy(),
+            leading.cpu().numpy(),
+            leading_log_p.numpy(),
+            _entropy(picked, normaliser).cpu().numpy(),
         )
+
+
+def _entropy(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
+    """Nats of each row's distribution, float32 (n,); overwrites the logits."""
+    log_p = logits.sub_(normaliser[:, None])
+    # exp(−inf) · −inf is 0 here: a token that a model rules out
+    return -torch.nan_to_num(log_p.exp() * log_p, nan=0.0).sum(dim=-1)
 
 
 def scored_positions(batch: Windows) -> tuple[Int64, Int64, Int64]:

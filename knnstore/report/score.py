@@ -1,7 +1,7 @@
 """A score as text."""
 
 from knnstore.perplexity import Interval, Likelihood, gain_interval
-from knnstore.report.words import documents, marked, quoted, wrapped
+from knnstore.report.words import documents, marked, quoted, setting_words, table, wrapped
 from knnstore.score.result import Example, ScoreReport
 
 
@@ -10,27 +10,25 @@ def score_text(report: ScoreReport) -> str:
     rows = [
         ("", "perplexity", "95 % interval", "bits/byte"),
         ("LM alone", *_columns(report.base)),
-        (f"LM + {report.store}", *_columns(report.knn)),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    with_store = f"LM + {report.store}" + (" + cache" if report.setting.cache else "")
+    if report.constant is not None:
+        rows += [(with_store, *_columns(report.constant)), ("… weighed by the gate", *_columns(report.knn))]
+    else:
+        rows.append((with_store, *_columns(report.knn)))
+    lines = table(rows)
     setting = report.setting
     tuned = (
         f"tuned on {documents(report.tuned_documents)} ({report.tuned_tokens:,} tokens) that are not reported on"
         if report.tuned_documents
-        else "as given"
+        else report.setting_from
     )
     interval = gain_interval(report.base, report.knn)
     seconds = report.seconds
     lines += [
         "",
         f"gain      {report.gain_percent:.1f} % lower perplexity{_within(interval, ' %')}",
-        f"setting   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {tuned}",
+        *wrapped("setting", f"{setting_words(setting)}; {tuned}"),
         f"text      {report.text}: {documents(report.documents)}, {report.tokens:,} tokens",
         f"search    {report.search}",
         f"speed     {report.tokens_per_second:,.0f} tokens/s (LM {seconds.lm:.1f} s, search {seconds.search:.1f} s, "

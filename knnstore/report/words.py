@@ -1,7 +1,10 @@
 """Words and lines that several reports share."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+
+from knnstore.score.result import Setting
 
 _WIDTH = 100
 _MARGIN = " " * 10
@@ -23,6 +26,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def printable(text: str) -> str:
+    """A text as it is but for control characters; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
 def quoted(token: str) -> str:
     """A token in quotes."""
     return f"“{one_line(token) or repr(token)[1:-1]}”"
@@ -36,3 +44,22 @@ def documents(count: int) -> str:
 def shown_store(path: Path) -> str:
     """A store's path as its user would type it."""
     return str(path).removesuffix(".knnstore")
+
+
+def setting_words(setting: Setting) -> str:
+    """k, λ and temperature, and those of a cache."""
+    words = f"k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}"
+    if not setting.cache:
+        return words
+    return f"{words}; cache of {setting.cache:,} tokens, μ {setting.cache_weight:g}, at {setting.cache_temperature:g}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]

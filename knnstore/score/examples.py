@@ -8,7 +8,7 @@ import numpy as np
 from knnstore.datastore.store import Datastore
 from knnstore.lm.loading import LoadedModel
 from knnstore.score.passes import Search
-from knnstore.score.result import Example, Setting
+from knnstore.score.result import Example
 from knnstore.score.texts import Texts
 
 _CANDIDATES = 64
@@ -38,14 +38,14 @@ def whole_words(model: LoadedModel) -> Any:
     return np.array([text[:1] == " " and text[1:].isalpha() and len(text) > _SHORTEST_WORD for text in texts])
 
 
-def candidates(block: Any, store_p: Any, setting: Setting, telling: Any) -> list[Candidate]:
+def candidates(block: Any, mixed: Any, telling: Any) -> list[Candidate]:
     """The tokens of a block that the mixture surely puts first and the LM doesn't, by gain.
 
     Surely: all of the store's and the LM's probability that isn't the token's couldn't raise another above it.
     ``telling``: bool (vocabulary,), the tokens that are worth showing.
     """
     tokens = block.tokens
-    lm_p, top_p, weight = np.exp(tokens.log_p), np.exp(tokens.top_log_p), setting.lambda_
+    lm_p, top_p, weight, store_p = np.exp(tokens.log_p), np.exp(tokens.top_log_p), mixed.weight, mixed.memory_p
     p = weight * store_p + (1 - weight) * lm_p
     rival = (1 - weight) * top_p + weight * (1 - store_p)
     gain = np.log(p) - tokens.log_p

@@ -1,33 +1,34 @@
-"""The scoring job: open, compare fingerprints, tune on one half, report on the other."""
+"""The scoring job: open, compare fingerprints, choose a mixture, report on what it wasn't tuned on."""
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.store import Datastore
-from knnstore.errors import ResourceError
-from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.matching import require_same_model
 from knnstore.lm.spec import LmSpec, default_model
-from knnstore.neighbours import target_probabilities
+from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
+from knnstore.score.checks import block_memory
+from knnstore.score.choice import Choice, given_choice, stored_choice
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
-from knnstore.score.options import ScoreOptions
+from knnstore.score.fitting import fit_mixture, gather
+from knnstore.score.mixture import Mixed, Mixture
+from knnstore.score.options import DEFAULT_K, ScoreOptions
 from knnstore.score.passes import Block, Clock, Pass, Search, search_memory
-from knnstore.score.result import ScoreReport, Seconds, Setting
+from knnstore.score.result import ScoreReport, Seconds
+from knnstore.score.saved import NeighboursWriter
 from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
-from knnstore.score.tuning import Grid, choose, make_grid
-from knnstore.sizes import format_size
+from knnstore.score.tuning import Evidence, make_cache_temperatures
+from knnstore.suffixes.build import open_suffixes
 
-# Measured resident memory of a process with torch, transformers and faiss imported, and the least left for a block.
-_BASE_BYTES = 900_000_000
-_LEAST_BLOCK_BYTES = 300_000_000
 _MOST_TUNING_TOKENS = 250_000
 
 
@@ -44,21 +45,7 @@ def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = N
     job = _Job(options, store, model, reporter)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
-    if options.tuned:
-        tuning, texts = split_for_tuning(texts, _MOST_TUNING_TOKENS)
-        setting = job.tune(tuning)
-        return job.report(text, texts, setting, tuning)
-    assert options.k is not None and options.lambda_ is not None and options.temperature is not None
-    return job.report(text, texts, Setting(options.k, options.lambda_, options.temperature), None)
-
-
-def _block_memory(options: ScoreOptions, model: KeyModel) -> int:
-    weights: int = sum(p.numel() * p.element_size() for p in model.loaded.model.parameters() if p.device.type == "cpu")
-    left = options.memory - _BASE_BYTES - 2 * weights
-    if left < _LEAST_BLOCK_BYTES:
-        needed = _BASE_BYTES + 2 * weights + _LEAST_BLOCK_BYTES
-        raise ResourceError(f"--memory {format_size(options.memory)} is too little: give {format_size(needed)} or more")
-    return left
+    return job.run(text, texts)
 
 
 @dataclass(slots=True)
@@ -68,7 +55,16 @@ class _Totals:
     documents: list[Any] = field(default_factory=list)
     log_lm: list[Any] = field(default_factory=list)
     log_p: list[Any] = field(default_factory=list)
+    log_constant: list[Any] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+
+    def add(self, block: Block, mixed: Mixed, mixture: Mixture) -> None:
+        """Take in a block: ln p by the LM, by the mixture, and by its constants where a gate weighs."""
+        self.documents.append(block.document)
+        self.log_lm.append(block.tokens.log_p)
+        self.log_p.append(mixed.log_p)
+        if mixture.gate is not None:
+            self.log_constant.append(mixture.constant.apply(block).log_p)
 
 
 class _Job:
@@ -78,81 +74,127 @@ class _Job:
         self._options = options
         self._store = store
         self._model = model
-        memory = _block_memory(options, model)
+        self._reporter = reporter
+        memory = block_memory(options.memory, model)
         self.search = Search(store, options, search_memory(memory))
-        self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter)
+        self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter, options.cache)
+        self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
+        self._cache_grid: tuple[float, ...] = ()
 
-    def tune(self, texts: Texts) -> Setting:
-        """The best setting on these texts, of what the options leave open."""
-        grid: Grid | None = None
-        log_lm, knn = [], []
-        k = self._options.k or 1024
-        for block in self._pass.blocks(texts, min(k, self._store.rows), "tune"):
+    def run(self, text: str, texts: Texts) -> ScoreReport:
+        """Choose a mixture, and report on the texts that it wasn't tuned on."""
+        with self._saving or nullcontext():
+            texts, choice = self._choose(texts)
+            result = self._report(text, texts, choice)
+            if self._saving is not None:
+                self._saving.finish(
+                    store=self._store.name,
+                    model=self._model.loaded.identity,
+                    layer=self._store.manifest.key.layer,
+                    rows=self._store.rows,
+                    k=self._width,
+                    search=self.search.words,
+                    text=text,
+                    cache=self._pass.cache,
+                    cache_temperatures=self._cache_grid,
+                )
+        return result
+
+    @property
+    def _width(self) -> int:
+        """Neighbours that tuning looks at, and that are saved."""
+        return min(self._options.k or DEFAULT_K, self._store.rows)
+
+    def _choose(self, texts: Texts) -> tuple[Texts, Choice]:
+        """The texts to report on, and the mixture: as given, as stored, or tuned on some of the documents."""
+        if self._options.complete:
+            return texts, given_choice(self._options, self._store.rows)
+        stored = stored_choice(self._options, self._store, texts, self._reporter)
+        if stored is not None:
+            mixture = stored[1].mixture
+            suffixes = open_suffixes(self._store) if mixture.needs_matches else None
+            self._pass = replace(self._pass, cache=mixture.setting.cache, suffixes=suffixes)
+            return stored
+        if self._options.adaptive:
+            self._pass = replace(self._pass, suffixes=open_suffixes(self._store))
+        tuning, texts = split_for_tuning(texts, _MOST_TUNING_TOKENS)
+        return texts, self._tune(tuning)
+
+    def _tune(self, texts: Texts) -> Choice:
+        """The best mixture for these texts, of what the options leave open."""
+        evidence: Evidence | None = None
+        for block in self._pass.blocks(texts, self._width, "tune", partial(self._cache_temperatures, None)):
             started = time.perf_counter()
-            grid = grid or make_grid(self._options, self._store.rows, block.neighbours)
-            log_lm.append(block.tokens.log_p)
-            knn.append(_store_probabilities(block, grid))
+            evidence = evidence or gather(self._options, self._store.rows, block, gate=bool(self._options.adaptive))
+            evidence.add(block)
+            self._save(block, texts)
             self._pass.clock.mix += time.perf_counter() - started
-        assert grid is not None
+        assert evidence is not None
         started = time.perf_counter()
-        setting = choose(grid, np.concatenate(log_lm), np.concatenate(knn), self._options.lambda_)
+        mixture = fit_mixture(evidence, self._options)
         self._pass.clock.mix += time.perf_counter() - started
-        return setting
+        return Choice(mixture, "", len(texts.names), len(texts.ids))
 
-    def report(self, text: str, texts: Texts, setting: Setting, tuning: Texts | None) -> ScoreReport:
-        """Perplexities of the texts under a setting."""
-        totals = _Totals()
-        grid = Grid((min(setting.k, self._store.rows),), (setting.temperature,))
+    def _report(self, text: str, texts: Texts, choice: Choice) -> ScoreReport:
+        """Perplexities of the texts under a mixture."""
+        totals, mixture = _Totals(), choice.mixture
         path, telling = self._options.per_token, whole_words(self._model.loaded)
+        width = min(max(mixture.k, self._width if self._saving else 0), self._store.rows)
+        temperatures = partial(self._cache_temperatures, mixture.setting.cache_temperature)
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
-            for block in self._pass.blocks(texts, grid.ks[0], "score"):
+            for block in self._pass.blocks(texts, width, "score", temperatures):
                 started = time.perf_counter()
-                knn = _store_probabilities(block, grid)[:, 0, 0]
-                log_p = mix(block.tokens.log_p, knn, setting.lambda_)
-                rows = block.tokens.rows
-                totals.documents.append(np.searchsorted(texts.first + texts.tokens, rows, side="right"))
-                totals.log_lm.append(block.tokens.log_p)
-                totals.log_p.append(log_p)
-                totals.candidates = best_candidates(totals.candidates + candidates(block, knn, setting, telling))
+                mixed = mixture.apply(block)
+                totals.add(block, mixed, mixture)
+                totals.candidates = best_candidates(totals.candidates + candidates(block, mixed, telling))
                 if log is not None:
-                    log.write(block, knn, log_p, grid.ks[0])
+                    log.write(block, mixed, mixture.k)
+                self._save(block, texts)
                 self._pass.clock.mix += time.perf_counter() - started
-        return self._result(text, texts, setting, tuning, totals)
+        return self._result(text, texts, choice, totals)
 
-    def _result(self, text: str, texts: Texts, setting: Setting, tuning: Texts | None, totals: _Totals) -> ScoreReport:
+    def _cache_temperatures(self, chosen: float | None, neighbours: Neighbours) -> tuple[float, ...]:
+        """The chosen one alone; where one is to be chosen or saved the whole grid, which is the first block's."""
+        if chosen is not None and self._saving is None:
+            return (chosen,)
+        grid = self._cache_grid or make_cache_temperatures(self._options, neighbours)
+        self._cache_grid = grid if chosen is None or chosen in grid else (*grid, chosen)
+        return self._cache_grid
+
+    def _save(self, block: Block, texts: Texts) -> None:
+        if self._saving is not None:
+            self._saving.write(block, texts, self._model.loaded.identity.vocabulary)
+
+    def _result(self, text: str, texts: Texts, choice: Choice, totals: _Totals) -> ScoreReport:
         document = np.concatenate(totals.documents)
-        count = len(texts.names)
-        base, knn = (
-            Likelihood(by_document(document, np.concatenate(log_p), count), texts.tokens, texts.bytes)
-            for log_p in (totals.log_lm, totals.log_p)
+        base, knn = (self._likelihood(texts, document, log_p) for log_p in (totals.log_lm, totals.log_p))
+        constant = self._likelihood(texts, document, totals.log_constant) if totals.log_constant else None
+        clock, setting = self._pass.clock, choice.mixture.setting
+        examples = explain(
+            totals.candidates, texts, self._store, self._model.loaded, search=self.search, k=choice.mixture.k
         )
-        tuned = 0 if tuning is None else len(tuning.ids)
-        clock = self._pass.clock
-        examples = explain(totals.candidates, texts, self._store, self._model.loaded, search=self.search, k=setting.k)
         return ScoreReport(
             store=self._store.name,
             model=self._model.loaded.identity.name,
             text=text,
-            documents=count,
+            documents=len(texts.names),
             tokens=len(texts.ids),
             base=base,
             knn=knn,
+            constant=constant,
             setting=setting,
+            setting_from=choice.words,
             nprobe=self.search.nprobe,
             exact=self._options.exact,
             search=self.search.words,
             recall=self.search.recall,
-            tuned_documents=0 if tuning is None else len(tuning.names),
-            tuned_tokens=tuned,
-            tokens_per_second=(len(texts.ids) + tuned) / (clock.lm + clock.search + clock.mix),
+            tuned_documents=choice.documents,
+            tuned_tokens=choice.tokens,
+            tokens_per_second=(len(texts.ids) + choice.tokens) / (clock.lm + clock.search + clock.mix),
             seconds=Seconds(clock.lm, clock.search, clock.mix),
             examples=examples,
         )
 
-
-def _store_probabilities(block: Block, grid: Grid) -> Any:
-    """p_kNN of a block's tokens, float32 (tokens, ks, temperatures); the LM's own where nothing was found."""
-    knn = target_probabilities(block.neighbours, block.tokens.targets, grid.ks, grid.temperatures)
-    missing = ~block.neighbours.found
-    knn[missing] = np.exp(block.tokens.log_p[missing])[:, None, None]
-    return knn
+    def _likelihood(self, texts: Texts, document: Any, log_p: list[Any]) -> Likelihood:
+        nats = by_document(document, np.concatenate(log_p), len(texts.names))
+        return Likelihood(nats, texts.tokens, texts.bytes)

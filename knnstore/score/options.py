@@ -14,8 +14,11 @@ class ScoreOptions:
     """What to score, and how. ``None`` for k, ``lambda_`` or temperature: tuned on half of the documents.
 
     ``text``: files to score; empty for the documents that the store held out. ``exact`` searches every key;
-    ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token``: a Parquet file to write.
-    ``memory`` in bytes, for the whole process.
+    ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and ``save_neighbours``:
+    Parquet files to write. ``cache``: pairs of a document's own past that are a source too, with ``cache_weight`` and
+    ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune`` stored; None: if it is there
+    and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting has one. ``memory`` in bytes,
+    for the whole process.
     """
 
     store: str | None = None
@@ -30,6 +33,12 @@ class ScoreOptions:
     exact: bool = False
     quantised: bool = False
     per_token: str | None = None
+    save_neighbours: str | None = None
+    cache: int = 0
+    cache_weight: float | None = None
+    cache_temperature: float | None = None
+    tuned: bool | None = None
+    adaptive: bool | None = None
     dtype: str = "auto"
     device: str = "auto"
     memory: int = 4_000_000_000
@@ -41,15 +50,35 @@ class ScoreOptions:
             raise UsageError(f"--lambda {self.lambda_:g}: the store's weight is at least 0 and below 1")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise UsageError(f"--temperature {self.temperature:g}: give a finite number above 0")
+        self._check_cache()
         if self.nprobe is not None and self.nprobe < 1:
             raise UsageError(f"--nprobe {self.nprobe}: give at least 1")
         if self.exact and (self.quantised or self.nprobe is not None):
             raise UsageError("--exact searches every key: it goes with neither --quantised nor --nprobe")
 
+    def _check_cache(self) -> None:
+        if self.cache < 0 or self.cache > 2**20:
+            raise UsageError(f"--cache {self.cache}: give a number of tokens from 0 to {2**20}")
+        if not self.cache and (self.cache_weight is not None or self.cache_temperature is not None):
+            raise UsageError("--cache-weight and --cache-temperature go with --cache TOKENS")
+        if self.cache_weight is not None and not 0 <= self.cache_weight + (self.lambda_ or 0) < 1:
+            raise UsageError(f"--cache-weight {self.cache_weight:g}: the cache and the store together weigh below 1")
+        if self.cache_temperature is not None and not 0 < self.cache_temperature < math.inf:
+            raise UsageError(f"--cache-temperature {self.cache_temperature:g}: give a finite number above 0")
+        if (self.tuned or self.adaptive) and self.given:
+            raise UsageError("--tuned and --adaptive go with none of --k, --lambda, --temperature and the cache's")
+
     @property
-    def tuned(self) -> bool:
-        """Whether anything is left to tune."""
-        return None in (self.k, self.lambda_, self.temperature)
+    def given(self) -> bool:
+        """Whether any part of the mixture is given."""
+        parts = (self.k, self.lambda_, self.temperature, self.cache_weight, self.cache_temperature)
+        return any(part is not None for part in parts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to tune."""
+        cache = (self.cache_weight, self.cache_temperature) if self.cache else ()
+        return None not in (self.k, self.lambda_, self.temperature, *cache)
 
     @property
     def reading(self) -> ReadOptions:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError
@@ -18,12 +19,16 @@ from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts
+from knnstore.suffixes.contexts import contexts_of
+from knnstore.suffixes.search import MATCH_BYTES, Matches, Suffixes
 from knnstore.windows import cut_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
 # Of the memory that is left for a block, what its search may use; queries and neighbours take the rest.
 _SEARCH_SHARE = 0.6
 _MOST_BLOCK_TOKENS = 2**17
+
+Temperatures = Callable[[Neighbours], tuple[float, ...]]
 
 
 @dataclass(slots=True)
@@ -80,15 +85,27 @@ class Search:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Scored tokens of consecutive rows of the texts, in row order, and their neighbours."""
+    """Scored tokens of consecutive rows of the texts, in row order, and their neighbours.
+
+    ``document``: int64 (n,), of the texts. ``cache``: float32 (n, temperatures), p_cache of each token by
+    ``cache_temperatures``, NaN where a document has no past; None without a cache. ``matches``: the longest suffix of
+    each context that occurs in the store and the longest frequent one; None without an exact-match memory.
+    """
 
     tokens: ScoredTokens
     neighbours: Neighbours
+    document: Any
+    cache: Any = None
+    cache_temperatures: tuple[float, ...] = ()
+    matches: tuple[Matches, Matches] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What passes over texts with one LM and one store share. ``memory``: bytes for a block."""
+    """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs.
+
+    ``suffixes``: the store's exact-match memory, if it is to be asked.
+    """
 
     model: KeyModel
     recipe: KeyRecipe
@@ -96,14 +113,21 @@ class Pass:
     memory: int
     clock: Clock
     reporter: Reporter
+    cache: int = 0
+    suffixes: Suffixes | None = None
 
-    def blocks(self, texts: Texts, k: int, stage: str) -> Iterator[Block]:
+    def blocks(
+        self, texts: Texts, k: int, stage: str, cache_temperatures: Temperatures | None = None
+    ) -> Iterator[Block]:
         """The texts' tokens, block by block, with their k nearest neighbours.
 
-        A block is as large as the memory lets it be, because each reads every probed list once.
+        A block is as large as the memory lets it be, because each reads every probed list once. The temperatures of
+        the cache may depend on the first block's neighbours.
         """
+        past: Past | None = None
+        temperatures: tuple[float, ...] = ()
         # keys and neighbours of a token, the latter twice while a search hands them over
-        each = 4 * self.recipe.dimension + 2 * 12 * k
+        each = 4 * self.recipe.dimension + 2 * 12 * k + (MATCH_BYTES if self.suffixes else 0)
         size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
         total = len(texts.ids)
         count = -(-total // size)
@@ -118,7 +142,17 @@ class Pass:
             with self.reporter.bar(f"{stage}, search{part}", end - begin, "tokens") as advance:
                 neighbours = self.search(tokens.keys, k, advance=advance)
             self.clock.search += time.perf_counter() - started
-            yield Block(tokens, neighbours)
+            document = np.searchsorted(texts.first + texts.tokens, tokens.rows, side="right")
+            started = time.perf_counter()
+            cache = None
+            if self.cache and cache_temperatures is not None:
+                temperatures = temperatures or cache_temperatures(neighbours)
+                cache, past = cache_probabilities(
+                    tokens.keys, tokens.targets, document, past, size=self.cache, temperatures=temperatures
+                )
+            matches = find_matches(self.suffixes, texts.ids, texts.first[document], tokens.rows)
+            self.clock.search += time.perf_counter() - started
+            yield Block(tokens, neighbours, document, cache, temperatures, matches)
 
     def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
         """What the LM says of the texts' rows ``[begin, end)``, in order."""
@@ -141,6 +175,13 @@ class Pass:
         scored = ScoredTokens(**columns)
         _require_numbers(scored, texts, loaded)
         return scored
+
+
+def find_matches(suffixes: Suffixes | None, ids: Any, first: Any, rows: Any) -> tuple[Matches, Matches] | None:
+    """The suffixes, of what stands before ``rows`` of ``ids`` in documents that begin at ``first``, in the store."""
+    if suffixes is None:
+        return None
+    return suffixes.matches(contexts_of(ids, first, rows, suffixes.packing.nothing))
 
 
 def search_memory(memory: int) -> int:

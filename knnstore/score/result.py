@@ -8,11 +8,14 @@ from knnstore.perplexity import Interval, Likelihood, gain_interval, gain_percen
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """k, λ and temperature of the mixture."""
+    """k, λ and temperature of the mixture; of a cache its pairs, weight μ and temperature (0 pairs: none)."""
 
     k: int
     lambda_: float
     temperature: float
+    cache: int = 0
+    cache_weight: float = 0.0
+    cache_temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class Seconds:
 class ScoreReport:
     """The result of scoring a text with an LM and a store.
 
-    ``base`` and ``knn`` are over the documents reported on; ``tuned_documents`` and ``tuned_tokens`` say how many
-    others the setting was tuned on (0: it was given). ``search`` says in words how the neighbours were found, and
+    ``base`` and ``knn`` are over the documents reported on, and ``constant`` is what the mixture's constants alone do
+    where a gate weighs. ``tuned_documents`` and ``tuned_tokens`` say how many others were tuned on just now; if 0,
+    ``setting_from`` says where the setting is from. ``search`` says in words how the neighbours were found, and
     ``recall`` what the index's self-check measured there (None if exact, or unknown).
     """
 
@@ -60,7 +64,9 @@ class ScoreReport:
     tokens: int
     base: Likelihood
     knn: Likelihood
+    constant: Likelihood | None
     setting: Setting
+    setting_from: str
     nprobe: int | None
     exact: bool
     search: str
@@ -84,7 +90,14 @@ class ScoreReport:
             "temperature": self.setting.temperature,
             "nprobe": self.nprobe,
             "exact": self.exact,
+            "adaptive": self.constant is not None,
         }
+        if self.setting.cache:
+            knn |= {
+                "cache": self.setting.cache,
+                "cache_weight": self.setting.cache_weight,
+                "cache_temperature": self.setting.cache_temperature,
+            }
         return {
             "store": self.store,
             "model": self.model,
@@ -93,10 +106,12 @@ class ScoreReport:
             "tokens": self.tokens,
             "base": _summary(self.base),
             "knn": knn,
+            "constant": None if self.constant is None else _summary(self.constant),
             "gain_percent": self.gain_percent,
             "gain_percent_interval": _interval(gain_interval(self.base, self.knn)),
             "search": self.search,
             "recall": self.recall,
+            "setting_from": self.setting_from,
             "tuned_on": {"documents": self.tuned_documents, "tokens": self.tuned_tokens},
             "tokens_per_second": self.tokens_per_second,
             "seconds": {"lm": self.seconds.lm, "search": self.seconds.search, "mix": self.seconds.mix},

@@ -1,5 +1,7 @@
 """The text to score: held-out documents of the store, or files."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,8 @@ class Texts:
     """Tokenised documents, one after the other.
 
     ``names``: where each is from. ``ids``: uint32 (all tokens,). ``first``, ``tokens``, ``bytes``: int64
-    (documents,), where each begins in ``ids``, and its length.
+    (documents,), where each begins in ``ids``, and its length. ``digests``: SHA-256 of each document's ids, by which
+    it is known again; both halves of one that is cut have the whole's.
     """
 
     names: tuple[str, ...]
@@ -28,6 +31,7 @@ class Texts:
     first: Int64
     tokens: Int64
     bytes: Int64
+    digests: tuple[str, ...] = ()
 
     def read(self, document: int, begin: int, end: int) -> Any:
         """Token ids ``[begin, end)`` of a document."""
@@ -36,7 +40,16 @@ class Texts:
     def select(self, documents: Int64) -> "Texts":
         """Some of the documents."""
         parts = [self.read(int(document), 0, int(self.tokens[document])) for document in documents]
-        return _texts([self.names[int(document)] for document in documents], parts, self.bytes[documents].tolist())
+        return _texts(
+            [self.names[int(document)] for document in documents],
+            parts,
+            self.bytes[documents].tolist(),
+            [self.digests[int(document)] for document in documents] if self.digests else None,
+        )
+
+    def without(self, digests: frozenset[str]) -> "Texts":
+        """All but the documents with these digests."""
+        return self.select(np.array([i for i, digest in enumerate(self.digests) if digest not in digests], np.int64))
 
 
 def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) -> tuple[str, Texts]:
@@ -52,6 +65,15 @@ def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) ->
     if not parts:
         raise UsageError(f"{store.root} holds no documents out: say what to score with --text PATH")
     return "held-out documents", _texts(names, parts, sizes)
+
+
+def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel) -> Texts:
+    """Named texts that are in memory. Raises UsageError if they hold nothing."""
+    names, texts = zip(*documents, strict=True)
+    parts = [model.tokenise(text).astype(np.uint32) for text in texts]
+    if not sum(map(len, parts)):
+        raise UsageError("the text is empty: there is nothing to score")
+    return _texts(list(names), parts, [len(text.encode()) for text in texts])
 
 
 def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:
@@ -72,10 +94,12 @@ def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:
     return _texts(names, parts, sizes)
 
 
-def _texts(names: list[str], parts: list[Any], sizes: list[int]) -> Texts:
+def _texts(names: list[str], parts: list[Any], sizes: list[int], digests: list[str] | None = None) -> Texts:
+    if digests is None:
+        digests = [hashlib.sha256(part.astype("<u4").tobytes()).hexdigest() for part in parts]
     tokens = np.array([len(part) for part in parts], np.int64)
     ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
-    return Texts(tuple(names), ids, np.cumsum(tokens) - tokens, tokens, np.array(sizes, np.int64))
+    return Texts(tuple(names), ids, np.cumsum(tokens) - tokens, tokens, np.array(sizes, np.int64), tuple(digests))
 
 
 def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
@@ -91,10 +115,10 @@ def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
         share = half / int(texts.tokens[0])
         first_bytes = round(int(texts.bytes[0]) * share)
         parts = [texts.ids[:half], texts.ids[half:]]
-        name = texts.names[0]
+        name, whole = texts.names[0], list(texts.digests)
         return (
-            _texts([f"{name} (first half)"], parts[:1], [first_bytes]),
-            _texts([f"{name} (second half)"], parts[1:], [int(texts.bytes[0]) - first_bytes]),
+            _texts([f"{name} (first half)"], parts[:1], [first_bytes], whole),
+            _texts([f"{name} (second half)"], parts[1:], [int(texts.bytes[0]) - first_bytes], whole),
         )
     every_other = np.arange(0, count, 2)
     within = np.cumsum(texts.tokens[every_other]) <= most_tokens

@@ -21,6 +21,7 @@ _SCHEMA = pa.schema(
         ("log_p_lm", pa.float64()),
         ("log_p_store", pa.float64()),
         ("log_p", pa.float64()),
+        ("weight", pa.float64()),
         ("agreeing_neighbours", pa.int32()),
         ("first_distance", pa.float32()),
     ]
@@ -38,12 +39,12 @@ class TokenLog:
         with storage_errors("write", self._path):
             self._writer = pq.ParquetWriter(self._aside, _SCHEMA, compression="zstd")
 
-    def write(self, block: Any, store_p: Any, log_p: Any, k: int) -> None:
-        """Append a block: p_kNN and ln p of its tokens, float (n,)."""
+    def write(self, block: Any, mixed: Any, k: int) -> None:
+        """Append a block and what a mixture makes of it; the k nearest are asked whether they agree."""
         tokens, neighbours = block.tokens, block.neighbours
         document = np.searchsorted(self._texts.first + self._texts.tokens, tokens.rows, side="right")
         with np.errstate(divide="ignore"):
-            log_store = np.log(store_p.astype(np.float64))
+            log_store = np.log(mixed.memory_p)
         agreeing = (neighbours.values[:, :k] == tokens.targets[:, None]).sum(axis=1)
         table = pa.table(
             {
@@ -53,7 +54,8 @@ class TokenLog:
                 "token": [self._model.decode([int(token)]) for token in tokens.targets],
                 "log_p_lm": tokens.log_p,
                 "log_p_store": log_store,
-                "log_p": log_p,
+                "log_p": mixed.log_p,
+                "weight": mixed.weight,
                 "agreeing_neighbours": agreeing.astype(np.int32),
                 "first_distance": neighbours.distances[:, 0],
             },

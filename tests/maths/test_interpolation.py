@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.interpolation import best_lambda, mix
+from knnstore.interpolation import best_lambda, best_weights, mix, mix_sources
 
 probabilities = st.lists(st.tuples(st.floats(1e-6, 1), st.floats(0, 1)), min_size=1, max_size=30)
 
@@ -52,3 +52,25 @@ def test_each_setting_has_its_own_lambda_and_the_extremes_are_reached():
 def test_a_probability_of_zero_by_both_is_no_crash():
     _, (loss,) = best_lambda(np.array([-800.0, -1.0]), np.array([[0.0], [0.9]]))
     assert np.isfinite(loss)
+
+
+def test_one_source_mixes_as_the_store_does_and_several_add_up():
+    rng = np.random.default_rng(3)
+    log_lm, sources = np.log(rng.uniform(0.01, 1, 50)), rng.uniform(0, 1, (50, 2))
+    np.testing.assert_allclose(mix_sources(log_lm, sources[:, :1], [0.3]), mix(log_lm, sources[:, 0], 0.3), rtol=1e-12)
+    expected = np.log(0.5 * np.exp(log_lm) + 0.3 * sources[:, 0] + 0.2 * sources[:, 1])
+    np.testing.assert_allclose(mix_sources(log_lm, sources, [0.3, 0.2]), expected, rtol=1e-12)
+    np.testing.assert_allclose(mix_sources(log_lm, sources, np.tile([0.3, 0.2], (50, 1))), expected, rtol=1e-12)
+    np.testing.assert_allclose(mix_sources(log_lm, sources, [0.0, 0.0]), log_lm, rtol=1e-12)
+
+
+def test_the_best_weights_of_one_source_are_the_best_lambda_and_of_two_no_other_is_better():
+    rng = np.random.default_rng(4)
+    log_lm, sources = np.log(rng.uniform(0.01, 0.5, 400)), rng.uniform(0, 0.7, (400, 2)) ** 2
+    (lambda_,), (loss,) = best_lambda(log_lm, sources[:, :1])
+    weights, same = best_weights(log_lm, sources[:, :1])
+    assert weights[0] == pytest.approx(lambda_, abs=0.02)
+    assert same == pytest.approx(loss, abs=1e-4)
+    weights, loss = best_weights(log_lm, sources)
+    for other in np.random.default_rng(5).dirichlet([1, 1, 1], 200)[:, 1:]:
+        assert -mix_sources(log_lm, sources, other).mean() >= loss - 1e-4

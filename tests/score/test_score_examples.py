@@ -6,7 +6,7 @@ import numpy as np
 
 from knnstore.report.words import marked
 from knnstore.score.examples import candidates
-from knnstore.score.result import Setting
+from knnstore.score.mixture import Mixed
 
 ALL = np.ones(10, bool)
 
@@ -25,10 +25,15 @@ def block(log_p, top, top_log_p, targets):
     )
 
 
+def mixed(store_p, weight=0.5):
+    store_p = np.array(store_p)
+    return Mixed(None, store_p, np.full(len(store_p), weight))
+
+
 def test_only_tokens_that_the_mixture_surely_puts_first_and_the_lm_does_not_are_shown():
     # right with the store; right already; the store too unsure; the LM's favourite still ahead
     tokens = block([0.01, 0.6, 0.01, 0.01], [7, 5, 7, 7], [0.3, 0.6, 0.3, 0.9], [5, 5, 5, 5])
-    found = candidates(tokens, np.array([0.9, 0.9, 0.4, 0.6]), Setting(8, 0.5, 1.0), ALL)
+    found = candidates(tokens, mixed([0.9, 0.9, 0.4, 0.6]), ALL)
     assert [candidate.row for candidate in found] == [0]
     assert found[0].p == 0.5 * 0.9 + 0.5 * 0.01
     assert (found[0].lm_top, found[0].lm_p_top) == (7, np.exp(np.log(0.3)))
@@ -36,9 +41,9 @@ def test_only_tokens_that_the_mixture_surely_puts_first_and_the_lm_does_not_are_
 
 def test_the_largest_gain_comes_first():
     tokens = block([0.02, 0.001], [7, 7], [0.1, 0.1], [5, 5])
-    found = candidates(tokens, np.array([0.9, 0.9]), Setting(8, 0.5, 1.0), ALL)
+    found = candidates(tokens, mixed([0.9, 0.9]), ALL)
     assert [candidate.row for candidate in found] == [1, 0]
-    assert not candidates(tokens, np.array([0.9, 0.9]), Setting(8, 0.5, 1.0), ~ALL)
+    assert not candidates(tokens, mixed([0.9, 0.9]), ~ALL)
 
 
 def test_a_token_is_marked_where_it_stands_and_controls_never_reach_the_terminal():

@@ -1,0 +1,167 @@
+"""What is known of a prediction before the token is: the features from which a gate weighs the sources (NumPy only).
+
+They cost nothing: the LM has said its distribution, and the neighbours have been found.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+
+# The temperatures at which the neighbours' vote is looked at, as multiples of the typical spread of distances.
+_SHARP, _SOFT = 1 / 16, 1 / 4
+_DISTINCT_AT = (8, 64)
+_QUERIES_AT_ONCE = 1024
+_TINY = 1e-6
+
+LM_FEATURES = ("lm_entropy", "lm_log_top", "lm_log_second", "lm_mass_leading")
+STORE_FEATURES = (
+    "first_distance",
+    "log_first_distance",
+    "last_distance",
+    "spread",
+    "distinct_8",
+    "distinct_64",
+    "distinct_all",
+    *(
+        f"{name}_{sharpness}"
+        for sharpness in ("sharp", "soft")
+        for name in ("store_log_top", "store_entropy", "store_log_of_lm_top", "lm_log_of_store_top", "overlap")
+    ),
+)
+MATCH_FEATURES = tuple(
+    f"{kind}_{name}"
+    for kind in ("longest", "frequent")
+    for name in ("length", "log_length", "log_count", "distinct", "top")
+)
+_LONG = 16  # tokens of a match beyond which its length tells nothing more
+_SHIFT = np.uint64(32)
+_SLOT = np.uint64(2**32 - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outlook:
+    """What an LM expects at n positions.
+
+    ``entropy``: float32 (n,), nats, of its distribution. ``leading``: int64 (n, m), its m most probable tokens, best
+    first; ``leading_log_p``: float32 (n, m), their ln p.
+    """
+
+    entropy: Float32
+    leading: Int64
+    leading_log_p: Float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vote:
+    """The neighbours' vote of n queries, token by token.
+
+    ``mass``: float32 (groups,), p_kNN of each distinct value of each query, grouped by query; ``values``: int64
+    (groups,); ``starts``: int64 (n,), each query's first group; ``query``: int64 (groups,).
+    """
+
+    mass: Float32
+    values: Int64
+    starts: Int64
+    query: Int64
+
+
+def lm_features(outlook: Outlook) -> Float32:
+    """float32 (n, len(LM_FEATURES)): what the LM alone knows."""
+    log_p = outlook.leading_log_p
+    columns = [outlook.entropy, log_p[:, 0], log_p[:, min(1, log_p.shape[1] - 1)], np.exp(log_p).sum(axis=1)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def store_features(outlook: Outlook, neighbours: Neighbours, spread: float) -> Float32:
+    """float32 (n, len(STORE_FEATURES)): how near the neighbours are, how far they agree, and whether with the LM.
+
+    Args:
+        outlook: what the LM expects.
+        neighbours: of the same n queries; those of a query that has none are all zero.
+        spread: the typical d_k − d_1, the unit of distances and temperatures.
+    """
+    result = np.zeros((len(neighbours), len(STORE_FEATURES)), np.float32)
+    for begin in range(0, len(neighbours), _QUERIES_AT_ONCE):
+        rows = begin + np.flatnonzero(neighbours.found[begin : begin + _QUERIES_AT_ONCE])
+        if len(rows):
+            result[rows] = _block_features(
+                outlook.leading[rows],
+                outlook.leading_log_p[rows],
+                neighbours.distances[rows],
+                neighbours.values[rows],
+                spread,
+            )
+    return result
+
+
+def match_features(length: Int64, count: Int64, followers: Int64) -> Float32:
+    """float32 (n, 5): of suffixes of n contexts that occur in the store, how long they are and how far they agree.
+
+    Args:
+        length, count: int64 (n,), tokens of the suffix and how often it occurs.
+        followers: int64 (n, m), tokens that followed it, −1 where there are fewer.
+    """
+    ordered = np.sort(followers, axis=1)
+    begins = np.ones(ordered.shape, bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    column = np.arange(ordered.shape[1])
+    run = column - np.maximum.accumulate(np.where(begins, column, 0), axis=1) + 1
+    there = ordered != ABSENT
+    top = np.where(there, run, 0).max(axis=1) / np.maximum(there.sum(axis=1), 1)
+    distinct = (begins & there).sum(axis=1)
+    columns = [np.minimum(length, _LONG) / 4, np.log1p(length), np.log1p(count), np.log1p(distinct), top]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _block_features(leading: Int64, log_p: Float32, distances: Float32, values: Int64, spread: float) -> Any:
+    first = distances[:, 0] / spread
+    last = np.where(np.isfinite(distances), distances, 0).max(axis=1) / spread
+    columns = [first, np.log(first + _TINY), last, last - first]
+    columns += [np.log(_distinct(values[:, :count])) for count in _DISTINCT_AT]
+    order = _sorted_by_value(values)
+    votes = [_vote(distances, values, order, spread * multiple) for multiple in (_SHARP, _SOFT)]
+    columns.append(np.log(np.bincount(votes[0].query, minlength=len(values))))
+    for vote in votes:
+        columns += _agreement(vote, leading, log_p)
+    return np.stack(columns, axis=1)
+
+
+def _distinct(values: Int64) -> Any:
+    ordered = np.sort(values, axis=1)
+    changes = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) + 1
+    return np.maximum(changes - (ordered[:, 0] == ABSENT), 1)
+
+
+def _sorted_by_value(values: Int64) -> Int64:
+    """Columns of each query in the order of their values, (n, k): one sort of packed integers."""
+    packed = (values + 1).astype(np.uint64) << _SHIFT | np.arange(values.shape[1], dtype=np.uint64)
+    return (np.sort(packed, axis=1) & _SLOT).astype(np.int64)
+
+
+def _vote(distances: Float32, values: Int64, order: Int64, temperature: float) -> _Vote:
+    weights = np.exp((distances[:, :1] - distances) / np.float32(temperature))
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights, ordered = np.take_along_axis(weights, order, 1), np.take_along_axis(values, order, 1)
+    begins = np.ones(ordered.shape, bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    flat = np.flatnonzero(begins)
+    query = flat // ordered.shape[1]
+    starts = np.searchsorted(query, np.arange(len(ordered)))
+    return _Vote(np.add.reduceat(weights.reshape(-1), flat), ordered.reshape(-1)[flat], starts, query)
+
+
+def _agreement(vote: _Vote, leading: Int64, log_p: Float32) -> list[Any]:
+    top = np.maximum.reduceat(vote.mass, vote.starts)
+    entropy = np.add.reduceat(-vote.mass * np.log(vote.mass + 1e-12), vote.starts)
+    agree = np.zeros(leading.shape, np.float32)  # p_kNN of each of the LM's leading tokens
+    of_top = np.full(len(leading), log_p[:, -1])  # ln p_LM of the store's first choice, or the least that is known
+    best = vote.mass >= top[vote.query]
+    for column in range(leading.shape[1]):
+        hit = vote.values == leading[vote.query, column]
+        agree[vote.query[hit], column] = vote.mass[hit]
+        of_top[vote.query[hit & best]] = log_p[vote.query[hit & best], column]
+    overlap = np.minimum(agree, np.exp(log_p)).sum(axis=1)
+    return [np.log(top + _TINY), entropy, np.log(agree[:, 0] + _TINY), of_top, overlap]

@@ -1,0 +1,70 @@
+"""Which mixture a text is scored with: as given, as stored by ``knnstore tune``, or tuned on some of the documents."""
+
+from dataclasses import dataclass
+
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+from knnstore.progress import Reporter
+from knnstore.score.mixture import Mixture
+from knnstore.score.options import ScoreOptions
+from knnstore.score.result import Setting
+from knnstore.score.texts import Texts
+from knnstore.score.tuned import load_tuned
+from knnstore.suffixes.build import open_suffixes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A mixture, where it is from, in words, and on how much it was tuned just now."""
+
+    mixture: Mixture
+    words: str
+    documents: int = 0
+    tokens: int = 0
+
+
+def given_choice(options: ScoreOptions, rows: int) -> Choice:
+    """The mixture of options that are complete."""
+    assert options.k is not None and options.lambda_ is not None and options.temperature is not None
+    cache = (options.cache, options.cache_weight or 0.0, options.cache_temperature or 0.0)
+    return Choice(Mixture(Setting(min(options.k, rows), options.lambda_, options.temperature, *cache)), "as given")
+
+
+def stored_choice(
+    options: ScoreOptions, store: Datastore, texts: Texts, reporter: Reporter
+) -> tuple[Texts, Choice] | None:
+    """The store's tuned mixture and the texts that it wasn't tuned on; None if it isn't there, or isn't wanted.
+
+    Raises UsageError where ``options.tuned`` asks for what isn't there or would be measured on what it was tuned on.
+    """
+    if options.given or options.tuned is False:
+        return None
+    record = load_tuned(store)
+    if record is None:
+        if options.tuned:
+            raise UsageError(f"{store.root} has no tuned setting: make one with 'knnstore tune FILE'")
+        return None
+    left = texts.without(frozenset(record.documents))
+    out = len(texts.names) - len(left.names)
+    if not left.names:
+        if options.tuned:
+            raise UsageError("--tuned: the setting was tuned on every one of these documents; score others with --text")
+        reporter.say("setting   the stored one was tuned on these very documents: tuning anew, on half of them")
+        return None
+    if options.cache and options.cache != record.setting.cache:
+        if options.tuned:
+            raise UsageError(f"--cache {options.cache}: the stored setting has a cache of {record.setting.cache}")
+        return None
+    if options.adaptive and record.gate is None:
+        raise UsageError("--adaptive: the stored setting has no gate; run 'knnstore tune' on more text, or --retune")
+    mixture = record.mixture.constant if options.adaptive is False else record.mixture
+    if mixture.needs_matches and open_suffixes(store) is None:
+        reporter.say(
+            "setting   the stored gate asks the exact-match memory, which isn't there: run 'knnstore suffixes'"
+        )
+        mixture = mixture.constant
+    words = f"stored by knnstore tune ({record.tokens:,} tokens of {len(record.documents):,} documents"
+    words += f", {out:,} of which are left out here)" if out else ", none of them here)"
+    if store.rows != record.rows:
+        words += f"; the store had {record.rows:,} keys then, and has {store.rows:,}"
+    return left, Choice(mixture, words)

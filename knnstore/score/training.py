@@ -1,0 +1,147 @@
+"""Train a gate on tokens whose probabilities by every source are known: seconds on a CPU."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from knnstore.gating import Gate, Source, standardised
+from knnstore.interpolation import best_weights, mix_sources
+from knnstore.neighbours import Float32
+
+_UNITS = 32
+_BATCH = 1024
+_MOST_EPOCHS = 40
+_PATIENCE = 6
+_RATE, _DECAY = 4e-3, 1e-3
+_VALIDATION_SHARE = 0.15
+# Fewer tokens than this teach a gate less than the constants know.
+FEWEST_TOKENS = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What a gate learns from, n tokens.
+
+    ``features``: float32 (n, F). ``log_lm``: float64 (n,), ln p_LM. ``sources``: float32 (n, S), p by each source.
+    ``document``: int64 (n,); whole documents are kept out to know when to stop. The first ``store_sources`` of the
+    sources come from a search.
+    """
+
+    features: Float32
+    log_lm: Any
+    sources: Float32
+    document: Any
+    store_sources: int = 1
+
+    def select(self, rows: Any) -> "Lesson":
+        """Some of the tokens."""
+        columns = (self.features[rows], self.log_lm[rows], self.sources[rows], self.document[rows])
+        return Lesson(*columns, self.store_sources)
+
+
+def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ...], seed: int = 0) -> Gate:
+    """The gate that makes the tokens most probable, as far as it holds for documents that it doesn't learn from.
+
+    It starts at the best constant weights, so that what it learns is when to leave them.
+    """
+    kept_out = _validation_rows(lesson.document)
+    learned, checked = lesson.select(~kept_out), lesson.select(kept_out)
+    centre, scale = learned.features.mean(axis=0), np.maximum(learned.features.std(axis=0), 1e-3)
+    model = _Model(len(names), len(sources) + 1, seed)
+    constant, _ = best_weights(learned.log_lm, learned.sources)
+    model.start_at(np.concatenate([[max(1 - constant.sum(), 1e-3)], np.maximum(constant, 1e-3)]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small only lose by being shared out
+    try:
+        _descend(model, _tensors(learned, centre, scale), _tensors(checked, centre, scale), seed)
+    finally:
+        torch.set_num_threads(threads)
+    hidden, hidden_bias, output, output_bias = model.arrays()
+    return Gate(
+        names, sources, _row(centre), _row(scale), _rows(hidden), _row(hidden_bias), _rows(output), _row(output_bias)
+    )
+
+
+def _validation_rows(document: Any) -> Any:
+    """Bool (n,): a few whole documents, drawn by a fixed seed; of fewer than four, the last part."""
+    names, counts = np.unique(document, return_counts=True)
+    if len(names) < 4:
+        return np.arange(len(document)) >= len(document) * (1 - _VALIDATION_SHARE)
+    order = np.random.default_rng(0).permutation(len(names))
+    enough = int(np.searchsorted(np.cumsum(counts[order]), counts.sum() * _VALIDATION_SHARE)) + 1
+    return np.isin(document, names[order[: min(enough, len(names) // 2)]])
+
+
+class _Model:
+    """W₁, b₁, W₂, b₂ of the gate, as tensors that learn."""
+
+    def __init__(self, width: int, outputs: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden = torch.randn(width, _UNITS, generator=generator) / width**0.5
+        self.hidden_bias = torch.zeros(_UNITS)
+        self.output = torch.zeros(_UNITS, outputs)
+        self.output_bias = torch.zeros(outputs)
+        for tensor in self.parameters():
+            tensor.requires_grad_(True)
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [self.hidden, self.hidden_bias, self.output, self.output_bias]
+
+    def start_at(self, weights: Any) -> None:
+        with torch.no_grad():
+            self.output_bias.copy_(torch.from_numpy(np.log(weights)).float())
+
+    def loss(self, features: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        """Mean −ln Σ w_s p_s of features (n, F) and ln p (n, S + 1)."""
+        units = torch.tanh(features @ self.hidden + self.hidden_bias)
+        log_weights = functional.log_softmax(units @ self.output + self.output_bias, dim=1)
+        return -torch.logsumexp(log_weights + log_p, dim=1).mean()
+
+    def arrays(self) -> list[Any]:
+        return [tensor.detach().numpy() for tensor in self.parameters()]
+
+
+def _tensors(lesson: Lesson, centre: Any, scale: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    with np.errstate(divide="ignore"):
+        log_sources = np.maximum(np.log(lesson.sources), -80)
+    log_p = np.concatenate([lesson.log_lm[:, None], log_sources], axis=1).astype(np.float32)
+    return torch.from_numpy(standardised(lesson.features, centre, scale)), torch.from_numpy(log_p)
+
+
+def _descend(model: _Model, learned: tuple[Any, Any], checked: tuple[Any, Any], seed: int) -> None:
+    """Adam until the tokens that are kept out no longer gain; the model ends as it was best for them."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    generator = torch.Generator().manual_seed(seed)
+    best, best_state, waited = float("inf"), [p.detach().clone() for p in model.parameters()], 0
+    for epoch in range(_MOST_EPOCHS):
+        for group in optimiser.param_groups:
+            group["lr"] = _RATE * (1 - epoch / _MOST_EPOCHS)
+        for batch in torch.split(torch.randperm(len(learned[0]), generator=generator), _BATCH):
+            optimiser.zero_grad()
+            torch.autograd.backward(model.loss(learned[0][batch], learned[1][batch]))
+            optimiser.step()
+        with torch.no_grad():
+            loss = float(model.loss(*checked))
+        if loss < best - 1e-5:
+            best, best_state, waited = loss, [p.detach().clone() for p in model.parameters()], 0
+        elif (waited := waited + 1) >= _PATIENCE:
+            break
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), best_state, strict=True):
+            parameter.copy_(value)
+
+
+def gated_log_p(gate: Gate, lesson: Lesson) -> Any:
+    """ln p of the lesson's tokens by a gate: float64 (n,)."""
+    return mix_sources(lesson.log_lm, lesson.sources, gate.weights(lesson.features)[:, 1:].astype(np.float64))
+
+
+def _row(values: Any) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _rows(values: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(line) for line in values)

@@ -1,0 +1,91 @@
+"""``tuned.json``: what ``knnstore tune`` found, beside the manifest, with the text that it was found on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnstore.atomic import write_json
+from knnstore.datastore.manifest import ModelIdentity, load_json
+from knnstore.datastore.store import Datastore
+from knnstore.errors import MismatchError
+from knnstore.gating import Gate
+from knnstore.records import from_json, to_json
+from knnstore.score.mixture import FEATURES, FEATURES_WITH_MATCHES, Mixture
+from knnstore.score.result import Setting
+
+TUNED_FILE = "tuned.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Perplexities on the tokens tuned on, each document's by what was tuned on the others."""
+
+    lm: float
+    constant: float
+    gate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TunedRecord:
+    """A mixture for a store, and how it came about.
+
+    ``weights`` and ``layer``: digest of the LM's weights, and of which activations its keys are. ``rows``: keys of the
+    store then; ``search``: how they were searched; ``text``: what was scored, in words. ``documents``: SHA-256 of the
+    token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without a cache, for
+    who has none. ``gate``: of the mixture with all that ``setting`` has. ``measured``: how good it is.
+    """
+
+    version: int
+    weights: str
+    layer: str
+    rows: int
+    search: str
+    text: str
+    tokens: int
+    documents: tuple[str, ...]
+    setting: Setting
+    alone: Setting
+    spread: float
+    gate: Gate | None
+    measured: Measured
+
+    def __post_init__(self) -> None:
+        if self.version != _VERSION:
+            raise ValueError(f"version {self.version}; this knnstore reads version {_VERSION}")
+        if self.gate is not None and self.gate.features not in (FEATURES, FEATURES_WITH_MATCHES):
+            raise ValueError("its gate was trained on other features: run 'knnstore tune' again")
+
+    @property
+    def mixture(self) -> Mixture:
+        """The mixture, ready to use."""
+        return Mixture(self.setting, self.gate, self.spread)
+
+
+def tuned_path(store: Datastore) -> Path:
+    """Where a store's record is."""
+    return store.root / TUNED_FILE
+
+
+def load_tuned(store: Datastore) -> TunedRecord | None:
+    """The store's record, or None. Raises CorruptStoreError, or MismatchError if another LM's keys were tuned."""
+    path = tuned_path(store)
+    if not path.is_file():
+        return None
+    record = from_json(TunedRecord, load_json(path), str(path))
+    require_same_keys(store, record.weights, record.layer, str(path))
+    return record
+
+
+def save_tuned(store: Datastore, record: TunedRecord) -> None:
+    """Replace the store's record, in one atomic step."""
+    write_json(tuned_path(store), to_json(record))
+
+
+def require_same_keys(store: Datastore, weights: str, layer: str, where: str) -> None:
+    """Raise MismatchError unless the store's keys are those activations of the LM with these weights."""
+    model: ModelIdentity = store.manifest.model
+    if (weights, layer) != (model.weights, store.manifest.key.layer):
+        raise MismatchError(
+            f"{where} was tuned for {layer} keys of model {weights[:12]}, but {store.root} holds "
+            f"{store.manifest.key.layer} keys of {model.weights[:12]}: tune again on neighbours from this store"
+        )

@@ -1,0 +1,203 @@
+"""Build the exact-match memory of a store: an external bucket sort of its tokens by what stands before them.
+
+Contexts that end in different tokens never compare, so the positions are sorted a range of last tokens at a time: each
+range as large as the memory lets it be, and all ranges one after the other are the order. All reading and writing is
+sequential, nothing is merged, and the bytes don't depend on how the ranges were cut.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.atomic import free_bytes, storage_errors, write_json
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.locking import writing
+from knnstore.datastore.mapped import MappedArray
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import remove_tree
+from knnstore.errors import ResourceError
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+from knnstore.sizes import format_size
+from knnstore.suffixes.contexts import sorted_positions
+from knnstore.suffixes.plan import DONE, PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
+from knnstore.suffixes.search import Suffixes
+
+# Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
+_SORT_BYTES = 80
+_BASE_BYTES = 400_000_000
+_SMALLEST_RANGE = 2**16
+_MORE = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class SuffixReport:
+    """A finished exact-match memory. ``built`` is False where it had been finished before."""
+
+    rows: int
+    bytes: int
+    built: bool
+
+
+def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = None) -> SuffixReport:
+    """Build the exact-match memory, or go on with one that was interrupted; older ones are removed.
+
+    Raises ResourceError before any work if memory or disk can't do, LockedError, CorruptStoreError.
+    """
+    reporter = reporter or Reporter()
+    folder = suffix_folder(store)
+    most = (memory - _BASE_BYTES) // _SORT_BYTES
+    if most < _SMALLEST_RANGE:
+        raise ResourceError(
+            f"--memory {format_size(memory)} is too little: "
+            f"give {format_size(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
+        )
+    with writing(store.root):
+        if folder.finished:
+            return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
+        _prepare(folder, store)
+        _write_stream(folder, store, reporter)
+        _write_order(folder, most, reporter)
+        folder.commits.commit(DONE, [folder.root / PLAN_FILE])
+        for other in folder.root.parent.iterdir():
+            if other != folder.root:
+                remove_tree(other)
+    return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)
+
+
+def open_suffixes(store: Datastore) -> Suffixes | None:
+    """The store's exact-match memory, mapped; None if it has none that is whole and of its present segments."""
+    if not (store.root / "suffixes").is_dir():
+        return None
+    folder = suffix_folder(store)
+    if not folder.finished:
+        return None
+    return Suffixes(MappedArray(folder.array("stream")), MappedArray(folder.array("order")), folder.plan.packing)
+
+
+def _prepare(folder: SuffixFolder, store: Datastore) -> None:
+    free = free_bytes(store.root)
+    if free < folder.plan.bytes * _MORE:
+        raise ResourceError(
+            f"{store.root}: the exact-match memory needs {format_size(folder.plan.bytes)} on disk and "
+            f"{format_size(free)} are free: make room"
+        )
+    with storage_errors("make", folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
+    folder.commits.prepare()
+    plan = folder.plan
+    for name, rows, dtype in (("stream", plan.positions, plan.packing.dtype), ("order", plan.rows, plan.order_dtype)):
+        create_array(folder.array(name), (rows,), chunk_rows(rows), np.dtype(dtype), "none")
+
+
+class _ChunkWriter:
+    """Takes an array piece by piece and writes its chunks; those that are committed already are passed over."""
+
+    def __init__(self, folder: SuffixFolder, name: str, rows: int, dtype: Any) -> None:
+        self._folder, self._name, self._rows, self._dtype = folder, name, rows, dtype
+        self._size = chunk_rows(rows)
+        self._held: list[Any] = []
+        self._chunk = 0
+        while self._chunk * self._size < rows and self._commit(self._chunk):
+            self._chunk += 1
+
+    @property
+    def written(self) -> int:
+        """Rows that are on disk for good."""
+        return min(self._chunk * self._size, self._rows)
+
+    def add(self, piece: Any) -> None:
+        """The next rows after ``written`` and what was added since."""
+        self._held.append(piece)
+        while self._held:
+            held = np.concatenate(self._held)
+            size = min(self._size, self._rows - self._chunk * self._size)
+            if len(held) < size or not size:
+                self._held = [held] if len(held) else []
+                return
+            file = write_chunk(self._folder.array(self._name), self._chunk, held[:size].astype(self._dtype))
+            self._folder.commits.commit(f"{self._name}-{self._chunk:05}", [file])
+            self._chunk += 1
+            self._held = [held[size:]] if len(held) > size else []
+
+    def _commit(self, chunk: int) -> bool:
+        return self._folder.commits.find(f"{self._name}-{chunk:05}") is not None
+
+
+def _write_stream(folder: SuffixFolder, store: Datastore, reporter: Reporter) -> None:
+    plan = folder.plan
+    writer = _ChunkWriter(folder, "stream", plan.positions, plan.packing.dtype)
+    if writer.written == plan.positions:
+        return
+    position, done = 0, writer.written
+    with reporter.bar("stream", plan.positions, "tokens", done) as advance:
+        for piece in _pieces(store, plan.packing.separator, plan.packing.dtype):
+            fresh = piece[max(done - position, 0) :]
+            position += len(piece)
+            if len(fresh):
+                writer.add(fresh)
+                advance(len(fresh))
+
+
+def _pieces(store: Datastore, separator: int, dtype: Any) -> Iterator[Any]:
+    """The stream, a chunk of values at a time: tokens, and a separator before each document's first."""
+    for number, segment in enumerate(store.segments):
+        begins = segment.documents.first_row[live_documents(store, number)]
+        for begin in range(0, segment.rows, chunk_rows(segment.rows)):
+            end = min(begin + chunk_rows(segment.rows), segment.rows)
+            here = begins[(begins >= begin) & (begins < end)] - begin
+            values = np.insert(segment.values(begin, end).astype(dtype), here, separator)
+            rows = store.hidden[number].outside(begin, end)
+            if rows is None:
+                yield values
+                continue
+            kept = np.isin(np.arange(begin, end), rows, assume_unique=True)
+            yield values[np.insert(kept, here, True)]
+
+
+def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:
+    plan, packing = folder.plan, folder.plan.packing
+    stream = MappedArray(folder.array("stream"))
+    writer = _ChunkWriter(folder, "order", plan.rows, plan.order_dtype)
+    counts = np.zeros(packing.separator + 1, np.int64)
+    for _, before in _tokens(stream, packing.separator):
+        counts += np.bincount(before, minlength=len(counts))
+    done, first = writer.written, 0
+    with reporter.bar("sort", plan.rows, "tokens", done) as advance:
+        for low, high in _ranges(counts, most):
+            count = int(counts[low:high].sum())
+            if first + count > done:
+                picked = [
+                    positions[(before >= low) & (before < high)]
+                    for positions, before in _tokens(stream, packing.separator)
+                ]
+                ordered = sorted_positions(stream, np.concatenate(picked), packing)
+                fresh = ordered[max(done - first, 0) :]
+                writer.add(fresh)
+                advance(len(fresh))
+            first += count
+
+
+def _tokens(stream: MappedArray, separator: int) -> Iterator[tuple[Any, Any]]:
+    """Positions of tokens, int64, and what stands before each, a chunk of the stream at a time."""
+    size, last = chunk_rows(stream.shape[0]), separator
+    for begin in range(0, stream.shape[0], size):
+        tokens = stream.rows(begin, min(begin + size, stream.shape[0])).astype(np.int64)
+        before = np.concatenate([[last], tokens[:-1]])
+        last = int(tokens[-1])
+        here = np.flatnonzero(tokens != separator)
+        yield here + begin, before[here]
+
+
+def _ranges(counts: Any, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of tokens ``[low, high)`` that together come before at most ``most`` positions, or single tokens."""
+    low, total = 0, 0
+    for token, count in enumerate(counts.tolist()):
+        if total and total + count > most:
+            yield low, token
+            low, total = token, 0
+        total += count
+    yield low, len(counts)

@@ -1,0 +1,110 @@
+"""What the exact-match memory of a store is made of, and where its parts lie.
+
+::
+
+    suffixes/<first 16 digits of the plan's fingerprint>/
+        suffixes.json      SuffixPlan: everything that the bytes below depend on
+        zarr.json          a Zarr group, uncompressed, so that it can be mapped:
+        stream/            (rows + documents,)  uint16 | uint32   every document's tokens, each behind a separator
+        order/             (rows,)              uint32 | uint64   positions of tokens in the stream, by their contexts
+        commits/           one record a chunk, and last ``done``
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UnfinishedError
+from knnstore.records import fingerprint
+from knnstore.suffixes.contexts import DEPTH, Int64, Packing
+
+PLAN_FILE = "suffixes.json"
+DONE = "done"
+FORMAT_VERSION = 1
+_CHUNK = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class SuffixPlan:
+    """Everything that the bytes depend on.
+
+    ``hidden``: digest of the rows that are left out, removed documents. ``rows``: tokens that are in; ``positions``:
+    they and a separator for each document that has any.
+    """
+
+    version: int
+    depth: int
+    vocabulary: int
+    segments: tuple[str, ...]
+    hidden: str
+    rows: int
+    positions: int
+
+    @property
+    def packing(self) -> Packing:
+        """How contexts are packed."""
+        return Packing(self.vocabulary)
+
+    @property
+    def order_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The smallest unsigned dtype, of four or eight bytes, that holds a position."""
+        return np.dtype(np.uint32 if self.positions <= 2**32 else np.uint64)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk."""
+        return self.positions * self.packing.dtype.itemsize + self.rows * self.order_dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class SuffixFolder:
+    """The folder of an exact-match memory and its plan."""
+
+    root: Path
+    plan: SuffixPlan
+
+    @property
+    def commits(self) -> CommitLog:
+        """The records of what is done."""
+        return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
+
+    def array(self, name: str) -> Path:
+        """One of the arrays."""
+        return self.root / name
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is whole."""
+        return (self.root / PLAN_FILE).is_file() and self.commits.find(DONE) is not None
+
+
+def chunk_rows(rows: int) -> int:
+    """Rows a chunk of an array of ``rows``."""
+    return min(_CHUNK, rows)
+
+
+def suffix_folder(store: Datastore) -> SuffixFolder:
+    """The folder that belongs to the store's present segments, finished or not. Raises UnfinishedError without any."""
+    if not store.live_rows:
+        raise UnfinishedError(f"{store.root} holds no tokens: ingest some text first")
+    documents = sum(len(live_documents(store, number)) for number in range(len(store.segments)))
+    hidden = [(ranges.begins.tolist(), ranges.ends.tolist()) for ranges in store.hidden]
+    plan = SuffixPlan(
+        version=FORMAT_VERSION,
+        depth=DEPTH,
+        vocabulary=store.manifest.model.vocabulary,
+        segments=tuple(segment.fingerprint for segment in store.segments),
+        hidden=fingerprint(hidden),
+        rows=store.live_rows,
+        positions=store.live_rows + documents,
+    )
+    return SuffixFolder(store.root / "suffixes" / fingerprint(plan)[:16], plan)
+
+
+def live_documents(store: Datastore, segment: int) -> Int64:
+    """Indices of a segment's documents that have tokens and aren't hidden: int64, ascending."""
+    table, hidden = store.segments[segment].documents, store.hidden[segment]
+    return np.flatnonzero((table.tokens > 0) & ~hidden.contains(table.first_row))

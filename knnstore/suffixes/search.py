@@ -1,0 +1,119 @@
+"""The longest suffix of each context that occurs in the store, all its places, and what followed there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.suffixes.contexts import DEPTH, Int64, Packing, Stream, UInt64
+
+_AROUND = 8  # entries on either side of where a context would stand that are compared with it
+FREQUENT = 8  # occurrences that make a suffix frequent
+_MOST_FOLLOWERS = 64
+MATCH_BYTES = 3000  # that matches of a context take, while they are found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """Suffixes of n contexts that occur in the store.
+
+    ``length``: int64 (n,), tokens of the suffix, 0 if not even the last token occurs. ``count``: int64 (n,), how often
+    it occurs. ``followers``: int64 (n, m), the tokens after (a fair sample of) its occurrences, −1 beyond them.
+    """
+
+    length: Int64
+    count: Int64
+    followers: Int64
+
+    def probability(self, tokens: Int64) -> Any:
+        """The share of each token among its followers: float32 (n,); NaN where there are none."""
+        there = (self.followers >= 0).sum(axis=1)
+        hits = (self.followers == tokens[:, None]).sum(axis=1)
+        share = np.full(len(tokens), np.nan, np.float32)
+        np.divide(hits, there, out=share, where=there > 0, casting="unsafe")
+        return share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Suffixes:
+    """A stream and its positions in the order of their contexts."""
+
+    stream: Stream
+    order: Stream
+    packing: Packing
+
+    def matches(self, contexts: Any) -> tuple[Matches, Matches]:
+        """The longest suffix of each context that occurs, and the longest that occurs FREQUENT times.
+
+        ``contexts``: int64 (n, DEPTH), last token first, as ``contexts_of`` makes them.
+        """
+        words = self.packing.query_words(contexts)
+        place = self._bound(words, np.full(len(contexts), DEPTH), after=False)
+        shared = np.sort(self._shared(words, place), axis=1)[:, ::-1]
+        longest, frequent = shared[:, 0], shared[:, FREQUENT - 1]
+        return self._matches(words, longest), self._matches(words, frequent)
+
+    def _matches(self, words: UInt64, length: Int64) -> Matches:
+        begin, end = self._bound(words, length, after=False), self._bound(words, length, after=True)
+        end = np.where(length > 0, end, begin)
+        count = end - begin
+        steps = np.arange(_MOST_FOLLOWERS)
+        taken = np.minimum(count, _MOST_FOLLOWERS)
+        # all of them, or that many evenly spaced: side by side lie those that resemble each other further back
+        index = begin[:, None] + np.where(count[:, None] > len(steps), steps * count[:, None] // len(steps), steps)
+        there = steps < taken[:, None]
+        followers = np.full(index.shape, -1, np.int64)
+        followers[there] = self.stream.take(self.order.take(index[there]).astype(np.int64))
+        return Matches(length, count, followers)
+
+    def _shared(self, words: UInt64, place: Int64) -> Int64:
+        """How many tokens each context shares with the entries around its place: int64 (n, 2 · _AROUND)."""
+        columns = []
+        for offset in range(-_AROUND, _AROUND):
+            index = place + offset
+            inside = (index >= 0) & (index < self.order.shape[0])
+            positions = self.order.take(np.clip(index, 0, self.order.shape[0] - 1)).astype(np.int64)
+            columns.append(np.where(inside, self._common(words, positions), 0))
+        return np.stack(columns, axis=1)
+
+    def _common(self, words: UInt64, positions: Int64) -> Int64:
+        common = np.zeros(len(positions), np.int64)
+        going = np.arange(len(positions))
+        for number in range(self.packing.words):
+            differ = self.packing.word_at(self.stream, positions[going], number) ^ words[number, going]
+            same = np.zeros(len(going), np.int64)
+            for token in range(self.packing.tokens):
+                prefix = self.packing.mask(np.full(len(going), token + 1), 0)
+                same += (differ & prefix) == 0
+            common[going] += same
+            going = going[same == self.packing.tokens]
+            if not len(going):
+                break
+        return common
+
+    def _bound(self, words: UInt64, length: Int64, *, after: bool) -> Int64:
+        """The first entry that isn't before each context's first ``length`` tokens, or the first after them."""
+        low, high = np.zeros(len(length), np.int64), np.full(len(length), self.order.shape[0], np.int64)
+        active = np.flatnonzero(low < high)
+        while len(active):
+            middle = (low[active] + high[active]) // 2
+            sign = self._compare(words[:, active], length[active], self.order.take(middle).astype(np.int64))
+            before = sign < 0 if not after else sign <= 0
+            low[active] = np.where(before, middle + 1, low[active])
+            high[active] = np.where(before, high[active], middle)
+            active = active[low[active] < high[active]]
+        return low
+
+    def _compare(self, words: UInt64, length: Int64, positions: Int64) -> Int64:
+        """−1, 0 or 1: whether the entries' contexts lie before, at, or after the first ``length`` tokens asked for."""
+        sign = np.zeros(len(positions), np.int64)
+        going = np.arange(len(positions))
+        for number in range(self.packing.words):
+            mask = self.packing.mask(length[going], number)
+            there = self.packing.word_at(self.stream, positions[going], number) & mask
+            asked = words[number, going] & mask
+            sign[going] = np.where(there < asked, -1, np.where(there > asked, 1, 0))
+            going = going[(there == asked) & (length[going] > (number + 1) * self.packing.tokens)]
+            if not len(going):
+                break
+        return sign

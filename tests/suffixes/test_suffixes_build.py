@@ -1,0 +1,78 @@
+"""Building the exact-match memory of a real store: the same bytes at any memory, and after any interruption."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError, ResourceError
+from knnstore.suffixes import build, plan
+from knnstore.suffixes.build import build_suffixes, open_suffixes
+from knnstore.suffixes.contexts import contexts_of
+
+ENOUGH = 10**9
+
+
+@pytest.fixture
+def store(built, tmp_path):
+    return Datastore(shutil.copytree(built[0] / "books.knnstore", tmp_path / "books.knnstore"))
+
+
+def files_of(store, bytes_of):
+    return bytes_of(store.root / "suffixes")
+
+
+def test_a_store_without_it_has_none_and_with_it_finds_what_it_holds(store):
+    assert open_suffixes(store) is None
+    report = build_suffixes(store, ENOUGH)
+    assert (report.rows, report.built) == (store.rows, True)
+    assert not build_suffixes(store, ENOUGH).built
+    suffixes = open_suffixes(store)
+    segment = store.segments[0]
+    first, tokens = (int(column[0]) for column in (segment.documents.first_row, segment.documents.tokens))
+    ids = segment.values(first, first + tokens).astype(np.int64)
+    places = np.array([40, tokens // 2, tokens - 1])
+    longest, _ = suffixes.matches(contexts_of(ids, np.zeros(3, int), places, suffixes.packing.nothing))
+    assert (longest.length >= 32).all()
+    assert all(ids[place] in followers for place, followers in zip(places, longest.followers, strict=True))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2, 4])
+def test_little_memory_many_chunks_and_an_interruption_leave_the_bytes_of_a_plain_run(
+    store, bytes_of, monkeypatch, stop_at
+):
+    monkeypatch.setattr(plan, "_CHUNK", 1500)
+    build_suffixes(store, ENOUGH)
+    expected = files_of(store, bytes_of)
+    shutil.rmtree(store.root / "suffixes")
+    write, calls = build.write_chunk, []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) > stop_at:
+            raise InterruptedError
+        return write(*arguments)
+
+    monkeypatch.setattr(build, "write_chunk", dying)
+    monkeypatch.setattr(build, "_SMALLEST_RANGE", 1)
+    monkeypatch.setattr(build, "_SORT_BYTES", (ENOUGH - build._BASE_BYTES) // 300)  # ranges of 300 tokens or so
+    with pytest.raises(InterruptedError):
+        build_suffixes(store, ENOUGH)
+    assert open_suffixes(store) is None
+    monkeypatch.setattr(build, "write_chunk", write)
+    build_suffixes(store, ENOUGH)
+    assert files_of(store, bytes_of) == expected
+
+
+def test_too_little_memory_is_refused_with_what_would_do(store):
+    with pytest.raises(ResourceError, match="give 4"):
+        build_suffixes(store, 10**8)
+
+
+def test_damage_is_told(store):
+    build_suffixes(store, ENOUGH)
+    (file,) = (store.root / "suffixes").rglob("order/c/0")
+    file.write_bytes(file.read_bytes()[:-9] + bytes(9))
+    with pytest.raises(CorruptStoreError, match="damaged"):
+        open_suffixes(store).matches(np.zeros((1, 32), np.int64))
