@@ -6,6 +6,7 @@ stranger, so only the form that is written here is believed, nothing is allocate
 and the length that it unpacks to agree with that form, and an absent chunk is damage, where zarr would read zeros.
 """
 
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -86,8 +87,11 @@ def create_array(
         raise UsageError(f"{path}: {error}: choose fewer rows a chunk") from error
     with storage_errors("make", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
-        if not ((path / METADATA_FILE).is_file() and open_array(path) == form):
+        if not _is_group(path.parent):  # not there, or cut short when the power failed
+            (path.parent / METADATA_FILE).unlink(missing_ok=True)
+            zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
+        if not _has_form(path, form):
+            (path / METADATA_FILE).unlink(missing_ok=True)
             zarr.create_array(
                 store=zarr.storage.LocalStore(path),
                 shape=form.shape,
@@ -183,7 +187,7 @@ def _read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]
     most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
     try:
         with open_regular(file) as handle:
-            data = handle.read(most + 1)
+            data = handle.read(min(most, os.fstat(handle.fileno()).st_size) + 1)  # Python reserves what is asked for
     except FileNotFoundError:
         raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
     except OSError as error:
@@ -220,6 +224,20 @@ def _zstd_length(data: bytes) -> int:
     if not size or len(data) < first + size:
         raise ValueError("its header doesn't say how long it is")
     return int.from_bytes(data[first : first + size], "little") + (256 if size == 2 else 0)
+
+
+def _has_form(path: Path, form: ArrayForm) -> bool:
+    try:
+        return open_array(path) == form
+    except CorruptStoreError:
+        return False
+
+
+def _is_group(path: Path) -> bool:
+    try:
+        return load_json(path / METADATA_FILE) == {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    except CorruptStoreError:
+        return False
 
 
 def _parse(metadata: Any) -> ArrayForm:

@@ -26,6 +26,7 @@ from knnstore.verify.mending import mended
 
 COMMITS_FOLDER = "commits"
 PLAN_FILES = ("segment.json", "index.json")
+_SCRATCH = {"parts", "runs"}  # folders of what is removed once something else has been made of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ def _fingerprint(part: Path) -> str | None:
 def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) -> str | None:
     """What is wrong with a file, in words, or None."""
     if path in coverage.records:
+        if not path.exists() and _SCRATCH & set(path.parts):
+            return None  # a run that was killed while it cleaned up, which the next one finishes
         return file_damage(*coverage.records[path], advance)
     advance(path.stat().st_size)
     if path.parent.name == REMOVED:
