@@ -50,6 +50,8 @@ class Searcher:
                 part = SegmentLists(self._folder, segment, first_row, hidden, checked=unchecked is None)
                 self._parts.append(part)
             first_row += segment.rows
+        if not self._parts:
+            raise UnfinishedError(f"{store.root} holds no keys: ingest some text first")
 
     @property
     def quantiser(self) -> Quantiser:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnstore.atomic import replacing_path, storage_errors
+from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
@@ -264,5 +264,7 @@ def remove_parts(segment: Path) -> None:
             path.unlink()
         if (segment / "parts").is_dir():
             (segment / "parts").rmdir()
+            sync_folder(segment)
         for path in sorted((segment / "commits").glob("tokens-*.json")):
             path.unlink()
+        sync_folder(segment / "commits")
