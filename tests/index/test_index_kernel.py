@@ -8,9 +8,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import clustered_keys, make_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index_stores import clustered_keys, make_store
 
 import knnstore.index.kernel as kernel_module
 from knnstore.build import IndexOptions, build_index
