@@ -59,6 +59,10 @@ class MappedArray:
             result[here] = self._view(int(chunk), 0, last - first)[rows[here] - first]
         return result
 
+    def keep_maps(self, count: int) -> None:
+        """Let go of a map only when ``count`` newer ones are held: for reads here and there rather than a scan."""
+        self._kept = max(self._kept, count)
+
     def will_need(self, begin: int, end: int) -> None:
         """Ask the kernel to read rows ``[begin, end)`` ahead."""
         for chunk, first, last in self._pieces(begin, end):

@@ -14,10 +14,14 @@ from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 FEW = 8
 """So many queries at most are quicker looked up than joined."""
+_MAPS = 96  # of each array; their pages are the kernel's to drop, and a process may have some 1024 open files
 
 
 def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
     """The k nearest of all keys in the lists that each query probes, with their row numbers if ``rows``."""
+    for part in lists.parts:
+        for array in (lists.mapped(part), part.values, part.rows):
+            array.keep_maps(_MAPS // len(lists.parts))
     shape = (len(batch), k)
     distances = np.full(shape, np.inf, np.float32)
     values, found = np.full(shape, ABSENT, np.int64), np.full(shape, ABSENT, np.int64)
