@@ -113,7 +113,7 @@ def open_array(path: Path) -> ArrayForm:
     metadata = load_json(path / METADATA_FILE)
     try:
         return _parse(metadata)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorruptStoreError(f"{path / METADATA_FILE} describes no array of a store: {error}") from error
 
 
@@ -251,7 +251,7 @@ def _is_group(path: Path) -> bool:
 
 
 def _parse(metadata: Any) -> ArrayForm:
-    """The form that a ``zarr.json`` describes; ValueError, KeyError or TypeError for what isn't written here."""
+    """The form that a ``zarr.json`` describes; another error for what isn't written here."""
     grid, codecs = metadata["chunk_grid"], [codec["name"] for codec in metadata["codecs"]]
     packed = codecs == ["bytes", "zstd", "crc32c"]
     fixed = {

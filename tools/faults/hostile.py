@@ -52,7 +52,11 @@ def _batch(outcome: Outcome, files: dict[str, bytes], folder: Path, seed: int, c
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _use_all(files, folder, seed, cases, writing)
+        try:
+            _use_all(files, folder, seed, cases, writing)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     os.close(writing)
     number, buffer = cases.start, b""

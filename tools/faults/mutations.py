@@ -193,7 +193,7 @@ def _reseal(files: Files, name: str) -> None:
         try:
             value = json.loads(files[record])
             told = [file for file in value["files"] if name == f"{record.split('/commits/')[0]}/{file['path']}"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
         for file in told:
             file["bytes"], file["crc32c"] = len(data), google_crc32c.value(body)
