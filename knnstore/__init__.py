@@ -3,10 +3,32 @@
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Attachment", "Neighbour", "Neighbours", "Setting", "Store", "attach", "open"]
+__all__ = [
+    "Attachment",
+    "Attribution",
+    "Generation",
+    "Neighbour",
+    "Neighbours",
+    "Sampling",
+    "Setting",
+    "Store",
+    "attach",
+    "open",
+]
 
 if TYPE_CHECKING:
-    from knnstore.api import Attachment, Neighbour, Neighbours, Setting, Store, attach, open
+    from knnstore.api import (
+        Attachment,
+        Attribution,
+        Generation,
+        Neighbour,
+        Neighbours,
+        Sampling,
+        Setting,
+        Store,
+        attach,
+        open,
+    )
 
 
 def __getattr__(name: str) -> object:

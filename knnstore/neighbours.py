@@ -31,11 +31,29 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self.distances)
 
+    def select(self, queries: Any) -> "Neighbours":
+        """Those of some of the queries."""
+        rows = None if self.rows is None else self.rows[queries]
+        return Neighbours(self.distances[queries], self.values[queries], rows)
+
     @property
     def found(self) -> Bool:
         """Bool (queries,): whether a query has any neighbour at all."""
         found: Bool = self.values[:, 0] != ABSENT
         return found
+
+
+def agreeing_weights(neighbours: Neighbours, targets: Int64, temperature: float) -> Float32:
+    """softmax_i(−d_i / T) of the neighbours whose value is the query's target, 0 of others: float32 (queries, k).
+
+    A query's sum is its target's p_kNN.
+    """
+    distances = neighbours.distances
+    nearest = np.where(np.isfinite(distances[:, :1]), distances[:, :1], np.float32(0))
+    weights = np.exp((nearest - distances) / np.float32(temperature))  # exp(−inf) = 0 where absent
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    agreeing: Float32 = np.where(neighbours.values == targets[:, None], weights, np.float32(0))
+    return agreeing
 
 
 def target_probabilities(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("**/*.md"))]
+EXAMPLES = sorted((REPOSITORY / "docs" / "examples").glob("*.py"))
 RUN_PAGES = [page for page in PAGES if page.name == "README.md" or page.parent != REPOSITORY]
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]*\S) -->\n)?"
@@ -101,6 +103,17 @@ def test_the_commands_shown_run_as_typed(block: Block, folder: Path) -> None:
 @pytest.mark.parametrize("block", shown("python"))
 def test_the_python_shown_runs(block: Block, folder: Path) -> None:
     run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], folder)
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+def test_the_example_scripts_run(
+    script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # in this process, which has imported what they import
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

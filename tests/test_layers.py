@@ -26,6 +26,8 @@ FLOORS: list[set[str]] = [
     {"scheduling"},
     {"ingest", "build", "score"},
     {"attachment"},
+    {"attribution"},
+    {"generation"},
     {"api"},
     {"report", "demo_corpus"},
     {"demo"},

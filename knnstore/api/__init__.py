@@ -3,6 +3,20 @@
 from knnstore.api.attaching import attach
 from knnstore.api.store import Neighbour, Store, open
 from knnstore.attachment import Attachment, Setting
+from knnstore.attribution import Attribution
+from knnstore.generation import Generation
+from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import Neighbours
 
-__all__ = ["Attachment", "Neighbour", "Neighbours", "Setting", "Store", "attach", "open"]
+__all__ = [
+    "Attachment",
+    "Attribution",
+    "Generation",
+    "Neighbour",
+    "Neighbours",
+    "Sampling",
+    "Setting",
+    "Store",
+    "attach",
+    "open",
+]

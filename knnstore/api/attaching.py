@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.api.store import Store, open
-from knnstore.attachment import Attachment, attach_store
+from knnstore.attachment import Attachment, attach_store, choose_setting, require_store_of
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import Step
 from knnstore.lm.loading import adopt_model
@@ -40,5 +40,7 @@ def attach(
     """
     opened = store if isinstance(store, Store) else open(store)
     keyed = KeyModel(adopt_model(model), opened.datastore.manifest.key.layer)
+    require_store_of(opened.datastore, keyed)
     search = opened.searching(nprobe=nprobe, exact=exact)
-    return attach_store(keyed, opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature, on_step=on_step)
+    setting = choose_setting(opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
+    return attach_store(keyed, search, *setting, on_step=on_step)

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Search, require_store_of
+from knnstore.attachment import Joined, Search, choose_setting, require_store_of
+from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
 from knnstore.errors import UsageError
+from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.loading import adopt_model
 from knnstore.lm.matching import require_same_model
 from knnstore.lm.spec import LmSpec, default_model
+from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
+from knnstore.progress import Reporter
+from knnstore.score.options import ScoreOptions
+from knnstore.score.texts import gather_texts, texts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,19 @@ class Store:
         """Width of a key."""
         return self.datastore.manifest.key.dimension
 
+    def close(self) -> None:
+        """Let writers remove the files of the state that is open, once another follows it."""
+        self.datastore.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __len__(self) -> int:
-        """Number of (key, value) pairs."""
-        return self.datastore.rows
+        """Number of (key, value) pairs that a search can find."""
+        return self.datastore.live_rows
 
     def __repr__(self) -> str:
         return f"Store({str(self.datastore.root)!r}, {len(self):,} keys of {self.dimension})"
@@ -144,6 +160,45 @@ class Store:
             for distance, token, row in zip(found.distances[0], found.values[0], found.rows[0], strict=True)
             if token != ABSENT
         ]
+
+    def joined(
+        self,
+        *,
+        k: int | None = None,
+        lambda_: float | None = None,
+        temperature: float | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
+    ) -> Joined:
+        """The LM and this store with a setting; what is None is as the store was tuned, else a cautious default."""
+        search = self.searching(nprobe=nprobe, exact=exact)
+        setting = choose_setting(self.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
+        return Joined(self.lm, self.datastore.manifest.key, search, self.passages, *setting)
+
+    def generate(
+        self, prompt: str, max_new_tokens: int = 64, *, sampling: Sampling | None = None, joined: Joined | None = None
+    ) -> Generation:
+        """A text after ``prompt``, to iterate over as it is written; each token says what it owes to the store.
+
+        ``sampling``: the most probable token each time if None. ``joined``: of this store, with a setting other than
+        the default. Raises UsageError for numbers that don't fit.
+        """
+        return Generation(joined or self.joined(), prompt, max_new_tokens, sampling)
+
+    def attribute(
+        self, text: str | ScoreOptions, *, joined: Joined | None = None, reporter: Reporter | None = None
+    ) -> Attribution:
+        """Which documents of the store earned the probability of ``text``, and how much of it was the LM.
+
+        Options in place of a text name files, as for ``score``; without any it is the text that the store held out.
+        """
+        joined = joined or self.joined()
+        loaded = joined.model.loaded
+        if isinstance(text, ScoreOptions):
+            texts = gather_texts(text, self.datastore, loaded)[1]
+        else:
+            texts = texts_of([("text", text)], loaded)
+        return attribute_texts(joined, texts, reporter or Reporter())
 
 
 def open(

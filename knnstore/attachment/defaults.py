@@ -1,40 +1,80 @@
-"""k, λ and temperature for who gives none."""
+"""k, λ and temperature: as given, as tuned, or a cautious default."""
+
+import math
+from typing import TypeVar
 
 import numpy as np
 
 from knnstore.attachment.search import Search
 from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
 from knnstore.score.options import DEFAULT_K
 from knnstore.score.result import Setting
 from knnstore.score.tuned import load_tuned
 from knnstore.score.tuning import typical_spread
 
+T = TypeVar("T")
+
 # The published weight of a store (Khandelwal et al. 2020): cautious where the domain is another one.
 _LAMBDA = 0.25
-# Of d_k − d_1, the typical spread of distances: about where tuning ends on books and on documentation.
-_SPREADS = 0.125
+# Of d_k − d_1, the typical spread of distances: where tuning ends on novels; on documentation at half of it.
+_SPREADS = 0.25
 _MOST_QUERIES = 64
 
 
-def default_setting(store: Datastore, search: Search, k: int | None = None) -> tuple[Setting, str]:
-    """A setting that does no harm, and in words where it comes from.
+def choose_setting(
+    store: Datastore, search: Search, *, k: int | None, lambda_: float | None, temperature: float | None
+) -> tuple[Setting, str]:
+    """The setting of a mixture, and in words where it comes from. What is None is not given.
 
-    As 'knnstore tune' stored it, if it did and k isn't another. Else k is 1024, λ the published 0.25; the temperature,
-    which depends on the scale of the keys, is a share of the spread of distances of held-out keys.
+    Raises UsageError for a setting that is none.
     """
+    require_setting(Setting(_or(k, 1), _or(lambda_, 0.0), _or(temperature, 1.0)))
+    if k is not None and lambda_ is not None and temperature is not None:
+        return Setting(min(k, store.live_rows), lambda_, temperature), "as given"
     record = load_tuned(store)
-    if record is not None and k in (None, record.alone.k):
+    if record is not None and lambda_ is None and temperature is None and k in (None, record.alone.k):
         return record.alone, "as 'knnstore tune' stored it"
-    k = min(k or DEFAULT_K, store.rows)
+    default = default_setting(store, search, k)
+    told = [
+        words
+        for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
+        if given is None
+    ]
+    source = f"{' and '.join(told)}; 'knnstore tune' finds better ones" if told else "as given"
+    return Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature)), source
+
+
+def default_setting(store: Datastore, search: Search, k: int | None) -> Setting:
+    """A setting that does no harm.
+
+    k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
+    of distances of held-out keys. Tuning finds better ones.
+    """
+    k = min(k or DEFAULT_K, store.live_rows)
     queries = np.concatenate([segment.queries() for segment in store.segments])
     if not len(queries):  # nothing is held out: stored keys, less the first neighbour, which is the key itself
         queries = _stored_keys(store)
     chosen = queries[np.unique(np.linspace(0, len(queries) - 1, _MOST_QUERIES).astype(np.int64))]
     spread = typical_spread(search(np.ascontiguousarray(chosen), k).distances)
-    words = "λ as published, the temperature by the spread of the distances; 'knnstore tune' finds better ones"
-    return Setting(k, _LAMBDA, float(f"{_SPREADS * spread:.3g}")), words
+    return Setting(k, _LAMBDA, float(f"{_SPREADS * spread:.3g}"))
 
 
 def _stored_keys(store: Datastore) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     segment = store.segments[0]
     return segment.codec.decode(segment.keys(0, min(segment.rows, _MOST_QUERIES)))
+
+
+def require_setting(setting: Setting) -> None:
+    """Raise UsageError for a setting that is no mixture."""
+    k, weight, temperature = setting.k, setting.lambda_, setting.temperature
+    if not 1 <= k <= 2**16:
+        raise UsageError(f"k is {k}: give a number of neighbours from 1 to {2**16}")
+    if not 0 <= weight < 1:
+        raise UsageError(f"lambda_ is {weight:g}: the store's weight is at least 0 and below 1")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"temperature is {temperature:g}: give a finite number above 0")
+
+
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given

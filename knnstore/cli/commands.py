@@ -8,10 +8,13 @@ import os
 import click
 
 from knnstore import __version__
+from knnstore.cli.attribute import attribute
 from knnstore.cli.demo import demo
+from knnstore.cli.generate import generate
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
+from knnstore.cli.neighbours import neighbours
 from knnstore.cli.score import score
 from knnstore.cli.suffixes import suffixes
 from knnstore.cli.tune import tune
@@ -26,11 +29,12 @@ def main() -> None:
       knnstore ingest --corpus books/                  keys and values of every token
       knnstore index                                   an index over them
       knnstore score --model wiki-lm --store books     perplexity with and without
+      knnstore generate --prompt "Once upon a time"    text that both write
     """
     # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
     # other work as well, spinning costs many times what the waiting does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, suffixes, tune, demo):
+for _command in (ingest, index, score, suffixes, tune, generate, neighbours, attribute, demo):
     main.add_command(_command)

@@ -1,6 +1,8 @@
 """Options and endings that several commands share."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,24 +28,38 @@ class Size(click.ParamType[int]):
         return value if isinstance(value, int) else parse_size(value)
 
 
-def shared_options(command: Command) -> Command:
-    """The options that every stage has."""
+def result_options(command: Command) -> Command:
+    """The options of every command that has a result."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
         click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors."),
-        click.option(
-            "--memory", type=Size(), default="4GB", show_default=True, help="Most memory, of all processes together."
-        ),
     ):
         command = option(command)
     return command
 
 
-def lm_options(command: Command) -> Command:
-    """The options of the stages that run the LM."""
+def shared_options(command: Command) -> Command:
+    """The options that every stage has."""
+    memory = click.option(
+        "--memory", type=Size(), default="4GB", show_default=True, help="Most memory, of all processes together."
+    )
+    return memory(result_options(command))
+
+
+def model_options(command: Command) -> Command:
+    """Which LM, and how to run it."""
     for option in (
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
         click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the LM."),
+        click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."),
+    ):
+        command = option(command)
+    return command
+
+
+def reading_options(command: Command) -> Command:
+    """How files of text are read."""
+    for option in (
         click.option(
             "--errors",
             type=click.Choice(["strict", "replace", "skip"]),
@@ -52,7 +68,24 @@ def lm_options(command: Command) -> Command:
             help="Undecodable text: stop, put U+FFFD, or skip the document.",
         ),
         click.option("--text-field", default="text", show_default=True, help="Field or column that holds the text."),
-        click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."),
+    ):
+        command = option(command)
+    return command
+
+
+def lm_options(command: Command) -> Command:
+    """The options of the stages that run the LM over files."""
+    return model_options(reading_options(command))
+
+
+def mixture_options(command: Command) -> Command:
+    """How the store is searched and mixed with the LM, by commands that tune nothing."""
+    for option in (
+        click.option("--exact", is_flag=True, help="Search every key; needs no index."),
+        click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's."),
+        click.option("--temperature", type=float, help="Divides the distances. Default: as tuned, else derived."),
+        click.option("--lambda", "lambda_", type=float, help="Weight of the store. Default: as tuned, else 0.25."),
+        click.option("--k", type=int, help="Neighbours. Default: as tuned, else 1024."),
     ):
         command = option(command)
     return command
@@ -75,3 +108,14 @@ def print_result(as_json: bool, report: Any, text: str) -> None:
     from knnstore.records import to_json
 
     click.echo(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_styled(text: str, *, newline: bool = True) -> None:
+    """Text with styles on stdout at once: without them where it is no terminal, or $NO_COLOR is set."""
+    click.echo(text, nl=newline, color=False if os.environ.get("NO_COLOR") else None)
+    sys.stdout.flush()

@@ -32,6 +32,7 @@ from knnstore.cli.options import lm_options, open_store, reporter_for, shared_op
     help="Weigh each token by a gate, or all alike. Default: by the gate, if the stored setting has one.",
 )
 @click.option("--save-neighbours", metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
+@click.option("--report", metavar="FILE", help="Write an HTML page: surfaces, documents, calibration, telling tokens.")
 @click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
 @lm_options
 @shared_options
@@ -49,4 +50,8 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
     store = open_store(options.pop("store"))
     report = run(ScoreOptions(text=(*text, *more), **options), store, reporter_for(quiet))
+    if options["report"]:
+        from knnstore.report.page import write_page
+
+        write_page(report, options["report"])
     click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))

@@ -44,7 +44,8 @@ class MixtureHooks:
     returned and that aren't padding; for those that find nothing, and for padding, the logits are ln p_LM. A ``loss``
     is the mixture's. Several threads may run the model at once.
 
-    ``on_step`` is called, in the thread of the forward pass, after each; None costs nothing.
+    ``on_step`` is called, in the thread of the forward pass, after each; None costs nothing. With ``only_here`` the
+    passes of other threads stay the LM's own.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class MixtureHooks:
         lambda_: float,
         temperature: float,
         on_step: Callable[[Step], None] | None = None,
+        only_here: bool = False,
     ) -> None:
         self._search = search
         self._lambda = lambda_
         self._temperature = temperature
         self._on_step = on_step
+        self._thread = threading.get_ident() if only_here else None
         self._path = point.path
         self._signature = inspect.signature(model.forward)
         self._running = threading.local()  # .states: what the forward pass of this thread has captured so far
@@ -80,7 +83,8 @@ class MixtureHooks:
             self._handles.pop().remove()
 
     def _begin(self, _model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
-        self._running.states = []
+        if self._thread in (None, threading.get_ident()):
+            self._running.states = []
 
     def _capture_input(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if (states := getattr(self._running, "states", None)) is not None:
@@ -91,7 +95,9 @@ class MixtureHooks:
             states.append(output[0])
 
     def _end(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        states, self._running.states = self._running.states, None
+        states, self._running.states = getattr(self._running, "states", None), None
+        if states is None:
+            return output
         given = self._arguments(args, kwargs)
         loss, logits = _loss_and_logits(output, given)
         if len(states) != 1:

@@ -26,6 +26,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def printable(text: str) -> str:
+    """A text as it is but for control characters; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
 def quoted(token: str) -> str:
     """A token in quotes."""
     return f"“{one_line(token) or repr(token)[1:-1]}”"

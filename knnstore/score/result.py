@@ -54,7 +54,8 @@ class ScoreReport:
     ``base`` and ``knn`` are over the documents reported on, and ``constant`` is what the mixture's constants alone do
     where a gate weighs. ``tuned_documents`` and ``tuned_tokens`` say how many others were tuned on just now; if 0,
     ``setting_from`` says where the setting is from. ``search`` says in words how the neighbours were found, and
-    ``recall`` what the index's self-check measured there (None if exact, or unknown).
+    ``recall`` what the index's self-check measured there (None if exact, or unknown). ``names``: of the documents, and
+    ``details`` what a page shows of them, if one was asked for.
     """
 
     store: str
@@ -76,6 +77,8 @@ class ScoreReport:
     tokens_per_second: float
     seconds: Seconds
     examples: tuple[Example, ...]
+    names: tuple[str, ...] = ()
+    details: Any = None
 
     @property
     def gain_percent(self) -> float:

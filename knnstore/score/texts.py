@@ -1,6 +1,7 @@
 """The text to score: held-out documents of the store, or files."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,15 @@ def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) ->
     if not parts:
         raise UsageError(f"{store.root} holds no documents out: say what to score with --text PATH")
     return "held-out documents", _texts(names, parts, sizes)
+
+
+def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel) -> Texts:
+    """Named texts that are in memory. Raises UsageError if they hold nothing."""
+    names, texts = zip(*documents, strict=True)
+    parts = [model.tokenise(text).astype(np.uint32) for text in texts]
+    if not sum(map(len, parts)):
+        raise UsageError("the text is empty: there is nothing to score")
+    return _texts(list(names), parts, [len(text.encode()) for text in texts])
 
 
 def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:

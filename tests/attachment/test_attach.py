@@ -78,7 +78,8 @@ def generate(model, tokenizer, prompts, side="left", **options):
     tokenizer.padding_side = side
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     length = batch.input_ids.shape[1]
-    out = model.generate(**batch, max_new_tokens=8, pad_token_id=0, eos_token_id=None, **options)
+    options = {"max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None} | options
+    out = model.generate(**batch, **options)
     return out[:, length:].tolist()
 
 
@@ -105,7 +106,7 @@ def test_beams_and_samples_are_drawn_from_the_mixture(loaded, tokenizer, store):
         beams = generate(loaded, tokenizer, PROMPTS, num_beams=3, do_sample=False)
         assert generate(loaded, tokenizer, PROMPTS, num_beams=3, do_sample=False, use_cache=False) == beams
         torch.manual_seed(0)
-        sampled = generate(loaded, tokenizer, PROMPTS[2:], do_sample=True, num_return_sequences=64)
+        sampled = generate(loaded, tokenizer, PROMPTS[2:], do_sample=True, num_return_sequences=64, max_new_tokens=1)
         first = loaded(tokenizer(PROMPTS[2:], return_tensors="pt").input_ids).logits[0, -1].detach().exp()
     best = int(first.argmax())
     drawn = np.mean([line[0] == best for line in sampled])

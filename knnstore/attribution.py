@@ -1,0 +1,124 @@
+"""Who earned a text's probability: the LM, and each document of the store."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.attachment import Joined, Setting
+from knnstore.datastore.documents import Document
+from knnstore.interpolation import mix
+from knnstore.lm.forward import window_scores
+from knnstore.neighbours import ABSENT, Int64, Neighbours, agreeing_weights
+from knnstore.passages import Passage, Passages
+from knnstore.progress import Reporter
+from knnstore.score.texts import Texts
+from knnstore.windows import cut_windows
+
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentShare:
+    """What a document earned: ``tokens``, the sum of its shares in each, and the ``share`` of the text that that is.
+
+    ``passage``: the one that earned most of any token.
+    """
+
+    document: Document
+    tokens: float
+    share: float
+    passage: Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Shares in a text of ``tokens`` tokens: ``store`` + ``lm`` = 1, and the documents' add up to ``store``.
+
+    A document's share in a token is λ Σ softmax(−d/T) / p over its neighbours with that token; the LM's is
+    (1 − λ) p_LM / p.
+    """
+
+    tokens: int
+    store: float
+    lm: float
+    documents: tuple[DocumentShare, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shares:
+    """Shares in n tokens. ``store``: float64 (n,). ``credit``: float64 (n, k), each neighbour's; a row sums to it.
+
+    ``p``, ``p_lm`` and ``p_store``: float64 (n,), the tokens' probabilities.
+    """
+
+    store: Any
+    credit: Any
+    p: Any
+    p_lm: Any
+    p_store: Any
+
+
+def shares(neighbours: Neighbours, targets: Int64, log_lm: Any, setting: Setting) -> Shares:
+    """Shares in tokens ``targets``, int64 (n,), of ln p_LM ``log_lm``, float (n,), with the neighbours of each."""
+    weights = agreeing_weights(neighbours, targets, setting.temperature).astype(np.float64)  # (n, k)
+    p_store = weights.sum(axis=1)
+    # without neighbours there is no mixture: the LM's own
+    log_p = np.where(neighbours.found, mix(log_lm, p_store, setting.lambda_), log_lm)
+    p = np.exp(log_p)
+    credit = setting.lambda_ * weights / np.maximum(p, np.finfo(np.float64).tiny)[:, None]
+    return Shares(credit.sum(axis=1), credit, p, np.exp(np.asarray(log_lm, np.float64)), p_store)
+
+
+class Ledger:
+    """Adds up the shares in a text's tokens by document."""
+
+    def __init__(self, passages: Passages) -> None:
+        self._passages = passages
+        self._tokens = 0
+        self._earned: dict[int, float] = {}
+        self._best: dict[int, tuple[float, int]] = {}  # of each document, its largest credit and that row
+
+    def add(self, neighbours: Neighbours, found: Shares) -> None:
+        """Count tokens in, with the neighbours, rows included, that the shares are of."""
+        assert neighbours.rows is not None
+        self._tokens += len(found.store)
+        earning = found.credit > 0
+        credit, rows = found.credit[earning], neighbours.rows[earning]
+        order = np.argsort(-credit, kind="stable")  # so that a document's first is its best
+        credit, rows = credit[order], rows[order]
+        documents, first, inverse = np.unique(self._passages.documents(rows), return_index=True, return_inverse=True)
+        sums = np.bincount(inverse, weights=credit, minlength=len(documents))
+        for document, place, earned in zip(documents.tolist(), first.tolist(), sums.tolist(), strict=True):
+            self._earned[document] = self._earned.get(document, 0.0) + earned
+            best = (float(credit[place]), int(rows[place]))
+            self._best[document] = max(self._best.get(document, (0.0, ABSENT)), best, key=lambda pair: pair[0])
+
+    def attribution(self) -> Attribution:
+        """All that was counted, the document that earned most first."""
+        count = max(1, self._tokens)
+        store = sum(self._earned.values()) / count
+        ranked = sorted(self._earned, key=lambda document: (-self._earned[document], document))
+        documents = tuple(
+            DocumentShare(
+                self._passages.document(document),
+                self._earned[document],
+                self._earned[document] / count,
+                self._passages.at(self._best[document][1]),
+            )
+            for document in ranked
+        )
+        return Attribution(self._tokens, store, 1 - store, documents)
+
+
+def attribute_texts(joined: Joined, texts: Texts, reporter: Reporter) -> Attribution:
+    """Who earned the probability of texts, read in the windows that the store's keys were made with."""
+    model, setting = joined.model, joined.setting
+    windows = cut_windows(texts.first, texts.tokens, context=joined.recipe.context, stride=joined.recipe.stride)
+    ledger = Ledger(joined.passages)
+    with reporter.bar("attribute", len(texts.ids), "tokens") as advance:
+        for part in window_scores(model, windows, texts.read, _BATCH_TOKENS, model.loaded.identity.vocabulary):
+            neighbours = joined.search(part.keys, setting.k)
+            ledger.add(neighbours, shares(neighbours, part.targets, part.log_p, setting))
+            advance(len(part.rows))
+    return ledger.attribution()

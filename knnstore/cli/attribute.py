@@ -1,0 +1,45 @@
+"""``knnstore attribute``."""
+
+from typing import Any
+
+import click
+
+from knnstore.cli.options import (
+    mixture_options,
+    model_options,
+    print_json,
+    reading_options,
+    reporter_for,
+    result_options,
+)
+
+
+@click.command()
+@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@click.option("--text", multiple=True, metavar="PATH…", help="Text to read. Default: the documents held out.")
+@click.argument("more", nargs=-1, metavar="")
+@mixture_options
+@reading_options
+@model_options
+@result_options
+def attribute(
+    as_json: bool, quiet: bool, store: str | None, text: tuple[str, ...], more: tuple[str, ...], **options: Any
+) -> None:
+    """Which documents of the store earned the probability of a text.
+
+    A table by document, the LM's own part with it; the shares add up to all of the text.
+    """
+    from knnstore.api import open
+    from knnstore.report.attribution import attribution_json, attribution_text
+    from knnstore.score import ScoreOptions
+
+    if more and not text:
+        raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
+    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    reading = ScoreOptions(text=(*text, *more), text_field=options.pop("text_field"), errors=options.pop("errors"))
+    joined = opened.joined(**options)
+    result = opened.attribute(reading, joined=joined, reporter=reporter_for(quiet))
+    if as_json:
+        print_json(attribution_json(result))
+    else:
+        click.echo(attribution_text(result))

@@ -1,0 +1,33 @@
+"""``knnstore neighbours``."""
+
+import sys
+from typing import Any
+
+import click
+
+from knnstore.cli.options import model_options, print_json, print_styled, result_options
+
+
+@click.command()
+@click.argument("text")
+@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@click.option("--k", type=click.IntRange(1), default=8, show_default=True, help="How many.")
+@click.option("--nprobe", type=int, help="Lists that the query searches. Default: the index's.")
+@click.option("--exact", is_flag=True, help="Search every key; needs no index.")
+@model_options
+@result_options
+def neighbours(as_json: bool, quiet: bool, text: str, store: str | None, k: int, **options: Any) -> None:
+    """The stored contexts that are nearest to TEXT for the LM, and what followed each.
+
+    TEXT is - to read it from the standard input. On a terminal its words are highlighted where they occur.
+    """
+    from knnstore.api import open
+    from knnstore.report.neighbours import neighbours_json, neighbours_text
+
+    text = sys.stdin.read() if text == "-" else text
+    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    found = opened.neighbours(text, k, **options)
+    if as_json:
+        print_json(neighbours_json(text, found))
+        return
+    print_styled(neighbours_text(text, found, lambda word: click.style(word, fg="yellow", bold=True)))

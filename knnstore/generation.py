@@ -1,0 +1,114 @@
+"""Text that an LM and a store write together, token by token, with what each token owes to whom."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from knnstore.attachment import Joined, Setting, attach_store
+from knnstore.attribution import Attribution, Ledger, Shares, shares
+from knnstore.errors import UsageError
+from knnstore.lm.hooks import Step
+from knnstore.lm.streaming import Sampling, TextStream, in_thread, write_tokens
+from knnstore.neighbours import Neighbours
+from knnstore.passages import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenToken:
+    """A token that was written. ``text`` is what it adds: empty where it only begins a character.
+
+    ``p``, ``p_lm`` and ``p_store``: its probability by mixture, LM and store, before any sampling; ``store_share``: the
+    part of ``p`` that comes from the store, λ p_store / p. ``row``: the neighbour with this token that gave most of
+    it, ``row_share`` its part of ``p``; None where no neighbour has the token.
+    """
+
+    token_id: int
+    text: str
+    p: float
+    p_lm: float
+    p_store: float
+    store_share: float
+    row: int | None
+    row_share: float
+
+
+class Generation:
+    """A text in the making: iterate over its tokens; then ``text`` and ``attribution`` tell of those written so far.
+
+    The LM is joined to the store in the thread that writes, and there alone. To leave off early, close the iterator.
+    """
+
+    def __init__(self, joined: Joined, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None) -> None:
+        if max_new_tokens < 1:
+            raise UsageError(f"max-new-tokens {max_new_tokens}: give at least 1")
+        self.prompt = prompt
+        self.tokens: list[WrittenToken] = []
+        self._most = max_new_tokens
+        self._sampling = sampling or Sampling()
+        self._joined = joined
+        self._ledger = Ledger(joined.passages)
+
+    def __iter__(self) -> Iterator[WrittenToken]:
+        """Write; a second iteration writes once more from the prompt."""
+        self.tokens.clear()
+        self._ledger = Ledger(self._joined.passages)
+        for token, neighbours, found in in_thread(self._write):
+            self._ledger.add(neighbours, found)
+            self.tokens.append(token)
+            yield token
+
+    @property
+    def setting(self) -> Setting:
+        """k, λ and temperature of the mixture."""
+        return self._joined.setting
+
+    @property
+    def source(self) -> str:
+        """Where the setting comes from, in words."""
+        return self._joined.source
+
+    @property
+    def text(self) -> str:
+        """What was written after the prompt."""
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def attribution(self) -> Attribution:
+        """Who earned the probability of the tokens written."""
+        return self._ledger.attribution()
+
+    def cited(self, token: WrittenToken) -> Passage | None:
+        """The passage that gave most of a token's probability; None if none has the token."""
+        return None if token.row is None else self._joined.passages.at(token.row)
+
+    def _write(self, emit: Callable[[tuple[WrittenToken, Neighbours, Shares]], None]) -> None:
+        model = self._joined.model
+        ids = [model.loaded.bos, *model.loaded.tokenise(self.prompt).tolist()]
+        stream = TextStream(model.loaded, ids)
+        steps: list[Step] = []
+
+        def take(token: int) -> None:
+            emit(_explained(token, stream.add(token), steps.pop(), self.setting))
+
+        with attach_store(model, self._joined.search, self.setting, on_step=steps.append, only_here=True):
+            write_tokens(model.loaded, ids, self._most, self._sampling, take)
+
+
+def _explained(token: int, text: str, step: Step, setting: Setting) -> tuple[WrittenToken, Neighbours, Shares]:
+    neighbours = step.neighbours
+    found = shares(neighbours, np.array([token]), step.log_lm[:, token].double().cpu().numpy(), setting)
+    best = int(np.argmax(found.credit[0]))
+    credit = float(found.credit[0, best])
+    assert neighbours.rows is not None
+    written = WrittenToken(
+        token_id=token,
+        text=text,
+        p=float(found.p[0]),
+        p_lm=float(found.p_lm[0]),
+        p_store=float(found.p_store[0]),
+        store_share=float(found.store[0]),
+        row=int(neighbours.rows[0, best]) if credit > 0 else None,
+        row_share=credit,
+    )
+    return written, neighbours, found

@@ -1,0 +1,55 @@
+"""Who earned a text's probability, as a table."""
+
+from typing import Any
+
+from knnstore.attribution import Attribution, DocumentShare
+from knnstore.report.words import marked, one_line, wrapped
+
+_SHOWN = 10
+_PASSAGES = 3
+
+
+def attribution_text(result: Attribution, shown: int = 0) -> str:
+    """The documents that earned most, at least ``shown``, the others together, the LM; passages of the first."""
+    lines = [f"{'tokens':>10}  {'share':>7}  earned by"]
+    first, others = result.documents[: max(shown, _SHOWN)], result.documents[max(shown, _SHOWN) :]
+    lines += [
+        _line(document.tokens, document.share, f"[{number}] {one_line(str(document.document))}")
+        for number, document in enumerate(first, 1)
+    ]
+    if others:
+        tokens, share = sum(document.tokens for document in others), sum(document.share for document in others)
+        lines.append(_line(tokens, share, f"{len(others):,} other document{'s' if len(others) > 1 else ''}"))
+    lines.append(_line(result.lm * result.tokens, result.lm, "the LM"))
+    lines.append(_line(result.tokens, 1.0, "all"))
+    for number, document in enumerate(first[:_PASSAGES], 1):
+        lines += ["", *wrapped(f"[{number}]", _passage(document))]
+    return "\n".join(lines)
+
+
+def attribution_json(result: Attribution) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    return {
+        "tokens": result.tokens,
+        "store": result.store,
+        "lm": result.lm,
+        "documents": [
+            {
+                "document": str(document.document),
+                "tokens": document.tokens,
+                "share": document.share,
+                "row": document.passage.row,
+                "passage": document.passage.before,
+                "token": document.passage.token,
+            }
+            for document in result.documents
+        ],
+    }
+
+
+def _line(tokens: float, share: float, words: str) -> str:
+    return f"{tokens:>10,.1f}  {100 * share:>5.1f} %  {words}"
+
+
+def _passage(document: DocumentShare) -> str:
+    return marked(document.passage.before, document.passage.token)

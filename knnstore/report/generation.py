@@ -1,0 +1,64 @@
+"""A generated text, and what each of its tokens owes to the store."""
+
+from typing import Any
+
+from knnstore.generation import Generation
+from knnstore.report.attribution import attribution_json, attribution_text
+from knnstore.report.words import marked, quoted
+
+_PASSAGE = 48
+_TOKEN = 16
+
+
+def explanation(generation: Generation) -> str:
+    """A line a token: the store's share in it, its probabilities, the passage cited; then the documents' table."""
+    result = generation.attribution
+    numbers = {str(share.document): number for number, share in enumerate(result.documents, 1)}
+    last = 0
+    lines = [f"{'store':>6}  {'LM':>8}  {'mixture':>8}  {'token':{_TOKEN}}  cited"]
+    for token in generation.tokens:
+        passage = generation.cited(token)
+        cited = ""
+        if passage is not None:
+            place = marked(passage.before, passage.token)[-_PASSAGE:].removeprefix("… ")
+            number = numbers[str(passage.document)]
+            last = max(last, number)
+            cited = f"[{number}] … {place}"
+        lines.append(
+            f"{100 * token.store_share:>4.0f} %  {100 * token.p_lm:>6.2f} %  {100 * token.p:>6.2f} %  "
+            f"{quoted(token.text or '…'):{_TOKEN}}  {cited}"
+        )
+    return "\n".join([*lines, "", attribution_text(result, last)])
+
+
+def generation_json(generation: Generation) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    setting = generation.setting
+    return {
+        "prompt": generation.prompt,
+        "text": generation.text,
+        "k": setting.k,
+        "lambda": setting.lambda_,
+        "temperature": setting.temperature,
+        "tokens": [_token(generation, token) for token in generation.tokens],
+        "attribution": attribution_json(generation.attribution),
+    }
+
+
+def _token(generation: Generation, token: Any) -> dict[str, Any]:
+    passage = generation.cited(token)
+    return {
+        "token_id": token.token_id,
+        "text": token.text,
+        "p": token.p,
+        "p_lm": token.p_lm,
+        "p_store": token.p_store,
+        "store_share": token.store_share,
+        "cited": passage
+        and {
+            "document": str(passage.document),
+            "row": passage.row,
+            "passage": passage.before,
+            "share": token.row_share,
+        },
+    }
