@@ -2,6 +2,7 @@
 
 import math
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +142,8 @@ def _by_document(report: ScoreReport, details: Details) -> str:
 
 def _by_frequency(details: Details) -> str:
     group = np.searchsorted(np.array(_EDGES), details.frequency, side="right")
-    names = ["never", "below 1 a million", *(f"{low:,} to {high:,}" for low, high in zip(_EDGES[1:], _EDGES[2:]))]  # noqa: B905 - pairs
-    names.append(f"{_EDGES[-1]:,} a million and more")
+    between = [f"{low:,} to {high:,}" for low, high in pairwise(_EDGES[1:])]
+    names = ["never", "below 1 a million", *between, f"{_EDGES[-1]:,} a million and more"]
     group = np.where(details.frequency == 0, 0, group)
     return _gains(details, group, names)
 

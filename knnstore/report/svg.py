@@ -22,15 +22,15 @@ def heat_map(
         y = _TOP + _CELL_HEIGHT * i
         parts.append(_text(_LEFT - 6, y + 16, name, "end"))
         for j in range(len(columns)):
+            left = _LEFT + _CELL_WIDTH * j
             value = float(values[i][j])
             share = min(1.0, (value - low) / (high - low)) if high > low else 0.0
             colour = f"hsl({140 - 130 * share:.0f} 55% {78 - 18 * share:.0f}%)"
             frame = ' stroke="#111" stroke-width="2"' if (i, j) == chosen else ""
-            x = _LEFT + _CELL_WIDTH * j
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{_CELL_WIDTH - 2}" height="{_CELL_HEIGHT - 2}" fill="{colour}"{frame}/>'
+                f'<rect x="{left}" y="{y}" width="{_CELL_WIDTH - 2}" height="{_CELL_HEIGHT - 2}" fill="{colour}"{frame}/>'
             )
-            parts.append(_text(x + _CELL_WIDTH / 2 - 1, y + 15, _short(value), "middle", "cell"))
+            parts.append(_text(left + _CELL_WIDTH / 2 - 1, y + 15, _short(value), "middle", "cell"))
     for j, name in enumerate(columns):
         x = _LEFT + _CELL_WIDTH * (j + 0.5)
         parts.append(_text(x, _TOP + _CELL_HEIGHT * len(rows) + 14, name, "middle"))
