@@ -27,9 +27,8 @@ def heat_map(
             share = min(1.0, (value - low) / (high - low)) if high > low else 0.0
             colour = f"hsl({140 - 130 * share:.0f} 55% {78 - 18 * share:.0f}%)"
             frame = ' stroke="#111" stroke-width="2"' if (i, j) == chosen else ""
-            parts.append(
-                f'<rect x="{left}" y="{y}" width="{_CELL_WIDTH - 2}" height="{_CELL_HEIGHT - 2}" fill="{colour}"{frame}/>'
-            )
+            size = f'width="{_CELL_WIDTH - 2}" height="{_CELL_HEIGHT - 2}"'
+            parts.append(f'<rect x="{left}" y="{y}" {size} fill="{colour}"{frame}/>')
             parts.append(_text(left + _CELL_WIDTH / 2 - 1, y + 15, _short(value), "middle", "cell"))
     for j, name in enumerate(columns):
         x = _LEFT + _CELL_WIDTH * (j + 0.5)
