@@ -1,13 +1,14 @@
-"""Durable writes: aside, fsync, rename; and foreign OS errors as sentences of ours."""
+"""Durable writes: aside, fsync, rename; JSON that carries its own checksum; foreign OS errors as sentences of ours."""
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 
@@ -16,15 +17,31 @@ from knnstore.sizes import format_size
 
 _BLOCK = 2**22
 TEMPORARY_SUFFIX = ".tmp"
+CHECKSUM_FIELD = "crc32c"
 
 
-def crc32c_of(path: Path) -> int:
-    """CRC-32C of a file's bytes, read in blocks."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+def crc32c_of(path: Path, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
+    """CRC-32C of a file's first ``length`` bytes (None: all), read in blocks; ``advance`` is told of bytes read."""
+    checksum, left = 0, float("inf") if length is None else length
+    with open_regular(path) as file:
+        while block := file.read(int(min(_BLOCK, left))):
             checksum = google_crc32c.extend(checksum, block)
+            left -= len(block)
+            advance(len(block))
     return int(checksum)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; OSError for anything else. Links aren't followed, a FIFO isn't waited for."""
+    file = open(path, "rb", opener=_open_plainly)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
+def _open_plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def sync_file(path: Path) -> None:
@@ -57,9 +74,37 @@ def encode_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` atomically by ``value`` in canonical JSON."""
-    write_atomically(path, encode_json(value))
+def seal_json(value: dict[str, Any]) -> bytes:
+    """Canonical JSON of ``value`` with one field more, ``crc32c``: the CRC-32C of the canonical JSON without it."""
+    return encode_json(value | {CHECKSUM_FIELD: google_crc32c.value(encode_json(value))})
+
+
+def unseal_json(data: bytes) -> Any:
+    """The JSON value in ``data``, without its checksum; ValueError if that doesn't match, or a byte isn't canonical.
+
+    A value without a checksum is taken as it is: people write JSON by hand, and old stores have none.
+    """
+    value = json.loads(data, parse_constant=_refuse_constant)
+    if not isinstance(value, dict) or CHECKSUM_FIELD not in value:
+        return value
+    plain = {name: item for name, item in value.items() if name != CHECKSUM_FIELD}
+    if seal_json(plain) != data:
+        raise ValueError("its bytes are not those that its checksum was made of")
+    return plain
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace ``path`` atomically by ``value`` in canonical JSON with its checksum."""
+    write_atomically(path, seal_json(value))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that aren't there, so that a power cut doesn't take them away again."""
+    with storage_errors("make", path):
+        missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):
+            sync_folder(folder.absolute().parent)
 
 
 @contextmanager
@@ -77,6 +122,10 @@ def free_bytes(path: Path) -> int:
     """Bytes that the file system of ``path``, or of its nearest existing parent, has free."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON knows")
 
 
 def _explain(error: OSError, action: str, path: Path) -> str:

@@ -110,14 +110,14 @@ def test_making_an_array_again_keeps_its_chunks_unless_its_form_is_another(tmp_p
 
 
 def test_no_array_is_one_sentence(tmp_path):
-    with pytest.raises(CorruptStoreError, match="not a readable Zarr array"):
+    with pytest.raises(CorruptStoreError, match=r"none/zarr\.json is damaged, or isn't JSON: .*No such file"):
         open_array(tmp_path / "none")
 
 
 def test_garbled_metadata_is_one_sentence(tmp_path):
     write(tmp_path / "a")
     (tmp_path / "a" / "zarr.json").write_text("{")
-    with pytest.raises(CorruptStoreError, match="not a readable Zarr array"):
+    with pytest.raises(CorruptStoreError, match=r"a/zarr\.json is damaged, or isn't JSON"):
         read_rows(tmp_path / "a", 0, 1)
 
 

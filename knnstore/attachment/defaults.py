@@ -33,23 +33,29 @@ def choose_setting(
     if k is not None and lambda_ is not None and temperature is not None:
         return Setting(min(k, store.live_rows), lambda_, temperature), "as given"
     record = load_tuned(store)
-    if record is not None and lambda_ is None and temperature is None and k in (None, record.alone.k):
-        return record.alone, "as 'knnstore tune' stored it"
-    default = default_setting(store, search, k)
+    if record is not None and k in (None, record.alone.k):
+        default, source = record.alone, "as 'knnstore tune' stored it"
+    else:
+        default, source = cautious_setting(store, search, k), _cautious_words(lambda_, temperature)
+    if lambda_ is not None and temperature is not None:
+        source = "as given"
+    return Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature)), source
+
+
+def _cautious_words(lambda_: float | None, temperature: float | None) -> str:
     told = [
         words
         for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
         if given is None
     ]
-    source = f"{' and '.join(told)}; 'knnstore tune' finds better ones" if told else "as given"
-    return Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature)), source
+    return f"{' and '.join(told)}; 'knnstore score' finds better ones"
 
 
-def default_setting(store: Datastore, search: Search, k: int | None) -> Setting:
+def cautious_setting(store: Datastore, search: Search, k: int | None) -> Setting:
     """A setting that does no harm.
 
     k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
-    of distances of held-out keys. Tuning finds better ones.
+    of distances of held-out keys.
     """
     k = min(k or DEFAULT_K, store.live_rows)
     queries = np.concatenate([segment.queries() for segment in store.segments])

@@ -7,7 +7,7 @@ that it costs what is new; how much worse the quantisers suit the new keys is me
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, make_folder, storage_errors, write_json
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
@@ -101,8 +101,8 @@ def _prepare(store: Datastore, work: Work) -> None:
             f"{store.root}: the index needs {format_size(needed)} more on disk and {format_size(free)} are free: "
             f"make room, or lower --pq-bytes"
         )
-    with storage_errors("make", folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.root)
+    with storage_errors("clean", folder.root):
         for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
             for leftover in folder.root.rglob(pattern):
                 leftover.unlink()

@@ -12,7 +12,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import self_check
 from knnstore.index.fill import fill_run, fill_tasks, run_layout
-from knnstore.index.merge import create_lists, merge_chunk, merge_tasks
+from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
 from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, segment_reference
 from knnstore.index.search import Searcher
 from knnstore.planning import BASE_BYTES
@@ -44,7 +44,9 @@ def fill_lists(
     """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
     reference = segment_reference(segment)
     commits = folder.list_commits(reference)
-    if all(commits.find(task.name) for task in merge_tasks(store, folder, reference, ())):
+    if all(
+        commits.find(name) for name in (OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ())))
+    ):
         return
     run_chunks = run_layout(folder, reference, run_chunks)
     fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)

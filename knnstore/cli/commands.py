@@ -15,9 +15,11 @@ from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.ingest import ingest
 from knnstore.cli.neighbours import neighbours
+from knnstore.cli.repair import repair
 from knnstore.cli.score import score
 from knnstore.cli.suffixes import suffixes
 from knnstore.cli.tune import tune
+from knnstore.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,5 +38,18 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for _command in (ingest, index, score, suffixes, tune, generate, neighbours, attribute, demo):
+_COMMANDS = (
+    ingest,
+    index,
+    score,
+    suffixes,
+    tune,
+    generate,
+    neighbours,
+    attribute,
+    verify,
+    repair,
+    demo,
+)
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -91,11 +91,18 @@ def mixture_options(command: Command) -> Command:
     return command
 
 
+def store_root(store: str | None) -> Path:
+    """The folder of the store of that name or path, or of the only one here."""
+    from knnstore.datastore.store import only_store, store_path
+
+    return store_path(store) if store else only_store(Path())
+
+
 def open_store(store: str | None) -> "Datastore":
     """The store of that name or path, or the only one here."""
-    from knnstore.datastore.store import Datastore, only_store, store_path
+    from knnstore.datastore.store import Datastore
 
-    return Datastore(store_path(store) if store else only_store(Path()))
+    return Datastore(store_root(store))
 
 
 def reporter_for(quiet: bool) -> Reporter:

@@ -1,23 +1,69 @@
 """Zarr v3 arrays of a store: made once, written a whole chunk at a time, never read where a chunk is absent.
 
-Only this module imports zarr. A chunk file is owned by one task. Every chunk ends in its CRC-32C (the
-``crc32c`` codec), because without it a flipped bit comes back silently; and zarr reads an absent or empty
-chunk as zeros, so ``read_rows`` looks at the files first.
+Only this module imports zarr, to write. A chunk file is owned by one task and ends in its CRC-32C (the ``crc32c``
+codec), because without it a flipped bit comes back silently. Reading is our own: ``zarr.json`` may come from a
+stranger, so only the form that is written here is believed, nothing is allocated before the file's size, checksum
+and the length that it unpacks to agree with that form, and an absent chunk is damage, where zarr would read zeros.
 """
 
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import google_crc32c
 import numpy as np
 import zarr
 import zarr.codecs
 import zarr.storage
+from numcodecs import zstd
 
-from knnstore.atomic import storage_errors
-from knnstore.errors import CorruptStoreError
+from knnstore.atomic import open_regular, storage_errors
+from knnstore.datastore.manifest import load_json
+from knnstore.errors import CorruptStoreError, UsageError
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4
+METADATA_FILE = "zarr.json"
+_DTYPES = ("int8", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32")
+_MOST_PACKED = 2**30  # bytes of a compressed chunk, unpacked: a file of some bytes can claim any number
+_LARGEST_SHAPE = 2**48
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayForm:
+    """What an array is: ``shape`` with rows first, rows a chunk, dtype (little-endian), and whether it is compressed.
+
+    A chunk spans all the other dimensions.
+    """
+
+    shape: tuple[int, ...]
+    chunk_rows: int
+    dtype: np.dtype[Any]
+    compressed: bool
+
+    def __post_init__(self) -> None:
+        whole = all(type(size) is int and size >= 0 for size in self.shape) and type(self.chunk_rows) is int
+        if not whole or not self.shape or self.chunk_rows < 1 or prod(self.shape) > _LARGEST_SHAPE:
+            raise ValueError(f"impossible shape {self.shape!r:.80} in chunks of {self.chunk_rows!r:.20} rows")
+        if self.compressed and self.chunk_bytes > _MOST_PACKED:
+            raise ValueError(f"chunks of {self.chunk_bytes} bytes; at most {_MOST_PACKED} are unpacked at once")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.dtype.itemsize * prod(self.shape[1:])
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a whole chunk, uncompressed and without its checksum."""
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.shape[0] // self.chunk_rows)
 
 
 def create_array(
@@ -31,43 +77,47 @@ def create_array(
         chunk_rows: rows a chunk; a chunk spans all the other dimensions.
         dtype: of the elements, stored little-endian.
         compression: ``none`` for chunks that are to be memory-mapped.
+
+    Raises UsageError for chunks that no reader would take.
     """
+    try:
+        form = ArrayForm(tuple(map(int, shape)), int(chunk_rows), np.dtype(dtype), compression != "none")
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}: choose fewer rows a chunk") from error
     with storage_errors("make", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
-        if not _has_form(path, shape, chunk_rows, dtype):
+        if not ((path / METADATA_FILE).is_file() and open_array(path) == form):
             zarr.create_array(
                 store=zarr.storage.LocalStore(path),
-                shape=shape,
-                chunks=(chunk_rows, *shape[1:]),
-                dtype=dtype,
+                shape=form.shape,
+                chunks=(form.chunk_rows, *form.shape[1:]),
+                dtype=form.dtype,
                 compressors=[*_compressors(compression), zarr.codecs.Crc32cCodec()],
                 fill_value=0,
                 overwrite=True,
             )
-    return [path.parent / "zarr.json", path / "zarr.json"]
+    return [path.parent / METADATA_FILE, path / METADATA_FILE]
 
 
-def open_array(path: Path) -> Any:
-    """The zarr array at ``path``, read-only. Raises CorruptStoreError if there is none that can be read."""
+def open_array(path: Path) -> ArrayForm:
+    """The form of the array at ``path``. Raises CorruptStoreError for any that this package doesn't write."""
+    metadata = load_json(path / METADATA_FILE)
     try:
-        return zarr.open_array(store=zarr.storage.LocalStore(path, read_only=True), mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptStoreError(f"{path} is not a readable Zarr array: {error}") from error
+        return _parse(metadata)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptStoreError(f"{path / METADATA_FILE} describes no array of a store: {error}") from error
 
 
-def open_raw(path: Path) -> tuple[tuple[int, ...], int, np.dtype[Any]]:
-    """Shape, rows a chunk and dtype of an uncompressed array, whose chunk files are raw rows and a checksum.
+def open_raw(path: Path) -> ArrayForm:
+    """The form of an uncompressed array, whose chunk files are raw rows and a checksum.
 
     Raises CorruptStoreError if the array isn't of this kind.
     """
-    array = open_array(path)
-    codecs = [type(codec) for codec in array.metadata.codecs]
-    little = array.dtype.byteorder in "<|="
-    whole = array.chunks[1:] == array.shape[1:]
-    if codecs != [zarr.codecs.BytesCodec, zarr.codecs.Crc32cCodec] or not little or not whole or array.ndim == 0:
+    form = open_array(path)
+    if form.compressed:
         raise CorruptStoreError(f"{path} isn't an uncompressed array that can be memory-mapped: build the index again")
-    return tuple(array.shape), int(array.chunks[0]), np.dtype(array.dtype)
+    return form
 
 
 def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
@@ -94,22 +144,21 @@ def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
 def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
     """Rows ``[begin, end)`` of the array at ``path``, in memory.
 
-    Raises CorruptStoreError if a chunk is absent, empty or fails its checksum.
+    Raises CorruptStoreError if a chunk is absent, of a wrong size, or fails its checksum.
     """
-    array = open_array(path)
-    if not 0 <= begin <= end <= array.shape[0]:
-        raise IndexError(f"{path}: rows [{begin}, {end}) of {array.shape[0]}")
+    form = open_array(path)
+    if not 0 <= begin <= end <= form.shape[0]:
+        raise IndexError(f"{path}: rows [{begin}, {end}) of {form.shape[0]}")
     if begin == end:
-        return np.empty((0, *array.shape[1:]), array.dtype)
-    rows = array.chunks[0]
-    for chunk in range(begin // rows, (end - 1) // rows + 1):
-        file = chunk_file(path, chunk, array.ndim)
-        if not file.is_file() or file.stat().st_size <= CHECKSUM_BYTES:
-            raise CorruptStoreError(f"{file} (rows from {chunk * rows}) is missing or empty: run the ingest again")
-    try:
-        return np.asarray(array[begin:end])
-    except (ValueError, RuntimeError) as error:
-        raise CorruptStoreError(f"{path}: rows [{begin}, {end}) are damaged: {error}") from error
+        return np.empty((0, *form.shape[1:]), form.dtype)
+    blocks = []
+    for chunk in range(begin // form.chunk_rows, (end - 1) // form.chunk_rows + 1):
+        first = chunk * form.chunk_rows
+        rows = slice(max(begin - first, 0), min(end - first, form.chunk_rows))
+        blocks.append(_read_chunk(path, form, chunk)[rows])
+    whole = len(blocks) == 1 and len(blocks[0]) == form.chunk_rows and blocks[0].flags.writeable
+    # else a copy, so that the rest of a chunk isn't kept, and writable, for torch takes no other
+    return blocks[0] if whole else np.concatenate(blocks)
 
 
 def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -117,22 +166,89 @@ def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
 
     Raises CorruptStoreError if it is damaged, or not of this shape and dtype.
     """
-    array = open_array(path)
-    if array.shape != shape or array.dtype != dtype:
+    form = open_array(path)
+    if form.shape != shape or form.dtype != dtype:
         raise CorruptStoreError(
-            f"{path} is {array.dtype} {array.shape}, not {dtype} {shape}: run the command that made it with --overwrite"
+            f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: run the command that made it with --overwrite"
         )
     return read_rows(path, 0, shape[0])
+
+
+def _read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
+    """A whole chunk, ``(chunk_rows, …)``."""
+    file = chunk_file(path, chunk, len(form.shape))
+    first = chunk * form.chunk_rows
+    where = f"{file} (rows {first} to {min(first + form.chunk_rows, form.shape[0])})"
+    # zstd makes nothing longer than this of what it can't shorten
+    most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
+    try:
+        with open_regular(file) as handle:
+            data = handle.read(most + 1)
+    except FileNotFoundError:
+        raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
+    except OSError as error:
+        raise CorruptStoreError(f"{where} can't be read: {error.strerror or error}") from error
+    try:
+        return np.frombuffer(_unpack(data, form), form.dtype).reshape(form.chunk_rows, *form.shape[1:])
+    except (ValueError, RuntimeError) as error:
+        raise CorruptStoreError(f"{where} is damaged: {error}. See what else is, with 'knnstore verify'") from error
+
+
+def _unpack(data: bytes, form: ArrayForm) -> Any:
+    """The ``chunk_bytes`` bytes that a chunk file stands for; ValueError unless it is whole."""
+    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    if len(data) <= CHECKSUM_BYTES or int(google_crc32c.extend(0, body)).to_bytes(4, "little") != checksum:
+        raise ValueError(f"its {len(data)} bytes don't have the checksum that they end in")
+    length = _zstd_length(data) if form.compressed else len(body)
+    if length != form.chunk_bytes:
+        raise ValueError(f"it holds {length} bytes, not {form.chunk_bytes}")
+    if not form.compressed:
+        return body
+    unpacked = np.empty(form.chunk_bytes, np.uint8)
+    zstd.decompress(body, unpacked)
+    return unpacked
+
+
+def _zstd_length(data: bytes) -> int:
+    """The unpacked length that a zstd frame's header says (RFC 8878, 3.1.1.1), which no byte is unpacked beyond."""
+    if len(data) < 6 or data[:4] != _ZSTD_MAGIC:
+        raise ValueError("it isn't compressed by zstd")
+    flags = data[4]
+    single, kind = flags >> 5 & 1, flags >> 6
+    size = 1 << kind if kind or single else 0
+    first = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if not size or len(data) < first + size:
+        raise ValueError("its header doesn't say how long it is")
+    return int.from_bytes(data[first : first + size], "little") + (256 if size == 2 else 0)
+
+
+def _parse(metadata: Any) -> ArrayForm:
+    """The form that a ``zarr.json`` describes; ValueError, KeyError or TypeError for what isn't written here."""
+    grid, codecs = metadata["chunk_grid"], [codec["name"] for codec in metadata["codecs"]]
+    packed = codecs == ["bytes", "zstd", "crc32c"]
+    fixed = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "storage_transformers": [],
+        "attributes": {},
+    }
+    for name, value in fixed.items():
+        if metadata.get(name, value) != value:
+            raise ValueError(f"{name} is {metadata[name]!r:.80}")
+    if metadata["fill_value"] != 0 or grid["name"] != "regular" or metadata["data_type"] not in _DTYPES:
+        raise ValueError(f"{metadata['data_type']!r:.40} in a {grid['name']!r:.40} grid")
+    if not packed and codecs != ["bytes", "crc32c"]:
+        raise ValueError(f"its codecs are {codecs!r:.120}")
+    if metadata["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
+        raise ValueError("its numbers are big-endian")
+    shape, chunk = tuple(metadata["shape"]), tuple(grid["configuration"]["chunk_shape"])
+    if not shape or chunk[1:] != shape[1:] or len(chunk) != len(shape):
+        raise ValueError(f"shape {shape!r:.80} is cut into {chunk!r:.80}")
+    return ArrayForm(shape, chunk[0], np.dtype(metadata["data_type"]).newbyteorder("<"), packed)
 
 
 def _compressors(compression: Compression) -> list[Any]:
     # zstd-1 is the knee on real keys: 8 % off fp16 and 16 % off int8; shuffling and higher levels gain nothing more.
     levels: dict[Compression, int] = {"values": 3, "keys": 1}
     return [zarr.codecs.ZstdCodec(level=levels[compression])] if compression in levels else []
-
-
-def _has_form(path: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> bool:
-    if not (path / "zarr.json").is_file():
-        return False
-    array = open_array(path)
-    return bool(array.shape == shape and array.chunks[0] == chunk_rows and array.dtype == dtype)

@@ -5,24 +5,42 @@ last one small JSON record is renamed into place. No record, or a record whose f
 their recorded sizes, means not done: the task runs again and overwrites. No lock is needed between tasks.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import crc32c_of, storage_errors, sync_file, sync_folder, write_json
+from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_file, sync_folder, write_json
+from knnstore.datastore.arrays import CHECKSUM_BYTES
+from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.records import from_json, to_json
+
+_CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file of a task: its path below the log's root, bytes and CRC-32C."""
+    """One file of a task: its path below the log's root, bytes and CRC-32C.
+
+    ``crc32c`` of an array's chunk is that of what stands before the chunk's own checksum: of bytes that end in their
+    CRC-32C the CRC-32C is the same number, whatever the bytes, and one chunk in another's place would pass.
+    """
 
     path: str
     bytes: int
     crc32c: int
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        if not all(parts) or {".", ".."} & set(parts) or "\0" in self.path:
+            raise ValueError(f"{self.path!r:.80} is no path inside the store")
+
+    @property
+    def chunk(self) -> int | None:
+        """Number of the chunk, if the file is one of an array."""
+        return chunk_number(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +63,7 @@ class CommitLog:
 
     def prepare(self) -> None:
         """Make the folder."""
-        with storage_errors("make", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(self.folder.parent)
+        make_folder(self.folder)
 
     def find(self, task: str) -> Commit | None:
         """The task's commit, or None if it has to run (again).
@@ -57,7 +73,7 @@ class CommitLog:
         path = self.folder / f"{task}.json"
         if not path.exists():
             return None
-        commit = _load(path)
+        commit = load_commit(path)
         if commit.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"{path} was written by a run with other settings ({commit.fingerprint[:12]}, "
@@ -80,10 +96,7 @@ class CommitLog:
                 sync_file(file)
             for folder in sorted({parent for file in files for parent in self._folders(file)}, reverse=True):
                 sync_folder(folder)
-            records = tuple(
-                FileRecord(file.relative_to(self.root).as_posix(), file.stat().st_size, crc32c_of(file))
-                for file in files
-            )
+            records = tuple(self._record(file) for file in files)
         commit = Commit(task, self.fingerprint, records, facts)
         write_json(self.folder / f"{task}.json", to_json(commit))
         return commit
@@ -91,7 +104,26 @@ class CommitLog:
     def all(self) -> Iterator[Commit]:
         """Every commit record there is, by name."""
         for path in sorted(self.folder.glob("*.json")):
-            yield _load(path)
+            yield load_commit(path)
+
+    def require_intact(self, task: str) -> Commit:
+        """The task's commit, after every byte of its files has been read. Raises CorruptStoreError if one changed."""
+        commit = self.require(task)
+        for file in commit.files:
+            if damage := file_damage(self.root, file):
+                raise CorruptStoreError(f"{self.root / file.path} {damage}: see what else is, with 'knnstore verify'")
+        return commit
+
+    def require_file(self, task: str, path: str) -> None:
+        """Raise CorruptStoreError unless the task's record has the file ``path``, and its bytes are those recorded."""
+        record = next((file for file in self.require(task).files if file.path == path), None)
+        damage = "is in no commit record" if record is None else file_damage(self.root, record)
+        if damage:
+            raise CorruptStoreError(f"{self.root / path} {damage}: see what else is, with 'knnstore verify'")
+
+    def _record(self, file: Path) -> FileRecord:
+        path, size = file.relative_to(self.root).as_posix(), file.stat().st_size
+        return FileRecord(path, size, _checksums(file, size, chunk=chunk_number(path) is not None)[0])
 
     def _folders(self, file: Path) -> Iterator[Path]:
         for parent in file.parents:
@@ -100,16 +132,48 @@ class CommitLog:
                 return
 
 
-def _load(path: Path) -> Commit:
+def load_commit(path: Path) -> Commit:
+    """A commit record. Raises CorruptStoreError if it is damaged."""
+    return from_json(Commit, load_json(path), str(path))
+
+
+def chunk_number(path: str) -> int | None:
+    """Number of the chunk that a file of this path is, or None: ``keys/c/7/0`` is chunk 7."""
+    match = _CHUNK_PATH.search(path)
+    return int(match[1]) if match else None
+
+
+def file_damage(root: Path, record: FileRecord, advance: Callable[[int], None] = lambda _: None) -> str | None:
+    """What is wrong with a file, in words, or None. Reads all of it; ``advance`` is told of bytes read."""
+    path = root / record.path
+    size = _size(path)
+    if size != record.bytes:
+        return "is missing" if size < 0 else f"has {size} bytes, not {record.bytes}"
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptStoreError(f"{path} is not JSON ({error}): delete it and run the same command again") from error
-    return from_json(Commit, value, str(path))
+        found, own = _checksums(path, size, chunk=record.chunk is not None, advance=advance)
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
+    if found != record.crc32c:
+        whole = ": it is whole, but another's" if record.chunk is not None and found == own else ""
+        return f"isn't what was written (CRC-32C {found:08x}, recorded {record.crc32c:08x}){whole}"
+    return None if found == own else f"is damaged in its own checksum ({own:08x}, its bytes have {found:08x})"
+
+
+def _checksums(
+    path: Path, size: int, *, chunk: bool, advance: Callable[[int], None] = lambda _: None
+) -> tuple[int, int]:
+    """CRC-32C of a file, or of a chunk's part before its own; and the chunk's own, or the same again."""
+    if not chunk:
+        found = crc32c_of(path, advance=advance)
+        return found, found
+    found = crc32c_of(path, max(0, size - CHECKSUM_BYTES), advance)
+    with open_regular(path) as file:
+        file.seek(max(0, size - CHECKSUM_BYTES))
+        return found, int.from_bytes(file.read(), "little")
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.stat(follow_symlinks=False).st_size
     except OSError:
         return -1

@@ -31,6 +31,11 @@ DOCUMENTS_SCHEMA = pa.schema(
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
+_MOST_TOKENS = 2**48
+_NULLABLE = ("record", "id")
+# Every document takes more than a quarter of a byte in the file; what claims more would fill the memory with nothing.
+_MOST_ROWS_A_BYTE = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -41,29 +46,26 @@ class Document:
     id: str | None
 
     def __str__(self) -> str:
-        if self.id is not None:
-            return f"{self.path}#{self.id}"
-        return self.path if self.record is None else f"{self.path}#{self.record}"
+        label = self.record if self.id is None else self.id
+        name = self.path if label is None else f"{self.path}#{label}"
+        # names of a stranger's files must not move the cursor of a terminal
+        return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 class DocumentTable:
     """The documents of a segment in corpus order; a row's document is found by binary search."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._table = pq.read_table(path, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
-        if self._table.schema != DOCUMENTS_SCHEMA:
-            raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
+        self._table = _read(path)
         self.first_row = self._column("first_row")
         self.tokens = self._column("tokens")
         self.heldout_first = self._column("heldout_first")
         self.heldout_tokens = self._column("heldout_tokens")
         self.heldout_bytes = self._column("heldout_bytes")
-        ends = self.first_row + self.tokens
-        if (self.tokens < 0).any() or (self.first_row[1:] != ends[:-1]).any() or (self.first_row[:1] != 0).any():
-            raise CorruptStoreError(f"{path}: the documents' rows don't follow each other")
+        for first, count in ((self.first_row, self.tokens), (self.heldout_first, self.heldout_tokens)):
+            # the sum in Python's integers: int64 would wrap around and look right
+            if (count < 0).any() or sum(count.tolist()) > _MOST_TOKENS or (first != np.cumsum(count) - count).any():
+                raise CorruptStoreError(f"{path}: the documents' rows don't follow each other")
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -89,3 +91,19 @@ class DocumentTable:
     def _column(self, name: str) -> Int64:
         column: Int64 = self._table.column(name).to_numpy()
         return column
+
+
+def _read(path: Path) -> Any:
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        if file.schema_arrow.remove_metadata() != DOCUMENTS_SCHEMA:
+            raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
+        if file.metadata.num_rows > _MOST_ROWS_A_BYTE * path.stat().st_size:
+            raise CorruptStoreError(f"{path} claims {file.metadata.num_rows} documents, more than its size can hold")
+        table = file.read(use_threads=False)
+        table.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
+    if any(table.column(name).null_count for name in DOCUMENTS_SCHEMA.names if name not in _NULLABLE):
+        raise CorruptStoreError(f"{path}: a field is null that never is")
+    return table

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.atomic import storage_errors, write_json
+from knnstore.atomic import make_folder, write_json
 from knnstore.datastore.manifest import Manifest, load_json, load_manifest, save_manifest
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.records import from_json, to_json
@@ -57,8 +57,7 @@ def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) 
     """
     state = replace(manifest, state=load_manifest(root).state + 1)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with storage_errors("make", root / FOLDER):
-        (root / FOLDER).mkdir(exist_ok=True)
+    make_folder(root / FOLDER)
     write_json(record_path(root, state.state), to_json(Change(kind, what, facts, when, _user(), state)))
     save_manifest(root, state)
     return state

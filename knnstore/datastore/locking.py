@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from knnstore.atomic import storage_errors
+from knnstore.datastore.contents import require_plain
 from knnstore.errors import LockedError
 
 LOCK_FILE = ".lock"
@@ -17,8 +18,12 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Hold the store at ``root`` for writing. Raises LockedError that names the holder."""
+    """Hold the store at ``root`` for writing.
+
+    Raises LockedError that names the holder, CorruptStoreError if there are links in the store.
+    """
     path = root / LOCK_FILE
+    require_plain(root)
     with storage_errors("lock", path):
         file = path.open("a+")
     with file:

@@ -1,11 +1,10 @@
 """The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnstore.atomic import write_json
+from knnstore.atomic import open_regular, unseal_json, write_json
 from knnstore.errors import CorruptStoreError, StoreNotFoundError
 from knnstore.records import from_json, to_json
 
@@ -13,7 +12,7 @@ MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
 SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
-_LARGEST_MANIFEST = 2**24
+_LARGEST_JSON = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +90,17 @@ def save_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def load_json(path: Path) -> object:
-    """The JSON value in a metadata file of bounded size. Raises CorruptStoreError."""
+    """The JSON value in a metadata file of bounded size, its checksum verified and taken off.
+
+    Raises CorruptStoreError if it isn't a file, too large, not JSON, or not what was written.
+    """
     try:
-        if path.stat().st_size > _LARGEST_MANIFEST:
-            raise CorruptStoreError(f"{path} has {path.stat().st_size} bytes; at most {_LARGEST_MANIFEST} are believed")
-        return json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            data = file.read(_LARGEST_JSON + 1)
+        if len(data) > _LARGEST_JSON:
+            raise CorruptStoreError(f"{path} is larger than {_LARGEST_JSON} bytes, which no metadata is")
+        return unseal_json(data)
     except (ValueError, OSError, RecursionError) as error:
-        raise CorruptStoreError(f"{path} can't be read as JSON: {error}") from error
+        raise CorruptStoreError(
+            f"{path} is damaged, or isn't JSON: {error}. See what else is with 'knnstore verify'"
+        ) from error

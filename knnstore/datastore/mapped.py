@@ -6,7 +6,6 @@ doesn't make a whole chunk resident.
 """
 
 import mmap
-import struct
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -15,7 +14,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.errors import CorruptStoreError
 
@@ -29,9 +28,9 @@ class MappedArray:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.shape, self._chunk_rows, self.dtype = open_raw(path)
-        self._row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
-        self._chunk_bytes = self._chunk_rows * self._row_bytes
+        form = open_raw(path)
+        self.shape, self.dtype = form.shape, form.dtype
+        self._chunk_rows, self._row_bytes, self._chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
         self._kept = max(2, min(64, MAPPED_BYTES // max(1, self._chunk_bytes)))
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._verified: set[int] = set()
@@ -90,7 +89,7 @@ class MappedArray:
         if chunk not in self._verified:
             self._verify(file, chunk)
             self._verified.add(chunk)
-        with storage_errors("map", file), file.open("rb") as handle:
+        with storage_errors("map", file), open_regular(file) as handle:
             # copy-on-write, though nobody writes: torch takes no array that is read-only
             self._maps[chunk] = mmap.mmap(handle.fileno(), self._chunk_bytes, access=mmap.ACCESS_COPY)
         while len(self._maps) > self._kept:
@@ -105,12 +104,11 @@ class MappedArray:
             found = "is missing" if size < 0 else f"has {size} bytes, not {self._chunk_bytes + CHECKSUM_BYTES}"
             raise CorruptStoreError(f"{where} {found}: build the index again with 'knnstore index --overwrite'")
         checksum, left = 0, self._chunk_bytes
-        with storage_errors("read", file), file.open("rb") as handle:
-            while left:
-                block = handle.read(min(_BLOCK, left))
+        with storage_errors("read", file), open_regular(file) as handle:
+            while left and (block := handle.read(min(_BLOCK, left))):
                 checksum = google_crc32c.extend(checksum, block)
                 left -= len(block)
-            (expected,) = struct.unpack("<I", handle.read(CHECKSUM_BYTES))
+            expected = int.from_bytes(handle.read(CHECKSUM_BYTES), "little")
         if checksum != expected:
             raise CorruptStoreError(
                 f"{where} is damaged (CRC-32C {checksum:08x}, recorded {expected:08x}): "

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors, write_atomically
+from knnstore.atomic import make_folder, write_atomically
 from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError
 
@@ -39,8 +39,7 @@ def save_removed(root: Path, removed: Removed) -> str | None:
     pq.write_table(table, sink, compression="zstd")
     name = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
     path = removed_path(root, name)
-    with storage_errors("make", path):
-        path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, sink.getvalue())
     return name
 

@@ -31,6 +31,8 @@ from knnstore.records import fingerprint, from_json
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
+DOCUMENTS_TASK = "documents"
+_MOST_QUERIES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Segment:
 
     @cached_property
     def documents(self) -> DocumentTable:
-        """The documents, in corpus order."""
+        """The documents, in corpus order. Raises CorruptStoreError unless the file is that of its commit record."""
+        self.commits.require_file(DOCUMENTS_TASK, DOCUMENTS_FILE)
         return DocumentTable(self.root / DOCUMENTS_FILE)
 
     @cached_property
@@ -117,30 +120,57 @@ class Segment:
         dtype: KeyDtype = "int8" if self.plan.key_dtype == "int8" else "float16"
         if dtype == "float16":
             return KeyCodec(dtype)
-        scales = read_rows(self.array_path("key_scales"), 0, self.dimension)
+        scales = self._rows("key_scales", 0, self.dimension, (self.dimension,), np.dtype(np.float32))
         if scales.shape != (self.dimension,) or not (np.isfinite(scales) & (scales > 0)).all():
             raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number")
         return KeyCodec(dtype, scales.astype(np.float32))
 
     def keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Stored keys of rows ``[begin, end)``, ``(end - begin, dimension)`` in the stored dtype."""
-        return read_rows(self.array_path("keys"), begin, end)
+        return self._rows("keys", begin, end, (self.rows, self.dimension), self.key_dtype)
 
     def values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Token ids of rows ``[begin, end)``, uint16 or uint32."""
-        return read_rows(self.array_path("values"), begin, end)
+        values = self._rows("values", begin, end, (self.rows,), self.plan.value_dtype)
+        return self._in_vocabulary("values", values)
 
     def queries(self) -> Float32:
         """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
-        path = self.array_path("queries")
-        return read_rows(path, 0, open_array(path).shape[0]).astype(np.float32)
+        count = min(open_array(self.array_path("queries")).shape[0], _MOST_QUERIES)
+        queries = self._rows("queries", 0, count, (count, self.dimension), np.dtype(np.float32))
+        if not np.isfinite(queries).all():
+            raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite")
+        return queries
 
     def heldout(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of the held-out part of a document."""
-        begin = int(self.documents.heldout_first[document])
-        return read_rows(self.array_path("heldout"), begin, begin + int(self.documents.heldout_tokens[document]))
+        table = self.documents
+        begin, total = int(table.heldout_first[document]), int(table.heldout_tokens.sum())
+        end = begin + int(table.heldout_tokens[document])
+        tokens = self._rows("heldout", begin, end, (total,), self.plan.value_dtype)
+        return self._in_vocabulary("heldout", tokens)
 
     def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
         """Up to ``tokens`` token ids that stand before a row in its document."""
         document = int(self.documents.locate(np.array([row]))[0])
         return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
+
+    def _rows(
+        self, name: str, begin: int, end: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> np.ndarray[Any, Any]:
+        """Rows of an array; CorruptStoreError unless it is of this shape and dtype."""
+        path = self.array_path(name)
+        form = open_array(path)
+        if form.shape != shape or form.dtype != dtype:
+            raise CorruptStoreError(
+                f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: see what else is damaged, with "
+                "'knnstore verify'"
+            )
+        return read_rows(path, begin, end)
+
+    def _in_vocabulary(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if len(tokens) and int(tokens.max()) >= self.plan.model.vocabulary:
+            raise CorruptStoreError(
+                f"{self.array_path(name)} has token {int(tokens.max())} of a vocabulary of {self.plan.model.vocabulary}"
+            )
+        return tokens

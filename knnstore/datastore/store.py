@@ -8,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from knnstore.datastore.contents import require_plain
 from knnstore.datastore.history import open_state
-from knnstore.datastore.manifest import MANIFEST_FILE, Manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
 from knnstore.datastore.removed import Removed, joined, load_removed
 from knnstore.datastore.rowranges import Int64, RowRanges
 from knnstore.datastore.segment import Segment
@@ -27,6 +28,8 @@ class Datastore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        load_manifest(root)  # says that there is no store where there is none
+        require_plain(root)
         self.manifest, self._lock = open_state(root)
         if not self.manifest.segments:
             raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")

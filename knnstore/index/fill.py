@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors, write_json
+from knnstore.atomic import make_folder, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -72,8 +72,7 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
         if 1 <= earlier <= run_chunks:
             return earlier
         remove_folder(runs)
-    with storage_errors("make", runs):
-        runs.mkdir(parents=True, exist_ok=True)
+    make_folder(runs)
     write_json(path, to_json(_Layout(run_chunks)))
     folder.run_commits(reference).prepare()
     return run_chunks
@@ -148,5 +147,5 @@ def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: I
             with (folder / name).open("wb") as file:
                 for start in range(0, len(order), _BLOCK):
                     file.write(array[order[start : start + _BLOCK]].data)
-        offsets.astype("<i8").tofile(folder / "offsets")
+        (folder / "offsets").write_bytes(offsets.astype("<i8").tobytes())
     return [folder / name for name in (*arrays, "offsets")]

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from knnstore.atomic import storage_errors
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
-from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.holdout import choose_heldout
 from knnstore.ingest.tasks import part_files
 
-DOCUMENTS = "documents"
-_VALUE_CHUNK_ROWS = 2**22
+DOCUMENTS = DOCUMENTS_TASK
+VALUE_CHUNK_ROWS = 2**22
 
 
 def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
@@ -30,10 +30,10 @@ def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
     heldout = choose_heldout(tokens, segment.plan.holdout)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
     dtype = segment.plan.value_dtype
-    files = create_array(segment.array_path("values"), (stored_tokens,), _VALUE_CHUNK_ROWS, dtype, "values")
+    files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")
     files += create_array(segment.array_path("heldout"), (heldout_tokens,), HELDOUT_TOKENS, dtype, "values")
     ends = []
-    writer = _ChunkWriter(segment.array_path("values"), _VALUE_CHUNK_ROWS)
+    writer = _ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
     heldout_writer = _ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
     for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
         writer.write(keep)

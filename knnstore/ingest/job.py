@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, make_folder, storage_errors, write_json
 from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.corpus.tokens import PartSummary, plan_parts
 from knnstore.datastore.arrays import create_array
@@ -78,8 +78,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     plan = segment_plan(options, facts, fingerprint(found.sources))
     check_memory(options, facts, plan)
     root = store_path(options.store or default_store(options.corpus[0]))
-    with storage_errors("make", root):
-        root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with writing(root):
         segment = _open_segment(root, plan, overwrite=options.overwrite)
         tasks = [TokenTask(segment.root, spec, part, options.reading) for part in plan_parts(found.sources)]
@@ -138,8 +137,7 @@ class _Job:
 
     def _tokenise(self, tasks: list[TokenTask]) -> None:
         segment = self._segment
-        with storage_errors("make", segment.root):
-            (segment.root / "parts").mkdir(exist_ok=True)
+        make_folder(segment.root / "parts")
         kept = {task.name: summary for task in tasks if (summary := committed_summary(segment, task))}
         todo = [task for task in tasks if task.name not in kept]
         summaries = list(kept.values())

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 
 from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, PLAN_FILE, SegmentPlan
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.records import to_json
+from knnstore.records import fingerprint, to_json
 
 faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
 
@@ -75,3 +76,6 @@ def _write_segment(root, plan, keys, queries, document_rows):
         for first in range(0, len(keys), document_rows)
     ]
     pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
+    log = CommitLog(root / "commits", root, fingerprint(plan))
+    log.prepare()
+    log.commit(DOCUMENTS_TASK, [root / DOCUMENTS_FILE])

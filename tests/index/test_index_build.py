@@ -1,6 +1,5 @@
 """Building: what is done stays done, and the bytes depend on the keys and the options alone."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,10 +7,10 @@ import pytest
 from index_stores import clustered_keys, make_store
 
 import knnstore.build.job
-from knnstore.atomic import crc32c_of
+from knnstore.atomic import crc32c_of, write_json
 from knnstore.build import IndexOptions, build_index, plan_index
 from knnstore.datastore.arrays import read_rows
-from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.index.plan import IndexFolder, open_index
@@ -210,7 +209,7 @@ def test_a_chunk_that_is_missing_or_short_is_noticed(store, damage):
 @pytest.mark.parametrize("name", ["../../etc", "0123", "0123456789ABCDEF", "x" * 16])
 def test_an_index_name_that_is_a_path_is_never_followed(store, name):
     path = store.root / "knnstore.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"index": name}))
+    write_json(path, load_json(path) | {"index": name})
     with pytest.raises(CorruptStoreError, match="16 hexadecimal digits"):
         Datastore(store.root)
 
@@ -221,18 +220,16 @@ def test_an_index_name_that_is_a_path_is_never_followed(store, name):
 def test_a_hostile_plan_is_refused(store, change):
     report = build(store)
     path = store.root / "index" / report.name / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_json(path, load_json(path) | change)
     with pytest.raises((CorruptStoreError, MismatchError)):
         Searcher(Datastore(store.root))
 
 
 def test_an_index_of_other_segments_is_refused(store, tmp_path):
     build(store)
-    other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)])
+    other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)], vocabulary=999)
     shutil.rmtree(store.root / "segments" / "0000")
     shutil.copytree(other.root / "segments" / "0000", store.root / "segments" / "0000")
-    plan = store.root / "segments" / "0000" / "segment.json"
-    plan.write_text(plan.read_text().replace('"text"', '"body"'))
     with pytest.raises(MismatchError, match=r"made from another segment.*run 'knnstore index --overwrite'"):
         Searcher(Datastore(store.root))
 

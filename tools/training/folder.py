@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from knnstore.atomic import TEMPORARY_SUFFIX, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, encode_json, write_atomically
 from knnstore.errors import NumericsError, UsageError
 from training.checkpoint import CHECKPOINT
 from training.recipe import Recipe, differences
@@ -33,7 +33,7 @@ def claim(out: Path, recipe: Recipe) -> None:
     """Make ``out`` the folder of this recipe. Raises UsageError if it is another's."""
     settings = out / "run.json"
     if not settings.exists():
-        write_json(settings, asdict(recipe))
+        write_atomically(settings, encode_json(asdict(recipe)))
     elif changes := differences(json.loads(settings.read_text()), asdict(recipe)):
         changed = "; ".join(changes)
         raise UsageError(f"{out} was begun with other settings ({changed}): give the same again, or another --out")
@@ -63,5 +63,5 @@ def publish(out: Path, trainer: Trainer, tokenizer: Any) -> dict[str, Any]:
     tokenizer.save_pretrained(out)
     model.to(dtype).save_pretrained(out)
     sync_files(out)
-    write_json(out / "result.json", result)
+    write_atomically(out / "result.json", encode_json(result))
     return result

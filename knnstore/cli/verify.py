@@ -1,0 +1,23 @@
+"""``knnstore verify``."""
+
+import click
+
+from knnstore.cli.options import print_result, reporter_for, store_root
+
+
+@click.command()
+@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+@click.pass_context
+def verify(context: click.Context, store: str | None, as_json: bool, quiet: bool) -> None:
+    """Read every byte of a store and compare it with its checksums.
+
+    Each damaged file is named, with its rows and whether it can be made again. Exit code 1 if there is any.
+    """
+    from knnstore.report.verify import verify_text
+    from knnstore.verify import verify as run
+
+    report = run(store_root(store), reporter_for(quiet))
+    print_result(as_json, report, verify_text(report))
+    context.exit(0 if report.intact else 1)

@@ -1,0 +1,38 @@
+"""What may lie in a store's folder: folders and regular files, nothing else."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from knnstore.atomic import storage_errors
+from knnstore.errors import CorruptStoreError
+
+
+def require_plain(root: Path) -> None:
+    """Raise CorruptStoreError if anything below ``root`` is a link, a FIFO, a socket or a device.
+
+    A store may come from a stranger: a link in it would have files outside of it read, or written to, and a FIFO would
+    be waited for. One pass over the folders' entries, which opens none of the files.
+    """
+    for path, kind in entries_below(root):
+        if kind is not None:
+            raise CorruptStoreError(
+                f"{path} is {kind}: a store holds plain files alone, so that nothing outside of it is touched; "
+                "put the file itself there, or move the whole store"
+            )
+
+
+def entries_below(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Everything below ``root`` but folders, in a fixed order; with each, what it is if no regular file, in words."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        with storage_errors("read", folder), os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path), None
+            else:
+                yield Path(entry.path), "a link" if entry.is_symlink() else "neither a file nor a folder"

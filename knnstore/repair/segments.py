@@ -1,0 +1,168 @@
+"""Making a segment's files again: from the index's copy, from the LM, from the corpus, from what is recorded."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.atomic import make_folder, write_atomically
+from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.sources import find_sources, fingerprint
+from knnstore.corpus.tokens import plan_parts
+from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
+from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
+from knnstore.datastore.documents import HELDOUT_TOKENS
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
+from knnstore.index.plan import IndexFolder
+from knnstore.ingest.assembly import VALUE_CHUNK_ROWS, assemble
+from knnstore.ingest.tasks import (
+    SAMPLES,
+    DecodeTask,
+    KeyTask,
+    TokenTask,
+    decoded_bytes,
+    describe_model,
+    remove_parts,
+    tokenise,
+    write_keys,
+    write_samples,
+)
+from knnstore.lm.spec import LmSpec
+from knnstore.repair.copies import copied_rows
+from knnstore.scheduling import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class Remaker:
+    """Makes files of one segment again. ``spec``: the LM that made it; ``index``: the store's, if its plan is whole."""
+
+    segment: Segment
+    index: IndexFolder | None
+    spec: LmSpec
+    corpus: tuple[str, ...]
+    runner: Runner
+
+    def require_model(self) -> None:
+        """Raise MismatchError unless the LM is the one that made the segment."""
+        facts = next(iter(self.runner.run(describe_model, [self.spec])))
+        made, given = self.segment.plan.model, facts.identity
+        told = [name for name in ("weights", "config", "tokenizer") if getattr(made, name) != getattr(given, name)]
+        if told:
+            raise MismatchError(
+                f"{self.segment.root} was made by model {made.name!r}, and {', '.join(told)} of {self.spec.model} "
+                "differ: give the model that made it with --model"
+            )
+
+    def metadata(self, name: str, record: FileRecord | None) -> str:
+        """Write ``zarr.json`` of an array, or of the segment's group (``name`` is empty), as it was recorded."""
+        path = self.segment.root / name / METADATA_FILE
+        with tempfile.TemporaryDirectory() as folder:
+            shape, chunk_rows, dtype, compression = self._form(name or "keys")
+            group, array = create_array(Path(folder) / "segment" / "a", shape, chunk_rows, dtype, compression)
+            write_atomically(path, (array if name else group).read_bytes())
+        if record is not None and (damage := file_damage(self.segment.root, record)):
+            raise CorruptStoreError(f"{path} {damage}: this Zarr writes it differently")
+        return "from the plan"
+
+    def values(self, chunk: int, record: FileRecord | None) -> str:
+        """A chunk of values out of the index."""
+        begin = chunk * VALUE_CHUNK_ROWS
+        self._from_copy("values", chunk, (begin, min(begin + VALUE_CHUNK_ROWS, self.segment.rows)), record)
+        return "from the index's copy"
+
+    def keys(self, chunk: int, record: FileRecord | None) -> str:
+        """A chunk of keys out of the index, else by the LM; says which in words."""
+        task = KeyTask(self.segment.root, self.spec, chunk)
+        try:
+            file = self._from_copy("keys", chunk, self.segment.chunk_range(chunk), record)
+        except CorruptStoreError:
+            self.require_model()
+            list(self.runner.run(write_keys, [task]))
+            same = record is not None and file_damage(self.segment.root, record) is None
+            return "by the LM" if same or record is None else "by the LM, in other bytes than before"
+        begin, end = self.segment.chunk_range(chunk)
+        self.segment.commits.commit(task.name, [file], rows=end - begin)
+        return "from the index's copy"
+
+    def samples(self) -> str:
+        """The int8 scales and the held-out queries, by the LM."""
+        self.require_model()
+        list(self.runner.run(write_samples, [KeyTask(self.segment.root, self.spec, 0)]))
+        return "by the LM"
+
+    def layout(self) -> str:
+        """The record of the array of keys itself."""
+        root = self.segment.root
+        self.segment.commits.commit("layout", [root / METADATA_FILE, root / "keys" / METADATA_FILE])
+        return "recorded again"
+
+    def tokens(self) -> str:
+        """The documents, the values and the held-out tokens, from the corpus."""
+        if not self.corpus:
+            raise CorpusError("it takes the corpus: give the paths that it was ingested from with --corpus")
+        found = find_sources(self.corpus).sources
+        if fingerprint(found) != self.segment.plan.sources:
+            raise MismatchError(
+                f"--corpus {' '.join(self.corpus)}: its names and sizes aren't those that {self.segment.root} was made "
+                "of: give the same paths as for the ingest, from the same folder"
+            )
+        self.require_model()
+        reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
+        tasks = [TokenTask(self.segment.root, self.spec, part, reading) for part in plan_parts(found)]
+        make_folder(self.segment.root / "parts")
+        list(self.runner.run(tokenise, tasks))
+        (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
+        for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
+            (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)
+        assemble(self.segment, len(tasks), self._decoded_bytes)
+        remove_parts(self.segment.root)
+        return "from the corpus"
+
+    def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
+        return next(iter(self.runner.run(decoded_bytes, [DecodeTask(self.spec, texts)])))
+
+    def _from_copy(self, name: str, chunk: int, rows: tuple[int, int], record: FileRecord | None) -> Path:
+        if self.index is None:
+            raise CorruptStoreError(f"{self.segment.root} has no index to copy {name} from")
+        file = write_chunk(self.segment.array_path(name), chunk, copied_rows(self.index, self.segment, name, *rows))
+        if record is not None and (damage := file_damage(self.segment.root, record)):
+            raise CorruptStoreError(f"{file} {damage}")
+        return file
+
+    def _form(self, name: str) -> tuple[tuple[int, ...], int, "np.dtype[np.generic]", Compression]:
+        segment, single = self.segment, np.dtype(np.float32)
+        forms: dict[str, Callable[[], tuple[tuple[int, ...], int, np.dtype[np.generic], Compression]]] = {
+            "keys": lambda: (
+                (segment.rows, segment.dimension), segment.plan.chunk_rows, segment.key_dtype, "keys"
+            ),
+            "values": lambda: ((segment.rows,), VALUE_CHUNK_ROWS, segment.plan.value_dtype, "values"),
+            "heldout": lambda: (
+                (int(segment.documents.heldout_tokens.sum()),), HELDOUT_TOKENS, segment.plan.value_dtype, "values"
+            ),
+            "key_scales": lambda: ((segment.dimension,), segment.dimension, single, "none"),
+            "queries": lambda: ((self._queries(), segment.dimension), max(1, self._queries()), single, "none"),
+        }  # fmt: skip
+        if name not in forms:
+            raise CorruptStoreError(f"{segment.root / name} is no array of a segment")
+        return forms[name]()
+
+    def _queries(self) -> int:
+        commit = load_commit(self.segment.root / "commits" / f"{SAMPLES}.json")
+        return int(commit.facts["queries"])
+
+
+def work_of(path: str) -> tuple[str, int]:
+    """What has to be made for a path inside a segment, and which chunk of it: ``keys/c/7/0`` is ``("keys", 7)``."""
+    parts = path.split("/")
+    if parts[0] == "commits":
+        number = re.fullmatch(r"keys-([0-9]+)\.json", parts[-1])
+        known = {"layout.json": "layout", "samples.json": "samples", "documents.json": "tokens"}
+        return ("keys", int(number[1])) if number else (known.get(parts[-1], ""), 0)
+    if parts[-1] == METADATA_FILE:
+        return "metadata", 0
+    works = {"keys": "keys", "values": "values", "key_scales": "samples", "queries": "samples", "heldout": "tokens"}
+    return works.get(parts[0], "tokens" if path == DOCUMENTS_FILE else ""), chunk_number(path) or 0

@@ -1,0 +1,43 @@
+"""What a verification says at its end."""
+
+from pathlib import Path
+
+from knnstore.report.words import shown_store
+from knnstore.sizes import format_size
+from knnstore.verify import Damage, Source, VerifyReport
+
+_MOST_LINES = 40
+_WAYS: dict[Source, str] = {
+    "checksum": "one bit is wrong, and its checksum says which",
+    "plan": "from what is recorded beside it",
+    "keys": "from the segments' keys",
+    "copy or LM": "from the index's copy of the same rows, or by the LM",
+    "copy or corpus": "from the index's copy of the same rows, or from the corpus",
+    "LM": "by the LM",
+    "corpus": "from the corpus",
+    "nothing": "",
+}
+
+
+def verify_text(report: VerifyReport) -> str:
+    """Every damage with its rows and the way to rebuild it, and what to do next."""
+    lines = [damage_text(damage) for damage in report.damages[:_MOST_LINES]]
+    if len(report.damages) > _MOST_LINES:
+        lines.append(f"          … and {len(report.damages) - _MOST_LINES:,} more: --json has them all")
+    state = "" if report.finished else "; the store isn't finished"
+    if report.leftovers:
+        state += f"; {len(report.leftovers)} leftovers of a killed run, which the next one removes"
+    found = f"{len(report.damages):,} damaged" if report.damages else "every byte is as it was written"
+    lines.append(f"verify    {report.files:,} files, {format_size(report.bytes)}: {found}{state}")
+    if report.damages:
+        lines.append(f"next      knnstore repair --store {shown_store(Path(report.store))}")
+    return "\n".join(lines)
+
+
+def damage_text(damage: Damage) -> str:
+    """One damage in two lines."""
+    rows = "" if damage.rows is None else f" (chunk {damage.chunk}, rows {damage.rows[0]:,} to {damage.rows[1]:,})"
+    way = f"can be made again {_WAYS[damage.source]}" if damage.rebuildable else "can't be made again"
+    if damage.source == "checksum":
+        way = f"can be put right: {_WAYS[damage.source]}"
+    return f"damaged   {damage.path}{rows} {damage.problem}\n          {way}"

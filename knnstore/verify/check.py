@@ -1,0 +1,194 @@
+"""Read every byte of a store and hold it against what was recorded when it was written.
+
+A store is made of parts, folders with ``commits/`` in them, each with a plan. Every file belongs to one record of its
+part, or is JSON that carries its own checksum. What belongs to neither is damage too, for nobody could tell whether
+it is right. Nothing here knows what a part is for.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knnstore.atomic import CHECKSUM_FIELD, TEMPORARY_SUFFIX, unseal_json
+from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
+from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_commit
+from knnstore.datastore.contents import entries_below
+from knnstore.datastore.locking import LOCK_FILE
+from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
+from knnstore.datastore.removed import FOLDER as REMOVED
+from knnstore.datastore.store import index_root, segment_root
+from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.progress import Reporter
+from knnstore.records import fingerprint, from_json
+from knnstore.verify.damage import Damage, describe
+from knnstore.verify.mending import mended
+
+COMMITS_FOLDER = "commits"
+PLAN_FILES = ("segment.json", "index.json")
+_LEFTOVERS = (TEMPORARY_SUFFIX, ".partial")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``verify`` read and found. ``leftovers``: files of a killed writer, which the next run removes."""
+
+    store: str
+    files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+    leftovers: tuple[str, ...]
+    finished: bool
+
+    @property
+    def intact(self) -> bool:
+        """Whether every byte is the one that was written."""
+        return not self.damages
+
+
+@dataclass(slots=True)
+class _Coverage:
+    """Which record each file belongs to, and what is wrong with the records themselves."""
+
+    records: dict[Path, tuple[Path, FileRecord]] = field(default_factory=dict)
+    problems: dict[Path, str] = field(default_factory=dict)
+
+
+def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
+    """Read every file of the store at ``root``. Raises StoreNotFoundError if there is no store."""
+    reporter = reporter or Reporter()
+    if not root.is_dir():
+        raise StoreNotFoundError(f"no store at {root}: see 'knnstore ingest --help' to make one")
+    entries = dict(entries_below(root))
+    if root / MANIFEST_FILE not in entries:
+        raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
+    files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
+    leftovers = [path for path in files if path.suffix in _LEFTOVERS]
+    coverage = _cover(files)
+    problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
+    total = sum(path.stat().st_size for path in files)
+    with reporter.bar("verify", total, "B") as advance:
+        for path in sorted({*files, *coverage.records} - {*leftovers, *problems}):
+            problem = coverage.problems.get(path) or _problem(path, coverage, advance)
+            if problem:
+                problems[path] = problem
+    finished = _finished_parts(root)
+    problems |= dict.fromkeys(_missing(finished, coverage, problems, set(files)), "is missing")
+    return VerifyReport(
+        store=str(root),
+        files=len(files),
+        bytes=total,
+        damages=tuple(_damage(root, path, problem) for path, problem in sorted(problems.items())),
+        leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
+        finished=bool(finished),
+    )
+
+
+def _cover(files: list[Path]) -> _Coverage:
+    coverage = _Coverage()
+    fingerprints: dict[Path, str | None] = {}
+    for path in files:
+        if path.parent.name != COMMITS_FOLDER or path.suffix != ".json":
+            continue
+        part = path.parent.parent
+        if part not in fingerprints:
+            fingerprints[part] = _fingerprint(part)
+        commit: Commit | None
+        try:
+            commit = _checked(path, load_commit(path), fingerprints[part])
+        except CorruptStoreError as error:
+            coverage.problems[path] = _without_path(error, path)
+            commit = _mended_commit(path)
+        for record in commit.files if commit else ():
+            known = coverage.records.setdefault(part / record.path, (part, record))
+            if known[1] != record:
+                coverage.problems[path] = f"and another record disagree about {record.path}"
+    return coverage
+
+
+def _mended_commit(path: Path) -> Commit | None:
+    """What a damaged record said, if one flipped bit is all that is wrong: its files can still be checked by it."""
+    data = mended(path.read_bytes())
+    try:
+        return None if data is None else from_json(Commit, unseal_json(data), str(path))
+    except CorruptStoreError:
+        return None
+
+
+def _checked(path: Path, commit: Commit, expected: str | None) -> Commit:
+    if commit.task != path.stem:
+        raise CorruptStoreError(f"is the record of {commit.task!r:.60}")
+    if expected is not None and commit.fingerprint != expected:
+        raise CorruptStoreError(f"belongs to another plan ({commit.fingerprint[:12]}, this one is {expected[:12]})")
+    return commit
+
+
+def _fingerprint(part: Path) -> str | None:
+    """The fingerprint of a part's plan (a folder inside of it, such as an index's runs, shares it); None if damaged."""
+    for folder in (part, part.parent):
+        for name in PLAN_FILES:
+            if (folder / name).is_file():
+                try:
+                    return fingerprint(load_json(folder / name))
+                except CorruptStoreError:
+                    return None
+    return None
+
+
+def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) -> str | None:
+    """What is wrong with a file, in words, or None."""
+    if path in coverage.records:
+        return file_damage(*coverage.records[path], advance)
+    advance(path.stat().st_size)
+    if path.parent.name == REMOVED:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return None if digest.startswith(path.stem) else "doesn't have the digest that it is named by"
+    if path.suffix != ".json" or path.name == METADATA_FILE:
+        return "is in no commit record"
+    try:
+        load_json(path)
+    except CorruptStoreError as error:
+        return _without_path(error, path)
+    return None if f'"{CHECKSUM_FIELD}"'.encode() in path.read_bytes() else "has no checksum"
+
+
+def _finished_parts(root: Path) -> dict[Path, Path]:
+    """Folders with arrays that must be whole, those that the manifest names, and the plan that each must have."""
+    try:
+        manifest = load_manifest(root)
+    except CorruptStoreError:
+        return {}
+    parts = {(folder := segment_root(root, name)): folder / PLAN_FILES[0] for name in manifest.segments}
+    if manifest.index is not None:
+        index = index_root(root, manifest.index)
+        parts[index / "quantizer"] = index / PLAN_FILES[1]
+        parts |= {index / "lists" / name: index / PLAN_FILES[1] for name in manifest.indexed}
+    return parts
+
+
+def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str], files: set[Path]) -> Iterator[Path]:
+    """Files that a finished part must have and that no record tells of: plans, and chunks of its arrays."""
+    for part, plan in parts.items():
+        if plan not in files:
+            yield plan
+        for metadata in (path for path in files if path.name == METADATA_FILE and part in path.parents):
+            try:
+                form = open_array(metadata.parent)
+            except CorruptStoreError:  # told of already, or a group
+                continue
+            for chunk in range(min(form.chunks, len(files) + 1)):  # a damaged shape may claim any number
+                path = chunk_file(metadata.parent, chunk, len(form.shape))
+                if path not in coverage.records and path not in found and path not in files:
+                    yield path
+
+
+def _damage(root: Path, path: Path, problem: str) -> Damage:
+    damage = describe(root, path, problem)
+    if path.suffix == ".json" and path.is_file() and path.name != METADATA_FILE and mended(path.read_bytes()):
+        return Damage(damage.path, problem, "checksum")
+    return damage
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    """An error's sentence, as it goes on after the path."""
+    return str(error).removeprefix(str(path)).lstrip(": ").partition(". See what else")[0]

@@ -1,0 +1,83 @@
+"""What is damaged, and what it can be made again from."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from knnstore.datastore.arrays import open_array
+from knnstore.datastore.commits import chunk_number
+from knnstore.errors import CorruptStoreError
+
+Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "nothing"]
+"""What a damaged file can be made again from.
+
+``checksum``: one bit alone is wrong, and the file's own checksum says which. ``plan``: what is recorded beside it.
+``keys``: the segments, as ``index`` did. ``copy``: the same rows in the index's list order. ``LM``, ``corpus``: those
+that the store was made with.
+"""
+
+_SEGMENT_SOURCES: dict[str, Source] = {
+    "keys": "copy or LM",
+    "values": "copy or corpus",
+    "key_scales": "LM",
+    "queries": "LM",
+    "heldout": "corpus",
+    "documents.parquet": "corpus",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One damaged file: its ``path`` in the store, the ``problem`` in words, and what it can be made again from.
+
+    ``chunk`` and ``rows`` ``[begin, end)`` if it is a chunk of an array (rows of the segment, or in list order).
+    """
+
+    path: str
+    problem: str
+    source: Source
+    chunk: int | None = None
+    rows: tuple[int, int] | None = None
+
+    @property
+    def rebuildable(self) -> bool:
+        """Whether anything can make it again."""
+        return self.source != "nothing"
+
+
+def describe(root: Path, path: Path, problem: str) -> Damage:
+    """The damage of a file that its checksum doesn't cover any more."""
+    inside = path.relative_to(root).as_posix()
+    chunk = chunk_number(inside)
+    return Damage(inside, problem, source_of(inside), chunk, None if chunk is None else _rows(path, chunk))
+
+
+def source_of(path: str) -> Source:
+    """What a file of this path in a store can be made again from."""
+    parts = PurePosixPath(path).parts
+    if parts[0] == "index":
+        return "keys"
+    if parts[0] != "segments" or len(parts) < 3:
+        return "nothing"
+    if parts[2] == "commits":
+        return _SEGMENT_SOURCES.get(_task_file(parts[-1]), "nothing")
+    if parts[-1] == "zarr.json":
+        return "plan"
+    return _SEGMENT_SOURCES.get(parts[2], "nothing")
+
+
+def _task_file(record: str) -> str:
+    """What a task's record is about: the array or file that the task writes."""
+    if record.startswith("keys-") or record == "layout.json":
+        return "keys"
+    return {"samples.json": "queries", "documents.json": "documents.parquet"}.get(record, record)
+
+
+def _rows(path: Path, chunk: int) -> tuple[int, int] | None:
+    folder = next(parent.parent for parent in path.parents if parent.name == "c")
+    try:
+        form = open_array(folder)
+    except CorruptStoreError:
+        return None
+    begin = chunk * form.chunk_rows
+    return begin, min(begin + form.chunk_rows, form.shape[0])

@@ -1,0 +1,34 @@
+"""A store of real stages with a tiny LM, made once; the tools that break stores are imported from tools/."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with ``lm/``, ``books/`` and ``books.knnstore``, ingested and indexed. Read only."""
+    from faults.material import make_store
+
+    return make_store(tmp_path_factory.mktemp("made") / "here").parent
+
+
+@pytest.fixture
+def here(made, tmp_path):
+    """A copy of that folder, to be damaged."""
+    from faults.material import copy_of
+
+    return copy_of(made, tmp_path / "here")
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A copy of the store alone."""
+    shutil.copytree(made / "books.knnstore", tmp_path / "books.knnstore")
+    return tmp_path / "books.knnstore"

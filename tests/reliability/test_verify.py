@@ -1,0 +1,161 @@
+"""Every byte of a store is under a checksum: verify finds what changed, and says where and what it can be made from."""
+
+import json
+import shutil
+
+import pytest
+from faults.flips import torture
+from faults.material import run
+
+from knnstore.atomic import seal_json, unseal_json, write_json
+from knnstore.datastore.manifest import load_json
+from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError
+from knnstore.verify import verify
+from knnstore.verify.mending import mended
+
+
+def flip(path, bit=None):
+    data = bytearray(path.read_bytes())
+    bit = 4 * len(data) if bit is None else bit
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def only_damage(root):
+    (damage,) = verify(root).damages
+    return damage
+
+
+def test_a_store_as_it_was_made_is_intact(root):
+    report = verify(root)
+    assert report.intact
+    assert report.finished
+    assert report.files == sum(path.is_file() for path in root.rglob("*")) - 1  # all but the lock
+
+
+def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it(made, tmp_path):
+    outcome = torture(80, seed=1, folder=tmp_path, store=made / "books.knnstore")
+    assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (80, 0, 0, [])
+    assert outcome.counts["rebuildable"] == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "source"),
+    [
+        ("segments/0000/keys/c/1/0", (256, 512), "copy or LM"),
+        ("segments/0000/values/c/0", None, "copy or corpus"),
+        ("segments/0000/heldout/c/0", None, "corpus"),
+        ("segments/0000/key_scales/c/0", (0, 16), "LM"),
+        ("segments/0000/documents.parquet", None, "corpus"),
+        ("segments/0000/keys/zarr.json", None, "plan"),
+        ("segments/0000/segment.json", None, "checksum"),
+        ("segments/0000/commits/keys-000001.json", None, "checksum"),
+        ("index/*/lists/0000/codes/c/1/0", (256, 512), "keys"),
+        ("index/*/quantizer/centroids/c/0/0", (0, 8), "keys"),
+        ("index/*/lists/0000/check.json", None, "checksum"),
+    ],
+)
+def test_the_damage_is_named_with_its_rows_and_what_it_can_be_made_from(root, name, rows, source):
+    (path,) = root.glob(name)
+    flip(path)
+    damage = only_damage(root)
+    assert (damage.path, damage.source) == (path.relative_to(root).as_posix(), source)
+    assert rows is None or damage.rows == rows
+    assert (damage.chunk is None) == ("/c/" not in name)
+
+
+def test_chunks_that_changed_places_are_found_though_each_is_whole(root):
+    one, other = (root / "segments/0000/keys/c" / str(chunk) / "0" for chunk in (1, 2))
+    one.rename(root / "aside")
+    other.rename(one)
+    (root / "aside").rename(other)
+    report = verify(root)
+    assert {damage.path for damage in report.damages} == {"segments/0000/keys/c/1/0", "segments/0000/keys/c/2/0"}
+
+
+@pytest.mark.parametrize(
+    "name", ["segments/0000/keys/c/2/0", "index/*/commits/quantizer.json", "segments/0000/commits/documents.json"]
+)
+def test_what_is_missing_is_damage(root, name):
+    (path,) = root.glob(name)
+    path.unlink()
+    assert not verify(root).intact
+
+
+def test_a_chunk_that_went_with_its_record_is_missed(root):
+    (root / "segments/0000/keys/c/2/0").unlink()
+    (root / "segments/0000/commits/keys-000002.json").unlink()
+    damage = only_damage(root)
+    assert (damage.path, damage.problem, damage.rows) == ("segments/0000/keys/c/2/0", "is missing", (512, 768))
+
+
+def test_a_file_that_nobody_wrote_is_damage(root):
+    (root / "segments/0000/extra.bin").write_bytes(b"x")
+    assert only_damage(root).problem == "is in no commit record"
+
+
+def test_leftovers_of_a_killed_run_are_told_and_are_no_damage(root):
+    (root / "segments/0000/keys/c/0/0.17.partial").write_bytes(b"x")
+    report = verify(root)
+    assert report.intact
+    assert report.leftovers == ("segments/0000/keys/c/0/0.17.partial",)
+
+
+def test_the_command_names_the_damage_and_ends_with_1(here):
+    code, told = run(here, "verify")
+    assert (code, "every byte is as it was written" in told) == (0, True)
+    flip(here / "books.knnstore/segments/0000/keys/c/1/0")
+    code, told = run(here, "verify", "--store", "books")
+    assert code == 1
+    assert "damaged   segments/0000/keys/c/1/0 (chunk 1, rows 256 to 512)" in told
+    assert "knnstore repair --store books" in told
+    code, told = run(here, "verify", "--json", "--quiet")
+    assert code == 1
+    (damage,) = json.loads(told)["damages"]
+    assert (damage["path"], damage["rows"]) == ("segments/0000/keys/c/1/0", [256, 512])
+
+
+def test_a_store_that_is_none_is_said_to_be_none(here):
+    assert run(here, "verify", "--store", "nowhere")[0] == 2
+
+
+def test_json_whose_bytes_are_not_those_of_its_checksum_is_refused(root):
+    path = root / "knnstore.json"
+    for change in (lambda data: data.replace(b' "index"', b'  "index"'), lambda data: data.replace(b": 16,", b": 17,")):
+        whole = path.read_bytes()
+        path.write_bytes(change(whole))
+        with pytest.raises(CorruptStoreError, match="damaged"):
+            Datastore(root)
+        path.write_bytes(whole)
+
+
+def test_json_without_a_checksum_is_read_and_verify_says_so(root):
+    path = root / "knnstore.json"
+    path.write_text(json.dumps(load_json(path)))
+    assert Datastore(root).rows > 0
+    assert only_damage(root).problem == "has no checksum"
+
+
+def test_one_flipped_bit_of_sealed_json_is_put_back_and_two_are_not():
+    data = seal_json({"name": "books", "rows": 17, "z": None})
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert mended(bytes(damaged)) == data
+    damaged[3] ^= 2
+    assert mended(bytes(damaged)) is None
+    assert unseal_json(data) == {"name": "books", "rows": 17, "z": None}
+
+
+def test_a_copy_of_a_store_is_the_store(root, tmp_path):
+    shutil.copytree(root, tmp_path / "other.knnstore")
+    assert verify(tmp_path / "other.knnstore").intact
+
+
+def test_a_record_changed_on_purpose_with_its_checksum_is_told_by_its_plan(root):
+    path = root / "segments/0000/commits/keys-000001.json"
+    write_json(path, load_json(path) | {"fingerprint": "0" * 64})
+    problems = {damage.path: damage.problem for damage in verify(root).damages}
+    assert "belongs to another plan" in problems["segments/0000/commits/keys-000001.json"]
+    assert problems["segments/0000/keys/c/1/0"] == "is in no commit record"  # of this plan

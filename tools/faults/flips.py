@@ -1,0 +1,93 @@
+"""Flip one bit anywhere in a store: ``verify`` finds it, names the place, and a search never answers from it."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faults.material import make_store
+from faults.outcome import Outcome
+from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError, MismatchError
+from knnstore.index.search import Searcher
+from knnstore.verify import verify
+
+_SEARCHES = 8  # every so many flips, the damaged store is searched as well
+
+
+def torture(count: int, seed: int, folder: Path, store: Path | None = None) -> Outcome:
+    """Flip ``count`` random bits, one at a time, spread evenly over the files of a store and then over their bits.
+
+    ``lost``: flips that verify didn't find, or blamed on another file. ``silent``: searches of a damaged store that
+    gave other neighbours than before.
+    """
+    root = folder / "flipped.knnstore"
+    shutil.copytree(store or make_store(folder / "made"), root)
+    generator = random.Random(seed)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
+    before = _neighbours(root)
+    outcome = Outcome("flips")
+    outcome.count("files", len(files))
+    for number in range(count):
+        path = files[number] if number < len(files) else generator.choice(files)
+        bit = generator.randrange(8 * path.stat().st_size)
+        _flip(path, bit)
+        _hold_to_account(outcome, root, path, bit)
+        if number % _SEARCHES == 0:
+            _search(outcome, root, path, bit, before)
+        _flip(path, bit)
+    if not verify(root).intact:
+        raise AssertionError("the flips were not put back")
+    return outcome
+
+
+def _hold_to_account(outcome: Outcome, root: Path, path: Path, bit: int) -> None:
+    name = path.relative_to(root).as_posix()
+    report = verify(root)
+    outcome.tried += 1
+    blamed = {damage.path: damage for damage in report.damages}
+    if name not in blamed:
+        outcome.lose(f"bit {bit} of {name} was not found (blamed: {sorted(blamed)})")
+        return
+    damage = blamed[name]
+    outcome.count("rebuildable", damage.rebuildable)
+    outcome.count("others blamed", len(blamed) > 1)
+    if "/c/" in name and damage.rows is None:
+        outcome.lose(f"bit {bit} of {name} was found without its rows")
+
+
+def _search(outcome: Outcome, root: Path, path: Path, bit: int, before: list[Any]) -> None:
+    try:
+        after = _neighbours(root)
+    except (CorruptStoreError, MismatchError):
+        outcome.count("searches refused", 1)
+        return
+    outcome.count("searches that didn't read it", 1)
+    if any((one != other).any() for one, other in zip(before, after, strict=True)):
+        outcome.silent += 1
+        outcome.told.append(f"bit {bit} of {path.relative_to(root)} changed the neighbours in silence")
+
+
+def _neighbours(root: Path) -> list[Any]:
+    """What every way of searching finds: values, rows and distances."""
+    store = Datastore(root)
+    searcher = Searcher(store)
+    queries = store.segments[0].queries()[:4]
+    found: list[Any] = []
+    for method in ("lists", "quantised", "exact"):
+        result = searcher.search(queries, 8, 8, method=method, rows=True)
+        assert result.rows is not None
+        found += [result.values, result.rows, result.distances]
+        names = [str(store.segments[0].documents[int(d)]) for d in store.segments[0].documents.locate(result.rows[0])]
+        found.append(np.array(names))
+    return found
+
+
+def _flip(path: Path, bit: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        byte = file.read(1)[0]
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ 1 << bit % 8]))

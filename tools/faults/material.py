@@ -1,0 +1,102 @@
+"""A tiny LM, a tiny corpus, and the commands run over them in this process: real stages at a thousandth of the size."""
+
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from click.testing import CliRunner
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from knnstore.atomic import encode_json, unseal_json
+from knnstore.cli import main
+from knnstore.lm.spec import SHIPPED_MODELS
+
+# fmt: off
+WORDS = [
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "every", "file", "for", "from", "had", "has", "he",
+    "her", "his", "in", "is", "it", "keeps", "kill", "last", "lives", "memory", "must", "not", "of", "on", "once",
+    "one", "only", "or", "other", "power", "read", "row", "said", "she", "so", "store", "that", "the", "their",
+    "then", "there", "they", "this", "time", "to", "token", "was", "were", "what", "when", "which", "who", "will",
+    "with", "without", "word", "writes", "you",
+]
+# fmt: on
+STORE = "books.knnstore"
+INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--chunk-rows", "256", "--context", "32")
+INDEX = ("index", "--store", "books", "--nlist", "8", "--pq-bytes", "4")
+
+
+def make_model(folder: Path) -> Path:
+    """An LM of one layer and random weights, with the tokenizer of the shipped one; the same every time."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=8192, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(SHIPPED_MODELS / "wiki-lm").save_pretrained(folder)
+    return folder
+
+
+def make_corpus(folder: Path, documents: int = 6, words: int = 220, seed: int = 0) -> Path:
+    """Text files of random words."""
+    generator = random.Random(seed)
+    folder.mkdir()
+    for number in range(documents):
+        (folder / f"{number}.txt").write_text(" ".join(generator.choices(WORDS, k=words)) + ".\n")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    """A command in this process, as if typed in ``folder`` with the tiny LM: exit code, and all that it said."""
+    before, model = Path.cwd(), os.environ.get("KNNSTORE_MODEL")
+    os.chdir(folder)
+    os.environ["KNNSTORE_MODEL"] = str((folder / "lm").resolve())
+    try:
+        done = CliRunner().invoke(main, list(arguments))
+    finally:
+        os.chdir(before)
+        if model is None:
+            del os.environ["KNNSTORE_MODEL"]
+        else:
+            os.environ["KNNSTORE_MODEL"] = model
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def make_store(folder: Path, commands: Sequence[tuple[str, ...]] = (INGEST, INDEX)) -> Path:
+    """A folder with ``lm/``, ``books/`` and the store that the commands make of it; the store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_model(folder / "lm")
+    make_corpus(folder / "books")
+    for command in commands:
+        code, told = run(folder, *command)
+        if code:
+            raise RuntimeError(told)
+    return folder / STORE
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    """A copy of such a folder, its LM and corpus linked."""
+    to.mkdir()
+    for name in ("lm", "books"):
+        (to / name).symlink_to((folder / name).resolve())
+    if (folder / STORE).exists():
+        shutil.copytree(folder / STORE, to / STORE)
+    return to
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    """Every file of a store but its lock, by name; of the log, which says when, all but that."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(root).as_posix(): _timeless(path) for path in files}
+
+
+def _timeless(path: Path) -> bytes:
+    data = path.read_bytes()
+    return encode_json(unseal_json(data) | {"when": ""}) if path.parent.name == "log" else data
+
+
+def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    """Names of the files that differ, or that only one of the two has."""
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
