@@ -50,7 +50,7 @@ def bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -
         parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="17"/>')
         end = x + width + 5 if value >= 0 else x - 5
         parts.append(_text(end, y + 13, label, "start" if value >= 0 else "end"))
-    return _svg(left + 480, 22 * len(values) + 8, parts)
+    return _svg(left + 640, 22 * len(values) + 8, parts)
 
 
 def lines(series: dict[str, tuple[Any, Any]], *, across: str, up: str) -> str:

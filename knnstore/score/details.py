@@ -85,7 +85,7 @@ class DetailsGatherer:
     def add(self, block: Block, mixed: Mixed) -> None:
         """Take in a block and what the mixture makes of it."""
         tokens = block.tokens
-        self.grid = self.grid or make_grid(replace(self.options, temperature=None), self.rows, block.neighbours)
+        self.grid = self.grid or make_grid(replace(self.options, k=None, temperature=None), self.rows, block.neighbours)
         step = max(1, self.tokens // _SAMPLE)
         sample = np.arange(0, len(tokens.rows), step)
         sampled = replace(

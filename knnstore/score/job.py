@@ -145,7 +145,7 @@ class _Job:
         details = None
         if self._options.report:
             details = DetailsGatherer(mixture, self._options, len(texts.ids), self._store.rows)
-            width = max(width, self._width)
+            width = max(width, min(DEFAULT_K, self._store.rows))
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
             for block in self._pass.blocks(texts, width, "score", temperatures):
                 started = time.perf_counter()
