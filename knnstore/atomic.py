@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -59,14 +60,33 @@ sync_folder = sync_file
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a mixture."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    with storage_errors("write", path):
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path``, whole and flushed to the device, when the context ends well.
+
+    It is set aside under a name of its own, since two processes may write the same: the second copy of a task that
+    seemed lost. (Process ids won't do: containers and machines that share a disk have them in common.)
+    """
+    with storage_errors("write", path), replacing_path(path) as aside, aside.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """``replacing`` for who opens the file by its name."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        yield aside
+        sync_file(aside)
         aside.replace(path)
-        sync_folder(path.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def encode_json(value: Any) -> bytes:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from knnstore.scheduling import SerialRunner
+
 # The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several
 # times slower on a busy machine. Set before torch and faiss are imported, and inherited by commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -80,7 +82,7 @@ def bytes_of() -> Callable[[Path], dict[str, bytes]]:
 
 
 @dataclass(frozen=True)
-class CountingRunner:
+class CountingRunner(SerialRunner):
     """Runs tasks here, counts those of each function that ended, and raises in place of the one after ``most``."""
 
     most: int | None = None

@@ -25,12 +25,12 @@ FLOORS: list[set[str]] = [
     {"index", "suffixes", "passages"},
     {"scheduling"},
     {"ingest", "build", "score", "verify"},
-    {"attachment", "repair"},
+    {"attachment", "repair", "info", "exchange"},
     {"attribution"},
     {"generation"},
     {"api"},
     {"report", "demo_corpus"},
-    {"demo"},
+    {"demo", "explore"},
     {"cli"},
     {"__main__"},
 ]
@@ -48,6 +48,10 @@ LIBRARIES = {
     "dask": {"scheduling"},
     "distributed": {"scheduling"},
     "click": {"cli"},
+    "gradio": {"explore"},
+    "fastapi": {"explore"},
+    "starlette": {"explore"},
+    "uvicorn": {"explore"},
 }
 HEAVY = ("numpy", "torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))

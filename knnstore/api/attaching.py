@@ -9,6 +9,7 @@ from knnstore.attachment import Attachment, attach_store, choose_setting, requir
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import Step
 from knnstore.lm.loading import adopt_model
+from knnstore.lm.matching import require_known_model
 
 
 def attach(
@@ -39,6 +40,7 @@ def attach(
     UnfinishedError without an index.
     """
     opened = store if isinstance(store, Store) else open(store)
+    require_known_model(opened.datastore.root, opened.datastore.manifest)
     keyed = KeyModel(adopt_model(model), opened.datastore.manifest.key.layer)
     require_store_of(opened.datastore, keyed)
     search = opened.searching(nprobe=nprobe, exact=exact)

@@ -14,7 +14,7 @@ from knnstore.errors import UsageError
 from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.loading import adopt_model
-from knnstore.lm.matching import require_same_model
+from knnstore.lm.matching import require_known_model, require_same_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
@@ -100,6 +100,7 @@ class Store:
     @cached_property
     def lm(self) -> KeyModel:
         """The LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it is another."""
+        require_known_model(self.datastore.root, self.datastore.manifest)
         layer = self.datastore.manifest.key.layer
         if self._model is None or isinstance(self._model, str | Path):
             name = default_model() if self._model is None else str(self._model)

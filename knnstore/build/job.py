@@ -4,6 +4,7 @@ Quantisers are trained once. Segments that are added later are filled into lists
 that it costs what is new; how much worse the quantisers suit the new keys is measured, and said.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
 from knnstore.errors import ResourceError
 from knnstore.index.merge import OFFSETS
-from knnstore.index.plan import PLAN_FILE, Check, IndexFolder, IndexPlan, load_check, remove_folder, segment_reference
+from knnstore.index.plan import (
+    PLAN_FILE,
+    Check,
+    IndexFolder,
+    IndexPlan,
+    load_check,
+    open_index,
+    remove_folder,
+    segment_reference,
+)
 from knnstore.index.quantiser import TASK, save_quantiser
 from knnstore.index.train import draw_sample, train
 from knnstore.progress import Reporter
@@ -59,6 +69,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     """
     store.close()
     with writing(store.root):
+        runner.require_shared(store.root, [])
         store = Datastore(store.root)  # as it is now that nobody else can change it
         store.close()
         work = plan_work(store, options)
@@ -76,7 +87,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)
-        _train(folder, store, reporter)
+        _train(folder, store, runner, reporter)
         for segment in work.new:
             fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
             check_lists(folder, store, segment, options.memory, reporter)
@@ -110,15 +121,28 @@ def _prepare(store: Datastore, work: Work) -> None:
     folder.commits.prepare()
 
 
-def _train(folder: IndexFolder, store: Datastore, reporter: Reporter) -> None:
-    # in this process, whose threads are all free, whatever the runner
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """Train the quantisers of an index, named as in its store."""
+
+    store: str
+    index: str
+
+
+def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
+    """Draw the sample, train and save; ``advance`` is told of keys read and trained on."""
+    store = Datastore(Path(task.store))
+    store.close()
+    folder = open_index(store.root, task.index)
+    sample = draw_sample(store, folder.plan.train_rows, folder.plan.seed, advance)
+    save_quantiser(folder, *train(sample, folder.plan, advance))
+
+
+def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Reporter) -> None:
     if folder.commits.find(TASK):
         return
-    rows = folder.plan.train_rows
-    with reporter.bar("sample", rows, "keys") as advance:
-        sample = draw_sample(store, rows, folder.plan.seed, advance)
-    with reporter.bar("train", rows, "keys") as advance:
-        save_quantiser(folder, *train(sample, folder.plan, advance))
+    with reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
+        runner.run_alone(train_quantiser, TrainTask(str(store.root.absolute()), folder.plan.name), advance)
 
 
 def _clean_up(root: Path, folder: IndexFolder) -> None:

@@ -4,15 +4,20 @@ One module a command; ``main`` at the end lists them in the order of ``--help``.
 """
 
 import os
+from pathlib import Path
 
 import click
 
 from knnstore import __version__
 from knnstore.cli.attribute import attribute
+from knnstore.cli.config import CONFIG_FILE, read_defaults
 from knnstore.cli.demo import demo
+from knnstore.cli.exchange import export, import_command
+from knnstore.cli.explore import explore
 from knnstore.cli.generate import generate
 from knnstore.cli.group import Group
 from knnstore.cli.index import index
+from knnstore.cli.info import info, stores
 from knnstore.cli.ingest import ingest
 from knnstore.cli.neighbours import neighbours
 from knnstore.cli.repair import repair
@@ -24,7 +29,14 @@ from knnstore.cli.verify import verify
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="knnstore")
-def main() -> None:
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    envvar="KNNSTORE_CONFIG",
+    help=f"Defaults for the options. Default: {CONFIG_FILE}, if it is here.",
+)
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
     """Give a language model an explicit memory, on disk.
 
     \b
@@ -36,6 +48,10 @@ def main() -> None:
     # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
     # other work as well, spinning costs many times what the waiting does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if config is None and Path(CONFIG_FILE).is_file():
+        config = Path(CONFIG_FILE)
+    if config is not None:
+        context.default_map = read_defaults(config, main)
 
 
 _COMMANDS = (
@@ -47,8 +63,13 @@ _COMMANDS = (
     generate,
     neighbours,
     attribute,
+    explore,
+    info,
+    stores,
     verify,
     repair,
+    import_command,
+    export,
     demo,
 )
 for _command in _COMMANDS:

@@ -4,20 +4,29 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import (
+    cluster_options,
+    find_cluster,
+    open_store,
+    print_result,
+    reporter_for,
+    shared_options,
+    store_option,
+)
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--nlist", type=int, help="Inverted lists. Default: planned from the number of keys.")
 @click.option("--pq-bytes", type=int, help="Bytes of a key's code, a divisor of its width. Default: planned.")
 @click.option("--train-sample", type=int, help="Keys to train on. Default: 40 a list.")
 @click.option(
     "--nprobe", type=int, help="Lists that a query searches by default. Default: 32, more where they are short."
 )
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process.")
+@click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
 @click.option("--overwrite", is_flag=True, help="Build it anew even if it is there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it takes; do nothing.")
+@cluster_options
 @shared_options
 def index(as_json: bool, quiet: bool, store: str | None, dry_run: bool, **options: Any) -> None:
     """Build the IVF-PQ index of a store.
@@ -28,12 +37,14 @@ def index(as_json: bool, quiet: bool, store: str | None, dry_run: bool, **option
     from knnstore.report.index import index_text
     from knnstore.scheduling import local_runner
 
-    opened = open_store(store)
-    settings = IndexOptions(**options)
+    opened, reporter = open_store(store), reporter_for(quiet)
+    workers = options.pop("workers")
+    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
+    settings = IndexOptions(**options, workers=workers or 0)
     if dry_run:
         _, resources, sentences = plan_index(opened, settings)
         print_result(as_json, resources, "\n".join(sentences))
         return
-    with local_runner(settings.workers) as runner:
-        report = build_index(opened, settings, runner, reporter_for(quiet))
+    with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers) as runner:
+        report = build_index(opened, settings, runner, reporter)
     print_result(as_json, report, index_text(report, opened.root))

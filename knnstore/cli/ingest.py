@@ -1,10 +1,11 @@
 """``knnstore ingest``."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from knnstore.cli.options import lm_options, print_result, reporter_for, shared_options
+from knnstore.cli.options import cluster_options, find_cluster, lm_options, print_result, reporter_for, shared_options
 
 
 @click.command()
@@ -27,6 +28,7 @@ from knnstore.cli.options import lm_options, print_result, reporter_for, shared_
 @click.option("--chunk-rows", type=click.IntRange(1), help="Keys a chunk and a task. Default: about 32 MiB.")
 @click.option("--workers", type=click.IntRange(0), help="Dask worker processes; 0 works in this one. Default: planned.")
 @click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")
+@cluster_options
 @lm_options
 @shared_options
 def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
@@ -38,12 +40,14 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     from knnstore.ingest import IngestOptions, choose_workers
     from knnstore.ingest import ingest as run
     from knnstore.report.ingest import ingest_text
-    from knnstore.scheduling import available_cores, local_runner
+    from knnstore.scheduling import available_cores, local_runner, visible_gpus
 
-    workers = options.pop("workers")
+    workers, reporter = options.pop("workers"), reporter_for(quiet)
+    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
     settings = IngestOptions(corpus=(*corpus, *more), **options, workers=workers or 0)
-    if workers is None:
-        settings = choose_workers(settings, available_cores())
-    with local_runner(settings.workers) as runner:
-        report = run(settings, runner, reporter_for(quiet))
+    gpus = visible_gpus() if settings.device in ("auto", "cuda") else ()
+    if workers is None and cluster is None:
+        settings = replace(settings, workers=len(gpus)) if gpus else choose_workers(settings, available_cores())
+    with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers, gpus) as runner:
+        report = run(settings, runner, reporter)
     print_result(as_json, report, ingest_text(report))

@@ -4,6 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +16,7 @@ from knnstore.sizes import parse_size
 
 if TYPE_CHECKING:
     from knnstore.datastore.store import Datastore
+    from knnstore.scheduling import Runner
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -89,6 +92,61 @@ def mixture_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def complete_store(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the stores here that begin so, for the shell."""
+    names = (path.parent.name.removesuffix(".knnstore") for path in Path().glob("*.knnstore/knnstore.json"))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def store_option(command: Command) -> Command:
+    """``--store`` of a command that reads one; the shell completes the names of those here."""
+    return click.option(
+        "--store", shell_complete=complete_store, help="Name or path of the store. Default: the only one here."
+    )(command)
+
+
+def cluster_options(command: Command) -> Command:
+    """The options of the stages that can run on a Dask cluster."""
+    for option in (
+        click.option("--scheduler-file", metavar="FILE", help="The same, by the file that its scheduler wrote."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Join this Dask cluster. Default: $DASK_SCHEDULER_ADDRESS or Dask's configuration, else this machine.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The Dask cluster that a command is to join."""
+
+    address: str | None
+    scheduler_file: str | None
+
+    def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
+        """Its workers, of ``memory`` bytes each."""
+        from knnstore.scheduling import cluster_runner
+
+        return cluster_runner(self.address, self.scheduler_file, memory=memory, say=reporter.say)
+
+
+def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int | None) -> Cluster | None:
+    """The cluster that is asked for, by options or else by Dask's configuration; None for this machine."""
+    from knnstore.scheduling import scheduler_address
+
+    if (scheduler or scheduler_file) and workers is not None:
+        raise click.UsageError("--workers starts workers on this machine; with --scheduler the cluster has its own.")
+    if scheduler and scheduler_file:
+        raise click.UsageError("--scheduler and --scheduler-file both name a cluster: give one of them.")
+    if workers is not None:
+        return None
+    address = None if scheduler_file else scheduler_address(scheduler)
+    return Cluster(address, scheduler_file) if address or scheduler_file else None
 
 
 def store_root(store: str | None) -> Path:

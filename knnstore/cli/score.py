@@ -5,11 +5,19 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import lm_options, open_store, reporter_for, shared_options
+from knnstore.cli.options import (
+    cluster_options,
+    find_cluster,
+    lm_options,
+    open_store,
+    reporter_for,
+    shared_options,
+    store_option,
+)
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
@@ -34,6 +42,7 @@ from knnstore.cli.options import lm_options, open_store, reporter_for, shared_op
 @click.option("--save-neighbours", metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
 @click.option("--report", metavar="FILE", help="Write an HTML page: surfaces, documents, calibration, telling tokens.")
 @click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
+@cluster_options
 @lm_options
 @shared_options
 def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
@@ -48,8 +57,14 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    store = open_store(options.pop("store"))
-    report = run(ScoreOptions(text=(*text, *more), **options), store, reporter_for(quiet))
+    store, reporter = open_store(options.pop("store")), reporter_for(quiet)
+    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), None)
+    settings = ScoreOptions(text=(*text, *more), **options)
+    if cluster is None or settings.exact:  # every key, streamed once, is read here
+        report = run(settings, store, reporter)
+    else:
+        with cluster.runner(settings.memory, reporter) as runner:
+            report = run(settings, store, reporter, runner)
     if options["report"]:
         from knnstore.report.page import write_page
 

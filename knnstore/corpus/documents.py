@@ -74,7 +74,7 @@ def _is_usable(source: Source) -> bool:
 
 
 def _texts(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
-    with open_unchanged(source.path, source.bytes) as file:
+    with open_unchanged(source.path, source.bytes, source.folder) as file:
         yield from decode_blocks(blocks(file, source.path), options.errors, counts)
 
 

@@ -35,10 +35,14 @@ def naming_errors(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_unchanged(path: str, size: int) -> Iterator[BinaryIO]:
-    """The file at ``path``, opened for reading; CorpusError if it isn't ``size`` bytes before or after it was read."""
+def open_unchanged(path: str, size: int, folder: str = "") -> Iterator[BinaryIO]:
+    """The file at ``path`` below ``folder``, opened for reading.
+
+    Raises CorpusError if it isn't ``size`` bytes before or after it was read.
+    """
     with naming_errors(path):
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  what goes wrong later is named elsewhere
+        place = os.path.join(folder, path)  # noqa: PTH118 - a path may begin with ./ for good
+        file = open(place, "rb", opener=_open_at_once)  # noqa: SIM115  what goes wrong later is named elsewhere
     with file:
         _check(file, path, size)
         yield file

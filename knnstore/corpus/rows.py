@@ -26,7 +26,7 @@ Row = tuple[bytes | None, object]
 
 def read_lines(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
     """Line numbers from 0 and lines, but for blank ones; None for a line of more than ``max_bytes``, unread."""
-    with open_unchanged(source.path, source.bytes) as file, naming_errors(source.path):
+    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         stream = _decompress(file, source)
         number = 0
         while line := stream.readline(max_bytes + 1):
@@ -70,7 +70,7 @@ def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
 
     Memory holds a few pages of the column at a time; how large a page is, the file's writer decided.
     """
-    with open_unchanged(source.path, source.bytes) as file, naming_errors(source.path):
+    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         # Without a buffer size pyarrow would read whole column chunks, which can be gigabytes.
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
         columns = _columns(parquet.schema_arrow, source.path, text_field)

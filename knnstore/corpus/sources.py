@@ -34,12 +34,13 @@ class Source:
     """One file of the corpus.
 
     ``path`` is the argument as the user gave it, joined by ``/`` with the path inside it; ``bytes`` is its size
-    on disk.
+    on disk; ``folder`` is where a relative path starts, for a reader that works elsewhere.
     """
 
     path: str
     kind: Kind
     bytes: int
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

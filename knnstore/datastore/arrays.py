@@ -6,6 +6,7 @@ stranger, so only the form that is written here is believed, nothing is allocate
 and the length that it unpacks to agree with that form, and an absent chunk is damage, where zarr would read zeros.
 """
 
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,13 +19,14 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.atomic import open_regular, storage_errors
+from knnstore.atomic import open_regular, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, UsageError
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4
 METADATA_FILE = "zarr.json"
+_buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes
 _DTYPES = ("int8", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32")
 _MOST_PACKED = 2**30  # bytes of a compressed chunk, unpacked: a file of some bytes can claim any number
 _LARGEST_SHAPE = 2**48
@@ -85,18 +87,23 @@ def create_array(
     except ValueError as error:
         raise UsageError(f"{path}: {error}: choose fewer rows a chunk") from error
     with storage_errors("make", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        zarr.open_group(store=zarr.storage.LocalStore(path.parent), mode="a", zarr_format=3)
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path.parent / METADATA_FILE).is_file():
+            group: dict[str, Any] = {}
+            zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
+            write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
         if not ((path / METADATA_FILE).is_file() and open_array(path) == form):
+            shutil.rmtree(path / "c", ignore_errors=True)  # chunks of another form
+            array: dict[str, Any] = {}
             zarr.create_array(
-                store=zarr.storage.LocalStore(path),
+                store=zarr.storage.MemoryStore(array),
                 shape=form.shape,
                 chunks=(form.chunk_rows, *form.shape[1:]),
                 dtype=form.dtype,
                 compressors=[*_compressors(compression), zarr.codecs.Crc32cCodec()],
                 fill_value=0,
-                overwrite=True,
             )
+            write_atomically(path / METADATA_FILE, array[METADATA_FILE].as_buffer_like())
     return [path.parent / METADATA_FILE, path / METADATA_FILE]
 
 
@@ -126,18 +133,24 @@ def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
 
 
 def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
-    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file."""
+    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file.
+
+    Zarr encodes the chunk in memory and the file appears by rename, flushed: whoever writes the same chunk at the same
+    time writes the same bytes, and no reader ever finds it missing or half there.
+    """
     with storage_errors("write", path):
+        encoded: dict[str, Any] = {METADATA_FILE: _buffer((path / METADATA_FILE).read_bytes())}
         # zarr leaves out a chunk that is all fill value, unless told otherwise when the array is opened; a missing file
         # has to mean damage, so it is written too.
         with zarr.config.set({"array.write_empty_chunks": True}):
-            array: Any = zarr.open_array(store=zarr.storage.LocalStore(path), mode="r+", zarr_format=3)
+            array: Any = zarr.open_array(store=zarr.storage.MemoryStore(encoded), mode="r+", zarr_format=3)
         begin = chunk * array.chunks[0]
         if len(block) != min(array.chunks[0], array.shape[0] - begin):
             raise ValueError(f"{path}: chunk {chunk} given {len(block)} rows")
-        file = chunk_file(path, chunk, array.ndim)
-        file.unlink(missing_ok=True)
         array[begin : begin + len(block)] = block
+        file = chunk_file(path, chunk, array.ndim)
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, encoded[file.relative_to(path).as_posix()].as_buffer_like())
     return file
 
 

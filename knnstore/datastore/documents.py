@@ -88,6 +88,15 @@ class DocumentTable:
         """Indices of the documents that have a held-out part."""
         return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
 
+    def paths(self) -> set[str]:
+        """The files that the documents came from."""
+        return set(self._table.column("path").unique().to_pylist())
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all documents together, the held-out ones included."""
+        return int(self._column("bytes").sum())
+
     def _column(self, name: str) -> Int64:
         column: Int64 = self._table.column(name).to_numpy()
         return column

@@ -34,11 +34,27 @@ def writing(root: Path) -> Iterator[None]:
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}, file)
         file.flush()
+        os.fsync(file.fileno())  # on a network file system, other machines look for it
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def holder(root: Path) -> str | None:
+    """Who holds the store at ``root`` for writing, for people; None if nobody does. Takes nothing away from anyone."""
+    path = root / LOCK_FILE
+    try:
+        if not path.stat().st_size:  # the usual case needs no probe that could meet a writer who is just starting
+            return None
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(path)
+    except OSError:  # no lock file, or one that may not be read: nobody that we know of
+        return None
+    return None
 
 
 def _holder(path: Path) -> str:
@@ -47,3 +63,11 @@ def _holder(path: Path) -> str:
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, OSError):
         return "another process"
+
+
+def read_holder(root: Path) -> str:
+    """What the lock of the store at ``root`` says of its holder; empty if there is none."""
+    try:
+        return (root / LOCK_FILE).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import make_folder, storage_errors, write_json
+from knnstore.atomic import make_folder, replacing, storage_errors, write_atomically, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -53,7 +53,7 @@ def fill_tasks(
 ) -> list[FillTask]:
     """The runs of a segment."""
     return [
-        FillTask(str(store), folder.plan.name, reference, first, min(first + run_chunks, segment.chunks))
+        FillTask(str(store.absolute()), folder.plan.name, reference, first, min(first + run_chunks, segment.chunks))
         for first in range(0, segment.chunks, run_chunks)
     ]
 
@@ -142,10 +142,10 @@ def _read_run(
 
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
     with storage_errors("write", folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # without its parents: a copy of a task that ends too late must not bring them back
         for name, array in arrays.items():
-            with (folder / name).open("wb") as file:
+            with replacing(folder / name) as file:
                 for start in range(0, len(order), _BLOCK):
                     file.write(array[order[start : start + _BLOCK]].data)
-        (folder / "offsets").write_bytes(offsets.astype("<i8").tobytes())
+        write_atomically(folder / "offsets", offsets.astype("<i8").tobytes())
     return [folder / name for name in (*arrays, "offsets")]

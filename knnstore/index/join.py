@@ -23,6 +23,7 @@ from knnstore.neighbours import Neighbours
 
 _QUERIES_AT_ONCE = 2048
 _HEAD_SHARE = 1 / 16
+_FEWEST_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,20 @@ def _unlimited(queries: int) -> Float32:
 
 
 def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """‖k‖² − 2 q·k, which is the squared distance less ‖q‖²: float32 (m, t) of queries (m, d) and keys (t, d)."""
-    return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)
+    """‖k‖² − 2 q·k, which is the squared distance less ‖q‖²: float32 (m, t) of queries (m, d) and keys (t, d).
+
+    The bits of a distance don't depend on what else is in the product: a few rows would be multiplied by other
+    routines, that round otherwise, so there are never fewer than ``_FEWEST_ROWS``.
+    """
+    m, t = len(queries), len(keys)
+    if min(m, t) >= _FEWEST_ROWS:
+        return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)
+    queries, keys = _at_least(queries, _FEWEST_ROWS), _at_least(keys, _FEWEST_ROWS)
+    return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)[:m, :t].contiguous()
+
+
+def _at_least(rows: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - len(rows))))
 
 
 def _by_list(probed: Int64, nlist: int) -> Iterator[tuple[int, Int64]]:

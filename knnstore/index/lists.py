@@ -1,5 +1,6 @@
 """A segment's inverted lists, opened for searching: offsets in memory, the rest mapped."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,14 @@ class SegmentLists:
     def bounds(self, number: int) -> tuple[int, int]:
         """List-ordered rows ``[begin, end)`` of a list."""
         return int(self.offsets[number]), int(self.offsets[number + 1])
+
+    def within(self, first: int, last: int) -> "SegmentLists":
+        """The same segment with its lists ``[first, last)`` alone; the others look empty."""
+        other = copy(self)
+        other.offsets = np.clip(self.offsets, self.offsets[first], self.offsets[last])
+        other.live = self.live.copy()
+        other.live[:first] = other.live[last:] = 0
+        return other
 
     def store_rows(self, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Row numbers in the store of list-ordered rows ``[begin, end)``: int64."""

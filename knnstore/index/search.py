@@ -1,6 +1,7 @@
 """Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from typing import Literal
@@ -14,7 +15,7 @@ from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, 
 from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
-from knnstore.index.quantiser import Int64, load_quantiser
+from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.neighbours import Float32, Neighbours
 
@@ -48,10 +49,31 @@ class Searcher:
                 self._parts.append(part)
             first_row += segment.rows
 
+    @property
+    def quantiser(self) -> Quantiser:
+        """What assigns and encodes."""
+        return self._quantiser
+
+    @property
+    def parts(self) -> tuple[SegmentLists, ...]:
+        """The lists of each segment that has keys, oldest first."""
+        return tuple(self._parts)
+
     @cached_property
     def check(self) -> Check:
         """The result of the self-check, over all segments."""
         return load_check(self._folder, [part.reference for part in self._parts])
+
+    def within(self, first: int, last: int) -> "Searcher":
+        """The same index with lists ``[first, last)`` alone; the others look empty."""
+        other = copy(self)
+        other._parts = [part.within(first, last) for part in self._parts]
+        return other
+
+    def list_sizes(self) -> Int64:
+        """Keys in each list: int64 (nlist,)."""
+        sizes: Int64 = np.sum([np.diff(part.offsets) for part in self._parts], axis=0)
+        return sizes
 
     def search(
         self,

@@ -80,8 +80,12 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     root = store_path(options.store or default_store(options.corpus[0]))
     make_folder(root)
     with writing(root):
+        here = Path.cwd()
+        runner.require_shared(root, [folder, here / found.sources[0].path])
         segment = _open_segment(root, plan, overwrite=options.overwrite)
-        tasks = [TokenTask(segment.root, spec, part, options.reading) for part in plan_parts(found.sources)]
+        sources = [replace(source, folder=str(here)) for source in found.sources]
+        place = segment.root.absolute()
+        tasks = [TokenTask(place, spec, part, options.reading) for part in plan_parts(sources)]
         return _Job(root, segment, spec, runner, reporter).run(tasks)
 
 
@@ -113,6 +117,7 @@ class _Job:
             raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
         made, seconds = self._write_keys()
         _sweep(segment.root)
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
         self._publish()
         return IngestReport(
             store=self._root,
@@ -155,7 +160,7 @@ class _Job:
     def _write_keys(self) -> tuple[int, float]:
         """Rows written by this run, and the seconds that it took."""
         segment = self._segment
-        tasks = [KeyTask(segment.root, self._spec, chunk) for chunk in range(segment.chunks)]
+        tasks = [KeyTask(segment.root.absolute(), self._spec, chunk) for chunk in range(segment.chunks)]
         todo = [task for task in tasks if segment.commits.find(task.name) is None]
         check_disk(segment, len(todo), free_bytes(segment.root))
         if segment.commits.find(SAMPLES) is None:
@@ -163,7 +168,7 @@ class _Job:
             path = segment.array_path("keys")
             files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
             segment.commits.commit("layout", files)
-            list(self._runner.run(write_samples, [KeyTask(segment.root, self._spec, 0)]))
+            list(self._runner.run(write_samples, [KeyTask(segment.root.absolute(), self._spec, 0)]))
         self._tally(len(todo), len(tasks) - len(todo))
         ranges = [segment.chunk_range(task.chunk) for task in todo]
         waiting = sum(end - begin for begin, end in ranges)

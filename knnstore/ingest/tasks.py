@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import replacing_path, storage_errors
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.segment import Segment
-from knnstore.errors import NumericsError
+from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
 from knnstore.windows import Windows, cut_windows
@@ -88,8 +89,9 @@ def tokenise(task: TokenTask) -> PartSummary:
     """Write a part's token ids and documents."""
     segment = Segment(task.segment)
     files = part_files(task.segment, task.part.index)
-    model = _key_model(task.spec)
-    summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, *files)
+    model = _key_model(task.spec, segment)
+    with storage_errors("write", files[0]), replacing_path(files[0]) as ids, replacing_path(files[1]) as table:
+        summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, ids, table)
     segment.commits.commit(task.name, files, **to_json(summary))
     return summary
 
@@ -109,7 +111,7 @@ def decoded_bytes(task: DecodeTask) -> list[int]:
 def write_samples(task: KeyTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
-    model = _key_model(task.spec)
+    model = _key_model(task.spec, segment)
     files: list[Path] = []
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
@@ -133,7 +135,7 @@ def write_keys(task: KeyTask) -> int:
     """Write one chunk of keys; return its number of rows. Raises NumericsError that names document and token."""
     segment = Segment(task.segment)
     begin, end = segment.chunk_range(task.chunk)
-    model, plan, table = _key_model(task.spec), segment.plan, segment.documents
+    model, plan, table = _key_model(task.spec, segment), segment.plan, segment.documents
     codec = segment.codec
     windows = cut_windows(
         table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
@@ -142,6 +144,8 @@ def write_keys(task: KeyTask) -> int:
     for rows, keys in _window_keys(model, windows, _stored(segment, windows)):
         mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
+    if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
+        raise MismatchError(f"{segment.root} was begun anew while {task.name} ran: its keys belong to the old one")
     file = write_chunk(segment.array_path("keys"), task.chunk, block)
     segment.commits.commit(task.name, [file], rows=end - begin)
     return end - begin
@@ -150,10 +154,26 @@ def write_keys(task: KeyTask) -> int:
 TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
-def _key_model(spec: LmSpec) -> "KeyModel":
+def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
+    """The LM, loaded once a process.
+
+    Raises MismatchError if it isn't the one that the segment was planned with, or runs otherwise here: on a cluster
+    of unequal machines the keys would differ.
+    """
     from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
 
-    return key_model(spec)
+    model = key_model(spec)
+    if segment is None:
+        return model
+    compute = f"{model.loaded.dtype} on {model.loaded.device.type}"
+    if compute != segment.plan.compute:
+        raise MismatchError(
+            f"{gethostname()} runs the LM in {compute}, the store's keys are made in {segment.plan.compute}: "
+            "give --dtype and --device that every machine has, or use machines of one kind"
+        )
+    if model.loaded.identity != segment.plan.model:
+        raise MismatchError(f"{gethostname()} has another LM at {spec.model} than the one that the keys are made with")
+    return model
 
 
 def _window_keys(model: "KeyModel", windows: Windows, tokens: TokenReader) -> Any:

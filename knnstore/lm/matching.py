@@ -17,6 +17,15 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 _LARGEST_ERROR = 0.05
 
 
+def require_known_model(root: Path, manifest: Manifest) -> None:
+    """Raise MismatchError if nothing says which LM made the store's keys, as after an import without one."""
+    if not manifest.model.weights:
+        raise MismatchError(
+            f"{root} was imported without saying which LM made its keys: run 'knnstore import' again with --model, "
+            "which compares them"
+        )
+
+
 def require_same_model(root: Path, manifest: Manifest, model: KeyModel) -> None:
     """Raise MismatchError, naming what differs, unless ``model``, loaded from files, made the keys of the store."""
     made, given = manifest.model, model.loaded.identity

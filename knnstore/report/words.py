@@ -3,8 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from knnstore.score.result import Setting
+if TYPE_CHECKING:  # it brings torch along, and what is said of a store needs none
+    from knnstore.score.result import Setting
 
 _WIDTH = 100
 _MARGIN = " " * 10
@@ -46,7 +48,7 @@ def shown_store(path: Path) -> str:
     return str(path).removesuffix(".knnstore")
 
 
-def setting_words(setting: Setting) -> str:
+def setting_words(setting: "Setting") -> str:
     """k, λ and temperature, and those of a cache."""
     words = f"k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}"
     if not setting.cache:

@@ -10,11 +10,12 @@ import numpy as np
 
 from knnstore.datastore.store import Datastore
 from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.matching import require_same_model
+from knnstore.lm.matching import require_known_model, require_same_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
 from knnstore.score.checks import block_memory
 from knnstore.score.choice import Choice, given_choice, stored_choice
 from knnstore.score.details import DetailsGatherer
@@ -33,17 +34,20 @@ from knnstore.suffixes.build import open_suffixes
 _MOST_TUNING_TOKENS = 250_000
 
 
-def score(options: ScoreOptions, store: Datastore, reporter: Reporter | None = None) -> ScoreReport:
-    """Perplexity of a text by an LM alone and joined to a store.
+def score(
+    options: ScoreOptions, store: Datastore, reporter: Reporter | None = None, runner: Runner | None = None
+) -> ScoreReport:
+    """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers search, None for here.
 
     Raises MismatchError if the store was made by another LM, tokenizer or key layer; UsageError if there is nothing
     to score; UnfinishedError without an index unless ``options.exact``.
     """
     reporter = reporter or Reporter()
+    require_known_model(store.root, store.manifest)
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store.root, store.manifest, model)
-    job = _Job(options, store, model, reporter)
+    job = _Job(options, store, model, reporter, runner)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
     return job.run(text, texts)
@@ -71,13 +75,15 @@ class _Totals:
 class _Job:
     """One run: passes over texts with one model, one store and one clock."""
 
-    def __init__(self, options: ScoreOptions, store: Datastore, model: KeyModel, reporter: Reporter) -> None:
+    def __init__(
+        self, options: ScoreOptions, store: Datastore, model: KeyModel, reporter: Reporter, runner: Runner | None
+    ) -> None:
         self._options = options
         self._store = store
         self._model = model
         self._reporter = reporter
         memory = block_memory(options.memory, model)
-        self.search = Search(store, options, search_memory(memory))
+        self.search = Search(store, options, search_memory(memory), runner)
         self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter, options.cache)
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()

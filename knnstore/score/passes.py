@@ -17,7 +17,9 @@ from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
 from knnstore.lm.loading import LoadedModel
 from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
 from knnstore.score.options import ScoreOptions
+from knnstore.score.shards import search_sharded
 from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
 from knnstore.suffixes.search import MATCH_BYTES, Matches, Suffixes
@@ -41,9 +43,10 @@ class Clock:
 
 
 class Search:
-    """How this run finds neighbours."""
+    """How this run finds neighbours: here, or by the workers of a runner."""
 
-    def __init__(self, store: Datastore, options: ScoreOptions, memory: int) -> None:
+    def __init__(self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None = None) -> None:
+        self._runner = runner
         self._store = store
         self._memory = memory
         self._quantised = options.quantised
@@ -61,6 +64,18 @@ class Search:
         if self._searcher is None:
             return exact_search(self._store, queries, k, rows=rows, memory=self._memory, progress=progress)
         method: Method = "quantised" if self._quantised else "lists"
+        if self._runner is not None and not rows and self.nprobe is not None:
+            return search_sharded(
+                self._store,
+                self._searcher,
+                queries,
+                k,
+                self.nprobe,
+                method=method,
+                memory=self._memory,
+                runner=self._runner,
+                advance=advance,
+            )
         return self._searcher.search(
             queries, k, self.nprobe, method=method, rows=rows, memory=self._memory, progress=progress
         )

@@ -1,0 +1,42 @@
+"""``knnstore explore``."""
+
+from typing import Any
+
+import click
+
+from knnstore.cli.options import store_option
+
+
+@click.command()
+@store_option
+@click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option("--nprobe", type=click.IntRange(1), help="Lists that a query searches. Default: the index's.")
+@click.option("--exact", is_flag=True, help="Search every key; needs no index.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0: any free one.")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
+def explore(port: int, browser: bool, store: str | None, model: str | None, device: str, **searching: Any) -> None:
+    """Look into a store in the browser: a text coloured by gain, token by token, and who taught what.
+
+    The page is served to this machine alone and loads nothing from any other. Ctrl-C ends it.
+    """
+    from knnstore.api import open as open_api
+    from knnstore.errors import UsageError
+
+    try:
+        from knnstore.explore.serve import HOST, make_app, open_port, serve
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"explore needs {error.name}, which isn't installed: pip install 'knnstore[explore]'"
+        ) from None
+    from knnstore.explore.explorer import Explorer
+
+    listening = open_port(port)
+    with listening:
+        click.echo("explore   loading the LM, opening the store, reading an example", err=True)
+        app = make_app(Explorer(open_api(store, model, device=device), **searching))
+        address = f"http://{HOST}:{listening.getsockname()[1]}"
+        click.echo(f"page      {address} (Ctrl-C ends it)")
+        if browser:
+            click.launch(address)
+        serve(app, listening)

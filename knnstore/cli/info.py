@@ -1,0 +1,41 @@
+"""``knnstore info`` and ``knnstore stores``."""
+
+from pathlib import Path
+
+import click
+
+from knnstore.cli.options import complete_store, print_json, print_result, store_option, store_root
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[STORE]", shell_complete=complete_store)
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def info(name: str | None, store: str | None, as_json: bool) -> None:
+    """Say what a store is: its model, corpus, size, index, recall and health.
+
+    Reads records and file sizes only, so it answers at once, whatever the size.
+    """
+    from knnstore.info import describe_store
+    from knnstore.report.info import info_text
+
+    if name and store:
+        raise click.UsageError(f"{name!r} and --store {store!r} both name a store: give one")
+    described = describe_store(store_root(name or store))
+    print_result(as_json, described, info_text(described))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=".")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+def stores(folder: Path, as_json: bool) -> None:
+    """List the stores in a folder (default: this one)."""
+    from knnstore.info import list_stores
+    from knnstore.records import to_json
+    from knnstore.report.info import stores_text
+
+    found = list_stores(folder)
+    if as_json:
+        print_json([to_json(store) | {"path": str(store.path)} for store in found])
+    else:
+        click.echo(stores_text(found))

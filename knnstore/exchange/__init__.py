@@ -1,0 +1,1 @@
+"""What people already have: memmaps of other toolkits in, memmaps, Parquet and faiss indexes out."""

@@ -1,0 +1,187 @@
+"""Memmaps of other toolkits to a store: streamed chunk by chunk, resumable, the same format as an ingest's."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from knnstore.atomic import encode_json, storage_errors
+from knnstore.datastore.history import publish
+from knnstore.datastore.keycodec import KeyDtype
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_manifest
+from knnstore.datastore.segment import SegmentPlan
+from knnstore.datastore.store import store_path
+from knnstore.errors import CorpusError, MismatchError, UsageError
+from knnstore.exchange.keycheck import KeyMatch, match_keys
+from knnstore.exchange.memmaps import open_memmaps
+from knnstore.exchange.rawfile import Form, Memmaps
+from knnstore.exchange.segment import SEGMENT, VALUE_ROWS, begin_segment, read_values, write_segment
+from knnstore.ingest.plan import chunk_rows
+from knnstore.lm.spec import LmSpec
+from knnstore.progress import Reporter
+
+_UNKNOWN = "unknown"
+# Windows that queries are made in, where no LM says its own; they matter only once a text is scored.
+_CONTEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What to import and what is known of it.
+
+    ``form`` as in ``open_memmaps``. ``model`` made the keys; None if that isn't known, and then nothing can be scored.
+    ``key``: its layer; None to find it out. ``check``: compare the keys with the LM's own. ``vocabulary``: tokens that
+    there are, where no model says it. ``key_dtype``: how keys are stored; float16 keeps float16 as it is.
+    """
+
+    keys: Path
+    values: Path
+    form: Form = field(default_factory=Form)
+    store: str | None = None
+    model: str | None = None
+    key: str | None = None
+    check: bool = True
+    vocabulary: int | None = None
+    context: int | None = None
+    stride: int | None = None
+    key_dtype: KeyDtype = "float16"
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model is not None and not self.check and self.key is None:
+            raise UsageError("--no-check takes your word for what the keys are: say their layer with --key")
+        if self.model is not None and self.vocabulary is not None:
+            raise UsageError("--vocabulary is for keys without a --model, which knows its own")
+        if self.vocabulary is not None and not 0 < self.vocabulary <= 2**31:
+            raise UsageError(f"--vocabulary {self.vocabulary}: give the number of tokens that there are")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import made. ``likeness`` is that of the keys with the LM's own, None if they weren't compared."""
+
+    store: Path
+    rows: int
+    dimension: int
+    layer: str
+    likeness: float | None
+    bytes: int
+    keys_per_second: float
+    tasks_run: int
+    tasks_kept: int
+
+
+def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> ImportReport:
+    """Make a store of two memmaps, or finish one that an interrupted run began.
+
+    The same call after an interruption writes only the chunks that are missing. Raises CorpusError for files that
+    don't fit, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys that
+    can't be stored.
+    """
+    reporter = reporter or Reporter()
+    memmaps = open_memmaps(options.keys, options.values, options.form)
+    reporter.say(f"memmaps   {memmaps.found}")
+    plan, match = _plan(options, memmaps, reporter)
+    memmaps = _unsigned(memmaps, plan.model.vocabulary)
+    root = store_path(options.store or default_name(options.keys))
+    with storage_errors("make", root):
+        root.mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        segment = begin_segment(root, plan, overwrite=options.overwrite)
+        run, kept, speed = write_segment(segment, memmaps, reporter)
+        manifest = load_manifest(root)
+        if SEGMENT not in manifest.segments:
+            what = f"import {memmaps.rows:,} keys of {options.keys.name}"
+            publish(root, replace(manifest, segments=(SEGMENT,)), "import", what, keys=memmaps.rows)
+    return ImportReport(
+        store=root,
+        rows=memmaps.rows,
+        dimension=plan.key.dimension,
+        layer=plan.key.layer,
+        likeness=match.likeness if match else None,
+        bytes=sum(path.stat().st_size for path in segment.root.rglob("*") if path.is_file()),
+        keys_per_second=speed,
+        tasks_run=run,
+        tasks_kept=kept,
+    )
+
+
+def default_name(keys: Path) -> str:
+    """The store's name for a file of keys: ``dstore_keys.npy`` makes ``dstore``, ``wiki/keys.npy`` makes ``wiki``."""
+    stem = keys.name.removesuffix(".npy").removesuffix("keys").rstrip("_-.")
+    return stem or keys.resolve().parent.name or "imported"
+
+
+def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple[SegmentPlan, KeyMatch | None]:
+    dimension = memmaps.keys.columns
+    match: KeyMatch | None = None
+    if options.model is None:
+        vocabulary = options.vocabulary or _vocabulary(memmaps, reporter)
+        model = ModelIdentity(_UNKNOWN, "", "", "", vocabulary)
+        layer, context, longest = options.key or _UNKNOWN, options.context or _CONTEXT, 2**20
+    else:
+        from knnstore.lm.forward import describe  # noqa: PLC0415 - imports torch
+
+        spec = LmSpec(options.model, options.key or "ffn-input", "auto", options.device, exact=True)
+        facts = describe(spec)
+        if facts.dimension != dimension:
+            raise MismatchError(
+                f"{memmaps.keys.path} has keys of {dimension}, and those of {facts.identity.name} are "
+                f"{facts.dimension} wide: give the --model that made them, or mend --dim"
+            )
+        _require_tokens_fit(memmaps, facts.identity)
+        if options.check:
+            tokens = _unsigned(memmaps, facts.identity.vocabulary)
+            match = match_keys(tokens, spec, facts, options.key)
+            reporter.say(
+                f"check     {match.layer} of {facts.identity.name}: likeness {match.likeness:.3f} to its own keys"
+            )
+        model, layer = facts.identity, match.layer if match else facts.layer
+        context, longest = options.context or facts.default_context, facts.longest_context
+    if not 0 < context <= longest:
+        raise UsageError(f"--context {context}: {model.name} takes 1 to {longest} positions")
+    stride = options.stride or max(1, context // 2)
+    if not 0 < stride <= context:
+        raise UsageError(f"--stride {stride} is not between 1 and the context {context}")
+    files = [(array.path.name, array.path.stat().st_size, array.dtype) for array in (memmaps.keys, memmaps.values)]
+    plan = SegmentPlan(
+        model=model,
+        key=KeyRecipe(layer, dimension, context, stride),
+        key_dtype=options.key_dtype,
+        chunk_rows=chunk_rows(dimension, options.key_dtype),
+        sources=hashlib.sha256(encode_json([memmaps.rows, *files])).hexdigest(),
+        text_field="",
+        errors="strict",
+        holdout=0.0,
+        compute="imported",
+        versions={name: version(name) for name in ("knnstore", "numpy")},
+    )
+    return plan, match
+
+
+def _require_tokens_fit(memmaps: Memmaps, model: ModelIdentity) -> None:
+    if memmaps.values.dtype == "int16" and model.vocabulary > 2**16:
+        raise CorpusError(
+            f"{memmaps.values.path}: {model.name} has {model.vocabulary:,} tokens, and int16 values can't tell them "
+            "apart; the tokens are lost, and the datastore has to be made anew"
+        )
+
+
+def _unsigned(memmaps: Memmaps, vocabulary: int) -> Memmaps:
+    """int16 values that overflowed are read as what they were, where the vocabulary is small enough to know it."""
+    if memmaps.values.dtype == "int16" and 2**15 < vocabulary <= 2**16:
+        return replace(memmaps, values=replace(memmaps.values, dtype="uint16"))
+    return memmaps
+
+
+def _vocabulary(memmaps: Memmaps, reporter: Reporter) -> int:
+    """One more than the largest value. Raises CorpusError for a negative one."""
+    largest = 0
+    with reporter.bar("values", memmaps.rows, "tokens") as advance:
+        for begin in range(0, memmaps.rows, VALUE_ROWS):
+            values = read_values(memmaps, begin, None)
+            largest = max(largest, int(values.max()))
+            advance(len(values))
+    return largest + 1

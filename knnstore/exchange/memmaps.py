@@ -1,0 +1,238 @@
+"""The keys and values of other toolkits: two files of raw numbers, whose form has to be known or found out.
+
+urvashik/knnlm writes float32 keys with int64 values, or float16 with int16; knn-transformers float16 with int32, and
+the number of rows and the width in the files' names; knn-box a ``config.json`` beside them. All are raw, ``.npy`` or
+not; a file that NumPy saved says its form itself.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.atomic import storage_errors
+from knnstore.errors import CorpusError, UsageError
+from knnstore.exchange.rawfile import KEY_TYPES, VALUE_TYPES, Form, Memmaps, RawArray
+
+_MAGIC = b"\x93NUMPY"
+_LARGEST_TOKEN = 2**21  # no tokenizer has as many tokens; half of a wider number read as a narrow one often does
+_SAMPLE = 4096
+_FINITE = 0.995  # float32 read as float16 has 1.6 % that aren't; a single bad key is named later, with its row
+_LARGEST_SIDECAR = 2**20
+
+
+def open_memmaps(keys: Path, values: Path, given: Form) -> Memmaps:
+    """The two files as keys and values.
+
+    Raises CorpusError for files that aren't such a pair or don't fit ``given``, UsageError where the form is neither
+    given nor to be found out.
+    """
+    for path in (keys, values):
+        if not path.is_file():
+            raise CorpusError(f"no such file: {path}; check the path, and the folder it is relative to")
+    if keys.resolve() == values.resolve():
+        raise UsageError(f"--keys and --vals are both {keys}: give the two files")
+    heads = (_npy(keys), _npy(values))
+    if heads[0] or heads[1]:
+        return _saved_by_numpy(keys, values, heads, given)
+    form = given.completed(_sidecar(keys, values)).completed(_named(keys))
+    if form.dimension is None:
+        raise UsageError(f"{keys}: a raw file doesn't say how wide a key is; give --dim, such as --dim 768")
+    memmaps = _sized(keys, values, form)
+    _refuse_unwritten(memmaps)
+    return memmaps
+
+
+def _sized(keys: Path, values: Path, form: Form) -> Memmaps:
+    """Types and rows that fit the files' sizes and what is known."""
+    assert form.dimension is not None
+    size, value_size = keys.stat().st_size, values.stat().st_size
+    fits = []
+    for key_type in KEY_TYPES:
+        for value_type in VALUE_TYPES:
+            if key_type != (form.key_type or key_type) or value_type != (form.value_type or value_type):
+                continue
+            rows, left = divmod(size, form.dimension * np.dtype(key_type).itemsize)
+            value_rows, value_left = divmod(value_size, np.dtype(value_type).itemsize)
+            # a file may be longer than what was written into it, but only where the number of rows is known
+            exact = (rows, left, value_left) == (value_rows, 0, 0) and form.rows in (None, rows)
+            longer = form.rows is not None and min(rows, value_rows) >= form.rows
+            if rows and (exact or longer):
+                types = replace(form, key_type=key_type, value_type=value_type, rows=form.rows or rows)
+                fits.append((exact, _pair(keys, values, types)))
+    exactly = [memmaps for exact, memmaps in fits if exact]
+    candidates = exactly or [memmaps for _, memmaps in fits]
+    if not candidates:
+        raise CorpusError(_misfit(keys, values, form))
+    return candidates[0] if len(candidates) == 1 else _likeliest(candidates, form)
+
+
+def _pair(keys: Path, values: Path, form: Form) -> Memmaps:
+    """The two files, of a form that is known whole."""
+    assert form.dimension and form.rows and form.key_type and form.value_type
+    found = f"{form.rows:,} rows of {form.dimension} {form.key_type} with {form.value_type} values"
+    key_array = RawArray(keys, form.key_type, form.rows, form.dimension)
+    return Memmaps(key_array, RawArray(values, form.value_type, form.rows, 1), found)
+
+
+def _likeliest(candidates: list[Memmaps], form: Form) -> Memmaps:
+    """The widest value type in which all of a sample are tokens, with keys that are finite.
+
+    A file of narrow numbers read as wider ones gives huge tokens at once; the other way round it gives zeros between
+    the tokens, which would look right: so the widest that fits is the one.
+    """
+    fitting = [memmaps for memmaps in candidates if _plausible(memmaps)]
+    if not fitting:
+        types = ", ".join(f"{m.keys.dtype} with {m.values.dtype}" for m in candidates)
+        raise CorpusError(
+            f"{candidates[0].keys.path} and {candidates[0].values.path} fit {types} in size, but in none of them are "
+            "the keys finite and the values tokens: check --dim and that the files belong together"
+        )
+    widest = max(np.dtype(memmaps.values.dtype).itemsize for memmaps in fitting)
+    best = [memmaps for memmaps in fitting if np.dtype(memmaps.values.dtype).itemsize == widest]
+    if len(best) > 1:
+        raise UsageError(
+            f"{best[0].keys.path}: {form.rows or 0:,} rows fit float16 and float32 keys alike; give --key-type"
+        )
+    return best[0]
+
+
+def _plausible(memmaps: Memmaps) -> bool:
+    rows = memmaps.rows
+    for begin in {0, max(0, rows - _SAMPLE)}:
+        values = memmaps.values.read(begin, min(begin + _SAMPLE, rows))
+        least = -(2**15) if memmaps.values.dtype == "int16" else 0  # int16 overflows, which is dealt with later
+        if values.min() < least or values.max() >= _LARGEST_TOKEN:
+            return False
+    few = max(1, min(rows, _SAMPLE * 64 // memmaps.keys.columns))
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(memmaps.keys.read(0, few).astype(np.float32)).mean()
+    return bool(finite > _FINITE)
+
+
+def _misfit(keys: Path, values: Path, form: Form) -> str:
+    assert form.dimension is not None
+    size, value_size = keys.stat().st_size, values.stat().st_size
+    key_rows = " or ".join(
+        f"{size / (form.dimension * np.dtype(kind).itemsize):,.7g} rows of {form.dimension} {kind}"
+        for kind in ([form.key_type] if form.key_type else KEY_TYPES)
+    )
+    value_rows = " or ".join(
+        f"{value_size / np.dtype(kind).itemsize:,.7g} {kind}"
+        for kind in ([form.value_type] if form.value_type else reversed(VALUE_TYPES))
+    )
+    wanted = f", and {form.rows:,} rows are asked for" if form.rows else ""
+    return (
+        f"{keys} ({size:,} bytes: {key_rows}) and {values} ({value_size:,} bytes: {value_rows}) don't hold "
+        f"the same number of rows{wanted}: check --dim, and that the files are whole and belong together; if they are "
+        "longer than what was written into them, give --rows"
+    )
+
+
+def _refuse_unwritten(memmaps: Memmaps) -> None:
+    """Raise if the file was made larger than what was written: its last keys are all zeros."""
+    keys, rows = memmaps.keys, memmaps.rows
+
+    def written(row: int) -> bool:
+        return bool(keys.read(row, row + 1).any())
+
+    if written(rows - 1):
+        return
+    low, high = 0, rows - 1  # rows before low are written, those from high on are not
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if written(middle) else (low, middle)
+    raise CorpusError(
+        f"{keys.path}: the keys from row {low:,} of {rows:,} on are all zeros, as if never written; "
+        f"give --rows {low} to leave them out"
+        if low
+        else f"{keys.path}: every key is zero; give the file that the keys were written to"
+    )
+
+
+def _npy(path: Path) -> tuple[tuple[int, ...], str, int] | None:
+    """Shape, dtype and offset of a file that ``numpy.save`` wrote; None for a raw one."""
+    with storage_errors("read", path), path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            return None
+        try:
+            file.seek(0)
+            version = np.lib.format.read_magic(file)
+            formats: Any = np.lib.format
+            read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+        except ValueError as error:
+            raise CorpusError(f"{path} begins like a .npy file but its header can't be read: {error}") from error
+        if dtype.hasobject or dtype.names is not None:
+            raise CorpusError(f"{path} holds pickled objects, which are never loaded: save it as plain numbers")
+        if fortran and len(shape) > 1 and min(shape) > 1:
+            raise CorpusError(f"{path} is in Fortran order: save it with numpy.ascontiguousarray")
+        return tuple(int(n) for n in shape), dtype.newbyteorder("=").name, file.tell()
+
+
+def _saved_by_numpy(keys: Path, values: Path, heads: Any, given: Form) -> Memmaps:
+    if heads[0] is None or heads[1] is None:
+        raise CorpusError(f"of {keys} and {values} one is raw and one saved by NumPy: they aren't a pair")
+    (shape, key_type, offset), (value_shape, value_type, value_offset) = heads
+    if (
+        len(shape) != 2
+        or 0 in shape
+        or (value_shape[0] if value_shape else 0) != shape[0]
+        or np.prod(value_shape) != shape[0]
+    ):
+        raise CorpusError(
+            f"{keys} {shape} and {values} {value_shape} aren't keys (rows, width) and values (rows,) of as many rows"
+        )
+    if key_type not in KEY_TYPES or value_type not in VALUE_TYPES:
+        raise CorpusError(
+            f"{keys} is {key_type} and {values} {value_type}: keys are {' or '.join(KEY_TYPES)}, "
+            f"values {', '.join(VALUE_TYPES)}"
+        )
+    form = Form(shape[1], shape[0], key_type, value_type)
+    _require_given(keys, form, given)
+    for path, array_shape, kind, start in (
+        (keys, shape, key_type, offset),
+        (values, value_shape, value_type, value_offset),
+    ):
+        needed = start + int(np.prod(array_shape, dtype=object)) * np.dtype(kind).itemsize
+        if path.stat().st_size < needed:
+            raise CorpusError(f"{path} has {path.stat().st_size:,} bytes and its header promises {needed:,}: it is cut")
+    pair = _pair(keys, values, replace(form, rows=given.rows or shape[0]))
+    pair = replace(pair, keys=replace(pair.keys, offset=offset), values=replace(pair.values, offset=value_offset))
+    _refuse_unwritten(pair)
+    return pair
+
+
+def _require_given(keys: Path, form: Form, given: Form) -> None:
+    for name, option in (("dimension", "--dim"), ("key_type", "--key-type"), ("value_type", "--value-type")):
+        wanted, found = getattr(given, name), getattr(form, name)
+        if wanted not in (None, found):
+            raise CorpusError(f"{keys} says {option} {found} itself, not {wanted}: leave the option out")
+    if given.rows is not None and form.rows is not None and given.rows > form.rows:
+        raise CorpusError(f"{keys} has {form.rows:,} rows, not {given.rows:,}: lower --rows")
+
+
+def _named(keys: Path) -> Form:
+    """Rows and width from a name such as ``dstore_gpt2_116988150_768_keys.npy``."""
+    match = re.search(r"_(\d+)_(\d+)_keys(?:\.npy)?$", keys.name)
+    return Form(int(match[2]), int(match[1])) if match and int(match[1]) and int(match[2]) else Form()
+
+
+def _sidecar(keys: Path, values: Path) -> Form:
+    """Rows, width and types from knn-box's ``config.json`` beside the files."""
+    path = keys.parent / "config.json"
+    if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR or values.parent != keys.parent:
+        return Form()
+    try:
+        about = json.loads(path.read_bytes())["data_infos"]
+        key, value = about[keys.stem], about[values.stem]
+        rows, dimension = (int(number) for number in key["shape"])
+        types = [str(entry["dtype"]).removeprefix("torch.") for entry in (key, value)]
+    except (ValueError, KeyError, TypeError, RecursionError):  # another kind of config.json: it says nothing here
+        return Form()
+    if types[0] not in KEY_TYPES or types[1] not in VALUE_TYPES:
+        raise CorpusError(f"{path}: keys of {types[0]} with values of {types[1]} can't be read")
+    return Form(dimension, rows, types[0], types[1])

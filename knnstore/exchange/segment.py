@@ -1,0 +1,158 @@
+"""Writes the segment of an import: one document, its values, its keys; each chunk a task that is marked done last."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.keycodec import scales_of
+from knnstore.datastore.locking import LOCK_FILE
+from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, save_manifest
+from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.store import segment_root
+from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
+from knnstore.exchange.rawfile import Memmaps
+from knnstore.ingest.plan import check_disk, differences
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+
+SEGMENT = "0000"
+VALUE_ROWS = 2**22
+_SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
+
+
+def read_values(memmaps: Memmaps, begin: int, vocabulary: int | None) -> Any:
+    """A block of values (n,). Raises CorpusError for one that is no token."""
+    values = memmaps.values.read(begin, min(begin + VALUE_ROWS, memmaps.rows))[:, 0]
+    wrong = values < 0 if vocabulary is None else (values < 0) | (values >= vocabulary)
+    if not wrong.any():
+        return values
+    row = int(np.argmax(wrong))
+    where = f"{memmaps.values.path}: value {int(values[row])} of row {begin + row:,}"
+    if values[row] < 0 and memmaps.values.dtype == "int16":
+        raise CorpusError(
+            f"{where} has overflowed int16: say how many tokens there are with --vocabulary, or give the --model; up "
+            f"to {2**16:,} the tokens can be told, beyond that they are lost"
+        )
+    if values[row] < 0:
+        raise CorpusError(
+            f"{where} is negative, which no token is: check --value-type, or leave the last rows out with --rows"
+        )
+    raise CorpusError(
+        f"{where} is no token of a vocabulary of {vocabulary:,}: check --model, --vocabulary or --value-type"
+    )
+
+
+def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
+    """The segment of ``plan``, begun or made; refuses a store that holds anything else."""
+    path = segment_root(root, SEGMENT)
+    others = [entry for entry in root.iterdir() if entry.name != LOCK_FILE]
+    if not ((root / MANIFEST_FILE).exists() or {entry.name for entry in others} <= {"segments"}):
+        raise UsageError(f"{root} is no store but isn't empty: choose another name with --store")
+    if overwrite:
+        with storage_errors("clear", root):
+            for entry in others:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if (path / PLAN_FILE).exists():
+        told = differences(Segment(path).plan, plan)
+        if told:
+            raise MismatchError(
+                f"{root} holds something else, or was begun with other settings: {'; '.join(told)}. "
+                "Run with the same ones, choose another --store, or discard it with --overwrite"
+            )
+    segment_commits = path / "commits"
+    with storage_errors("make", path):
+        segment_commits.mkdir(parents=True, exist_ok=True)
+        for leftover in [*path.rglob(f"*{TEMPORARY_SUFFIX}"), *path.rglob("*.partial")]:
+            leftover.unlink()
+    write_json(path / PLAN_FILE, to_json(plan))
+    if not (root / MANIFEST_FILE).exists():
+        save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
+    return Segment(path)
+
+
+def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tuple[int, int, float]:
+    """Write what isn't there: chunks written, chunks kept, keys a second."""
+    commits = segment.commits
+    commits.prepare()
+    if commits.find("documents") is None:
+        _write_documents(segment, memmaps, reporter)
+    todo = [chunk for chunk in range(segment.chunks) if commits.find(f"keys-{chunk:06d}") is None]
+    check_disk(segment, len(todo), free_bytes(segment.root))
+    if commits.find("samples") is None:
+        shape = (segment.rows, segment.dimension)
+        path = segment.array_path("keys")
+        files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
+        commits.commit("layout", files)
+        _write_samples(segment, memmaps)
+    started, written = time.perf_counter(), 0
+    waiting = sum(end - begin for begin, end in map(segment.chunk_range, todo))
+    with reporter.bar("keys", segment.rows, "keys", segment.rows - waiting) as advance:
+        for chunk in todo:
+            begin, end = segment.chunk_range(chunk)
+            block = _encoded(segment, memmaps, begin, end)
+            file = write_chunk(segment.array_path("keys"), chunk, block)
+            commits.commit(f"keys-{chunk:06d}", [file], rows=end - begin)
+            advance(end - begin)
+            written += end - begin
+    speed = written / (time.perf_counter() - started) if written else 0.0
+    return len(todo), segment.chunks - len(todo), speed
+
+
+def _write_documents(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> None:
+    """Values, and the one document that they are; nothing is held out."""
+    dtype, digest = segment.plan.value_dtype, hashlib.sha256()
+    path, heldout = segment.array_path("values"), segment.array_path("heldout")
+    files = create_array(path, (memmaps.rows,), VALUE_ROWS, dtype, "values")
+    files += create_array(heldout, (0,), HELDOUT_TOKENS, dtype, "values")
+    with reporter.bar("values", memmaps.rows, "tokens") as advance:
+        for chunk, begin in enumerate(range(0, memmaps.rows, VALUE_ROWS)):
+            values = read_values(memmaps, begin, segment.plan.model.vocabulary).astype(dtype)
+            digest.update(values.astype(dtype.newbyteorder("<")).tobytes())
+            files.append(write_chunk(path, chunk, values))
+            advance(len(values))
+    row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
+    row |= {
+        "path": str(memmaps.keys.path),
+        "record": None,
+        "id": None,
+        "sha256": digest.digest(),
+        "tokens": memmaps.rows,
+    }
+    table = segment.root / DOCUMENTS_FILE
+    with storage_errors("write", table):
+        pq.write_table(pa.Table.from_pylist([row], DOCUMENTS_SCHEMA), table, compression="zstd")
+    segment.commits.commit("documents", [*files, table])
+
+
+def _write_samples(segment: Segment, memmaps: Memmaps) -> None:
+    """The int8 scales, and no queries: what was held out of the other toolkit's text isn't known."""
+    files: list[Path] = []
+    if segment.plan.key_dtype == "int8":
+        starts = np.unique(np.linspace(0, max(0, memmaps.rows - _SCALE_ROWS), _SCALE_BLOCKS).astype(np.int64))
+        blocks = [memmaps.keys.read(int(s), min(int(s) + _SCALE_ROWS, memmaps.rows)) for s in starts]
+        path = segment.array_path("key_scales")
+        files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
+        files.append(write_chunk(path, 0, scales_of(np.concatenate(blocks).astype(np.float32))))
+    path = segment.array_path("queries")
+    files += create_array(path, (0, segment.dimension), 1, np.dtype(np.float32), "none")
+    segment.commits.commit("samples", files, queries=0)
+
+
+def _encoded(segment: Segment, memmaps: Memmaps, begin: int, end: int) -> Any:
+    keys = memmaps.keys.read(begin, end).astype(np.float32)
+    try:
+        return segment.codec.encode(keys)
+    except NumericsError as error:
+        row = begin + int(np.argmin(np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)))
+        raise NumericsError(
+            f"{memmaps.keys.path}, row {row:,}: {error}; check --dim and --key-type, or store them as --key-dtype int8"
+        ) from error

@@ -1,0 +1,112 @@
+"""A store and its LM, ready to be looked into: texts read once, a setting to begin with, an example."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from knnstore.api.store import Store
+from knnstore.attachment import Joined, choose_setting
+from knnstore.errors import UsageError
+from knnstore.explore.analysis import Analysis, analyse
+from knnstore.generation import Generation
+from knnstore.lm.streaming import Sampling
+from knnstore.neighbours import ABSENT, target_probabilities
+from knnstore.passages import Passage
+from knnstore.score.options import DEFAULT_K, ScoreOptions
+from knnstore.score.result import Setting
+from knnstore.score.tuned import load_tuned
+from knnstore.score.tuning import choose, make_grid
+
+MOST_TOKENS = 2000
+_TUNING_TOKENS = 384
+_EXAMPLE_TOKENS = 160
+_KEPT_TEXTS = 8
+_TOP_P = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A neighbour of a token: its share of the store's vote, its distance, and where it stands."""
+
+    weight: float
+    distance: float
+    passage: Passage
+
+
+class Explorer:
+    """What the page asks of a store. Texts that were read last are kept, so that a moved slider reads nothing."""
+
+    def __init__(self, store: Store, *, nprobe: int | None = None, exact: bool = False) -> None:
+        self.store = store
+        self.k = min(DEFAULT_K, len(store))
+        self.search = store.searching(nprobe=nprobe, exact=exact)
+        self.analysed = lru_cache(maxsize=_KEPT_TEXTS)(self._analysed)
+
+    def _analysed(self, text: str) -> Analysis:
+        """A text of at most 2,000 tokens (the rest is left out), read once. Raises UsageError for an empty one."""
+        if not text.strip():
+            raise UsageError("there is nothing to read: paste some text")
+        recipe = self.store.datastore.manifest.key
+        return analyse(self.store.lm, recipe, self.search, text, k=self.k, most_tokens=MOST_TOKENS)
+
+    @cached_property
+    def start(self) -> tuple[Setting, str]:
+        """The setting that the page begins with, and in words where it is from.
+
+        As ``knnstore tune`` stored it; else tuned on the beginning of a held-out document, of which the example shows
+        no part; without one, a cautious default.
+        """
+        record = load_tuned(self.store.datastore)
+        if record is not None:
+            return record.alone, "as 'knnstore tune' stored it"
+        excerpt = self._heldout(0, 0.0, _TUNING_TOKENS)
+        if len(excerpt) < _TUNING_TOKENS // 4:
+            setting, source = choose_setting(
+                self.store.datastore, self.search, k=self.k, lambda_=None, temperature=None
+            )
+            return setting, f"with {source}"
+        read = self.analysed(self.store.lm.loaded.decode(excerpt))
+        grid = make_grid(ScoreOptions(), self.k, read.neighbours)
+        knn = target_probabilities(read.neighbours, read.ids, grid.ks, grid.temperatures)
+        setting = choose(grid, read.log_lm, knn, None)
+        return setting, f"as tuned on {len(read.ids)} tokens of a held-out document"
+
+    @cached_property
+    def example(self) -> str:
+        """A passage of a held-out document, which the store has never seen; empty where nothing is held out."""
+        text = str(self.store.lm.loaded.decode(self._heldout(1, 0.6, _EXAMPLE_TOKENS)))
+        return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
+
+    def write(self, prompt: str, most: int, heat: float, setting: Setting) -> Generation:
+        """A text after ``prompt``, drawn with sampling temperature ``heat``; 0 takes the most probable token."""
+        store = self.store
+        joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, setting, "as set")
+        return store.generate(prompt, most, sampling=Sampling(heat, top_p=_TOP_P), joined=joined)
+
+    def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[Source]:
+        """The neighbours of a token that weigh most, with where they stand."""
+        weights = analysis.weights(token, setting)
+        rows = analysis.neighbours.rows
+        assert rows is not None
+        found = [
+            index for index in range(min(most, len(weights))) if analysis.neighbours.values[token, index] != ABSENT
+        ]
+        return [
+            Source(
+                float(weights[index]),
+                float(analysis.neighbours.distances[token, index]),
+                self.store.passages.at(int(rows[token, index])),
+            )
+            for index in found
+        ]
+
+    def _heldout(self, rank: int, share: float, tokens: int) -> list[int]:
+        """Up to so many tokens of the held-out document that is ``rank`` longest, from that share of its length on."""
+        store = self.store.datastore
+        found = [(segment, int(document)) for segment in store.segments for document in store.heldout(segment)]
+        found.sort(key=lambda one: -int(one[0].documents.heldout_tokens[one[1]]))
+        if not found:
+            return []
+        segment, document = found[min(rank, len(found) - 1)]
+        ids = segment.heldout(document)
+        first = int(share * len(ids))
+        return [int(token) for token in ids[first : first + tokens]]

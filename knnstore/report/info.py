@@ -1,0 +1,144 @@
+"""What a store is, on one screen; and what stores there are."""
+
+from collections.abc import Sequence
+
+from knnstore.info import CorpusInfo, StoreInfo, StoreSummary
+from knnstore.report.words import documents, one_line, shown_store, wrapped
+from knnstore.sizes import format_size
+
+
+def info_text(info: StoreInfo) -> str:
+    """One screen about a store, with what to do next."""
+    model = info.model
+    fingerprint = f" (weights {model.weights[:12]})" if model.weights else " (its weights are not known)"
+    windows = f"windows of {info.key.context:,} tokens by {info.key.stride:,}"
+    lines = wrapped("store", f"{info.name}: {_state(info)}")
+    lines += wrapped("path", str(info.path))
+    lines += wrapped(
+        "model", f"{one_line(model.name)}{fingerprint}, vocabulary of {model.vocabulary:,}; {info.compute}"
+    )
+    lines += wrapped("keys", f"{info.key.dimension:,} {info.key_dtype} from {info.key.layer}; {windows}")
+    if info.corpus is not None:
+        lines += wrapped("corpus", _corpus(info.corpus))
+    lines += _index(info)
+    if (tuned := info.tuned) is not None:
+        setting = f"k {tuned.k}, λ {tuned.lambda_:g}, temperature {tuned.temperature:g}"
+        lines += wrapped(
+            "tuned",
+            f"{setting} on {tuned.tokens:,} tokens of {one_line(tuned.text)}: perplexity {tuned.lm_perplexity:,.2f} "
+            f"by the LM, {tuned.perplexity:,.2f} with the store",
+        )
+    lines += ["", *_disk(info), ""]
+    lines += wrapped("health", _health(info))
+    lines += wrapped("next", _next(info))
+    return "\n".join(lines)
+
+
+def stores_text(stores: Sequence[StoreSummary]) -> str:
+    """A table of stores; what can't be read says why below it."""
+    if not stores:
+        return "no store here\nnext      knnstore ingest --corpus PATH"
+    rows = [("store", "model", "keys", "bytes", "a key", "index", "state")]
+    rows += [
+        (
+            store.name,
+            one_line(store.model),
+            f"{store.rows:,}",
+            format_size(store.bytes),
+            f"{store.bytes / store.rows:.0f}" if store.rows else "",
+            "yes" if store.indexed else "no",
+            store.state,
+        )
+        if store.trouble is None
+        else (store.name, "", "", "", "", "", "unreadable")
+        for store in stores
+    ]
+    lines = _table(rows, left=(0, 1, 5, 6))
+    for store in stores:
+        if store.trouble is not None:
+            lines += ["", *wrapped(store.name, store.trouble)]
+    return "\n".join(lines)
+
+
+def _state(info: StoreInfo) -> str:
+    held = f"; {info.writer} is writing to it" if info.writer else ""
+    if info.state == "begun":
+        done = f"{info.rows_done:,} of {info.rows:,} keys are made" if info.rows else "its text is being read"
+        return f"begun, {done}{held}"
+    parts = f" in {info.segments:,} segments" if info.segments > 1 else ""
+    gone = f"; {documents(info.removed_documents)} removed, on disk until compaction" if info.removed_documents else ""
+    return f"{info.rows:,} keys{parts}{gone}{held}"
+
+
+def _corpus(corpus: CorpusInfo) -> str:
+    files = "file" if corpus.files == 1 else "files"
+    where = f" of {one_line(corpus.folder)}" if corpus.folder else ""
+    size = f", {format_size(corpus.bytes)}" if corpus.bytes else ""
+    held = (
+        f"; {corpus.heldout_tokens:,} tokens of {documents(corpus.heldout_documents)} are held out to measure on"
+        if corpus.heldout_tokens
+        else "; nothing is held out to measure on"
+    )
+    return f"{documents(corpus.documents)} in {corpus.files:,} {files}{where}{size}{held}"
+
+
+def _index(info: StoreInfo) -> list[str]:
+    index = info.index
+    if index is None:
+        return wrapped("index", "none yet")
+    check = index.check
+    queries = "held-out" if check.source == "heldout" else "stored"
+    behind = f"; {info.rows - index.rows:,} keys are not in it yet" if index.rows < info.rows else ""
+    return [
+        *wrapped(
+            "index",
+            f"{index.nlist:,} lists, codes of {index.pq_bytes} bytes, trained on {index.train_rows:,} keys; "
+            f"a query searches {index.nprobe} lists{behind}",
+        ),
+        *wrapped(
+            "recall",
+            f"{check.recall:.3f} of the {check.k:,} nearest keys, {check.recall_quantised:.3f} from the codes alone "
+            f"({check.queries:,} {queries} queries against all keys)",
+        ),
+    ]
+
+
+def _disk(info: StoreInfo) -> list[str]:
+    each = info.rows_done or 1
+    rows = [("disk", "bytes", "a key")]
+    rows += [(part, format_size(size), f"{size / each:.1f}") for part, size in info.parts.items()]
+    rows.append(("all", format_size(info.bytes), f"{info.bytes / each:.1f}"))
+    raw = info.raw_bytes_per_key
+    rows.append(("float32 key, 8-byte value", format_size(raw * info.rows_done), f"{raw:.1f}"))
+    return _table(rows, left=(0,))
+
+
+def _health(info: StoreInfo) -> str:
+    health = info.health
+    if not health.missing_files:
+        return f"all {health.files:,} recorded files are there with their sizes"
+    listed = ", ".join(health.missing) + (" …" if health.missing_files > len(health.missing) else "")
+    return f"{health.missing_files:,} of {health.files:,} recorded files are missing or of another size: {listed}"
+
+
+def _next(info: StoreInfo) -> str:
+    store = shown_store(info.path)
+    if info.state == "begun":
+        return "the command that began it goes on where it stopped"
+    if info.index is None or info.index.rows < info.rows:
+        return f"knnstore index --store {store}"
+    return f"knnstore score --store {store}" + (
+        "" if info.corpus and info.corpus.heldout_tokens else " --text YOUR.txt"
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
+    """Lines of a table, columns padded; those in ``left`` are flush left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

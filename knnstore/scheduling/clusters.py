@@ -1,0 +1,116 @@
+"""Where the workers come from: processes of this machine for the length of a command, or a cluster that exists."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from knnstore.errors import ResourceError, UsageError
+from knnstore.scheduling.machine import available_cores
+from knnstore.scheduling.runner import Runner, SerialRunner
+from knnstore.scheduling.worker import Terms, library_versions
+from knnstore.sizes import format_size
+
+PATIENCE_SECONDS = 30.0
+Say = Callable[[str], None]
+
+
+@contextmanager
+def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
+    """A Dask cluster of ``workers`` processes on this machine for the length of the context; 0 runs in this process.
+
+    Each worker runs one task at a time with its share of the cores, and with one of the ``gpus`` if any are named.
+    """
+    if workers == 0:
+        yield SerialRunner()
+        return
+    import dask  # noqa: PLC0415 - a second's import, only where it is used
+    from distributed import Client, LocalCluster  # noqa: PLC0415
+
+    from knnstore.scheduling.dask_runner import DaskRunner  # noqa: PLC0415
+
+    threads = max(1, available_cores() // workers)
+    environment = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")}
+    settings = {
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.worker.daemon": True,
+        "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask finds normal
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any free port: two runs at once must not meet at Dask's usual one
+            memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
+
+
+def scheduler_address(given: str | None) -> str | None:
+    """The scheduler to join: what is given, else what Dask's configuration or ``DASK_SCHEDULER_ADDRESS`` says."""
+    import dask  # noqa: PLC0415
+
+    return given or dask.config.get("scheduler-address", None)
+
+
+@contextmanager
+def cluster_runner(
+    address: str | None = None,
+    scheduler_file: str | None = None,
+    *,
+    memory: int = 0,
+    patience: float = PATIENCE_SECONDS,
+    say: Say = lambda _: None,
+) -> Iterator[Runner]:
+    """The workers of the Dask cluster at ``address``, or of the one whose scheduler wrote ``scheduler_file``.
+
+    ``memory``: bytes that a worker will use; ``patience``: seconds after which a silent worker counts as frozen.
+
+    Raises ResourceError if the scheduler doesn't answer or a worker's limit is below ``memory``, MismatchError for a
+    worker with other libraries, UsageError for an address that is none.
+    """
+    import dask  # noqa: PLC0415
+    from distributed import Client  # noqa: PLC0415
+
+    from knnstore.scheduling.dask_runner import DaskRunner  # noqa: PLC0415
+
+    where = address or scheduler_file
+    try:
+        with dask.config.set({"distributed.comm.timeouts.connect": f"{patience:g}s"}):
+            client = Client(address, scheduler_file=scheduler_file, timeout=patience, set_as_default=False)
+    except OSError as error:
+        raise ResourceError(
+            f"no Dask scheduler answers at {where} within {patience:g} seconds ({_first_line(error)}): "
+            "start it with 'dask scheduler', or give its address with --scheduler"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"--scheduler {where}: {_first_line(error)}; an address looks like tcp://HOST:8786") from error
+    with client:
+        workers = client.scheduler_info()["workers"]
+        _require_memory(workers, memory)
+        say(f"cluster   {len(workers):,} worker{'s' * (len(workers) != 1)} at {client.scheduler.address}")
+        runner = DaskRunner(client, Terms(library_versions()), foreign=True, patience=patience, say=say)
+        runner.prepare_workers()
+        yield runner
+
+
+def _require_memory(workers: dict[str, Any], memory: int) -> None:
+    for address, worker in workers.items():
+        limit = worker["memory_limit"]
+        if 0 < limit < memory:
+            raise ResourceError(
+                f"worker {address} is killed when it takes {format_size(limit)} and --memory lets it take "
+                f"{format_size(memory)}: give --memory {format_size(limit).replace(' ', '')}, or start the workers "
+                "with a larger --memory-limit"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -1,0 +1,296 @@
+"""Tasks on the workers of a Dask client: a bounded number in flight, and second copies of those that seem lost."""
+
+import math
+import queue
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from knnstore.datastore.locking import read_holder
+from knnstore.errors import KnnstoreError, ResourceError
+from knnstore.scheduling.roster import Roster
+from knnstore.scheduling.runner import Advance, Result, Runner, Task
+from knnstore.scheduling.worker import Terms, call, call_shared, nothing, untold
+
+_IN_FLIGHT = 2  # a worker: one runs, the next waits for it
+_FIRST_IN_FLIGHT = 8  # while there is no worker yet: a cluster that adapts starts some when it sees tasks
+_ATTEMPTS = 3  # of a task that fails for a reason that may pass
+_COPIES = 2
+_TICK_SECONDS = 0.5
+_ANSWER_SECONDS = 10.0
+_STRAGGLER = 1.5  # times the median, after which a task of the last ones gets a second copy on an idle worker
+
+
+class WorkersDiedError(ResourceError):
+    """Dask has given up on a task, since too many workers died over it."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A task that is out: its copies still running, when the last was sent, how often it failed."""
+
+    task: Any
+    copies: list[Any] = field(default_factory=list)
+    sent: float = 0.0
+    failures: int = 0
+
+
+class DaskRunner(Runner):
+    """Runs tasks on the workers of a Dask client.
+
+    Args:
+        client: of ``distributed``.
+        terms: what the workers have to meet.
+        foreign: whether the cluster isn't this command's own. Then the last tasks get second copies, and what may use
+            all threads runs on a worker, since this process may be on a login node.
+        patience: seconds without a heartbeat after which a worker's tasks are run elsewhere as well.
+    """
+
+    def __init__(
+        self, client: Any, terms: Terms, *, foreign: bool, patience: float, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._client = client
+        self._terms = terms
+        self._foreign = foreign
+        self._patience = patience
+        self._roster = Roster(self._identity, patience, say)
+
+    def _identity(self) -> Any:
+        return self._client.sync(lambda: self._client.scheduler.identity(n_workers=-1), callback_timeout=self._patience)
+
+    @property
+    def workers(self) -> int:
+        """See Runner."""
+        self._roster.look()
+        return max(1, len(self._roster.awake))
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """See Runner. A task whose worker dies is tried on another, up to Dask's ``allowed-failures``."""
+        return _Run(self._client, self._roster, self._send(function), self._foreign, self._patience).results(tasks)
+
+    def run_shared(
+        self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        """See Runner."""
+        self._roster.look()
+        sent = self._client.scatter(shared, workers=self._roster.awake or None, broadcast=True, hash=False)
+        yield from _Run(
+            self._client, self._roster, self._send(function, shared=sent), self._foreign, self._patience
+        ).results(tasks)
+
+    def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
+        """See Runner."""
+        if not self._foreign:
+            return function(task, advance)
+        result: Result = next(iter(self.run(untold, [(function, task)])))
+        return result
+
+    def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
+        """See Runner. Workers that join later are asked by the first task that they get."""
+        if not self._foreign:
+            return
+        seen = tuple(str(path.absolute()) for path in reads)
+        self._terms = replace(self._terms, store=str(root.absolute()), holder=read_holder(root), reads=seen)
+        self.prepare_workers()
+
+    def prepare_workers(self) -> None:
+        """Ask every worker at once whether it meets the terms, and raise what the first says that doesn't.
+
+        One that doesn't answer soon is busy or frozen, and is asked again by the first task that it gets.
+        """
+        deadline = time.monotonic() + min(self._patience, _ANSWER_SECONDS)
+        self._roster.look()
+        asked = [
+            self._client.submit(call, self._terms, nothing, workers=[address], pure=False, key=_key(nothing))
+            for address in self._roster.awake
+        ]
+        for future in asked:
+            with suppress(TimeoutError):
+                if future.exception(timeout=max(0.01, deadline - time.monotonic())) is not None:
+                    raise task_error(future)
+            future.release()
+
+    def _send(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
+        ready = partial(call_shared if shared else call, self._terms, function)
+
+        def send(tasks: list[Any], workers: list[str] | None) -> list[Any]:
+            # keys of their own: the same task in a second run, or copy, isn't the first one's remembered result
+            keys = [_key(function) for _ in tasks]
+            elsewhere = workers is not None
+            sent = self._client.map(
+                ready, tasks, key=keys, pure=False, workers=workers, allow_other_workers=elsewhere, **shared
+            )
+            return list(sent)
+
+        return send
+
+
+class _Run:
+    """One call of ``run``: what waits, what is out and what came back."""
+
+    def __init__(self, client: Any, roster: Roster, send: Callable[..., Any], foreign: bool, patience: float) -> None:
+        self._client = client
+        self._roster = roster
+        self._send = send
+        self._foreign = foreign
+        self._patience = patience
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._entries: dict[str, _Entry] = {}  # by the key of each copy
+        self._out = 0
+        self._durations: list[float] = []
+
+    def results(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """The tasks' results, as they end. What is out when the caller stops, or an error ends it, is let go of."""
+        waiting = iter(tasks)
+        try:
+            more = self._fill(waiting)
+            while self._out:
+                for result in self._collect(self._await_ended()):
+                    self._out -= 1
+                    yield result
+                more = more and self._fill(waiting)
+                self._watch(last=not more)
+        finally:
+            for entry in list(self._entries.values()):
+                self._forget(entry)
+
+    def _fill(self, waiting: Iterator[Any]) -> bool:
+        """Send tasks while there is room; whether more may wait."""
+        self._look()
+        room = _IN_FLIGHT * len(self._roster.awake) or _FIRST_IN_FLIGHT
+        taken = list(islice(waiting, max(0, room - self._out)))
+        self._out += len(taken)
+        self._copy([_Entry(task) for task in taken])
+        return self._out >= room
+
+    def _copy(self, entries: list[_Entry], workers: list[str] | None = None) -> None:
+        """Send a (further) copy of tasks; to these workers rather than others, or to any that isn't frozen."""
+        if not entries:
+            return
+        if workers is None and self._roster.frozen:
+            workers = self._roster.awake or None
+        for entry, future in zip(entries, self._send([entry.task for entry in entries], workers), strict=True):
+            entry.copies.append(future)
+            entry.sent = time.monotonic()
+            self._entries[future.key] = entry
+            future.add_done_callback(self._ended.put)
+
+    def _await_ended(self) -> list[Any]:
+        """What has ended; after a moment without anything, nothing."""
+        ended = []
+        try:
+            ended.append(self._ended.get(timeout=_TICK_SECONDS))
+            while True:
+                ended.append(self._ended.get_nowait())
+        except queue.Empty:
+            return ended
+
+    def _collect(self, ended: list[Any]) -> list[Any]:
+        """The results of copies that ended well and first; failed tasks are sent again or raise."""
+        finished = []
+        for future in ended:
+            entry = self._entries.get(future.key)
+            if entry is None:
+                continue  # another copy was quicker
+            if future.status == "finished":
+                self._durations.append(time.monotonic() - entry.sent)
+                finished.append((entry, future))
+                for other in entry.copies:
+                    self._entries.pop(other.key, None)
+            else:
+                self._failed(entry, future)
+        if not finished:
+            return []
+        try:
+            results = self._gather([future for _, future in finished])
+        except TimeoutError:  # a worker froze with its result: the tasks are run again
+            for entry, _ in finished:
+                entry.copies.clear()
+            self._copy([entry for entry, _ in finished])
+            return []
+        for entry, _ in finished:
+            self._forget(entry)
+        return results
+
+    def _gather(self, futures: list[Any]) -> list[Any]:
+        gathered = self._client.sync(
+            lambda: self._client.gather(futures, asynchronous=True), callback_timeout=4 * self._patience
+        )
+        return list(gathered)
+
+    def _failed(self, entry: _Entry, future: Any) -> None:
+        self._look()  # a scheduler that went away fails all that is out: that is what to tell
+        error = task_error(future)
+        self._entries.pop(future.key, None)
+        entry.copies.remove(future)
+        entry.failures += 1
+        if entry.copies:
+            return
+        passing = self._foreign and isinstance(error, OSError) and not isinstance(error, WorkersDiedError)
+        if not passing or entry.failures == _ATTEMPTS:
+            raise error
+        self._copy([entry])
+
+    def _watch(self, *, last: bool) -> None:
+        """Second copies of tasks that are with frozen workers, and of the last ones where workers are idle."""
+        self._look()
+        frozen = self._roster.frozen
+        if not (frozen or (last and self._foreign)):
+            return
+        processing = {address: set(keys) for address, keys in self._client.processing().items()}
+        with_frozen = {key for address in frozen for key in processing.get(address, ())}
+        idle = [address for address in self._roster.awake if not processing.get(address)]
+        patient = _STRAGGLER * statistics.median(self._durations or [math.inf]) + 1
+        now = time.monotonic()
+        for entry in sorted({id(entry): entry for entry in self._entries.values()}.values(), key=lambda e: e.sent):
+            if all(copy.key in with_frozen for copy in entry.copies) and self._roster.awake:
+                self._copy([entry], idle or self._roster.awake)
+            elif last and self._foreign and idle and len(entry.copies) < _COPIES and now - entry.sent > patient:
+                self._copy([entry], [idle.pop()])
+
+    def _look(self) -> None:
+        """See who is there; raises ResourceError if the scheduler isn't."""
+        lost = ResourceError(
+            f"the Dask scheduler at {self._client.scheduler.address if self._client.scheduler else '?'} went away: "
+            "run the same command again when it is back; what is done stays done"
+        )
+        if self._client.status != "running":
+            raise lost
+        try:
+            self._roster.look()
+        except OSError as error:
+            raise lost from error
+
+    def _forget(self, entry: _Entry) -> None:
+        """Let go of all copies. One that runs can't be stopped: it ends, and writes what is there already."""
+        for copy in entry.copies:
+            self._entries.pop(copy.key, None)
+            copy.release()
+        entry.copies.clear()
+
+
+def task_error(future: Any) -> BaseException:
+    """What to raise for a task that didn't end well."""
+    error = future.exception()
+    if isinstance(error, KnnstoreError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return ResourceError(f"a worker of the cluster can't import {error.name}: install the same knnstore there")
+    if type(error).__name__ == "KilledWorker":
+        return WorkersDiedError(
+            "the workers died several times over one task, most likely for lack of memory: "
+            "run the same command again with a smaller --memory or fewer --workers; what is done stays done"
+        )
+    assert isinstance(error, BaseException)
+    return error
+
+
+def _key(function: Callable[..., Any]) -> str:
+    return f"{function.__name__}-{uuid.uuid4().hex}"

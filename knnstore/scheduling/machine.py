@@ -1,0 +1,29 @@
+"""What this machine has to work with. Imports no torch: the process that only hands out tasks stays small."""
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(driver: Path = _NVIDIA) -> tuple[str, ...]:
+    """NVIDIA GPUs that this process may use and this torch can, each as ``CUDA_VISIBLE_DEVICES`` would name it."""
+    if not driver.is_dir() or _torch_is_for_cpus():
+        return ()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    return tuple(str(number) for number, _ in enumerate(driver.iterdir()))
+
+
+def _torch_is_for_cpus() -> bool:
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return True

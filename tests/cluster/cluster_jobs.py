@@ -1,0 +1,56 @@
+"""What the tests' workers run: small functions, importable by name there as well."""
+
+import os
+import time
+from pathlib import Path
+
+from knnstore.errors import CorpusError
+
+
+def double(number):
+    return 2 * number
+
+
+def sleep_and_double(task):
+    seconds, number = task
+    time.sleep(seconds)
+    return 2 * number
+
+
+def add(shared, number):
+    return shared + number
+
+
+def process(seconds):
+    """The worker's process, and when the task began and ended."""
+    begun = time.time()
+    time.sleep(seconds)
+    return os.getpid(), begun, time.time()
+
+
+def refuse(number):
+    if number == 3:
+        raise CorpusError("file 3 is no text")
+    return number
+
+
+def flaky(task):
+    """Fails twice, as a disk that is shared by many may, then succeeds."""
+    folder, number = task
+    attempts = len(list(Path(folder).glob(f"{number}-*")))
+    Path(folder, f"{number}-{attempts}-{os.getpid()}").touch()
+    if attempts < 2:
+        raise OSError(116, "Stale file handle")
+    return number
+
+
+def hang_the_first_time(task):
+    """Number 7 takes long where it is run first, and a moment where it is run again."""
+    folder, number = task
+    if number == 7:
+        try:
+            Path(folder, "begun").touch(exist_ok=False)
+            time.sleep(25)
+        except FileExistsError:
+            pass
+    return number

@@ -1,0 +1,75 @@
+"""A real Dask cluster on loopback: a scheduler and three workers, each a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MOST_SECONDS = 120
+HERE = Path(__file__).parent
+
+
+def wait_until(condition, what):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < MOST_SECONDS, f"waited {MOST_SECONDS} s for {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class LoopbackCluster:
+    """``dask scheduler`` and ``dask worker`` processes; the workers have two threads and no nanny."""
+
+    folder: Path
+    scheduler: subprocess.Popen = None
+    workers: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def scheduler_file(self):
+        return self.folder / "scheduler.json"
+
+    @property
+    def address(self):
+        return json.loads(self.scheduler_file.read_text())["address"]
+
+    def start(self, workers):
+        self.scheduler = self._start("scheduler", "--port", "0")
+        wait_until(self.scheduler_file.is_file, "the scheduler")
+        for _ in range(workers):
+            self.add_worker()
+        return self
+
+    def add_worker(self):
+        number = len(self.workers)
+        self.workers.append(
+            self._start(f"worker-{number}", "--nthreads", "2", "--no-nanny", "--local-directory", str(self.folder))
+        )
+
+    def _start(self, name, *arguments):
+        kind = name.partition("-")[0]
+        command = [sys.executable, "-m", "distributed.cli.dask_" + kind, "--host", "127.0.0.1", "--no-dashboard"]
+        command += ["--scheduler-file", str(self.scheduler_file), *arguments]
+        path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+        with (self.folder / f"{name}.log").open("w") as log:
+            return subprocess.Popen(
+                command, env=os.environ | {"PYTHONPATH": path}, stdout=log, stderr=log, cwd=self.folder
+            )
+
+    def kill(self, worker):
+        self.workers[worker].kill()
+
+    def freeze(self, worker):
+        self.workers[worker].send_signal(signal.SIGSTOP)
+
+    def thaw(self, worker):
+        self.workers[worker].send_signal(signal.SIGCONT)
+
+    def stop(self):
+        for process in [*self.workers, self.scheduler]:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()

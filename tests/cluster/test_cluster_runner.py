@@ -1,0 +1,147 @@
+"""The runner on a real Dask cluster: each task's result once, whatever becomes of workers, tasks and the scheduler."""
+
+import threading
+import time
+from itertools import pairwise
+
+import click
+import cluster_jobs as jobs
+import dask
+import pytest
+
+from knnstore.cli.options import Cluster, find_cluster
+from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
+from knnstore.scheduling import cluster_runner, visible_gpus
+from knnstore.scheduling.dask_runner import DaskRunner
+from knnstore.scheduling.worker import Terms
+
+PATIENCE = 3.0
+
+
+@pytest.fixture(scope="module")
+def runner(cluster):
+    with cluster_runner(cluster.address, patience=60) as joined:
+        joined._patience = PATIENCE  # to join a busy machine may take long; to notice what froze should not
+        joined._roster.patience = PATIENCE
+        yield joined
+
+
+def test_every_task_is_answered_once(runner):
+    assert sorted(runner.run(jobs.double, range(50))) == [2 * number for number in range(50)]
+
+
+def test_no_task_is_no_result(runner):
+    assert list(runner.run(jobs.double, [])) == []
+
+
+def test_what_is_in_flight_follows_the_workers_that_there_are(runner):
+    taken = []
+    results = runner.run(jobs.double, (taken.append(number) or number for number in range(100)))
+    next(results)
+    assert len(taken) <= 2 * 3 + 3  # two a worker, and what took the place of those that ended meanwhile
+    results.close()
+
+
+def test_a_shared_value_reaches_every_task(runner):
+    assert sorted(runner.run_shared(jobs.add, 1000, range(9))) == list(range(1000, 1009))
+
+
+def test_a_worker_of_many_threads_runs_one_task_at_a_time(runner):
+    spans = {}
+    for process, begun, ended in runner.run(jobs.process, [0.05] * 12):
+        spans.setdefault(process, []).append((begun, ended))
+    for each in map(sorted, spans.values()):
+        assert all(before[1] <= after[0] for before, after in pairwise(each))
+    assert len(spans) == 3
+
+
+def test_an_error_of_a_task_is_the_run_s_error_and_the_next_run_works(runner):
+    with pytest.raises(CorpusError, match="file 3 is no text"):
+        list(runner.run(jobs.refuse, range(20)))
+    assert sorted(runner.run(jobs.double, range(4))) == [0, 2, 4, 6]
+
+
+def test_what_fails_for_a_moment_is_tried_again(runner, tmp_path):
+    assert sorted(runner.run(jobs.flaky, [(str(tmp_path), number) for number in range(4)])) == [0, 1, 2, 3]
+    assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_straggler_does_not_stall_the_end(runner, tmp_path):
+    begun = time.monotonic()
+    assert sorted(runner.run(jobs.hang_the_first_time, [(str(tmp_path), number) for number in range(12)])) == [
+        *range(12)
+    ]
+    assert time.monotonic() - begun < 20
+
+
+def test_a_worker_with_another_version_is_told_by_its_name(runner):
+    terms = Terms(versions=(("numpy", "0.1"),))
+    other = DaskRunner(runner._client, terms, foreign=True, patience=60)
+    with pytest.raises(MismatchError, match=r"worker tcp://127.* has other versions .*numpy .*\(here 0\.1\)"):
+        other.prepare_workers()
+
+
+def test_a_store_that_a_worker_does_not_see_is_refused(runner, tmp_path):
+    other = DaskRunner(runner._client, Terms(), foreign=True, patience=60)
+    with pytest.raises(UsageError, match=r"doesn't see the store .*shares"):
+        other.require_shared(tmp_path / "elsewhere", [])
+    (tmp_path / "store").mkdir()
+    with pytest.raises(UsageError, match=r"doesn't see .*books"):
+        other.require_shared(tmp_path / "store", [tmp_path / "books"])
+
+
+def test_more_memory_than_a_worker_may_take_is_refused(cluster):
+    with (
+        pytest.raises(ResourceError, match=r"is killed when it takes .* give --memory"),
+        cluster_runner(cluster.address, memory=10**15, patience=60),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_not_there_is_one_sentence():
+    with (
+        pytest.raises(ResourceError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
+        cluster_runner("tcp://127.0.0.1:9", patience=0.5),
+    ):
+        pass
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_with_a_sentence(short_lived):
+    with (
+        cluster_runner(short_lived.address, patience=60) as joined,
+        pytest.raises(ResourceError, match=r"scheduler .*went away: run the same command again"),
+    ):
+        results = joined.run(jobs.sleep_and_double, [(0.2, number) for number in range(100)])
+        next(results)
+        threading.Timer(0.5, short_lived.scheduler.kill).start()
+        list(results)
+
+
+def test_the_cluster_is_the_one_named_else_that_of_dask_s_configuration():
+    assert find_cluster("tcp://a:1", None, None) == Cluster("tcp://a:1", None)
+    assert find_cluster(None, "file.json", None) == Cluster(None, "file.json")
+    with dask.config.set({"scheduler-address": "tcp://b:2"}):
+        assert find_cluster(None, None, None) == Cluster("tcp://b:2", None)
+        assert find_cluster("tcp://a:1", None, None) == Cluster("tcp://a:1", None)
+        assert find_cluster(None, "file.json", None) == Cluster(None, "file.json")
+        assert find_cluster(None, None, 2) is None  # workers of this machine, in spite of the configuration
+    assert find_cluster(None, None, None) is None
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_two_places_to_work_in_are_one_too_many(workers):
+    with pytest.raises(click.UsageError, match="--scheduler"):
+        find_cluster("tcp://a:1", "file.json" if workers is None else None, workers)
+
+
+def test_gpus_are_those_that_the_driver_and_the_environment_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("knnstore.scheduling.machine._torch_is_for_cpus", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path / "none") == ()
+    for number in range(2):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    assert visible_gpus(tmp_path) == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert visible_gpus(tmp_path) == ("3",)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus(tmp_path) == ()

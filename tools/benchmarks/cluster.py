@@ -1,0 +1,100 @@
+"""How the runner scales: tasks that sleep in place of the LM, on 1, 2, 4 … 64 workers of a real Dask scheduler.
+
+Efficiency: the seconds that the tasks would take if handing them out cost nothing, over those they took. The overhead
+is that of tasks which do nothing, one after the other. All workers share this process and its one interpreter, so each
+number is a lower bound of what a cluster does, whose workers have processes of their own.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import Result, Settings
+from knnstore.scheduling import Runner, SerialRunner, cluster_runner, worker
+
+_SECONDS = 2.0  # a task; a chunk of 131,072 keys takes a GPU about that, and a CPU a minute
+_QUICK = (1, 4, 16, 64)  # workers
+_FULL = (1, 2, 4, 8, 16, 32, 64)
+
+
+def run(settings: Settings, _work: Path) -> Result:
+    counts = _QUICK if settings.quick else _FULL
+    each = 5 if settings.quick else 8
+    rows: list[tuple[Any, ...]] = []
+    ratios: dict[str, float] = {}
+    for workers in counts:
+        with loopback_cluster(workers) as runner:
+            list(runner.run(nap, [0.0] * workers))  # connections are made with the first task
+            tasks = each * workers
+            seconds = timed(runner, [_SECONDS] * tasks)
+        ideal = math.ceil(tasks / workers) * _SECONDS
+        ratios[f"efficiency_{workers}"] = ideal / seconds
+        rows.append((workers, tasks / seconds, tasks / seconds * _SECONDS, ideal / seconds))
+    overhead = task_overhead(200 if settings.quick else 1000)
+    ratios["efficiency"] = min(ratios.values())
+    ratios["overhead_vs_task"] = overhead / _SECONDS
+    about = {
+        "seconds a task": _SECONDS,
+        "tasks a worker": each,
+        "overhead of a task, ms": 1000 * overhead,
+        "in this process, ms": 1000 * timed(SerialRunner(), [0.0] * 1000) / 1000,
+    }
+    return Result("cluster", about, ("workers", "tasks/s", "÷ perfect one", "efficiency"), rows, ratios)
+
+
+def nap(seconds: float) -> float:
+    """A task that costs time and nothing else."""
+    if seconds:
+        time.sleep(seconds)
+    return seconds
+
+
+def timed(runner: Runner, tasks: list[float]) -> float:
+    """Seconds that the tasks take."""
+    started = time.perf_counter()
+    assert len(list(runner.run(nap, tasks))) == len(tasks)
+    return time.perf_counter() - started
+
+
+def task_overhead(tasks: int) -> float:
+    """Seconds that a task costs on one worker besides its work."""
+    with loopback_cluster(1) as runner:
+        list(runner.run(nap, [0.0]))
+        return timed(runner, [0.0] * tasks) / tasks
+
+
+@contextmanager
+def loopback_cluster(workers: int) -> Iterator[Runner]:
+    """A scheduler on loopback, and workers that run in threads of this process."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": None}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            host="127.0.0.1",
+            protocol="tcp",
+            dashboard_address=None,
+            memory_limit=0,
+        ) as cluster,
+        a_lock_a_worker(),
+        cluster_runner(cluster.scheduler_address, patience=60) as runner,
+    ):
+        yield runner
+
+
+@contextmanager
+def a_lock_a_worker() -> Iterator[None]:
+    """A process runs one task at a time; here that holds for each worker, which has one thread."""
+    lock = worker._ONE_AT_A_TIME
+    worker._ONE_AT_A_TIME = nullcontext()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        worker._ONE_AT_A_TIME = lock
