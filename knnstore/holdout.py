@@ -34,6 +34,19 @@ def choose_heldout(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) 
     return heldout
 
 
+def choose_more_heldout(tokens: Int64, share: float, most_tokens: int) -> Int64:
+    """How many tokens at the end of each document that is added to a store are held out: int64 (documents,).
+
+    Whole documents, drawn with a fixed seed: ``share`` of them, together at most ``most_tokens``. There is no least
+    number, since the store has others that are held out.
+    """
+    heldout = np.zeros(len(tokens), np.int64)
+    order = np.random.default_rng(_SEED).permutation(len(tokens))
+    taken = _whole_documents(tokens, order, round(share * len(tokens)), most_tokens)
+    heldout[taken] = tokens[taken]
+    return heldout
+
+
 def _whole_documents(tokens: Int64, order: Int64, wanted: int, most_tokens: int) -> list[int]:
     taken: list[int] = []
     total = 0

@@ -25,10 +25,11 @@ FLOORS: list[set[str]] = [
     {"index", "suffixes", "passages"},
     {"scheduling"},
     {"ingest", "build", "score", "verify"},
-    {"attachment", "repair", "info", "exchange"},
+    {"attachment", "repair", "living", "info", "exchange"},
     {"attribution"},
     {"generation"},
     {"api"},
+    {"evaluation"},
     {"report", "demo_corpus"},
     {"demo", "explore"},
     {"cli"},
@@ -43,7 +44,7 @@ NARROWED = {
 LIBRARIES = {
     "zarr": {"datastore"},
     "faiss": {"index"},
-    "torch": {"lm", "index", "ingest", "score"},
+    "torch": {"lm", "index", "ingest", "score", "evaluation"},
     "transformers": {"lm"},
     "dask": {"scheduling"},
     "distributed": {"scheduling"},
@@ -52,6 +53,7 @@ LIBRARIES = {
     "fastapi": {"explore"},
     "starlette": {"explore"},
     "uvicorn": {"explore"},
+    "lm_eval": {"cli", "evaluation"},
 }
 HEAVY = ("numpy", "torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))

@@ -24,6 +24,7 @@ from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, KeyDtype, scales_of
 from knnstore.datastore.manifest import FORMAT_VERSION, KeyRecipe, Manifest, ModelIdentity, save_manifest
+from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, segment_root, store_path
 from knnstore.errors import KnnstoreError, UsageError
@@ -119,7 +120,9 @@ def _write_segment(segment: Segment, source: ClusteredKeys, rows: int) -> None:
     documents = segment.root / DOCUMENTS_FILE
     pq.write_table(_documents(rows), documents, compression="zstd")
     files = create_array(segment.array_path("values"), (rows,), plan.chunk_rows, plan.value_dtype, "values")
-    files += create_array(segment.array_path("heldout"), (0,), HELDOUT_TOKENS, plan.value_dtype, "values")
+    heldout = segment.array_path("heldout")
+    files += create_array(heldout, (CHECK_QUERIES,), HELDOUT_TOKENS, plan.value_dtype, "values")
+    files.append(write_chunk(heldout, 0, np.zeros(CHECK_QUERIES, plan.value_dtype)))
     log.commit("documents", [documents, *files])
     keys = segment.array_path("keys")
     log.commit("layout", create_array(keys, (rows, width), plan.chunk_rows, segment.key_dtype, "keys"))
@@ -141,21 +144,19 @@ def _write_segment(segment: Segment, source: ClusteredKeys, rows: int) -> None:
 
 
 def _write_samples(segment: Segment, source: ClusteredKeys) -> list[Path]:
-    queries = source.queries(0, CHECK_QUERIES)
-    arrays = {"queries": queries}
+    files = write_queries(segment, np.arange(CHECK_QUERIES), source.queries(0, CHECK_QUERIES))
     if segment.plan.key_dtype == "int8":
-        arrays["key_scales"] = scales_of(source.queries(1, _BLOCK))
-    files = []
-    for name, array in arrays.items():
-        path = segment.array_path(name)
-        files += create_array(path, array.shape, len(array), array.dtype, "none")
-        files.append(write_chunk(path, 0, array))
+        scales, path = scales_of(source.queries(1, _BLOCK)), segment.array_path("key_scales")
+        files += create_array(path, scales.shape, len(scales), scales.dtype, "none")
+        files.append(write_chunk(path, 0, scales))
     return files
 
 
 def _documents(rows: int) -> Any:
     first = np.arange(0, rows, DOCUMENT_ROWS)
+    first = np.append(first, rows)  # and a document that is held out, to which the queries belong
     nothing = np.zeros(len(first), np.int64)
+    heldout = np.where(first == rows, CHECK_QUERIES, nothing)
     columns = {
         "path": pa.array([f"synthetic/{number:08d}" for number in range(len(first))]),
         "record": pa.nulls(len(first), pa.int64()),
@@ -165,8 +166,8 @@ def _documents(rows: int) -> Any:
         "first_row": first,
         "tokens": np.minimum(first + DOCUMENT_ROWS, rows) - first,
         "heldout_first": nothing,
-        "heldout_tokens": nothing,
-        "heldout_bytes": nothing,
+        "heldout_tokens": heldout,
+        "heldout_bytes": heldout,
     }
     return pa.table(columns).cast(DOCUMENTS_SCHEMA)
 

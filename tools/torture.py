@@ -2,7 +2,10 @@
 
     python tools/torture.py NAME [--n N] [--seed S] [--json]
 
+    crashes  kill, tear, cut the power, fill or break the disk at any of the durable operations of each command, and
+             run it again: the bytes of a run that nothing interrupted
     flips    flip single bits, over every file of a store: verify finds each, no search answers from one
+    hostile  open, verify and search stores with mutated metadata and arrays: errors of ours, and nothing worse
 
 The last line of ``--json`` has ``tried``, ``lost`` and ``silent``; the exit code is 1 unless the last two are 0.
 """
@@ -20,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-CASES = {"flips": 1000}
+CASES = {"crashes": 500, "flips": 1000, "hostile": 10_000}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,6 +35,8 @@ def choose_setting(
     record = load_tuned(store)
     if record is not None and k in (None, record.alone.k):
         default, source = record.alone, "as 'knnstore tune' stored it"
+        if record.gate is not None or record.setting.cache:
+            source += ", without the gate and the cache that score may add"
     else:
         default, source = cautious_setting(store, search, k), _cautious_words(lambda_, temperature)
     if lambda_ is not None and temperature is not None:
@@ -48,7 +50,7 @@ def _cautious_words(lambda_: float | None, temperature: float | None) -> str:
         for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
         if given is None
     ]
-    return f"{' and '.join(told)}; 'knnstore score' finds better ones"
+    return f"{' and '.join(told)}; 'knnstore tune' finds better ones"
 
 
 def cautious_setting(store: Datastore, search: Search, k: int | None) -> Setting:

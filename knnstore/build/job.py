@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, make_folder, storage_errors, write_json
+from knnstore.atomic import free_bytes, make_folder, write_json
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
 from knnstore.errors import ResourceError
 from knnstore.index.merge import OFFSETS
 from knnstore.index.plan import (
@@ -113,10 +113,7 @@ def _prepare(store: Datastore, work: Work) -> None:
             f"make room, or lower --pq-bytes"
         )
     make_folder(folder.root)
-    with storage_errors("clean", folder.root):
-        for pattern in (f"*{TEMPORARY_SUFFIX}", "*.partial"):
-            for leftover in folder.root.rglob(pattern):
-                leftover.unlink()
+    sweep_partial(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
 

@@ -10,8 +10,11 @@ import click
 
 from knnstore import __version__
 from knnstore.cli.attribute import attribute
+from knnstore.cli.compact import compact
 from knnstore.cli.config import CONFIG_FILE, read_defaults
 from knnstore.cli.demo import demo
+from knnstore.cli.derive import merge, subset
+from knnstore.cli.evaluate import evaluate
 from knnstore.cli.exchange import export, import_command
 from knnstore.cli.explore import explore
 from knnstore.cli.generate import generate
@@ -19,7 +22,9 @@ from knnstore.cli.group import Group
 from knnstore.cli.index import index
 from knnstore.cli.info import info, stores
 from knnstore.cli.ingest import ingest
+from knnstore.cli.log import log, restore
 from knnstore.cli.neighbours import neighbours
+from knnstore.cli.remove import remove
 from knnstore.cli.repair import repair
 from knnstore.cli.score import score
 from knnstore.cli.suffixes import suffixes
@@ -66,8 +71,15 @@ _COMMANDS = (
     explore,
     info,
     stores,
+    evaluate,
     verify,
     repair,
+    remove,
+    compact,
+    log,
+    restore,
+    merge,
+    subset,
     import_command,
     export,
     demo,

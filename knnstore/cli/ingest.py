@@ -27,6 +27,8 @@ from knnstore.cli.options import cluster_options, find_cluster, lm_options, prin
 )
 @click.option("--chunk-rows", type=click.IntRange(1), help="Keys a chunk and a task. Default: about 32 MiB.")
 @click.option("--workers", type=click.IntRange(0), help="Dask worker processes; 0 works in this one. Default: planned.")
+@click.option("--prune", is_flag=True, help="Remove documents from the store that the corpus has no more.")
+@click.option("--readmit", is_flag=True, help="Take in again what 'knnstore remove' took out.")
 @click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")
 @cluster_options
 @lm_options
@@ -35,7 +37,7 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     """Run a corpus through an LM and store a key and a value for every token.
 
     .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst and .parquet, each file or record a document. The same command after an
-    interruption goes on where it stopped.
+    interruption goes on where it stopped. Into a store that is there it adds what that doesn't have.
     """
     from knnstore.ingest import IngestOptions, choose_workers
     from knnstore.ingest import ingest as run

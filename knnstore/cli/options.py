@@ -31,10 +31,13 @@ class Size(click.ParamType[int]):
         return value if isinstance(value, int) else parse_size(value)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
 def result_options(command: Command) -> Command:
     """The options of every command that has a result."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+        json_option,
         click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors."),
     ):
         command = option(command)

@@ -34,15 +34,22 @@ DOCUMENTS_SCHEMA = pa.schema(
 )
 """The table of documents; ``bytes`` and ``sha256`` are of the text in UTF-8, after newline translation."""
 
+SURVEY_SCHEMA = pa.schema([DOCUMENTS_SCHEMA.field(name) for name in ("path", "record", "id", "sha256")])
+
 _ROW_GROUP = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPart:
-    """The unit of tokenising: files that one task reads, in corpus order; ``index`` counts parts from 0."""
+    """The unit of tokenising: files that one task reads, in corpus order; ``index`` counts parts from 0.
+
+    ``records``: the numbers of the records that are wanted of each file, ascending; None for a file, or for all of
+    them, means everything in it.
+    """
 
     index: int
     sources: tuple[Source, ...]
+    records: tuple[tuple[int, ...] | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +118,29 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
     return PartSummary(documents, tokens, size, empty, counts.skipped, counts.replaced)
 
 
+def survey_part(part: TokenPart, options: ReadOptions) -> pa.Table:
+    """The documents of a part by ``path``, ``record``, ``id`` and ``sha256`` alone: what is there, before any tokens.
+
+    Raises what ``read_documents`` does.
+    """
+    rows = []
+    for document in _documents(part, options, ReadCounts()):
+        digest = hashlib.sha256()
+        for piece in document.pieces:
+            digest.update(piece.encode())
+        rows.append({"path": document.path, "record": document.record, "id": document.id, "sha256": digest.digest()})
+    return pa.Table.from_pylist(rows, SURVEY_SCHEMA)
+
+
 def _documents(part: TokenPart, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
-    for source in part.sources:
-        yield from read_documents(source, options, counts)
+    for number, source in enumerate(part.sources):
+        records = part.records[number] if part.records else None
+        wanted = None if records is None else set(records)
+        for document in read_documents(source, options, counts):
+            if wanted is None or document.record in wanted:
+                yield document
+            else:
+                counts.documents -= 1
 
 
 def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any], file: BinaryIO) -> dict[str, Any]:

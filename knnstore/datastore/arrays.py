@@ -6,6 +6,7 @@ stranger, so only the form that is written here is believed, nothing is allocate
 and the length that it unpacks to agree with that form, and an absent chunk is damage, where zarr would read zeros.
 """
 
+import os
 import shutil
 from dataclasses import dataclass
 from math import prod
@@ -88,11 +89,11 @@ def create_array(
         raise UsageError(f"{path}: {error}: choose fewer rows a chunk") from error
     with storage_errors("make", path):
         path.mkdir(parents=True, exist_ok=True)
-        if not (path.parent / METADATA_FILE).is_file():
+        if not _is_group(path.parent):  # not there, or damaged
             group: dict[str, Any] = {}
             zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
             write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
-        if not ((path / METADATA_FILE).is_file() and open_array(path) == form):
+        if not _has_form(path, form):
             shutil.rmtree(path / "c", ignore_errors=True)  # chunks of another form
             array: dict[str, Any] = {}
             zarr.create_array(
@@ -196,7 +197,7 @@ def _read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]
     most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
     try:
         with open_regular(file) as handle:
-            data = handle.read(most + 1)
+            data = handle.read(min(most, os.fstat(handle.fileno()).st_size) + 1)  # Python reserves what is asked for
     except FileNotFoundError:
         raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
     except OSError as error:
@@ -233,6 +234,20 @@ def _zstd_length(data: bytes) -> int:
     if not size or len(data) < first + size:
         raise ValueError("its header doesn't say how long it is")
     return int.from_bytes(data[first : first + size], "little") + (256 if size == 2 else 0)
+
+
+def _has_form(path: Path, form: ArrayForm) -> bool:
+    try:
+        return open_array(path) == form
+    except CorruptStoreError:
+        return False
+
+
+def _is_group(path: Path) -> bool:
+    try:
+        return load_json(path / METADATA_FILE) == {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    except CorruptStoreError:
+        return False
 
 
 def _parse(metadata: Any) -> ArrayForm:

@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, sync_folder
 from knnstore.errors import CorruptStoreError
+
+LEFTOVERS = (TEMPORARY_SUFFIX, ".partial")
+"""Endings of what a killed writer leaves half-written: our files set aside, and Zarr's."""
 
 
 def require_plain(root: Path) -> None:
@@ -36,3 +39,11 @@ def entries_below(root: Path) -> Iterator[tuple[Path, str | None]]:
                 yield Path(entry.path), None
             else:
                 yield Path(entry.path), "a link" if entry.is_symlink() else "neither a file nor a folder"
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed writer left half-written anywhere in the store. The caller holds it for writing."""
+    with storage_errors("clean", root):
+        for path in [path for path, _ in entries_below(root) if path.suffix in LEFTOVERS]:
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)

@@ -1,6 +1,8 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 
 from knnstore.errors import CorruptStoreError
 
+VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
 HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
 
 DOCUMENTS_SCHEMA = pa.schema(
@@ -28,6 +31,8 @@ DOCUMENTS_SCHEMA = pa.schema(
         ("heldout_bytes", pa.int64()),
     ]
 )
+
+_BATCH = 65_536
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -88,6 +93,21 @@ class DocumentTable:
         """Indices of the documents that have a held-out part."""
         return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
 
+    @property
+    def table(self) -> pa.Table:
+        """The table itself, of ``DOCUMENTS_SCHEMA``."""
+        return self._table
+
+    @cached_property
+    def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+        """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
+        return np.frombuffer(b"".join(self._table.column("sha256").to_pylist()), "S32")
+
+    def origins(self) -> Iterator[Document]:
+        """Where each document came from, in order."""
+        for batch in self._table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
+            yield from (Document(**record) for record in batch.to_pylist())
+
     def paths(self) -> set[str]:
         """The files that the documents came from."""
         return set(self._table.column("path").unique().to_pylist())
@@ -104,12 +124,13 @@ class DocumentTable:
 
 def _read(path: Path) -> Any:
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-        if file.schema_arrow.remove_metadata() != DOCUMENTS_SCHEMA:
-            raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
-        if file.metadata.num_rows > _MOST_ROWS_A_BYTE * path.stat().st_size:
-            raise CorruptStoreError(f"{path} claims {file.metadata.num_rows} documents, more than its size can hold")
-        table = file.read(use_threads=False)
+        with pq.ParquetFile(path) as file:  # not mapped: Arrow lets go of a map some time later
+            if file.schema_arrow.remove_metadata() != DOCUMENTS_SCHEMA:
+                raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
+            rows = file.metadata.num_rows
+            if rows > _MOST_ROWS_A_BYTE * path.stat().st_size:
+                raise CorruptStoreError(f"{path} claims {rows} documents, more than its size can hold")
+            table = file.read(use_threads=False)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error

@@ -45,6 +45,14 @@ class Change:
     state: Manifest
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """All changes up to the present state, oldest first; ``reach``: numbers of the states that can be returned to."""
+
+    changes: tuple[Change, ...]
+    reach: tuple[int, ...]
+
+
 def record_path(root: Path, state: int) -> Path:
     """The file of a state's record."""
     return root / FOLDER / f"{state:06d}.json"
@@ -70,6 +78,11 @@ def changes(root: Path) -> list[Change]:
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     numbers = [int(match[1]) for name in names if (match := _RECORD.fullmatch(name))]
     return [load_change(root, number) for number in numbers if number <= present]
+
+
+def load_history(root: Path) -> History:
+    """The log of the store at ``root``."""
+    return History(tuple(changes(root)), tuple(change.state.state for change in within_reach(root)))
 
 
 def load_change(root: Path, state: int) -> Change:

@@ -12,7 +12,7 @@ Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 # The scales come from a sample; this much headroom keeps nearly all other keys from being clipped.
 _HEADROOM = 1.25
-_INT8_LIMIT = 127
+INT8_LIMIT = 127
 _FLOAT16_LIMIT = 65504.0
 
 
@@ -46,7 +46,7 @@ class KeyCodec:
             raise NumericsError(f"key {row} has an activation of {largest[row]} which {self.dtype} can't hold")
         if self.scales is None:
             return keys.astype(np.float16)
-        units: Float32 = np.clip(np.rint(keys / self.scales), -_INT8_LIMIT, _INT8_LIMIT)
+        units: Float32 = np.clip(np.rint(keys / self.scales), -INT8_LIMIT, INT8_LIMIT)
         return units.astype(np.int8)
 
     def decode(self, stored: np.ndarray[Any, Any]) -> Float32:
@@ -67,6 +67,6 @@ def scales_of(sample: Float32) -> Float32:
     levels of a vector's scale.
     """
     largest = np.abs(sample).max(axis=0, initial=0).astype(np.float32)
-    scales: Float32 = largest * np.float32(_HEADROOM / _INT8_LIMIT)
+    scales: Float32 = largest * np.float32(_HEADROOM / INT8_LIMIT)
     scales[scales == 0] = 1  # a dimension that is always zero: any scale will do
     return scales

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.contents import require_plain
+from knnstore.datastore.contents import remove_leftovers, require_plain
 from knnstore.errors import LockedError
 
 LOCK_FILE = ".lock"
@@ -35,6 +35,7 @@ def writing(root: Path) -> Iterator[None]:
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}, file)
         file.flush()
         os.fsync(file.fileno())  # on a network file system, other machines look for it
+        remove_leftovers(root)
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
             yield

@@ -11,6 +11,7 @@
         key_scales/           (dimension,)       float32           int8 only
         heldout/              (tokens,)          like values       documents kept out, to measure on
         queries/              (n, dimension)     float32           keys of held-out tokens, for the index's self-check
+        query_tokens/         (n,)               int64             which of the held-out tokens those are
         commits/              one record a task
 """
 
@@ -31,8 +32,14 @@ from knnstore.records import fingerprint, from_json
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
-DOCUMENTS_TASK = "documents"
+# the tasks that make a segment, besides its chunks of keys
+DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK = "documents", "layout", "samples"
 _MOST_QUERIES = 2**20
+
+
+def keys_task(chunk: int) -> str:
+    """Name of the task that writes a chunk of keys."""
+    return f"keys-{chunk:06d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,11 @@ class Segment:
         if not np.isfinite(queries).all():
             raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite")
         return queries
+
+    def query_tokens(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Places in the array of held-out tokens of those that the queries are the keys of: int64 (n,)."""
+        path = self.array_path("query_tokens")
+        return read_rows(path, 0, open_array(path).shape[0]).astype(np.int64)
 
     def heldout(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of the held-out part of a document."""

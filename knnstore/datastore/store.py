@@ -79,6 +79,10 @@ class Datastore:
         indexed = tuple(name for name in self.manifest.indexed if name == segment)
         return self._changed(replace(self.manifest, segments=(segment,), indexed=indexed), self._masked)
 
+    def at(self, manifest: Manifest) -> "Datastore":
+        """The store in another state, that isn't published yet."""
+        return self._changed(manifest, {})
+
     def close(self) -> None:
         """Let writers remove the files of this state once it is over. Reading on may fail from then on."""
         if self._lock is not None:

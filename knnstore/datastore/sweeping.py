@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import storage_errors, sync_folder
+from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, sync_folder
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -88,6 +88,14 @@ def remove_tree(path: Path) -> int:
         shutil.rmtree(path)
         sync_folder(path.parent)
     return size
+
+
+def sweep_partial(root: Path) -> None:
+    """Remove what a killed writer left half-written below a folder: Zarr's partial chunks, files of ours set aside."""
+    with storage_errors("clean", root):
+        for path in root.rglob("*"):
+            if path.suffix in (".partial", TEMPORARY_SUFFIX):
+                path.unlink(missing_ok=True)
 
 
 def bytes_below(*paths: Path) -> int:

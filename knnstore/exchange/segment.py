@@ -16,6 +16,7 @@ from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
 from knnstore.datastore.keycodec import scales_of
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, save_manifest
+from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
@@ -142,8 +143,7 @@ def _write_samples(segment: Segment, memmaps: Memmaps) -> None:
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
         files.append(write_chunk(path, 0, scales_of(np.concatenate(blocks).astype(np.float32))))
-    path = segment.array_path("queries")
-    files += create_array(path, (0, segment.dimension), 1, np.dtype(np.float32), "none")
+    files += write_queries(segment, np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32))
     segment.commits.commit("samples", files, queries=0)
 
 

@@ -9,8 +9,10 @@ import torch
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
+from knnstore.index.compiled import CompiledNearest
 from knnstore.index.join import squared_distances
-from knnstore.index.nearest import Nearest, concatenate, query_bytes, spare_slots
+from knnstore.index.nearest import concatenate, query_bytes, spare_slots
+from knnstore.index.selection import new_nearest, takes_units
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Float32, Int64, Neighbours
@@ -70,7 +72,7 @@ def _search_block(
     centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
     first_row = 0
     with query_threads(len(queries)) as (pool, shares):
-        scans = [_Scan(queries[share] - centre, centre, k, rows) for share in shares]
+        scans = [_Scan(queries[share], centre, k, store.rows if rows else None) for share in shares]
         for segment, hidden in zip(store.segments, store.hidden, strict=True):
             for chunk in range(segment.chunks):
                 begin, end = segment.chunk_range(chunk)
@@ -87,13 +89,14 @@ def _search_block(
 
 
 class _Scan:
-    """One thread's queries ``local``, float32 (n, d), less the ``centre`` (d,), and their nearest so far."""
+    """One thread's queries, float32 (n, d), and their nearest so far. ``centre`` (d,) is near to queries and keys."""
 
-    def __init__(self, local: Float32, centre: Float32, k: int, rows: bool) -> None:
-        self.nearest = Nearest(np.full(len(local), np.inf, np.float32), k, tags=rows)
-        self._local, self._centre, self._rows = torch.from_numpy(local), centre, rows
-        self._offsets = self._local.square().sum(1).numpy()
-        self._everyone = np.arange(len(local))
+    def __init__(self, queries: Float32, centre: Float32, k: int, largest_row: int | None) -> None:
+        unlimited = np.full(len(queries), np.inf, np.float32)
+        self.nearest = new_nearest(unlimited, k, largest_tag=largest_row)
+        self._queries = np.ascontiguousarray(queries)
+        self._centre, self._rows = centre, largest_row is not None
+        self._everyone = np.arange(len(queries))
 
     def offer(
         self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], numbers: Int64
@@ -101,9 +104,18 @@ class _Scan:
         """Offer stored keys, (rows, d), with their row numbers, tile by tile, to all the queries."""
         size = spare_slots(self.nearest.k)
         for start in range(0, len(stored), size):
-            keys = torch.from_numpy(decode(stored[start : start + size], scales) - self._centre)
-            tags = numbers[start : start + size] if self._rows else None
-            for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
-                block = self._everyone[first : first + _QUERIES_AT_ONCE]
-                scores = squared_distances(self._local[first : first + _QUERIES_AT_ONCE], keys).numpy()
-                self.nearest.offer(block, scores, self._offsets[block], values[start : start + size], tags)
+            tile = slice(start, start + size)
+            tags = numbers[tile] if self._rows else None
+            if scales is not None and isinstance(self.nearest, CompiledNearest) and takes_units(stored.dtype):
+                self.nearest.offer_units(
+                    self._queries, self._everyone, stored[tile], scales, self._centre, values=values[tile], tags=tags
+                )
+            else:
+                self._offer_scores(torch.from_numpy(decode(stored[tile], scales) - self._centre), values[tile], tags)
+
+    def _offer_scores(self, keys: torch.Tensor, values: np.ndarray[Any, Any], tags: Int64 | None) -> None:
+        for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
+            block = self._everyone[first : first + _QUERIES_AT_ONCE]
+            local = torch.from_numpy(self._queries[block] - self._centre)
+            scores, offsets = squared_distances(local, keys).numpy(), local.square().sum(1).numpy()
+            self.nearest.offer(block, scores, offsets, values, tags)

@@ -1,7 +1,7 @@
 """The bulk join: queries are grouped by the lists that they probe, and each list is read once for all of them.
 
 Distances come from a matrix product of residuals: queries and keys both minus the list's centroid, which loses less
-to cancellation than whole vectors would.
+to cancellation than whole vectors would. Where the compiled kernel can, it multiplies int8 keys as they are stored.
 """
 
 import math
@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
 from knnstore.datastore.mapped import MappedArray
+from knnstore.index.compiled import CompiledNearest
+from knnstore.index.grouping import by_list
 from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import Nearest, concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
+from knnstore.index.selection import new_nearest
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Neighbours
@@ -87,7 +91,7 @@ class Batch:
 class Lists:
     """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags.
 
-    ``mapped`` names the array that ``residuals`` reads.
+    ``mapped`` names the array that ``residuals`` reads. ``units``: the kernel takes the stored keys instead.
     """
 
     parts: Sequence[SegmentLists]
@@ -95,6 +99,13 @@ class Lists:
     mapped: Callable[[SegmentLists], MappedArray]
     residuals: ReadResiduals
     tags: ReadTags | None
+    units: bool = False
+
+    @property
+    def largest_tag(self) -> int | None:
+        """The largest tag that a key can have; None if none is asked for."""
+        ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
+        return max(ends, default=0) if self.tags else None
 
     def read_ahead(self, number: int) -> None:
         """Ask the kernel to read a list from the disk meanwhile."""
@@ -114,14 +125,6 @@ class Lists:
         """Keys in each list that aren't hidden: int64 (nlist,)."""
         total: Int64 = np.sum([part.live for part in self.parts], axis=0)
         return total
-
-    def read(self, tile: Tile) -> tuple[torch.Tensor, Int64 | None]:
-        """Residuals of the tile's keys that aren't hidden, and their places in it (None: all of them)."""
-        kept = tile.part.kept(tile.begin, tile.end)
-        if kept is not None and not len(kept):
-            return torch.empty((0, self.centroids.shape[1])), kept
-        residuals = self.residuals(tile)
-        return (residuals, None) if kept is None else (residuals[torch.from_numpy(kept)], kept)
 
 
 def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int], None] | None) -> Neighbours:
@@ -154,20 +157,14 @@ def _scan(
     batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
-    nearest = Nearest(thresholds, k, tags=lists.tags is not None)
-    groups = list(_by_list(batch.probed, len(lists.centroids)))
+    nearest = new_nearest(thresholds, k, largest_tag=lists.largest_tag)
+    groups = list(by_list(batch.probed, len(lists.centroids)))
     following = [number for number, _ in groups[1:]]
     for (number, members), upcoming in zip_longest(groups, following):
         if upcoming is not None:
             lists.read_ahead(upcoming)
         for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
-            residuals, kept = lists.read(tile)
-            values = tile.part.values.rows(tile.begin, tile.end)
-            tags = lists.tags(tile) if lists.tags else None
-            if kept is not None:
-                values, tags = values[kept], None if tags is None else tags[kept]
-            for block, scores, offsets in _scores(batch, lists, number, members, residuals):
-                nearest.offer(block, scores, offsets, values, tags)
+            _offer(nearest, batch, lists, tile, members, tags_of=lists.tags)
         advance(len(members))
     return nearest.neighbours(), nearest.found()
 
@@ -179,40 +176,56 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     the k-th nearest of all, but for three standard deviations.
     """
     room = k + spare_slots(k)
-    most = int(held.max(initial=0))
-    if most <= room:
+    if int(held.max(initial=0)) <= room:
         return _unlimited(len(batch))
-    share = min(_HEAD_SHARE, 2 * room / most)  # no more than fits where the survivors will lie
-    width = int(lists.sizes(share)[batch.probed].sum(axis=1).max())
-    heads = np.full((len(batch), width), np.inf, np.float32)
-    filled = np.arange(len(batch)) * width
-    for number, members in _by_list(batch.probed, len(lists.centroids)):
-        for tile in _tiles(number, lists.parts, share, spare_slots(k)):
-            residuals, _ = lists.read(tile)
-            for block, scores, offsets in _scores(batch, lists, number, members, residuals):
-                places = filled[block][:, None] + np.arange(len(residuals))
-                heads.reshape(-1)[places] = scores + offsets[:, None]
-                filled[block] += len(residuals)
-    sampled = filled - np.arange(len(batch)) * width
-    expected = k * sampled / np.maximum(held, 1)
-    ranks = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
-    thresholds = _unlimited(len(batch))
-    for begin in range(0, len(batch), _QUERIES_AT_ONCE):
-        rows = slice(begin, begin + _QUERIES_AT_ONCE)
-        column = np.minimum(ranks[rows], width - 1)[:, None]  # beyond the filled part lies infinity
-        thresholds[rows] = np.take_along_axis(np.sort(heads[rows], axis=1), column, 1)[:, 0]
-    thresholds[(held <= room) | (ranks >= width)] = np.inf
+    most = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
+    heads = new_nearest(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1)
+    sampled = np.zeros(len(batch), np.int64)
+    for number, members in by_list(batch.probed, len(lists.centroids)):
+        for tile in _tiles(number, lists.parts, _HEAD_SHARE, spare_slots(heads.k)):
+            sampled[members] += _offer(heads, batch, lists, tile, members, tags_of=None)
+    ranks = _safe_ranks(k * sampled / np.maximum(held, 1))
+    thresholds = np.take_along_axis(heads.neighbours().distances, ranks[:, None], 1)[:, 0]
+    thresholds[held <= room] = np.inf
     return thresholds
 
 
-def _scores(
-    batch: Batch, lists: Lists, number: int, members: Int64, residuals: torch.Tensor
-) -> Iterator[tuple[Int64, Float32, Float32]]:
-    """Blocks of a list's queries (m,) with scores (m, t) of its keys and offsets (m,); a distance is their sum."""
+def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
+    ranks: Int64 = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
+    return ranks
+
+
+def _offer(
+    nearest: Nearest | CompiledNearest,
+    batch: Batch,
+    lists: Lists,
+    tile: Tile,
+    members: Int64,
+    *,
+    tags_of: ReadTags | None,
+) -> int:
+    """Offer a tile's keys that aren't hidden to the queries that probe its list; return how many there are."""
+    rows = tile.part.kept(tile.begin, tile.end)
+    kept: slice | Int64 = slice(None) if rows is None else rows
+    values = tile.part.values.rows(tile.begin, tile.end)[kept]
+    if not len(values):
+        return 0
+    tags = tags_of(tile)[kept] if tags_of else None
+    centroid = lists.centroids[tile.number]
+    if lists.units and isinstance(nearest, CompiledNearest):
+        keys, scales = tile.part.keys.rows(tile.begin, tile.end)[kept], tile.part.scales
+        assert scales is not None
+        nearest.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
+        return len(values)
+    residuals = lists.residuals(tile)
+    if rows is not None:
+        residuals = residuals[torch.from_numpy(rows)]
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
-        local = torch.from_numpy(batch.queries[block] - lists.centroids[number])  # (m, d)
-        yield block, squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
+        local = torch.from_numpy(batch.queries[block] - centroid)  # (m, d)
+        scores, offsets = squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
+        nearest.offer(block, scores, offsets, values, tags)
+    return len(values)
 
 
 def _unlimited(queries: int) -> Float32:
@@ -234,19 +247,6 @@ def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor
 
 def _at_least(rows: torch.Tensor, count: int) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - len(rows))))
-
-
-def _by_list(probed: Int64, nlist: int) -> Iterator[tuple[int, Int64]]:
-    """Each list that is probed, with the queries that probe it, both in ascending order."""
-    flat = np.ascontiguousarray(probed).reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    members = order // probed.shape[1]
-    ends = np.cumsum(np.bincount(flat, minlength=nlist))
-    begin = 0
-    for number, end in enumerate(ends.tolist()):
-        if end > begin:
-            yield number, members[begin:end]
-        begin = end
 
 
 def _tiles(number: int, parts: Sequence[SegmentLists], share: float, most: int) -> Iterator[Tile]:

@@ -10,6 +10,7 @@ import torch
 
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.errors import CorruptStoreError
+from knnstore.index.grouping import by_list
 from knnstore.index.plan import IndexFolder
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
@@ -18,7 +19,7 @@ Uint8 = np.ndarray[Any, np.dtype[np.uint8]]
 
 PQ_LEVELS = 256
 TASK = "quantizer"
-_FLAT_LISTS = 1024  # up to here comparing with every centroid is as quick as choosing cells first
+_FLAT_LISTS = 1024
 _ASSIGN_CELLS = 4  # 99.8 % of the keys get their nearest list
 _SEARCH_CELLS = 8
 
@@ -33,8 +34,26 @@ class Quantiser:
 
     def assign(self, keys: Float32) -> Int64:
         """The list of each key ``(n, d)``: int64 ``(n,)``."""
-        lists: Int64 = self.probe(keys, 1, _ASSIGN_CELLS)[:, 0]
-        return lists
+        if self._is_flat(_ASSIGN_CELLS):
+            return np.asarray(self._flat.search(keys, 1)[1][:, 0])
+        near = np.asarray(self._cell_index.search(keys, _ASSIGN_CELLS)[1])
+        nearest = torch.full((len(keys),), torch.inf)
+        lists = torch.empty(len(keys), dtype=torch.int64)
+        points = torch.from_numpy(keys)
+        for cell, chose in by_list(near, len(self.cells)):
+            numbers, centroids, norms = self._members[cell]
+            if not len(numbers):
+                continue
+            members = torch.from_numpy(chose)
+            least, place = torch.addmm(norms, points[members], centroids.T, alpha=-2).min(dim=1)
+            nearer = least < nearest[members]
+            nearest[members[nearer]] = least[nearer]
+            lists[members[nearer]] = numbers[place[nearer]]
+        lost = torch.isinf(nearest).numpy()
+        assigned: Int64 = lists.numpy()
+        if lost.any():  # all their cells are empty
+            assigned[lost] = self._flat.search(keys[lost], 1)[1][:, 0]
+        return assigned
 
     def probe(self, queries: Float32, nprobe: int, cells: int = _SEARCH_CELLS) -> Int64:
         """The ``nprobe`` lists nearest to each query ``(n, d)``, nearest first: int64 ``(n, nprobe)``."""
@@ -43,7 +62,7 @@ class Quantiser:
             return np.broadcast_to(np.arange(nlist), (len(queries), nlist))
         # cells for four times as many lists as are wanted, so that a query near a border still finds its own
         cells = max(cells, -(-4 * nprobe * len(self.cells) // nlist))
-        if nlist <= _FLAT_LISTS or cells >= len(self.cells):
+        if self._is_flat(cells):
             return np.asarray(self._flat.search(queries, nprobe)[1])
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = cells
@@ -52,6 +71,10 @@ class Quantiser:
         if len(short):
             lists[short] = self._flat.search(queries[short], nprobe)[1]
         return lists
+
+    def _is_flat(self, cells: int) -> bool:
+        """Whether comparing with every centroid is as quick as choosing cells first."""
+        return len(self.centroids) <= _FLAT_LISTS or cells >= len(self.cells)
 
     def encode(self, keys: Float32, lists: Int64) -> Uint8:
         """PQ codes of the keys' residuals, uint8 ``(n, pq_bytes)``."""
@@ -84,9 +107,23 @@ class Quantiser:
         return index
 
     @cached_property
-    def _by_cell(self) -> Any:
+    def _cell_index(self) -> Any:
         cells = faiss.IndexFlatL2(self.cells.shape[1])
         cells.add(self.cells)
+        return cells
+
+    @cached_property
+    def _members(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of each cell: the numbers, int64 (m,), vectors (m, d) and squared norms (m,) of its centroids."""
+        cell_of = self._cell_index.search(self.centroids, 1)[1]
+        groups = dict(by_list(cell_of, len(self.cells)))
+        chosen = [torch.from_numpy(groups.get(cell, np.empty(0, np.int64))) for cell in range(len(self.cells))]
+        centroids = torch.from_numpy(self.centroids)
+        return [(numbers, centroids[numbers], centroids[numbers].square().sum(1)) for numbers in chosen]
+
+    @cached_property
+    def _by_cell(self) -> Any:
+        cells = self._cell_index
         index = faiss.IndexIVFFlat(cells, self.cells.shape[1], len(self.cells))
         index.is_trained = True
         index.add(self.centroids)

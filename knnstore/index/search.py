@@ -13,10 +13,12 @@ from knnstore.errors import UnfinishedError, UsageError
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
+from knnstore.index.lookup import FEW, look_up
 from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
 from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
+from knnstore.index.selection import takes_units
 from knnstore.neighbours import Float32, Neighbours
 
 Method = Literal["lists", "quantised", "exact"]
@@ -48,6 +50,8 @@ class Searcher:
                 part = SegmentLists(self._folder, segment, first_row, hidden, checked=unchecked is None)
                 self._parts.append(part)
             first_row += segment.rows
+        if not self._parts:
+            raise UnfinishedError(f"{store.root} holds no keys: ingest some text first")
 
     @property
     def quantiser(self) -> Quantiser:
@@ -116,12 +120,20 @@ class Searcher:
         tags = positions if rerank else stored_rows if rows else None
         read = stored_residuals if method == "lists" else coded_residuals
         mapped = attrgetter("keys" if method == "lists" else "codes")
-        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags)
+        units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
+        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units)
         found = []
+        queries = np.ascontiguousarray(queries)
         each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
             block = queries[begin:end]
-            neighbours = join_in_threads(Batch(block, self.probe(block, nprobe)), lists, wanted, progress)
+            batch = Batch(block, self.probe(block, nprobe))
+            if method == "lists" and len(batch) <= FEW:
+                neighbours = look_up(batch, lists, k, rows=rows)
+                if progress:
+                    progress(batch.probed.size)
+            else:
+                neighbours = join_in_threads(batch, lists, wanted, progress)
             if rerank:
                 neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
             found.append(neighbours)

@@ -1,6 +1,6 @@
 """Tokenised parts -> the segment's documents, values and held-out tokens. Streams; one pass over the ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.appending import ChunkWriter
+from knnstore.datastore.arrays import create_array
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
-from knnstore.holdout import choose_heldout
+from knnstore.holdout import Int64
 from knnstore.ingest.tasks import part_files
 
-DOCUMENTS = DOCUMENTS_TASK
-VALUE_CHUNK_ROWS = 2**22
 
-
-def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
+def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
     """Write documents.parquet, values and heldout, and commit them.
 
+    ``choose(table)`` says how many tokens at the end of each document are held out: int64 (documents,).
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
     table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
     tokens = table.column("tokens").to_numpy()
-    heldout = choose_heldout(tokens, segment.plan.holdout)
+    heldout = choose(table)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
     dtype = segment.plan.value_dtype
     files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")
     files += create_array(segment.array_path("heldout"), (heldout_tokens,), HELDOUT_TOKENS, dtype, "values")
     ends = []
-    writer = _ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
-    heldout_writer = _ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
+    writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
+    heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
     for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
@@ -45,7 +44,7 @@ def assemble(segment: Segment, parts: int, heldout_bytes: Any) -> None:
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
     files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
-    segment.commits.commit(DOCUMENTS, files)
+    segment.commits.commit(DOCUMENTS_TASK, files)
 
 
 def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, heldout_bytes: Any) -> Path:
@@ -83,34 +82,3 @@ def _split(maps: Iterator[Any], tokens: Any, heldout: Any) -> Iterator[tuple[Any
             position, cut = cut[1], next(cuts, None)
         yield ids[position - begin :], ids[:0], False
         begin = stop
-
-
-class _ChunkWriter:
-    """Gathers rows of any length into whole chunks of an array."""
-
-    def __init__(self, path: Path, chunk_rows: int) -> None:
-        self._path = path
-        self._chunk_rows = chunk_rows
-        self._waiting: list[Any] = []
-        self._rows = 0
-        self._files: list[Path] = []
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Append rows."""
-        while len(rows):
-            room = self._chunk_rows - self._rows
-            self._waiting.append(np.asarray(rows[:room]))
-            self._rows += len(self._waiting[-1])
-            rows = rows[room:]
-            if self._rows == self._chunk_rows:
-                self._flush()
-
-    def finish(self) -> list[Path]:
-        """Write what is left, and return the chunks' files."""
-        if self._rows:
-            self._flush()
-        return self._files
-
-    def _flush(self) -> None:
-        self._files.append(write_chunk(self._path, len(self._files), np.concatenate(self._waiting)))
-        self._waiting, self._rows = [], 0

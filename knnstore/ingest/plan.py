@@ -29,7 +29,8 @@ _COMPRESSED_SHARE = 0.95
 class IngestOptions:
     """What to ingest and how. ``None`` stands for the default that the LM or the corpus gives.
 
-    ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents.
+    ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
+    documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
     """
 
     corpus: tuple[str, ...]
@@ -47,6 +48,8 @@ class IngestOptions:
     memory: int = 4_000_000_000
     workers: int = 1
     overwrite: bool = False
+    prune: bool = False
+    readmit: bool = False
     chunk_rows: int | None = None
 
     def __post_init__(self) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnstore.atomic import replacing_path, storage_errors
+from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
-from knnstore.corpus.tokens import PartSummary, TokenPart, tokenise_part
+from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.keycodec import KeyCodec, scales_of
-from knnstore.datastore.segment import Segment
+from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
+from knnstore.datastore.queries import MOST_QUERIES, write_queries
+from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
@@ -26,11 +27,10 @@ from knnstore.windows import Windows, cut_windows
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
 
-SAMPLES = "samples"
-# Windows whose keys set the int8 scales, and the most held-out keys kept for the index's self-check.
+# Windows whose keys set the int8 scales, and those whose keys are kept for the index's self-check.
 _SCALE_WINDOWS = 128
 _QUERY_WINDOWS = 64
-_MOST_QUERIES = 1024
+_MOST_CLIPPED = 1e-4
 # Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -61,7 +61,24 @@ class KeyTask:
     @property
     def name(self) -> str:
         """Of its commit record."""
-        return f"keys-{self.chunk:06d}"
+        return keys_task(self.chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesTask:
+    """Compute the int8 scales and the queries; ``scales_of``: a segment whose scales will do if they suit the keys."""
+
+    segment: Path
+    spec: LmSpec
+    scales_of: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """Say which documents are in one part of the corpus."""
+
+    part: TokenPart
+    options: ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,11 @@ def describe_model(spec: LmSpec) -> LmFacts:
     from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
 
     return describe(spec)
+
+
+def survey(task: SurveyTask) -> tuple[int, Any]:
+    """The part's number and its documents, as ``survey_part`` tells them."""
+    return task.part.index, survey_part(task.part, task.options)
 
 
 def tokenise(task: TokenTask) -> PartSummary:
@@ -108,26 +130,24 @@ def decoded_bytes(task: DecodeTask) -> list[int]:
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
-def write_samples(task: KeyTask) -> int:
+def write_samples(task: SamplesTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
     model = _key_model(task.spec, segment)
     files: list[Path] = []
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
+    taken: str | None = None
     if plan.key_dtype == "int8":
-        sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
-        files.append(write_chunk(path, 0, scales_of(sample)))
+        scales, taken = _scales(sample, task.scales_of)
+        files.append(write_chunk(path, 0, scales))
     windows = cut(table.heldout_first, table.heldout_tokens)
-    queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
-    queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _MOST_QUERIES), dtype=np.int64)]
-    path = segment.array_path("queries")
-    files += create_array(path, queries.shape, max(1, len(queries)), np.dtype(np.float32), "none")
-    if len(queries):
-        files.append(write_chunk(path, 0, queries))
-    segment.commits.commit(SAMPLES, files, queries=len(queries))
+    tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    files += write_queries(segment, tokens, queries)
+    segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
     return len(queries)
 
 
@@ -151,6 +171,8 @@ def write_keys(task: KeyTask) -> int:
     return end - begin
 
 
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
 TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
@@ -198,16 +220,28 @@ def _heldout(segment: Segment, windows: Windows) -> TokenReader:
 
 def _sampled_keys(
     segment: Segment, model: "KeyModel", windows: Windows, reader: Callable[[Segment, Windows], TokenReader], count: int
-) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Keys of ``count`` windows spread evenly over documents: float32 (n, d)."""
+) -> tuple[Int64, Float32]:
+    """Rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over documents."""
     if not len(windows):
-        return np.empty((0, segment.dimension), np.float32)
+        return np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32)
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
     parts = []
     for index in chosen:  # one window at a time: what is read for them lies far apart
         window = windows.select(slice(int(index), int(index) + 1))
-        parts += [keys for _, keys in _window_keys(model, window, reader(segment, window))]
-    return np.concatenate(parts)
+        parts += list(_window_keys(model, window, reader(segment, window)))
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
+
+
+def _scales(sample: Float32, given: Path | None) -> tuple[Float32, str | None]:
+    """The scales of the given segment, and its name, if they clip next to nothing of the sample; else the sample's own.
+
+    Segments of equal scales are compacted byte by byte.
+    """
+    theirs = Segment(given).codec.scales if given else None
+    if given is None or theirs is None:
+        return scales_of(sample), None
+    clipped = (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum()
+    return (scales_of(sample), None) if clipped > _MOST_CLIPPED * sample.size else (theirs, given.name)
 
 
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
@@ -230,5 +264,7 @@ def remove_parts(segment: Path) -> None:
             path.unlink()
         if (segment / "parts").is_dir():
             (segment / "parts").rmdir()
+            sync_folder(segment)
         for path in sorted((segment / "commits").glob("tokens-*.json")):
             path.unlink()
+        sync_folder(segment / "commits")

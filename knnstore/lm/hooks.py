@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ _MOST_PROBABILITIES = 2**26
 
 Search = Callable[[Any], Neighbours]
 """Float32 queries (n, d) to their neighbours."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _as_it_is(function: F) -> F:
+    """A hook that torch.compile runs but doesn't compile: it leaves torch to search."""
+    plain: F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return plain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,22 +91,31 @@ class MixtureHooks:
         while self._handles:
             self._handles.pop().remove()
 
+    @_as_it_is
     def _begin(self, _model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
         if self._thread in (None, threading.get_ident()):
             self._running.states = []
 
-    def _capture_input(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    @_as_it_is
+    def _capture_input(
+        self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
         if (states := getattr(self._running, "states", None)) is not None:
-            states.append(module_input(args, kwargs))
+            states.append(module_input(args, kwargs or {}))
 
+    @_as_it_is
     def _capture_output(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if (states := getattr(self._running, "states", None)) is not None:
             states.append(output[0])
 
-    def _end(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    @_as_it_is
+    def _end(self, model: Any, args: tuple[Any, ...], *kwargs_and_output: Any) -> Any:
         states, self._running.states = getattr(self._running, "states", None), None
-        if states is None:
+        *before, output = kwargs_and_output
+        # torch leaves the keyword arguments out where another thread has detached since this pass began
+        if states is None or not before:
             return output
+        kwargs: dict[str, Any] = before[0]
         given = self._arguments(args, kwargs)
         loss, logits = _loss_and_logits(output, given)
         if len(states) != 1:

@@ -14,15 +14,17 @@ from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
-from knnstore.datastore.documents import HELDOUT_TOKENS
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.documents import HELDOUT_TOKENS, VALUE_CHUNK_ROWS
+from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
+from knnstore.holdout import choose_heldout
 from knnstore.index.plan import IndexFolder
-from knnstore.ingest.assembly import VALUE_CHUNK_ROWS, assemble
+from knnstore.ingest.assembly import assemble
 from knnstore.ingest.tasks import (
-    SAMPLES,
     DecodeTask,
     KeyTask,
+    SamplesTask,
     TokenTask,
     decoded_bytes,
     describe_model,
@@ -91,8 +93,18 @@ class Remaker:
     def samples(self) -> str:
         """The int8 scales and the held-out queries, by the LM."""
         self.require_model()
-        list(self.runner.run(write_samples, [KeyTask(self.segment.root, self.spec, 0)]))
+        task = SamplesTask(self.segment.root, self.spec, self._scales_of())
+        list(self.runner.run(write_samples, [task]))
         return "by the LM"
+
+    def _scales_of(self) -> Path | None:
+        """The segment whose scales this one took. Raises CorruptStoreError where the LM can't make these scales."""
+        root = self.segment.root
+        record = root / "commits" / f"{SAMPLES_TASK}.json"
+        facts = load_commit(record).facts if record.is_file() else {}
+        if "scales_of" not in facts and root.name != load_manifest(root.parent.parent).segments[0]:
+            raise CorruptStoreError(f"{root} wasn't made by an LM alone, so its scales can't be made again: use a copy")
+        return root.parent / str(facts["scales_of"]) if facts.get("scales_of") else None
 
     def layout(self) -> str:
         """The record of the array of keys itself."""
@@ -118,7 +130,13 @@ class Remaker:
         (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
         for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
             (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)
-        assemble(self.segment, len(tasks), self._decoded_bytes)
+        share = self.segment.plan.holdout
+        assemble(
+            self.segment,
+            len(tasks),
+            lambda table: choose_heldout(table.column("tokens").to_numpy(), share),
+            self._decoded_bytes,
+        )
         remove_parts(self.segment.root)
         return "from the corpus"
 
@@ -144,6 +162,7 @@ class Remaker:
                 (int(segment.documents.heldout_tokens.sum()),), HELDOUT_TOKENS, segment.plan.value_dtype, "values"
             ),
             "key_scales": lambda: ((segment.dimension,), segment.dimension, single, "none"),
+            "query_tokens": lambda: ((self._queries(),), max(1, self._queries()), np.dtype(np.int64), "none"),
             "queries": lambda: ((self._queries(), segment.dimension), max(1, self._queries()), single, "none"),
         }  # fmt: skip
         if name not in forms:
@@ -151,7 +170,7 @@ class Remaker:
         return forms[name]()
 
     def _queries(self) -> int:
-        commit = load_commit(self.segment.root / "commits" / f"{SAMPLES}.json")
+        commit = load_commit(self.segment.root / "commits" / f"{SAMPLES_TASK}.json")
         return int(commit.facts["queries"])
 
 
@@ -164,5 +183,6 @@ def work_of(path: str) -> tuple[str, int]:
         return ("keys", int(number[1])) if number else (known.get(parts[-1], ""), 0)
     if parts[-1] == METADATA_FILE:
         return "metadata", 0
-    works = {"keys": "keys", "values": "values", "key_scales": "samples", "queries": "samples", "heldout": "tokens"}
+    samples = dict.fromkeys(("key_scales", "queries", "query_tokens"), "samples")
+    works = samples | {"keys": "keys", "values": "values", "heldout": "tokens"}
     return works.get(parts[0], "tokens" if path == DOCUMENTS_FILE else ""), chunk_number(path) or 0

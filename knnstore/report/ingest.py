@@ -10,7 +10,19 @@ def ingest_text(report: IngestReport) -> str:
     speed = f", {report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
     kept = f"; {report.tasks_kept} tasks were done before" if report.tasks_kept else ""
     return (
-        f"store     {report.store}: {report.rows:,} keys, {format_size(report.bytes)}, "
-        f"{report.bytes / report.rows:.0f} bytes a key{speed}{kept}\n"
+        f"{_differences(report)}store     {report.store}: {report.rows:,} keys, {format_size(report.bytes)}, "
+        f"{report.bytes / max(1, report.rows):.0f} bytes a key{speed}{kept}\n"
         f"next      knnstore index --store {shown_store(report.store)}"
     )
+
+
+def _differences(report: IngestReport) -> str:
+    """What became of the documents, where there was a store already."""
+    if report.documents == report.added and not report.gone:
+        return ""
+    told = [f"{report.added:,} added", f"{report.changed:,} changed", f"{report.unchanged:,} unchanged"]
+    if report.withheld:
+        told.append(f"{report.withheld:,} were removed earlier and stay out (--readmit)")
+    if report.gone:
+        told.append(f"{report.gone:,} gone" + (" and removed" if report.pruned else " (--prune removes them)"))
+    return f"documents {', '.join(told)}\n"

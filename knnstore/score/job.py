@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.matching import require_known_model, require_same_model
 from knnstore.lm.spec import LmSpec, default_model
@@ -47,10 +49,26 @@ def score(
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
     require_same_model(store.root, store.manifest, model)
+    store = _masked(store, options, reporter)
     job = _Job(options, store, model, reporter, runner)
     text, texts = gather_texts(options, store, model.loaded)
     reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
     return job.run(text, texts)
+
+
+def _masked(store: Datastore, options: ScoreOptions, reporter: Reporter) -> Datastore:
+    """The store with only those documents searched that the options name."""
+    if not options.only and not options.without:
+        return store
+    every = store.live_rows
+    if options.only:
+        store = store.masked(others(store, selected(store, options.only, "--only")))
+    if options.without:
+        store = store.masked(selected(store, options.without, "--without"))
+    if not store.live_rows:
+        raise UsageError("--only and --without leave no key to search")
+    reporter.say(f"mask      {store.live_rows:,} of {every:,} keys are searched")
+    return store
 
 
 @dataclass(slots=True)
@@ -191,6 +209,7 @@ class _Job:
         )
         return ScoreReport(
             store=self._store.name,
+            keys=self._store.live_rows,
             model=self._model.loaded.identity.name,
             text=text,
             documents=len(texts.names),

@@ -51,14 +51,15 @@ class Seconds:
 class ScoreReport:
     """The result of scoring a text with an LM and a store.
 
-    ``base`` and ``knn`` are over the documents reported on, and ``constant`` is what the mixture's constants alone do
-    where a gate weighs. ``tuned_documents`` and ``tuned_tokens`` say how many others were tuned on just now; if 0,
-    ``setting_from`` says where the setting is from. ``search`` says in words how the neighbours were found, and
-    ``recall`` what the index's self-check measured there (None if exact, or unknown). ``names``: of the documents, and
-    ``details`` what a page shows of them, if one was asked for.
+    ``keys``: those of the store that were searched. ``base`` and ``knn`` are over the documents reported on, and
+    ``constant`` is what the mixture's constants alone do where a gate weighs. ``tuned_documents`` and ``tuned_tokens``
+    say how many others were tuned on just now; if 0, ``setting_from`` says where the setting is from. ``search`` says
+    in words how the neighbours were found, and ``recall`` what the index's self-check measured there (None if exact,
+    or unknown). ``names``: of the documents, and ``details`` what a page shows of them, if one was asked for.
     """
 
     store: str
+    keys: int
     model: str
     text: str
     documents: int
@@ -103,6 +104,7 @@ class ScoreReport:
             }
         return {
             "store": self.store,
+            "keys": self.keys,
             "model": self.model,
             "text": self.text,
             "documents": self.documents,

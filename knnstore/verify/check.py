@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import CHECKSUM_FIELD, TEMPORARY_SUFFIX, unseal_json
+from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
 from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_commit
-from knnstore.datastore.contents import entries_below
+from knnstore.datastore.contents import LEFTOVERS, entries_below
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -26,7 +26,7 @@ from knnstore.verify.mending import mended
 
 COMMITS_FOLDER = "commits"
 PLAN_FILES = ("segment.json", "index.json")
-_LEFTOVERS = (TEMPORARY_SUFFIX, ".partial")
+_SCRATCH = {"parts", "runs"}  # folders of what is removed once something else has been made of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     if root / MANIFEST_FILE not in entries:
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
-    leftovers = [path for path in files if path.suffix in _LEFTOVERS]
+    leftovers = [path for path in files if path.suffix in LEFTOVERS]
     coverage = _cover(files)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
@@ -138,6 +138,8 @@ def _fingerprint(part: Path) -> str | None:
 def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) -> str | None:
     """What is wrong with a file, in words, or None."""
     if path in coverage.records:
+        if not path.exists() and _SCRATCH & set(path.parts):
+            return None  # a run that was killed while it cleaned up, which the next one finishes
         return file_damage(*coverage.records[path], advance)
     advance(path.stat().st_size)
     if path.parent.name == REMOVED:

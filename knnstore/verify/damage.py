@@ -21,6 +21,7 @@ _SEGMENT_SOURCES: dict[str, Source] = {
     "values": "copy or corpus",
     "key_scales": "LM",
     "queries": "LM",
+    "query_tokens": "LM",
     "heldout": "corpus",
     "documents.parquet": "corpus",
 }

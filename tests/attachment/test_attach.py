@@ -2,7 +2,9 @@
 
 import copy
 import json
+import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, pipeline
 
 import knnstore
+from knnstore.attachment import Setting
 from knnstore.cli import main
+from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError, ModelError, UsageError
 from knnstore.lm.spec import SHIPPED_MODELS
+from knnstore.score.tuned import Measured, TunedRecord, save_tuned
 from knnstore.windows import cut_windows
 
 SETTING = {"k": 16, "lambda_": 0.4, "temperature": 10.0}
@@ -338,3 +343,31 @@ def test_a_model_loaded_by_its_name_is_joined_to_a_store_by_its_path(built, ids)
     model = AutoModelForCausalLM.from_pretrained(SHIPPED_MODELS / "wiki-lm")
     with knnstore.attach(model, str(built[0] / "books"), **SETTING), torch.inference_mode():
         assert model(ids).logits.shape == (*ids.shape, 8192)
+
+
+def test_what_tune_stored_is_the_default(loaded, store, built, tmp_path):
+    folder = tmp_path / "books.knnstore"
+    shutil.copytree(built[0] / "books.knnstore", folder)
+    manifest = store.datastore.manifest
+    alone = Setting(32, 0.61, 7.5)
+    record = TunedRecord(
+        version=1,
+        weights=manifest.model.weights,
+        layer=manifest.key.layer,
+        rows=len(store),
+        search="",
+        text="",
+        tokens=10,
+        documents=(),
+        setting=replace(alone, cache=8, cache_weight=0.1, cache_temperature=1.0),
+        alone=alone,
+        spread=1.0,
+        gate=None,
+        measured=Measured(2.0, 1.0, None),
+    )
+    save_tuned(Datastore(folder), record)
+    with knnstore.attach(loaded, folder) as attached:
+        assert attached.setting == alone
+        assert attached.source.startswith("as 'knnstore tune' stored it, without the gate and the cache")
+    with knnstore.attach(loaded, folder, lambda_=0.2) as attached:
+        assert attached.setting == replace(alone, lambda_=0.2)

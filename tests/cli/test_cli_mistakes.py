@@ -175,14 +175,14 @@ def test_the_only_store_is_taken(store):
 
 def test_a_store_without_an_index_says_what_to_run_and_exact_needs_none(store):
     manifest = store / "books.knnstore" / "knnstore.json"
-    write_json(manifest, load_json(manifest) | {"index": None})
+    write_json(manifest, load_json(manifest) | {"index": None, "indexed": []})
     assert "has no finished index: run 'knnstore index --store books'" in error_of(FAILURE, "score")
     assert run("score", "--exact", "--k", "8", "--lambda", "0.2", "--temperature", "9", "--quiet")[0] == 0
 
 
 def test_an_unfinished_store_says_what_to_run(store):
     manifest = store / "books.knnstore" / "knnstore.json"
-    write_json(manifest, load_json(manifest) | {"segments": [], "index": None})
+    write_json(manifest, load_json(manifest) | {"segments": [], "index": None, "indexed": []})
     for command in ("index", "score"):
         assert "hasn't ended: run the same 'knnstore ingest' again" in error_of(FAILURE, command)
 

@@ -67,7 +67,7 @@ def test_a_lost_chunk_is_made_again_and_it_alone(run, whole, tmp_path, bytes_of)
     chunk = tmp_path / "s.knnstore" / "segments" / "0000" / "keys" / "c" / "2" / "0"
     chunk.unlink()
     _, ran = run()
-    assert ran == {"describe_model": 1, "write_keys": 1}
+    assert ran == {"describe_model": 1, "survey": 1, "write_keys": 1}
     assert bytes_of(tmp_path / "s.knnstore") == whole
 
 
@@ -83,7 +83,7 @@ def test_leftovers_of_a_killed_writer_are_swept(run, whole, tmp_path, bytes_of):
 def test_a_finished_store_is_left_alone(run, whole, tmp_path, bytes_of):
     run()
     report, ran = run()
-    assert (report.tasks_run, report.tokens_per_second, ran) == (0, 0, {"describe_model": 1})
+    assert (report.tasks_run, report.tokens_per_second, ran) == (0, 0, {"describe_model": 1, "survey": 1})
     assert bytes_of(tmp_path / "s.knnstore") == whole
 
 
@@ -92,34 +92,47 @@ CHANGES = [
     ({"stride": 16}, r"key\.stride 32 \(now 16\)"),
     ({"key": "hidden"}, r"key\.layer ffn-input \(now hidden\)"),
     ({"key_dtype": "float16"}, r"key_dtype int8 \(now float16\)"),
+]
+OTHERS = [
     ({"holdout": 0.5}, r"holdout 0\.01 \(now 0\.5\)"),
     ({"chunk_rows": 128}, r"chunk_rows 256 \(now 128\)"),
     ({"errors": "replace"}, r"errors strict \(now replace\)"),
     ({"text_field": "body"}, r"text_field text \(now body\)"),
     ({"dtype": "float16"}, r"compute .* \(now float16 on cpu\)"),
 ]
+_name = lambda change: next(iter(change)) if isinstance(change, dict) else ""  # noqa: E731
 
 
-@pytest.mark.parametrize(("change", "told"), CHANGES, ids=[next(iter(change)) for change, _ in CHANGES])
-def test_another_setting_is_refused_by_name(run, change, told):
+@pytest.mark.parametrize(("change", "told"), CHANGES, ids=_name)
+def test_other_keys_than_the_store_has_are_refused_by_name(run, change, told):
     run()
-    with pytest.raises(MismatchError, match=f"holds another corpus or other settings: {told}.*--overwrite"):
+    with pytest.raises(MismatchError, match=f"holds keys of other settings: {told}.*--overwrite"):
         run(**change)
 
 
-def test_another_setting_for_an_unfinished_store_is_refused_too(run):
+@pytest.mark.parametrize("change", [change for change, _ in OTHERS], ids=_name)
+def test_another_way_to_read_or_hold_out_is_for_new_documents_alone(run, whole, tmp_path, bytes_of, change):
+    run()
+    report, ran = run(**change)
+    assert (report.unchanged, ran["write_keys"]) == (5, 0)
+    assert bytes_of(tmp_path / "s.knnstore") == whole
+
+
+@pytest.mark.parametrize(("change", "told"), CHANGES + OTHERS, ids=_name)
+def test_another_setting_for_an_unfinished_store_is_refused_by_name(run, change, told):
     with pytest.raises(InterruptedError):
         run(most=4)
-    with pytest.raises(MismatchError, match=r"was begun with another corpus or other settings: key\.context"):
-        run(context=32)
+    with pytest.raises(MismatchError, match=f"was begun with another corpus or other settings: {told}"):
+        run(**change)
 
 
-def test_another_corpus_is_refused(run, corpus, tmp_path):
-    run()
+def test_another_corpus_for_an_unfinished_store_is_refused(run, corpus, tmp_path):
+    with pytest.raises(InterruptedError):
+        run(most=4)
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.txt").write_text("another text " * 100)
-    with pytest.raises(MismatchError, match="holds another corpus or other settings: sources"):
+    with pytest.raises(MismatchError, match="was begun with another corpus or other settings: sources"):
         run(corpus=(str(other),))
 
 

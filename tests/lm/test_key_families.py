@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from families import FAMILIES, module_at, tiny_model
 
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import ModelError
@@ -11,55 +11,17 @@ from knnstore.lm.forward import KeyModel
 from knnstore.lm.keylayer import find_key_point
 from knnstore.lm.loading import LoadedModel
 
-SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 64}
-SIZES |= {"max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-GATED = SIZES | {"intermediate_size": 48, "num_key_value_heads": 2}
-WIDE = SIZES | {"intermediate_size": 48}
-
-# family: its sizes, the module whose input is the key, and the last block's attention
-FAMILIES = {
-    "gpt2": (SIZES, "transformer.h.1.mlp", "transformer.h.1.attn"),
-    "gpt_neo": (
-        SIZES | {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
-        "transformer.h.1.mlp",
-        "transformer.h.1.attn",
-    ),
-    "gpt_neox": (WIDE, "gpt_neox.layers.1.mlp", "gpt_neox.layers.1.attention"),
-    "gptj": (SIZES | {"rotary_dim": 4}, "transformer.h.1.mlp", "transformer.h.1.attn"),
-    "opt": (
-        SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32},
-        "model.decoder.layers.1.fc1",
-        "model.decoder.layers.1.self_attn",
-    ),
-    "bloom": (SIZES | {"n_layer": 2, "n_head": 4}, "transformer.h.1.mlp", "transformer.h.1.self_attention"),
-    "falcon": (SIZES, "transformer.h.1.mlp", "transformer.h.1.self_attention"),
-    "phi": (WIDE, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "llama": (GATED, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "mistral": (GATED, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "qwen2": (GATED, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "gemma": (GATED | {"head_dim": 8}, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "gemma2": (GATED | {"head_dim": 8}, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "olmo2": (GATED, "model.layers.1.mlp", "model.layers.1.self_attn"),
-    "mpt": (
-        SIZES | {"d_model": 32, "n_heads": 4, "n_layers": 2},
-        "transformer.blocks.1.ffn",
-        "transformer.blocks.1.attn",
-    ),
-    "mixtral": (GATED | {"num_local_experts": 2}, "model.layers.1.mlp|block_sparse_moe", "model.layers.1.self_attn"),
-    "mamba": (SIZES | {"state_size": 4}, None, None),
-}
 IDS = np.random.default_rng(0).integers(1, 64, (3, 17))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    sizes, feed_forward, attention = FAMILIES[request.param]
-    torch.manual_seed(0)
+    _, feed_forward, attention = FAMILIES[request.param]
     try:
-        config = AutoConfig.for_model(request.param, **sizes)
+        model = tiny_model(request.param)
     except ValueError as error:
         pytest.skip(f"this transformers has no {request.param}: {error}")
-    return AutoModelForCausalLM.from_config(config).eval(), feed_forward, attention
+    return model, feed_forward, attention
 
 
 def key_model(model, layer="ffn-input"):
@@ -69,9 +31,7 @@ def key_model(model, layer="ffn-input"):
 
 def by_hand(model, path, ids):
     """The input of the module at ``path`` (alternatives of its last name by |), and the logits, of a full pass."""
-    parent, _, names = path.rpartition(".")
-    block = model.get_submodule(parent)
-    module = next(getattr(block, name) for name in names.split("|") if hasattr(block, name))
+    module = module_at(model, path)
     seen = []
 
     def keep(_, args, kwargs):

@@ -30,16 +30,34 @@ def clustered_keys(rows, dimension, seed=0, clusters=20):
 
 
 def make_store(
-    root, segments, *, key_dtype="float16", chunk_rows=512, queries=None, vocabulary=1000, document_rows=None
+    root,
+    segments,
+    *,
+    key_dtype="float16",
+    chunk_rows=512,
+    queries=None,
+    vocabulary=1000,
+    document_rows=None,
+    digests=(),
 ):
-    """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one)."""
+    """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one).
+
+    ``digests``: of the documents' texts.
+    """
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
     names = tuple(f"{number:04d}" for number in range(len(segments)))
     for number, (name, keys) in enumerate(zip(names, segments, strict=True)):
         held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
         plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, f"{number:064d}", "text", "strict", 0.0, "float32", {})
-        _write_segment(segment_root(Path(root), name), plan, keys, held_out, document_rows or len(keys))
+        _write_segment(
+            segment_root(Path(root), name),
+            plan,
+            keys,
+            held_out,
+            document_rows=document_rows or len(keys),
+            digests=digests,
+        )
     save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
     publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
     return Datastore(Path(root))
@@ -57,12 +75,13 @@ def brute_force(store, queries):
     return ((queries[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
 
 
-def _write_segment(root, plan, keys, queries, document_rows):
+def _write_segment(root, plan, keys, queries, *, document_rows, digests):
     root.mkdir(parents=True)
     write_json(root / PLAN_FILE, to_json(plan))
     codec = KeyCodec(plan.key_dtype, scales_of(keys) if plan.key_dtype == "int8" else None)
     values = np.random.default_rng(len(keys)).integers(plan.model.vocabulary, size=len(keys)).astype(plan.value_dtype)
     arrays = {"keys": codec.encode(keys), "values": values, "queries": queries}
+    arrays |= {"query_tokens": np.arange(len(queries)), "heldout": values[: len(queries)]}
     if codec.scales is not None:
         arrays["key_scales"] = codec.scales
     for name, array in arrays.items():
@@ -75,6 +94,12 @@ def _write_segment(root, plan, keys, queries, document_rows):
         | {"first_row": first, "tokens": min(document_rows, len(keys) - first)}
         for first in range(0, len(keys), document_rows)
     ]
+    for document, digest in zip(documents, digests, strict=False):
+        document["sha256"] = digest
+    if len(queries):
+        named = {"path": "held out.txt", "sha256": queries.tobytes()[:32]}
+        held_out = {"heldout_tokens": len(queries), "heldout_bytes": 4 * len(queries)}
+        documents.append(documents[-1] | named | held_out | {"tokens": 0, "first_row": len(keys)})
     pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
     log = CommitLog(root / "commits", root, fingerprint(plan))
     log.prepare()

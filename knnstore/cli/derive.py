@@ -1,0 +1,76 @@
+"""``knnstore merge`` and ``knnstore subset``."""
+
+import click
+
+from knnstore.cli.options import open_store, print_result, reporter_for, shared_options
+
+_workers = click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process."
+)
+_overwrite = click.option("--overwrite", is_flag=True, help="Discard what the new store holds and start anew.")
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE STORE…")
+@click.option("--into", required=True, help="Name or path of the store to make.")
+@_workers
+@_overwrite
+@shared_options
+def merge(
+    as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, workers: int, overwrite: bool
+) -> None:
+    """Make one store of several of the same LM, without running it; a text that two have is taken once."""
+    from knnstore.datastore.store import store_path
+    from knnstore.living.deriving import merge as run
+    from knnstore.report.living import derive_text
+    from knnstore.scheduling import local_runner
+
+    opened = [open_store(store) for store in stores]
+    with local_runner(workers) as runner:
+        report = run(opened, store_path(into), runner, reporter_for(quiet), overwrite=overwrite)
+    print_result(as_json, report, derive_text(report))
+
+
+@click.command()
+@click.argument("store", required=False)
+@click.option("--into", required=True, help="Name or path of the store to make.")
+@click.option("--sample", metavar="SHARE", help="About so much of the keys, in whole documents: 10%.")
+@click.option("--documents", multiple=True, metavar="GLOB…", help="Paths, ids or PATH#ID; FOLDER/ means all below.")
+@_workers
+@_overwrite
+@shared_options
+def subset(
+    as_json: bool,
+    quiet: bool,
+    *,
+    memory: int,
+    store: str | None,
+    into: str,
+    sample: str | None,
+    documents: tuple[str, ...],
+    workers: int,
+    overwrite: bool,
+) -> None:
+    """Make a store of some of another's documents, without running the LM.
+
+    A smaller sample's documents are among a larger one's, and all that is held out comes along. To measure sizes
+    without making stores, see 'knnstore score --only'.
+    """
+    from knnstore.datastore.selection import parse_share
+    from knnstore.datastore.store import store_path
+    from knnstore.living.deriving import subset as run
+    from knnstore.report.living import derive_text
+    from knnstore.scheduling import local_runner
+
+    opened, share = open_store(store), parse_share(sample, "--sample") if sample else None
+    with local_runner(workers) as runner:
+        report = run(
+            opened,
+            store_path(into),
+            runner,
+            reporter_for(quiet),
+            share=share,
+            documents=documents,
+            overwrite=overwrite,
+        )
+    print_result(as_json, report, derive_text(report))

@@ -1,0 +1,108 @@
+"""Which documents of a store are meant: by name, by id, or a share of them."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+
+import numpy as np
+
+from knnstore.datastore.documents import Document
+from knnstore.datastore.removed import Removed
+from knnstore.datastore.rowranges import Int64
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+
+_SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+_SHOWN = 3
+
+
+def matching(store: Datastore, patterns: Sequence[str], option: str) -> Removed:
+    """The documents, by segment, that aren't removed and match any of the patterns.
+
+    A pattern is matched with a document's path, its id, and ``PATH#ID`` (or ``PATH#RECORD``); ``*`` crosses folders,
+    and a pattern that ends in ``/`` means all below. Raises UsageError, naming ``option``, for what matches nothing.
+    """
+    found: dict[str, Int64] = {}
+    unmatched = set(patterns)
+    tests = {pattern: _test(pattern) for pattern in patterns}
+    some: list[str] = []
+    for segment in store.segments:
+        live, chosen = set(_live(store, segment).tolist()), []
+        for number, document in enumerate(segment.documents.origins()):
+            if number not in live:
+                continue
+            names = {document.path, str(document), document.id or document.path}
+            hits = [pattern for pattern, test in tests.items() if pattern in names or any(map(test.match, names))]
+            unmatched.difference_update(hits)
+            if hits:
+                chosen.append(number)
+            elif len(some) < _SHOWN:
+                some.append(str(document))
+        found[segment.root.name] = np.array(chosen, np.int64)
+    if unmatched:
+        there = f"; it has {', '.join(some)} …" if some else ""
+        raise UsageError(f"{option} {sorted(unmatched)[0]!r} matches no document of {store.root}{there}")
+    return {name: numbers for name, numbers in found.items() if len(numbers)}
+
+
+def sampled(store: Datastore, share: float) -> Removed:
+    """Stored documents with about a share of the keys, and at least one: those whose texts' digests sort first.
+
+    So the choice depends on the texts alone, and a smaller share's documents are among a larger one's.
+    """
+    documents = [(_stored(store, segment), segment) for segment in store.segments]
+    digests = np.concatenate([segment.documents.sha256[numbers] for numbers, segment in documents])
+    tokens = np.concatenate([segment.documents.tokens[numbers] for numbers, segment in documents])
+    order = np.argsort(digests, kind="stable")
+    before = np.cumsum(tokens[order]) - tokens[order]  # a document is in if its middle lies within the share
+    taken = np.zeros(len(order), np.bool_)
+    taken[order] = before + tokens[order] / 2 <= share * tokens.sum()
+    taken[order[:1]] = True
+    ends = np.cumsum([len(numbers) for numbers, _ in documents])[:-1]
+    return {
+        segment.root.name: numbers[mine]
+        for (numbers, segment), mine in zip(documents, np.split(taken, ends), strict=True)
+        if mine.any()
+    }
+
+
+def selected(store: Datastore, wanted: Sequence[str], option: str) -> Removed:
+    """The documents that ``10%``, alone, or patterns stand for."""
+    if len(wanted) == 1 and wanted[0].rstrip().endswith("%"):
+        return sampled(store, parse_share(wanted[0], option))
+    return matching(store, wanted, option)
+
+
+def parse_share(text: str, option: str) -> float:
+    """``10%`` as 0.1. Raises UsageError, naming ``option``, for what is no share."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise UsageError(f"{option} {text}: give more than 0% and at most 100%, as in {option} 10%")
+    return float(match[1]) / 100
+
+
+def others(store: Datastore, documents: Removed) -> Removed:
+    """All documents that aren't removed but those given."""
+    nothing = np.empty(0, np.int64)
+    left = {s.root.name: np.setdiff1d(_live(store, s), documents.get(s.root.name, nothing)) for s in store.segments}
+    return {name: numbers for name, numbers in left.items() if len(numbers)}
+
+
+def origins_of(store: Datastore, documents: Removed) -> list[Document]:
+    """Where some documents came from."""
+    return [segment.documents[int(n)] for segment in store.segments for n in documents.get(segment.root.name, ())]
+
+
+def _live(store: Datastore, segment: Segment) -> Int64:
+    removed = store.removed.get(segment.root.name, np.empty(0, np.int64))
+    return np.setdiff1d(np.arange(len(segment.documents)), removed)
+
+
+def _stored(store: Datastore, segment: Segment) -> Int64:
+    live = _live(store, segment)
+    return live[segment.documents.tokens[live] > 0]
+
+
+def _test(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(f"{pattern}*" if pattern.endswith("/") else pattern))

@@ -1,0 +1,62 @@
+"""An LM joined to a store, as a model of the LM Evaluation Harness (extra ``eval``).
+
+The harness knows the models that its registry holds, so this module has to be imported before it looks: ``knnstore
+evaluate`` does, and so does a program's ``import knnstore.evaluation``.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from knnstore.api import attach
+from knnstore.lm.spec import resolve_model
+
+NAME = "knnstore"
+
+
+@register_model(NAME)
+class KnnstoreLM(HFLM):  # type: ignore[misc]
+    """The harness's ``hf`` model with a store attached: every task, prompt and window is the harness's own.
+
+    ``pretrained``: what ``--model`` takes, or a model in memory. ``store``: what ``--store`` takes. ``lambda_``,
+    ``temperature``, ``k``, ``nprobe``, ``exact``: as for ``knnstore.attach``. Anything else is for ``hf``.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        store: str,
+        *,
+        lambda_: float | None = None,
+        temperature: float | None = None,
+        k: int | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
+        device: str | None = None,
+        dtype: str = "auto",
+        **harness: Any,
+    ) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype == "auto" and device == "cpu":
+            dtype = "float32"  # as score computes there
+        if isinstance(pretrained, str):
+            pretrained = str(resolve_model(pretrained))
+        super().__init__(pretrained, device=device, dtype=dtype, trust_remote_code=False, **harness)
+        self.attachment = attach(
+            self.model, store, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, exact=exact
+        )
+
+
+def run_harness(arguments: Sequence[str]) -> None:
+    """The harness's own command line, with this model unless ``--model`` says another; for a process of its own."""
+    from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 - slow, and only a command line needs it
+
+    given = list(arguments)
+    if not any(argument.split("=")[0] in ("--model", "-M") for argument in given):
+        given = ["--model", NAME, *given]
+    sys.argv[:] = ["lm_eval", "run", *given]  # where the harness looks
+    cli_evaluate()

@@ -1,0 +1,362 @@
+/* The inner loops of the join, for machines with a C compiler; kernel.py compiles and loads this file.
+ *
+ * Every function has a reference in NumPy and torch (nearest.py, join.py) that computes the same. Nothing is allocated
+ * and nothing is kept here: the caller owns all memory and has checked all sizes.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define INT8_PRODUCTS 1
+#else
+#define INT8_PRODUCTS 0
+#endif
+
+enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
+
+/* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
+ * tags may be NULL. work: 2 * capacity numbers. */
+typedef struct {
+    float *distances;
+    uint32_t *values, *tags;
+    int64_t *counts;
+    float *thresholds;
+    uint64_t *work;
+    int64_t capacity, stride, k;
+} Nearest;
+
+/* Whether scan_units can be called. */
+int int8_products(void) { return INT8_PRODUCTS; }
+
+/* ---- selection --------------------------------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float distance) {
+    uint32_t bits;
+    memcpy(&bits, &distance, sizeof bits);
+    return bits; /* of numbers that aren't negative: sorts as they do */
+}
+
+/* Sort the survivors of a query by distance, ties in the order in which they came: each item is bits above slot. */
+static uint64_t *sorted(const Nearest *nearest, int64_t query) {
+    const float *distances = nearest->distances + query * nearest->stride;
+    const int64_t count = nearest->counts[query];
+    uint64_t *items = nearest->work, *other = items + nearest->capacity;
+    uint32_t least = UINT32_MAX, most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = bits_of(distances[i]);
+        least = bits < least ? bits : least;
+        most = bits > most ? bits : most;
+    }
+    for (int64_t i = 0; i < count; i++) items[i] = (uint64_t)(bits_of(distances[i]) - least) << 32 | (uint64_t)i;
+    for (int shift = 32; count && (uint64_t)(most - least) >> (shift - 32); shift += DIGIT) {
+        uint32_t starts[BUCKETS] = {0};
+        for (int64_t i = 0; i < count; i++) starts[items[i] >> shift & (BUCKETS - 1)]++;
+        uint32_t sum = 0;
+        for (int bucket = 0; bucket < BUCKETS; bucket++) {
+            uint32_t here = starts[bucket];
+            starts[bucket] = sum;
+            sum += here;
+        }
+        for (int64_t i = 0; i < count; i++) other[starts[items[i] >> shift & (BUCKETS - 1)]++] = items[i];
+        uint64_t *swap = items;
+        items = other;
+        other = swap;
+    }
+    return items;
+}
+
+static void gather_words(uint32_t *row, const uint64_t *order, int64_t count, uint32_t *scratch) {
+    for (int64_t i = 0; i < count; i++) scratch[i] = row[(uint32_t)order[i]];
+    memcpy(row, scratch, (size_t)count * sizeof *row);
+}
+
+/* Keep the k nearest of a full row; the k-th distance becomes the query's threshold. */
+static void compact(const Nearest *nearest, int64_t query) {
+    uint64_t *order = sorted(nearest, query);
+    uint64_t *unused = order == nearest->work ? order + nearest->capacity : nearest->work;
+    uint32_t *scratch = (uint32_t *)unused;
+    const int64_t k = nearest->k, first = query * nearest->stride;
+    gather_words((uint32_t *)(nearest->distances + first), order, k, scratch);
+    gather_words(nearest->values + first, order, k, scratch);
+    if (nearest->tags) gather_words(nearest->tags + first, order, k, scratch);
+    nearest->counts[query] = k;
+    const float last = nearest->distances[first + k - 1];
+    if (last < nearest->thresholds[query]) nearest->thresholds[query] = last;
+}
+
+/* The k nearest of queries [0, n), nearest first, padded with inf and -1: distances, values, tags (n, k). */
+void select_nearest(const Nearest *nearest, int64_t n, float *distances, int64_t *values, int64_t *tags) {
+    const int64_t k = nearest->k;
+    for (int64_t query = 0; query < n; query++) {
+        const uint64_t *order = sorted(nearest, query);
+        const int64_t first = query * nearest->stride, to = query * k;
+        const int64_t count = nearest->counts[query] < k ? nearest->counts[query] : k;
+        for (int64_t i = 0; i < count; i++) distances[to + i] = nearest->distances[first + (uint32_t)order[i]];
+        for (int64_t i = 0; i < count; i++) values[to + i] = nearest->values[first + (uint32_t)order[i]];
+        for (int64_t i = count; i < k; i++) distances[to + i] = INFINITY, values[to + i] = -1;
+        if (!tags) continue;
+        for (int64_t i = 0; i < count; i++) tags[to + i] = nearest->tags[first + (uint32_t)order[i]];
+        for (int64_t i = count; i < k; i++) tags[to + i] = -1;
+    }
+}
+
+/* ---- comparing --------------------------------------------------------------------------------------------------- */
+
+/* Make room for `more` survivors of a query; return its limit: what a score has to be below. */
+static float limit_with_room(const Nearest *nearest, int64_t query, int64_t more, float offset) {
+    if (nearest->counts[query] + more > nearest->capacity) compact(nearest, query);
+    return nearest->thresholds[query] - offset;
+}
+
+#if INT8_PRODUCTS
+/* Append those of LANES keys whose bit is set. */
+static inline void append(
+    const Nearest *nearest, int64_t query, __mmask16 below, __m512 scores, float offset, const uint32_t *values,
+    const uint32_t *tags
+) {
+    const int64_t at = query * nearest->stride + nearest->counts[query];
+    const __m512 distances = _mm512_max_ps(_mm512_add_ps(scores, _mm512_set1_ps(offset)), _mm512_setzero_ps());
+    _mm512_storeu_ps(nearest->distances + at, _mm512_maskz_compress_ps(below, distances));
+    _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
+    if (nearest->tags)
+        _mm512_storeu_si512(nearest->tags + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(tags)));
+    nearest->counts[query] += __builtin_popcount(below);
+}
+#endif
+
+/* Offer t keys to m queries: scores (m, t); a distance is score + offset. values and tags, where they are kept, have room for t rounded up to LANES. */
+void offer_scores(
+    const Nearest *nearest, const float *scores, int64_t m, int64_t t, const int64_t *queries, const float *offsets,
+    const uint32_t *values, const uint32_t *tags
+) {
+    for (int64_t i = 0; i < m; i++) {
+        const float *row = scores + i * t, offset = offsets[i];
+        const int64_t query = queries[i];
+        for (int64_t j = 0; j < t; j += LANES) {
+            const int64_t width = t - j < LANES ? t - j : LANES;
+            float limit = limit_with_room(nearest, query, width, offset);
+#if INT8_PRODUCTS
+            const __mmask16 inside = (__mmask16)((1u << width) - 1);
+            const __m512 here = _mm512_maskz_loadu_ps(inside, row + j);
+            const __mmask16 below = _mm512_mask_cmp_ps_mask(inside, here, _mm512_set1_ps(limit), _CMP_LT_OQ);
+            if (below) append(nearest, query, below, here, offset, values + j, tags + j);
+#else
+            int any = 0;
+            for (int64_t lane = 0; lane < width; lane++) any |= row[j + lane] < limit;
+            if (!any) continue;
+            const int64_t first = query * nearest->stride;
+            for (int64_t lane = 0; lane < width; lane++) {
+                if (!(row[j + lane] < limit)) continue;
+                const int64_t at = first + nearest->counts[query]++;
+                const float distance = row[j + lane] + offset;
+                nearest->distances[at] = distance > 0 ? distance : 0;
+                nearest->values[at] = values[j + lane];
+                if (nearest->tags) nearest->tags[at] = tags[j + lane];
+            }
+#endif
+        }
+    }
+}
+
+/* ---- int8 keys: one query ---------------------------------------------------------------------------------------- */
+
+/* Squared distances, float32 (t), of one query (d) to scales * units (t, d). */
+void unit_distances(
+    const float *query, const int8_t *units, int64_t t, int64_t d, const float *scales, float *distances
+) {
+    for (int64_t key = 0; key < t; key++, units += d) {
+        float sum = 0;
+        int64_t i = 0;
+#if INT8_PRODUCTS
+        __m512 sums = _mm512_setzero_ps();
+        for (; i + LANES <= d; i += LANES) {
+            const __m512i unit = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(units + i)));
+            const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(unit), _mm512_loadu_ps(scales + i));
+            const __m512 gap = _mm512_sub_ps(_mm512_loadu_ps(query + i), value);
+            sums = _mm512_fmadd_ps(gap, gap, sums);
+        }
+        sum = _mm512_reduce_add_ps(sums);
+#endif
+        for (; i < d; i++) {
+            const float gap = query[i] - (float)units[i] * scales[i];
+            sum += gap * gap;
+        }
+        distances[key] = sum;
+    }
+}
+
+/* ---- int8 keys: products of integers ----------------------------------------------------------------------------- */
+
+/* Bytes of scan_units' scratch for m queries and t keys of d dimensions. */
+int64_t scan_bytes(int64_t m, int64_t t, int64_t d) {
+    const int64_t wide = (d + 3) / 4 * 4, keys = (t + KEYS - 1) / KEYS * KEYS, queries = (m + QUERIES - 1) / QUERIES;
+    return keys * (wide + 4) + queries * QUERIES * (2 * wide + 16) + 8 * wide + 64 * 8;
+}
+
+#if INT8_PRODUCTS
+/* The tile's keys as u + 128, in blocks [KEYS keys] of [wide / 4][KEYS][4] bytes, and ‖s u − c‖² of each. */
+static void pack_keys(
+    const int8_t *units, int64_t t, int64_t d, int64_t wide, const float *scales, const float *centroid,
+    uint8_t *packed, float *norms
+) {
+    const int64_t blocks = (t + KEYS - 1) / KEYS;
+    for (int64_t key = 0; key < blocks * KEYS; key++) {
+        uint8_t *to = packed + key / KEYS * KEYS * wide + key % KEYS * 4;
+        const int8_t *from = units + key * d;
+        norms[key] = INFINITY;
+        if (key >= t) {
+            for (int64_t i = 0; i < wide; i += 4) memset(to + i * KEYS, CENTRE, 4);
+            continue;
+        }
+        float sum = 0;
+        __m512 sums = _mm512_setzero_ps();
+        int64_t i = 0;
+        for (; i + LANES <= d; i += LANES) {
+            const __m128i raw = _mm_loadu_si128((const __m128i *)(from + i));
+            const __m512 unit = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
+            const __m512 gap = _mm512_fmsub_ps(unit, _mm512_loadu_ps(scales + i), _mm512_loadu_ps(centroid + i));
+            sums = _mm512_fmadd_ps(gap, gap, sums);
+            const __m128i shifted = _mm_xor_si128(raw, _mm_set1_epi8((char)CENTRE));
+            int32_t fours[4];
+            _mm_storeu_si128((__m128i *)fours, shifted);
+            for (int64_t four = 0; four < 4; four++) memcpy(to + (i + 4 * four) * KEYS, fours + four, 4);
+        }
+        for (int64_t four = i; four < wide; four += 4)
+            for (int64_t j = 0; j < 4; j++)
+                to[four * KEYS + j] = (uint8_t)(four + j < d ? from[four + j] + CENTRE : CENTRE);
+        for (; i < d; i++) {
+            const float gap = (float)from[i] * scales[i] - centroid[i];
+            sum += gap * gap;
+        }
+        norms[key] = sum + _mm512_reduce_add_ps(sums);
+    }
+}
+
+static __mmask16 lanes_below(int64_t count) { return count < LANES ? (__mmask16)((1u << count) - 1) : 0xFFFF; }
+
+/* A query less the centroid, times the scales, as step * (256 high + low): what a product with units needs. */
+static void pack_query(
+    const float *query, int64_t d, int64_t wide, const float *scales, const float *centroid, const float *centre,
+    float *weights, int8_t *codes, float *step, float *offset, int32_t *sums
+) {
+    __m512 largest = _mm512_setzero_ps(), square = largest, along = largest;
+    for (int64_t i = 0; i < d; i += LANES) {
+        const __mmask16 inside = lanes_below(d - i);
+        const __m512 gap =
+            _mm512_sub_ps(_mm512_maskz_loadu_ps(inside, query + i), _mm512_maskz_loadu_ps(inside, centroid + i));
+        const __m512 weight = _mm512_mul_ps(gap, _mm512_maskz_loadu_ps(inside, scales + i));
+        square = _mm512_fmadd_ps(gap, gap, square);
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(weight));
+        _mm512_mask_storeu_ps(weights + i, inside, weight);
+    }
+    const float most = _mm512_reduce_max_ps(largest), unit = most > 0 ? most / MOST_WEIGHT : 1;
+    __m512i highs = _mm512_setzero_si512(), lows = highs;
+    for (int64_t i = 0; i < wide; i += LANES) {
+        const __mmask16 inside = lanes_below(d - i);
+        const __m512 weight = _mm512_maskz_loadu_ps(inside, weights + i);
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(weight, _mm512_set1_ps(1 / unit)));
+        const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(CENTRE)), 8);
+        const __m512i low = _mm512_sub_epi32(whole, _mm512_slli_epi32(high, 8));
+        along = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_maskz_loadu_ps(inside, centre + i), along);
+        highs = _mm512_add_epi32(highs, high);
+        lows = _mm512_add_epi32(lows, low);
+        _mm512_mask_cvtepi32_storeu_epi8(codes + i, lanes_below(wide - i), high);
+        _mm512_mask_cvtepi32_storeu_epi8(codes + wide + i, lanes_below(wide - i), low);
+    }
+    *step = -2 * unit;
+    /* the centroid's part of the product with the units */
+    *offset = _mm512_reduce_add_ps(square) + 2 * unit * _mm512_reduce_add_ps(along);
+    sums[0] = _mm512_reduce_add_epi32(highs) * CENTRE;
+    sums[1] = _mm512_reduce_add_epi32(lows) * CENTRE;
+}
+
+/* Products of QUERIES queries, each high then low, with KEYS keys. Unrolled, or the sums leave their registers. */
+static inline __attribute__((always_inline)) void products(
+    const uint8_t *keys, const int8_t *weights, int64_t wide, __m512i sums[QUERIES][2][2]
+) {
+    __m512i held[QUERIES][2][2];
+#pragma GCC unroll 6
+    for (int q = 0; q < QUERIES; q++)
+        held[q][0][0] = held[q][0][1] = held[q][1][0] = held[q][1][1] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < wide; i += 4) {
+        const __m512i first = _mm512_loadu_si512(keys + i * KEYS), second = _mm512_loadu_si512(keys + i * KEYS + 64);
+#pragma GCC unroll 6
+        for (int q = 0; q < QUERIES; q++) {
+            int32_t high, low;
+            memcpy(&high, weights + 2 * q * wide + i, 4);
+            memcpy(&low, weights + (2 * q + 1) * wide + i, 4);
+            held[q][0][0] = _mm512_dpbusd_epi32(held[q][0][0], first, _mm512_set1_epi32(high));
+            held[q][1][0] = _mm512_dpbusd_epi32(held[q][1][0], second, _mm512_set1_epi32(high));
+            held[q][0][1] = _mm512_dpbusd_epi32(held[q][0][1], first, _mm512_set1_epi32(low));
+            held[q][1][1] = _mm512_dpbusd_epi32(held[q][1][1], second, _mm512_set1_epi32(low));
+        }
+    }
+#pragma GCC unroll 6
+    for (int q = 0; q < QUERIES; q++) {
+        sums[q][0][0] = held[q][0][0], sums[q][0][1] = held[q][0][1];
+        sums[q][1][0] = held[q][1][0], sums[q][1][1] = held[q][1][1];
+    }
+}
+
+static void *cut(char **scratch, int64_t bytes) {
+    char *here = *scratch;
+    *scratch += (bytes + 63) / 64 * 64;
+    return here;
+}
+
+/* Offer t int8 keys (t, d) of one list to m of the queries (n, d): the squared distance of each to scales * units.
+ *
+ * A query is rounded to 16 bits, relative to its largest component; all else is exact up to float32. values and
+ * tags, where they are kept, have room for t rounded up to KEYS. scratch: scan_bytes, aligned to 64. */
+void scan_units(
+    const Nearest *nearest, const int8_t *units, int64_t t, int64_t d, const float *scales, const float *centroid,
+    const uint32_t *values, const uint32_t *tags, const float *queries, const int64_t *members, int64_t m, char *scratch
+) {
+    const int64_t wide = (d + 3) / 4 * 4, blocks = (t + KEYS - 1) / KEYS, whole = (m + QUERIES - 1) / QUERIES * QUERIES;
+    uint8_t *packed = cut(&scratch, blocks * KEYS * wide);
+    int8_t *codes = cut(&scratch, whole * wide * 2);
+    float *norms = cut(&scratch, blocks * KEYS * 4), *steps = cut(&scratch, whole * 4);
+    float *offsets = cut(&scratch, whole * 4), *centre = cut(&scratch, wide * 4), *weights = cut(&scratch, wide * 4);
+    int32_t *shifts = cut(&scratch, whole * 8);
+    pack_keys(units, t, d, wide, scales, centroid, packed, norms);
+    for (int64_t i = 0; i < d; i++) centre[i] = centroid[i] / scales[i];
+    for (int64_t i = 0; i < m; i++)
+        pack_query(
+            queries + members[i] * d, d, wide, scales, centroid, centre, weights, codes + 2 * i * wide, steps + i,
+            offsets + i, shifts + 2 * i
+        );
+    for (int64_t i = 0; i < m; i += QUERIES) {
+        const int64_t here = m - i < QUERIES ? m - i : QUERIES;
+        for (int64_t block = 0; block < blocks; block++) {
+            __m512i sums[QUERIES][2][2];
+            products(packed + block * KEYS * wide, codes + 2 * i * wide, wide, sums);
+            for (int64_t q = 0; q < here; q++) {
+                const int64_t query = members[i + q];
+                const __m512i above = _mm512_set1_epi32(shifts[2 * (i + q)]);
+                const __m512i below = _mm512_set1_epi32(shifts[2 * (i + q) + 1]);
+                const float offset = offsets[i + q], limit = limit_with_room(nearest, query, KEYS, offset);
+                for (int64_t half = 0; half < 2; half++) {
+                    const int64_t key = block * KEYS + half * LANES;
+                    const __m512 coarse = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[q][half][0], above));
+                    const __m512 fine = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[q][half][1], below));
+                    const __m512 product = _mm512_fmadd_ps(coarse, _mm512_set1_ps(256), fine);
+                    const __m512 scores =
+                        _mm512_fmadd_ps(product, _mm512_set1_ps(steps[i + q]), _mm512_loadu_ps(norms + key));
+                    const __mmask16 nearer = _mm512_cmp_ps_mask(scores, _mm512_set1_ps(limit), _CMP_LT_OQ);
+                    if (nearer) append(nearest, query, nearer, scores, offset, values + key, tags + key);
+                }
+            }
+        }
+    }
+}
+#else
+void scan_units(
+    const Nearest *nearest, const int8_t *units, int64_t t, int64_t d, const float *scales, const float *centroid,
+    const uint32_t *values, const uint32_t *tags, const float *queries, const int64_t *members, int64_t m, char *scratch
+) {
+    (void)nearest, (void)units, (void)t, (void)d, (void)scales, (void)centroid, (void)values, (void)tags;
+    (void)queries, (void)members, (void)m, (void)scratch;
+}
+#endif

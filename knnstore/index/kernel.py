@@ -1,0 +1,134 @@
+"""The compiled kernel: ``kernel.c`` is built on first use, where there is a C compiler, and kept in the user's cache.
+
+It is never a condition: without a compiler, or with ``KNNSTORE_KERNEL=off``, the same work is done by NumPy and torch.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).with_name("kernel.c")
+SWITCH = "KNNSTORE_KERNEL"
+_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+_SECONDS = 120
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class KernelWarning(UserWarning):
+    """The kernel could not be built or loaded; searches are slower, and find the same."""
+
+
+class Survivors(ctypes.Structure):
+    """``Nearest`` of kernel.c."""
+
+    _fields_ = [
+        ("distances", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("tags", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("thresholds", ctypes.c_void_p),
+        ("work", ctypes.c_void_p),
+        ("capacity", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("k", ctypes.c_int64),
+    ]
+
+
+@lru_cache(maxsize=1)
+def load_kernel() -> Any:
+    """The kernel's functions, built if need be; None where there is none. What fails is told in one warning."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "no") or compiler is None or os.name != "posix":
+        return None
+    try:
+        return _declared(_loaded(compiler))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        warnings.warn(
+            f"the search kernel can't be built with {compiler} ({str(told).strip()[-300:]}): searches go on without "
+            f"it, more slowly; {SWITCH}=off keeps this from being tried",
+            KernelWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _loaded(compiler: str) -> Any:
+    folder = _cache_folder()
+    if folder is None:  # nowhere to keep it: for this process alone
+        with tempfile.TemporaryDirectory(prefix="knnstore-") as own:
+            return ctypes.CDLL(str(_built(compiler, Path(own) / "kernel.so")))
+    path = folder / f"kernel-{_digest(compiler)}.so"
+    if path.is_file() and _is_ours(path):
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # cut short by a full disk, say
+            path.unlink()
+    return ctypes.CDLL(str(_built(compiler, path)))
+
+
+def _built(compiler: str, path: Path) -> Path:
+    """Compile to ``path``, which appears whole or not at all, whoever else is at it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    os.close(handle)
+    try:
+        command = [compiler, *_FLAGS, "-o", name, str(SOURCE), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        Path(name).chmod(0o700)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path
+
+
+def _cache_folder() -> Path | None:
+    """A folder of this user's that nobody else can write to; None if there can't be one."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(base) if base else Path.home() / ".cache") / "knnstore"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that can't be written to
+        return None
+    return folder if _is_ours(folder) and os.access(folder, os.W_OK) else None
+
+
+def _is_ours(path: Path) -> bool:
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & _WRITABLE_BY_OTHERS
+
+
+def _digest(compiler: str) -> str:
+    """Of all that the machine code depends on: a home may be shared by machines with other processors."""
+    parts = [SOURCE.read_text(encoding="utf-8"), compiler, *_FLAGS, platform.machine(), platform.processor()]
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        told = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
+        parts += sorted({line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _declared(library: Any) -> Any:
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    nearest = ctypes.POINTER(Survivors)
+    library.int8_products.restype = ctypes.c_int
+    library.scan_bytes.restype = number
+    library.scan_bytes.argtypes = [number] * 3
+    functions = {
+        "select_nearest": [nearest, number, pointer, pointer, pointer],
+        "unit_distances": [pointer, pointer, number, number, pointer, pointer],
+        "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
+        "scan_units": [nearest, pointer, number, number, *[pointer] * 6, number, pointer],
+    }
+    for name, types in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = None, types
+    return library

@@ -1,0 +1,245 @@
+"""Adding to a store: what the corpus has and the store doesn't goes into a segment of its own.
+
+While that segment is being made, its folder ``append/`` holds what it will replace, so that it can be finished and
+published even if the corpus has changed in the meantime.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.atomic import storage_errors, sync_folder, write_json
+from knnstore.corpus.sources import Source
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.history import publish
+from knnstore.datastore.removed import Removed, joined, save_removed
+from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
+from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.datastore.takedowns import load_takedowns
+from knnstore.errors import CorruptStoreError, MismatchError
+from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
+from knnstore.ingest.making import Making, count
+from knnstore.ingest.plan import IngestOptions, differences
+from knnstore.ingest.survey import (
+    Differences,
+    compare,
+    digest_of,
+    names_of,
+    parts_to_add,
+    replaced_heldout,
+    survey_corpus,
+)
+from knnstore.ingest.tasks import TokenTask
+from knnstore.lm.spec import LmSpec
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+from knnstore.scheduling import Runner
+
+FOLDER = "append"
+_REPLACED = pa.schema([("segment", pa.string()), ("document", pa.int64())])
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What an append did: documents by what became of them, and the runs that made keys."""
+
+    added: int
+    changed: int
+    unchanged: int
+    withheld: int
+    gone: int
+    pruned: int
+    makings: tuple[Making, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Append:
+    """Adds ``sources`` to the finished store at ``root``, which the caller holds for writing, as ``plan`` says."""
+
+    root: Path
+    options: IngestOptions
+    plan: SegmentPlan
+    spec: LmSpec
+    sources: Sequence[Source]
+    runner: Runner
+    reporter: Reporter
+
+    def run(self) -> Appended:
+        """Mend what was lost, finish what an earlier run began, and add what is new, in one state."""
+        store = self._store()
+        self._require_same_keys(store.segments[0])
+        makings = [making for segment in store.segments if (making := self._mend(segment))]
+        corpus = survey_corpus(self.sources, self.options.reading, self.runner, self.reporter)
+        found = self._compare(store, corpus)
+        if earlier := self._finish_earlier(replace(self.plan, sources=digest_of(found))):
+            makings += earlier
+            store = self._store()
+            found = self._compare(store, corpus)
+        making = self._add(store, found) if found.new.any() else None
+        gone = found.gone if self.options.prune else {}
+        if making or gone:
+            self._publish(store, making.segment if making else None, found.replaced if making else {}, gone)
+        self._clean_up()
+        return Appended(
+            added=found.added if making else 0,
+            changed=found.changed if making else 0,
+            unchanged=found.unchanged,
+            withheld=found.withheld,
+            gone=sum(map(len, found.gone.values())),
+            pruned=sum(map(len, gone.values())),
+            makings=(*makings, *([making] if making else [])),
+        )
+
+    def _compare(self, store: Datastore, corpus: Any) -> Differences:
+        takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.root)
+        return compare(store, corpus, self.options.corpus, takedowns)
+
+    def _add(self, store: Datastore, found: Differences) -> Making | None:
+        """Make the segment of the new documents; None if they haven't a token."""
+        making = self._making(self._begin(found))
+        parts = parts_to_add(self.sources, found)
+        tasks = [TokenTask(making.segment.root.absolute(), self.spec, part, self.options.reading) for part in parts]
+        if not making.tokenise(tasks, self._heldout(store, found)):
+            return None
+        making.write_keys()
+        return making
+
+    def _store(self) -> Datastore:
+        store = Datastore(self.root)
+        store.close()
+        return store
+
+    def _making(self, segment: Segment) -> Making:
+        first = self._store().segments[0].root
+        return Making(segment, self.spec, self.runner, self.reporter, first)
+
+    def _require_same_keys(self, first: Segment) -> None:
+        found, wanted = first.plan, self.plan
+        same = replace(wanted, model=replace(wanted.model, name=found.model.name))
+        told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
+        if told:
+            raise MismatchError(
+                f"{self.root} holds keys of other settings: {'; '.join(told)}. "
+                "Run with the same ones, choose another --store, or discard it with --overwrite"
+            )
+
+    def _mend(self, segment: Segment) -> Making | None:
+        """Make chunks of keys again that were lost from a finished segment."""
+        sweep_partial(segment.root)
+        making, commits = self._making(segment), segment.commits
+        if all(commits.find(keys_task(chunk)) for chunk in range(segment.chunks)):
+            return None
+        if self.plan.compute not in segment.plan.compute.split(", "):
+            raise MismatchError(
+                f"{segment.root} lacks keys that were made in {segment.plan.compute}, not {self.plan.compute}: "
+                "make them with the same --dtype and --device"
+            )
+        making.write_keys()
+        return making
+
+    def _finish_earlier(self, wanted: SegmentPlan) -> list[Making]:
+        """Finish an interrupted append of other documents than are ``wanted`` now, if only keys are left to make."""
+        done = []
+        for path in unfinished(self.root):
+            if not (path / FOLDER).is_dir() or not (path / PLAN_FILE).is_file():
+                continue
+            making = self._making(Segment(path))
+            found = making.segment.plan
+            if found != wanted and making.tokenised and self._same_keys(found):
+                self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")
+                making.write_keys()
+                self._publish(self._store(), making.segment, _read_replaced(path), {})
+                done.append(making)
+        return done
+
+    def _same_keys(self, found: SegmentPlan) -> bool:
+        """Whether this run makes the very keys of a plan, whose tokens are there."""
+        names = ("model", "key", "key_dtype", "compute", "versions")
+        return all(getattr(found, name) == getattr(self.plan, name) for name in names)
+
+    def _begin(self, found: Differences) -> Segment:
+        """The folder of the new segment, begun by an earlier run or made."""
+        plan = replace(self.plan, sources=digest_of(found))
+        path = None
+        for begun in unfinished(self.root):
+            if not (begun / FOLDER).is_dir():
+                continue
+            if (begun / PLAN_FILE).is_file() and Segment(begun).plan == plan:
+                path = begun
+            else:
+                remove_tree(begun)  # not tokenised yet, or made by other libraries: little or nothing is lost
+        path = path or segment_root(self.root, next_segment(self.root))
+        with storage_errors("make", path):
+            (path / FOLDER).mkdir(parents=True, exist_ok=True)
+        _write_replaced(path, found.replaced)
+        CommitLog(path / "commits", path, "").prepare()
+        write_json(path / PLAN_FILE, to_json(plan))
+        return Segment(path)
+
+    def _heldout(self, store: Datastore, found: Differences) -> Callable[[Any], Int64]:
+        """Who is held out: what replaces held-out text, and a share of the rest."""
+        held = sum(int(s.documents.heldout_tokens[store.heldout(s)].sum()) for s in store.segments)
+        replaced = replaced_heldout(store, found)
+
+        def choose(table: Any) -> Int64:
+            tokens = table.column("tokens").to_numpy()
+            heldout = np.zeros(len(tokens), np.int64)
+            names = names_of(table)
+            bound = np.array([name in replaced for name in names], np.bool_)
+            for row in np.flatnonzero(bound):
+                part = replaced[names[row]]
+                heldout[row] = tokens[row] if part is None else min(part, tokens[row])
+            room = max(0, MOST_TOKENS - held)
+            heldout[~bound] = choose_more_heldout(tokens[~bound], self.plan.holdout, room)
+            return heldout
+
+        return choose
+
+    def _publish(self, store: Datastore, segment: Segment | None, replaced: Removed, gone: Removed) -> None:
+        state, told = store.manifest, []
+        replaces, goes = (sum(map(len, documents.values())) for documents in (replaced, gone))
+        facts = {"documents": 0, "keys": 0, "replaced": replaces, "pruned": goes}
+        if segment is not None:
+            state = replace(state, segments=(*state.segments, segment.root.name))
+            facts |= {"documents": len(segment.documents), "keys": segment.rows}
+            told.append(f"add {count(len(segment.documents), 'document')}, {segment.rows:,} keys")
+        if replaces:
+            told.append(f"{replaces:,} of them in place of older ones")
+        if goes:
+            told.append(f"remove {goes:,} that are gone from the corpus")
+        removed = save_removed(self.root, joined(store.removed, joined(replaced, gone)))
+        publish(self.root, replace(state, removed=removed), "ingest", ", ".join(told), **facts)
+
+    def _clean_up(self) -> None:
+        for path in unfinished(self.root):
+            if (path / FOLDER).is_dir():
+                remove_tree(path)
+        for path in sorted((self.root / "segments").glob(f"*/{FOLDER}")):
+            remove_tree(path)
+
+
+def _write_replaced(segment: Path, replaced: Removed) -> None:
+    names = np.repeat(np.array(sorted(replaced), object), [len(replaced[name]) for name in sorted(replaced)])
+    documents = np.concatenate([np.empty(0, np.int64), *(replaced[name] for name in sorted(replaced))])
+    path = segment / FOLDER / "replaced.parquet"
+    with storage_errors("write", path):
+        pq.write_table(
+            pa.table({"segment": pa.array(names.tolist(), pa.string()), "document": documents}, schema=_REPLACED), path
+        )
+        sync_folder(path.parent)
+
+
+def _read_replaced(segment: Path) -> Removed:
+    path = segment / FOLDER / "replaced.parquet"
+    try:
+        table = pq.read_table(path, schema=_REPLACED)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(f"{path} can't be read: remove {segment} and run the ingest again ({error})") from error
+    names, documents = np.array(table.column("segment").to_pylist(), object), table.column("document").to_numpy()
+    return {str(name): documents[names == name] for name in sorted(set(names.tolist()))}

@@ -1,0 +1,203 @@
+"""``knnstore compact``: all segments into one, without what was removed; then that leaves the disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.atomic import free_bytes
+from knnstore.build.lists import check_lists, fill_lists
+from knnstore.build.plan import index_size
+from knnstore.datastore.history import publish
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import Manifest
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep, sweep_partial
+from knnstore.errors import ResourceError
+from knnstore.index.plan import IndexFolder, open_index, remove_folder
+from knnstore.living.copying import Source
+from knnstore.living.lists import regroup_lists
+from knnstore.living.segments import copy_segment, discard_copies
+from knnstore.planning import plan_resources
+from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
+from knnstore.sizes import format_size
+from knnstore.suffixes.plan import suffix_folder
+
+MOST_SEGMENTS = 8
+MOST_REMOVED = 0.1
+"""Share of the keys that are removed, from which on ``auto`` compacts."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactOptions:
+    """``auto``: only if there are more than ``most_segments`` segments, or a tenth of the keys is removed.
+
+    ``memory`` in bytes for all processes; ``workers``: those that the runner uses besides this one.
+    """
+
+    auto: bool = False
+    most_segments: int = MOST_SEGMENTS
+    memory: int = 4 * 10**9
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did, or would do.
+
+    ``removed_rows`` have left the store for good. ``bytes`` are those of the state now, ``freed`` those that left the
+    disk; ``held``: past states whose files stay until the readers that have them open end.
+    """
+
+    store: Path
+    due: bool
+    segments: int
+    rows: int
+    removed_documents: int
+    removed_rows: int
+    bytes: int
+    freed: int
+    held: tuple[int, ...]
+
+
+def plan_compaction(store: Datastore, options: CompactOptions) -> CompactReport:
+    """What would be done; ``due`` says whether anything. Writes nothing."""
+    removed = store.rows - store.live_rows
+    documents = sum(map(len, store.removed.values()))
+    due = len(store.segments) > 1 or documents > 0
+    if options.auto:
+        due = len(store.segments) > options.most_segments or removed > MOST_REMOVED * store.rows
+    return CompactReport(
+        store.root,
+        due,
+        len(store.segments),
+        store.live_rows,
+        documents,
+        removed,
+        state_bytes(store.root, store.manifest),
+        0,
+        (),
+    )
+
+
+def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Reporter | None = None) -> CompactReport:
+    """Merge the store's segments, and their lists, into one, or go on with a compaction that was interrupted.
+
+    Memory stays within the promise whatever the sizes. Readers that are open keep their state; its files go when the
+    last of them ends, with the next command that writes. Raises ResourceError before any work if the disk can't do.
+    """
+    reporter = reporter or Reporter()
+    with writing(root):
+        store = Datastore(root)
+        store.close()
+        report = plan_compaction(store, options)
+        if report.due:
+            _require_room(store)
+            sources = live_sources(store)
+            segment = copy_segment(root, sources, runner=runner, reporter=reporter)
+            index = _make_lists(store, segment, options, runner, reporter)
+            state = replace(
+                store.manifest,
+                segments=(segment.root.name,),
+                index=store.manifest.index if index else None,
+                indexed=(segment.root.name,) if index else (),
+                removed=None,
+            )
+            _publish(store, state, report)
+            if index:
+                remove_folder(index.root / "runs")
+        discard_copies(root)
+        discard_unpublished(root)
+        swept = sweep(root)
+        now = Datastore(root)
+        now.close()
+        if not swept.held:
+            _discard_suffixes(now)
+        return replace(report, bytes=state_bytes(root, now.manifest), freed=swept.bytes, held=tuple(swept.held))
+
+
+def live_sources(store: Datastore) -> list[Source]:
+    """All documents of a store that aren't removed, by segment."""
+    nothing = np.empty(0, np.int64)
+    return [
+        Source.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
+        for s in store.segments
+    ]
+
+
+def _discard_suffixes(store: Datastore) -> None:
+    """Remove exact-match memories of other states: they hold tokens of their own."""
+    kept = suffix_folder(store).root.name if store.live_rows else None
+    for path in sorted((store.root / "suffixes").glob("*")):
+        if path.name != kept:
+            remove_tree(path)
+
+
+def _make_lists(
+    store: Datastore, segment: Segment, options: CompactOptions, runner: Runner, reporter: Reporter
+) -> IndexFolder | None:
+    """The new segment's lists under the store's quantisers, if it has any."""
+    if store.manifest.index is None or not segment.rows:
+        return None
+    folder = open_index(store.root, store.manifest.index)
+    sweep_partial(folder.root)
+    sources = [one for one in store.segments if one.rows]
+    resources = plan_resources(
+        index_size([segment, *sources]),
+        nlist=folder.plan.nlist,
+        pq_bytes=folder.plan.pq_bytes,
+        train_rows=1,
+        memory=options.memory,
+        workers=options.workers,
+    )
+    if all(one.root.name in store.manifest.indexed for one in sources):
+        regroup_lists(
+            folder,
+            store.root,
+            segment,
+            list(store.segments),
+            run_chunks=resources.run_chunks,
+            runner=runner,
+            reporter=reporter,
+        )
+    else:
+        fill_lists(folder, store.root, segment, resources.run_chunks, runner=runner, reporter=reporter)
+    state = replace(store.manifest, segments=(segment.root.name,), indexed=(), removed=None)
+    check_lists(folder, store.at(state), segment, options.memory, reporter)
+    return folder
+
+
+def _publish(store: Datastore, state: Manifest, report: CompactReport) -> None:
+    segments = f"{report.segments} segments into one" if report.segments > 1 else "one segment anew"
+    removed = f", {report.removed_documents:,} removed documents gone" if report.removed_documents else ""
+    publish(
+        store.root,
+        state,
+        "compact",
+        f"make {segments} of {report.rows:,} keys{removed}",
+        segments=report.segments,
+        keys=report.rows,
+        removed_documents=report.removed_documents,
+        removed_keys=report.removed_rows,
+    )
+
+
+def _require_room(store: Datastore) -> None:
+    total = state_bytes(store.root, store.manifest)
+    lists = total - bytes_below(*(segment.root for segment in store.segments))
+    begun = _begun_bytes(store.root, store.segments)
+    needed = int((total + lists) * store.live_rows / max(1, store.rows)) - begun  # the runs are written twice
+    free = free_bytes(store.root)
+    if needed > free:
+        raise ResourceError(
+            f"{store.root}: compacting {store.live_rows:,} keys needs about {format_size(needed)} more on disk and "
+            f"{format_size(free)} are free: make room and run the same command again"
+        )
+
+
+def _begun_bytes(root: Path, finished: Sequence[Segment]) -> int:
+    names = {segment.root.name for segment in finished}
+    return bytes_below(*(path for path in (root / "segments").iterdir() if path.name not in names))

@@ -1,0 +1,66 @@
+"""``knnstore remove``: documents that no search may find any more, from this moment on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.datastore.history import publish
+from knnstore.datastore.locking import writing
+from knnstore.datastore.removed import Removed, joined, save_removed
+from knnstore.datastore.selection import matching, origins_of
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.takedowns import save_takedown
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReport:
+    """What was removed, or would be: ``names`` of ``documents``, their ``rows`` and held-out tokens.
+
+    ``state`` is the number of the store's state without them, None if nothing was done.
+    """
+
+    store: Path
+    documents: int
+    names: tuple[str, ...]
+    rows: int
+    heldout_tokens: int
+    state: int | None
+
+
+def plan_removal(store: Datastore, patterns: Sequence[str]) -> RemoveReport:
+    """What the patterns match; nothing is changed. Raises UsageError for a pattern that matches nothing."""
+    return _report(store, matching(store, patterns, "--document"))
+
+
+def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
+    """Remove the documents that match any of the patterns: hidden from every search once this returns.
+
+    Their bytes stay on disk until a compaction. The record keeps the digests of the texts, so that no later ingest
+    brings them back, and ``note``; neither text nor names. Raises UsageError for a pattern that matches nothing.
+    """
+    with writing(root):
+        store = Datastore(root)
+        store.close()
+        found = matching(store, patterns, "--document")
+        report = _report(store, found)
+        digests = np.concatenate(
+            [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]
+        )
+        save_takedown(root, store.manifest.state + 1, digests)
+        state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found)))
+        what = f"remove {report.documents:,} document{'' if report.documents == 1 else 's'}, {report.rows:,} keys"
+        facts = {"documents": report.documents, "keys": report.rows, "heldout_tokens": report.heldout_tokens}
+        state = publish(root, state, "remove", f"{what}: {note}" if note else what, **facts)
+        return replace(report, state=state.state)
+
+
+def _report(store: Datastore, found: Removed) -> RemoveReport:
+    rows = heldout = 0
+    for segment in store.segments:
+        numbers = found.get(segment.root.name, np.empty(0, np.int64))
+        rows += int(segment.documents.tokens[numbers].sum())
+        heldout += int(segment.documents.heldout_tokens[numbers].sum())
+    names = tuple(str(document) for document in origins_of(store, found))
+    return RemoveReport(store.root, len(names), names, rows, heldout, None)

@@ -1,0 +1,69 @@
+"""``knnstore restore``: back to an earlier state, as a new one, as long as no compaction lies between."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from knnstore.datastore.history import publish, within_reach
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import Manifest
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+from knnstore.index.plan import CHECK, open_index, segment_reference
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """The store has the documents of state ``to`` again, as state ``state``; ``rows`` of them can be found.
+
+    ``unindexed``: keys that the index has to be told of.
+    """
+
+    store: Path
+    to: int
+    state: int
+    rows: int
+    unindexed: int
+
+
+def restore(root: Path, to: int | None = None) -> RestoreReport:
+    """Give the store the documents of an earlier state, by default of the last that had others.
+
+    The index is the present one: an earlier one isn't kept. Raises UsageError for a state that is out of reach.
+    """
+    with writing(root):
+        store = Datastore(root)
+        store.close()
+        wanted = _wanted(store, to)
+        state = replace(store.manifest, segments=wanted.segments, removed=wanted.removed, indexed=())
+        state = replace(state, indexed=_indexed(store.at(state)))
+        restored = store.at(state)
+        rows, what = restored.live_rows, f"return to state {wanted.state}"
+        unindexed = sum(segment.rows for segment in restored.segments if segment.root.name not in state.indexed)
+        state = publish(root, state, "restore", what, to=wanted.state)
+        return RestoreReport(root, wanted.state, state.state, rows, unindexed)
+
+
+def _wanted(store: Datastore, to: int | None) -> Manifest:
+    present = store.manifest
+    reach = [change.state for change in within_reach(store.root) if change.state.segments]
+    for state in reversed(reach):
+        others = (state.segments, state.removed) != (present.segments, present.removed)
+        if state.state == to or (to is None and others):
+            return state
+    if to is None:
+        raise UsageError(
+            f"{store.root} has no earlier state with other documents: a compaction forgets what was before"
+        )
+    known = ", ".join(str(state.state) for state in reach)
+    raise UsageError(f"{store.root} can't return to state {to}: those since the last compaction are {known}")
+
+
+def _indexed(store: Datastore) -> tuple[str, ...]:
+    if store.manifest.index is None:
+        return ()
+    folder = open_index(store.root, store.manifest.index)
+    return tuple(
+        segment.root.name
+        for segment in store.segments
+        if not segment.rows or folder.list_commits(segment_reference(segment)).find(CHECK)
+    )

@@ -1,0 +1,107 @@
+"""Making a copied segment as a resumable job: plan, tables, chunks of keys."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnstore.atomic import storage_errors, write_json
+from knnstore.build.lists import run_tasks
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.store import segment_root
+from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.errors import MismatchError
+from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
+from knnstore.progress import Reporter
+from knnstore.records import fingerprint, to_json
+from knnstore.scheduling import Runner
+
+
+def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
+    """The plan of a copy: what its sources agree on, and the digest of what was taken of them.
+
+    Raises MismatchError unless all are keys of one LM, layer, window and dtype.
+    """
+    first = sources[0].segment.plan
+    for other in (source.segment for source in sources[1:]):
+        for name in ("model", "key", "key_dtype"):
+            one, two = _told(getattr(first, name)), _told(getattr(other.plan, name))
+            if one != two:
+                raise MismatchError(f"{other.root} can't join {sources[0].segment.root}: {name} {two}, not {one}")
+    plans = [source.segment.plan for source in sources]
+    versions: dict[str, str] = {}
+    for name in sorted({name for plan in plans for name in plan.versions}):
+        versions[name] = _all(plan.versions.get(name, "") for plan in plans)
+    taken = [
+        [source.segment.fingerprint, *(_digest(part) for part in (source.documents, source.rows, source.heldout))]
+        for source in sources
+    ]
+    return SegmentPlan(
+        model=first.model,
+        key=first.key,
+        key_dtype=first.key_dtype,
+        chunk_rows=first.chunk_rows,
+        sources=fingerprint({"copied": taken}),
+        text_field=_all(plan.text_field for plan in plans),
+        errors=_all(plan.errors for plan in plans),
+        holdout=max(plan.holdout for plan in plans),
+        compute=_all(plan.compute for plan in plans),
+        versions=versions,
+    )
+
+
+def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, reporter: Reporter) -> Segment:
+    """Make the segment in the store at ``root``, or go on with it; other copies that were begun there are given up.
+
+    The caller holds the store for writing, publishes the segment, and calls ``discard_copies`` after that.
+    """
+    plan = copied_plan(sources)
+    path = _begun(root, plan)
+    discard_copies(root, but=path)
+    path = path or segment_root(root, next_segment(root))
+    with storage_errors("make", path):
+        path.mkdir(parents=True, exist_ok=True)
+    sweep_partial(path)
+    write_kept(path, sources)
+    write_json(path / PLAN_FILE, to_json(plan))
+    CommitLog(path / "commits", path, "").prepare()
+    segment = Segment(path)
+    copy_tables(segment, sources)
+    folders = tuple(source.segment.root for source in sources)
+    tasks = [CopyTask(path, folders, chunk) for chunk in range(segment.chunks)]
+    run_tasks(segment.commits, tasks, copy_chunk, stage="copy", runner=runner, reporter=reporter)
+    return segment
+
+
+def discard_copies(root: Path, but: Path | None = None) -> None:
+    """Remove copies that were begun and belong to no state, and what those that do needed meanwhile."""
+    for path in unfinished(root):
+        if (path / FOLDER).exists() and path != but:
+            remove_tree(path)
+    for path in sorted((root / "segments").glob(f"*/{FOLDER}")):
+        if path.parent != but:
+            remove_tree(path)
+
+
+def _begun(root: Path, plan: SegmentPlan) -> Path | None:
+    for path in unfinished(root):
+        if (path / FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
+            return path
+    return None
+
+
+def _all(values: Any) -> str:
+    return ", ".join(sorted({str(value) for value in values if str(value)}))
+
+
+def _digest(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """What has to agree, without what is for people alone."""
+    plain = to_json(value) if hasattr(value, "__dataclass_fields__") else value
+    return {k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else plain

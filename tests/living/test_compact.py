@@ -1,0 +1,199 @@
+"""Compaction: one segment of what is left, found by the same searches; then what was removed leaves the disk."""
+
+import numpy as np
+import pytest
+from index_stores import clustered_keys, make_store, stored_keys
+from living_stores import DyingRunner, KilledError
+
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.history import changes
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+from knnstore.index.search import Searcher
+from knnstore.living.compact import CompactOptions, compact, plan_compaction
+from knnstore.living.remove import remove
+from knnstore.living.restore import restore
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+KEYS = clustered_keys(2740, 16)
+
+
+@pytest.fixture(params=["float16", "int8"])
+def root(request, tmp_path):
+    """Three segments in documents of 100 rows, indexed, with a document of each removed."""
+    return living(tmp_path / "s.knnstore", key_dtype=request.param)
+
+
+def living(root, **options):
+    segments = [KEYS[:1200], KEYS[1200:2000], KEYS[2000:2700]]
+    make_store(root, segments, queries=KEYS[2700:], document_rows=100, chunk_rows=256, **options)
+    build_index(Datastore(root), IndexOptions(nlist=16), SerialRunner(), Reporter())
+    remove(root, ["200.txt"])
+    return root
+
+
+def search(root, **arguments):
+    found = Searcher(Datastore(root)).search(KEYS[2700:], 80, 16, rows=True, **arguments)
+    return found.distances, found.values
+
+
+def test_a_compacted_store_finds_what_it_found_before(root):
+    store = Datastore(root)
+    assert (len(store.segments), store.rows, store.live_rows) == (3, 2700, 2400)
+    keys, values = stored_keys(store)
+    live = np.concatenate(
+        [np.delete(np.arange(n), range(200, 300)) + f for f, n in ((0, 1200), (1200, 800), (2000, 700))]
+    )
+    before, exact = search(root), search(root, method="exact")
+    store.close()
+    report = compact(root, CompactOptions(), SerialRunner())
+    assert (report.due, report.segments, report.rows, report.removed_documents, report.removed_rows) == (
+        True, 3, 2400, 3, 300,
+    )  # fmt: skip
+    after = Datastore(root)
+    assert (len(after.segments), after.rows, after.manifest.removed) == (1, 2400, None)
+    half_a_unit = 0 if store.segments[0].plan.key_dtype == "float16" else after.segments[0].codec.scales.max() / 2
+    np.testing.assert_allclose(stored_keys(after)[0], keys[live], atol=half_a_unit * 1.001)
+    assert (stored_keys(after)[1] == values[live]).all()
+    assert [document.path for document in after.segments[0].documents.origins()].count("100.txt") == 3
+    if not half_a_unit:
+        np.testing.assert_allclose(search(root)[0], before[0], rtol=1e-6)
+        np.testing.assert_allclose(search(root, method="exact")[0], exact[0], rtol=1e-6)
+    coded = search(root, method="quantised")
+    assert np.isfinite(coded[0]).all()
+    assert {path.name for path in (root / "segments").iterdir()} == {"0003"}
+    assert {path.name for path in root.glob("index/*/lists/*")} == {"0003"}
+    assert not list(root.glob("removed/*")) + list(root.glob("index/*/runs")) + list(root.glob("segments/*/copy"))
+    assert report.freed > 0
+    assert report.held == ()
+
+
+def test_lists_that_were_copied_are_those_that_a_build_would_make(tmp_path, bytes_of):
+    """Same quantisers, same keys: regrouping the old lists and filling new ones leave the same bytes."""
+    root = living(tmp_path / "s.knnstore")
+    compact(root, CompactOptions(), SerialRunner())
+    name = Datastore(root).manifest.index
+    copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
+    from knnstore.build.lists import fill_lists
+    from knnstore.index.plan import open_index, remove_folder
+
+    folder = open_index(root, name)
+    remove_folder(folder.lists("0003"))
+    fill_lists(folder, root, Datastore(root).segments[0], 2, runner=SerialRunner(), reporter=Reporter())
+    made = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
+    assert {k for k in copied if k != "0003/check.json"} == set(made)
+    assert all(copied[k] == made[k] for k in made)
+
+
+@pytest.mark.parametrize("left", [0, 3, 9, 12, 15, 20])
+def test_a_killed_compaction_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, bytes_of, left):
+    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
+    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+    whole, killed = living(tmp_path / "a.knnstore"), living(tmp_path / "b.knnstore")
+    every = DyingRunner()
+    compact(whole, CompactOptions(), every)
+    before = search(killed)
+    first, second = DyingRunner(left), DyingRunner()
+    with pytest.raises(KilledError):
+        compact(killed, CompactOptions(), first)
+    np.testing.assert_array_equal(search(killed)[0], before[0])  # nothing has happened yet
+    compact(killed, CompactOptions(), second)
+    assert sorted(first.ran + second.ran) == sorted(every.ran)  # nothing twice
+    assert bytes_of(killed) == bytes_of(whole)
+
+
+def test_a_compaction_that_was_given_up_leaves_nothing_behind(tmp_path, bytes_of):
+    root = living(tmp_path / "s.knnstore")
+    with pytest.raises(KilledError):
+        compact(root, CompactOptions(), DyingRunner(4))
+    remove(root, ["300.txt"])  # so that it isn't the same compaction any more
+    compact(root, CompactOptions(), SerialRunner())
+    assert len(list((root / "segments").iterdir())) == 1
+    assert Datastore(root).rows == 2100
+
+
+def test_what_is_removed_leaves_the_disk(tmp_path):
+    """Neither a key nor a value, code or name of the removed documents is in any file of the store."""
+    root = living(tmp_path / "s.knnstore", key_dtype="float16")
+    keys = [KEYS[first + 200 : first + 300].astype(np.float16) for first in (0, 1200, 2000)]
+    gone = [key.tobytes() for block in keys for key in block]
+    texts = b"".join(path.read_bytes() for path in root.glob("index/*/lists/*/keys/c/**/*") if path.is_file())
+    assert all(key in texts for key in gone)
+    compact(root, CompactOptions(), SerialRunner())
+    everything = b"".join(path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file())
+    assert not [key for key in gone if key in everything]
+    assert KEYS[0].astype(np.float16).tobytes() in everything
+    assert b"200.txt" not in everything
+    store = Datastore(root)
+    left = {key.tobytes() for key in store.segments[0].keys(0, store.rows)}
+    assert not left.intersection(gone)
+
+
+def test_a_reader_that_was_there_before_keeps_its_state(tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    reader = Datastore(root)
+    searcher = Searcher(reader)
+    before = searcher.search(KEYS[2700:], 80, 16, rows=True)
+    state = reader.manifest.state
+    report = compact(root, CompactOptions(), SerialRunner())
+    assert report.held == (state,)
+    assert Datastore(root).rows == 2400
+    again = Searcher(reader).search(KEYS[2700:], 80, 16, rows=True)
+    np.testing.assert_array_equal(again.rows, before.rows)
+    np.testing.assert_array_equal(
+        reader.segments[2].values(0, 700), Datastore.__call__ and reader.segments[2].values(0, 700)
+    )
+    assert {path.name for path in (root / "segments").iterdir()} == {"0000", "0001", "0002", "0003"}
+    reader.close()
+    swept = compact(root, CompactOptions(), SerialRunner())
+    assert (swept.due, swept.held) == (False, ())
+    assert swept.freed > 0
+    assert {path.name for path in (root / "segments").iterdir()} == {"0003"}
+
+
+def test_the_policy_waits_for_many_segments_or_removed_keys(tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    due = lambda **options: plan_compaction(Datastore(root), CompactOptions(**options)).due  # noqa: E731
+    assert due()
+    assert due(auto=True)  # a ninth of the keys is removed
+    restore(root, 2)
+    assert due()
+    assert not due(auto=True)
+    assert due(auto=True, most_segments=2)
+    compact(root, CompactOptions(), SerialRunner())
+    assert not due()
+
+
+def test_an_earlier_state_can_be_returned_to_until_compaction(tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    assert [change.kind for change in changes(root)] == ["ingest", "index", "remove"]
+    report = restore(root)
+    assert (report.to, report.rows, report.unindexed) == (2, 2700, 0)
+    assert Searcher(Datastore(root)).plan.nlist == 16
+    assert Datastore(root).live_rows == 2700
+    assert restore(root).rows == 2400  # and forward again
+    with pytest.raises(UsageError, match="can't return to state 77"):
+        restore(root, 77)
+    compact(root, CompactOptions(), SerialRunner())
+    with pytest.raises(UsageError, match="no earlier state"):
+        restore(root)
+    with pytest.raises(UsageError, match="can't return to state 2"):
+        restore(root, 2)
+
+
+def test_a_store_without_an_index_is_compacted_too(tmp_path):
+    make_store(tmp_path / "s", [KEYS[:700], KEYS[700:1200]], document_rows=100)
+    remove(tmp_path / "s", ["0.txt"])
+    report = compact(tmp_path / "s", CompactOptions(), SerialRunner())
+    store = Datastore(tmp_path / "s")
+    assert (report.rows, store.rows, store.manifest.index) == (1000, 1000, None)
+
+
+def test_everything_can_be_removed(tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    remove(root, ["*"])
+    found = Searcher(Datastore(root)).search(KEYS[:3], 5, 16, rows=True)
+    assert (found.rows == -1).all()
+    report = compact(root, CompactOptions(), SerialRunner())
+    assert (report.rows, Datastore(root).rows, Datastore(root).manifest.index) == (0, 0, None)

@@ -1,0 +1,98 @@
+"""What a change of a store costs, against making the store anew: CPU seconds of this process, by what is new.
+
+A store of ``--rows`` tokens is ingested and indexed; then the next 5 %, 10 % and 20 % of text are added, each to a
+copy of it, and the same stores are made at once. Also, without the LM: the removal of a tenth of the documents, the
+compaction of the store that grew, and the index of a store of the same keys from scratch. CPU seconds, since the
+machine may do other work as well; the LM is loaded beforehand.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.material import text_folder
+from benchmarks.measuring import Result, Settings
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.selection import origins_of, sampled
+from knnstore.datastore.store import Datastore
+from knnstore.ingest import IngestOptions, ingest
+from knnstore.living.compact import CompactOptions, compact
+from knnstore.living.remove import remove
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+SHARES = (0.05, 0.1, 0.2)
+
+
+def run(settings: Settings, work: Path) -> Result:
+    tokens = settings.size(settings.rows, quick=10_000, full=400_000)
+    shares = SHARES[1:2] if settings.quick else SHARES
+    texts = sorted(text_folder(settings, work, round(tokens * (1 + max(shares)))).rglob("*.txt"))
+    sizes = [path.stat().st_size for path in texts]
+    total = sum(sizes) / (1 + max(shares))
+    old = first_files(sizes, total)
+    corpus = filled(work / "corpus", texts[:old])
+    seconds = cpu_seconds(lambda: made(settings, corpus, work / "old"))
+    table = [("make the store", Datastore(work / "old.knnstore").rows, round(seconds, 2), 1.0)]
+    ratios: dict[str, float] = {}
+    grown = work / "old.knnstore"
+    for share in shares:
+        number = first_files(sizes, total * (1 + share))
+        both = filled(work / f"corpus-{share}", texts[:number], name="corpus")
+        grown = work / f"grown-{share}.knnstore"
+        shutil.copytree(work / "old.knnstore", grown)
+        appended = cpu_seconds(lambda: made(settings, both, grown))  # noqa: B023 - called at once
+        anew = cpu_seconds(lambda: made(settings, both, work / f"anew-{share}"))  # noqa: B023
+        new = Datastore(grown).rows - Datastore(work / "old.knnstore").rows
+        table.append((f"add {share:.0%}", new, round(appended, 2), round(appended / anew, 4)))
+        percent = round(100 * share)
+        ratios[f"append_{percent}pct_vs_anew"] = round(appended / anew, 4)
+        ratios[f"append_{percent}pct_a_key_vs_anew"] = round(appended / new / (anew / Datastore(grown).rows), 4)
+    anew_seconds = anew
+    store = Datastore(grown)
+    names = [str(document) for document in origins_of(store, sampled(store, 0.1))]
+    store.close()
+    removal = cpu_seconds(lambda: remove(grown, names))
+    gone = Datastore(grown).rows - Datastore(grown).live_rows
+    compaction = cpu_seconds(lambda: compact(grown, CompactOptions(memory=settings.memory), SerialRunner()))
+    for name, rows, spent in (("remove a tenth", gone, removal), ("compact", Datastore(grown).rows, compaction)):
+        table.append((name, rows, round(spent, 2), round(spent / anew_seconds, 4)))
+    ratios |= {
+        "remove_vs_anew": round(removal / anew_seconds, 4),
+        "compact_vs_anew": round(compaction / anew_seconds, 4),
+    }
+    about = {"keys of the old store": table[0][1], "documents": old}
+    return Result("append", about, ("change", "keys", "CPU s", "÷ anew"), table, ratios)
+
+
+def made(settings: Settings, corpus: Path, store: Path) -> None:
+    """Bring the store up to date with the corpus, index included."""
+    options = IngestOptions((str(corpus),), store=str(store), model=settings.model, memory=settings.memory, holdout=0.0)
+    root = ingest(options, SerialRunner()).store
+    build_index(Datastore(root), IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+
+
+def filled(folder: Path, texts: list[Path], name: str = "") -> Path:
+    """A folder of these texts; the stores know them by their digests, wherever they lie."""
+    folder = folder / name if name else folder
+    folder.mkdir(parents=True)
+    for number, path in enumerate(texts):
+        shutil.copy(path, folder / f"{number:06d}.txt")
+    return folder
+
+
+def first_files(sizes: list[int], wanted: float) -> int:
+    """How many of the first files hold so many bytes."""
+    count = held = 0
+    while count < len(sizes) and held < wanted:
+        held += sizes[count]
+        count += 1
+    return count
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds, of all threads, that ``work()`` takes."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started

@@ -1,0 +1,190 @@
+"""Crash every command at every durable operation, run it again, and compare with a run that nothing interrupted.
+
+Each run is a process of its own, forked from one that has imported everything, so that a crash costs a fraction of a
+second. The commands are those that people type, in this process's place (``--workers 0``); and some are killed for
+real, with their Dask workers, at a random moment.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from faults.forking import in_process
+from faults.layer import MODES, Layer, Mode
+from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
+from faults.outcome import Outcome
+from knnstore.cli import main
+from knnstore.verify import verify
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "ingest": INGEST,
+    "index": INDEX,
+    "remove": ("remove", "--store", "books", "--document", "books/2.txt"),
+    "compact": ("compact", "--store", "books"),
+}
+_AGAIN = 4  # one case in so many crashes in the second run as well
+_UNRECORDED = ("is in no commit record",)  # what is in flight
+
+
+def torture(count: int, seed: int, folder: Path, kills: int | None = None) -> Outcome:
+    """``count`` crashes, spread over the commands, their operations and the ways to fail; ``kills`` of them real ones.
+
+    ``lost``: the store isn't, byte for byte, that of an uninterrupted run after the command was run again, or a
+    failure wasn't told in a sentence. ``silent``: after a crash a commit record was there whose files weren't.
+    """
+    outcome = Outcome("crashes")
+    generator = random.Random(seed)
+    stages = _stages(folder, outcome)
+    killed = max(1, count // 50) if kills is None else kills
+    for number in range(count - killed):
+        name = list(stages)[number % len(stages)]
+        mode = MODES[number // len(stages) % len(MODES)]
+        target = generator.randint(1, stages[name].operations)
+        case = _Case(name, mode, target, generator.getrandbits(32), stages[name])
+        _crash(outcome, folder / f"case-{number}", case)
+        if number % 25 == 24:
+            print(outcome.text(), file=sys.stderr, flush=True)
+    for number in range(killed):
+        _kill(outcome, folder / f"kill-{number}", folder / "ingest", generator, stages["ingest"].expected)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A command: the folder before it, the store's bytes after it, and the number of its durable operations."""
+
+    before: Path
+    expected: dict[str, bytes]
+    operations: int
+
+
+def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
+    """Every command that there is, run once without a fault."""
+    present = folder / "ingest"
+    present.mkdir(parents=True)
+    make_corpus(present / "books")
+    in_process(lambda: make_model(present / "lm") and None)
+    stages = {}
+    for name, command in COMMANDS.items():
+        if command[0] not in main.commands:
+            continue
+        work = copy_of(present, folder / f"{name}-done")
+        code, told, operations = in_process(partial(_faulty, work, command, 0, "kill", 0))
+        if code:
+            raise RuntimeError(told)
+        stages[name] = _Stage(present, bytes_of(work / STORE), operations)
+        outcome.count(f"operations of {name}", operations)
+        present = work
+    return stages
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One crash: of which command, how, at which of its operations; the folder before and the bytes after."""
+
+    name: str
+    mode: Mode
+    target: int
+    seed: int
+    stage: _Stage
+
+    @property
+    def story(self) -> str:
+        return f"{self.name}, {self.mode} at operation {self.target} of {self.stage.operations}, seed {self.seed}"
+
+
+def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
+    copy_of(case.stage.before, work)
+    outcome.tried += 1
+    outcome.count(case.mode)
+    targets = [case.target] if case.seed % _AGAIN else [case.target, 1 + case.target // 2]
+    for target in targets:
+        ended = in_process(partial(_faulty, work, COMMANDS[case.name], target, case.mode, case.seed))
+        if ended is not None and case.mode in ("full", "broken") and ended[0] and "Error: " not in ended[1]:
+            outcome.lose(f"{case.story}: {ended[1]}")
+        if (work / "after").exists():
+            shutil.rmtree(work / STORE, ignore_errors=True)
+            if (work / "after" / STORE).exists():
+                (work / "after" / STORE).rename(work / STORE)
+            shutil.rmtree(work / "after")
+    if broken := in_process(partial(_broken_promises, work / STORE)):
+        outcome.silent += 1
+        outcome.told.append(f"{case.story}: {broken}")
+    code, told = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
+    if code:
+        outcome.lose(f"{case.story}: the second run ended with {code}: {told}")
+    elif changed := differences(bytes_of(work / STORE), case.stage.expected):
+        outcome.lose(f"{case.story}: {changed[:5]} differ")
+    shutil.rmtree(work)
+
+
+def _faulty(work: Path, command: tuple[str, ...], target: int, mode: Mode, seed: int) -> tuple[int, str, int]:
+    layer = Layer(work / STORE, target, mode, seed, work / "after")
+    with layer.installed():
+        code, told = run(work, *command)
+    if not target:
+        unseen = set(bytes_of(work / STORE)) - {name.removeprefix(f"{STORE}/") for name in layer.seen}
+        if new := unseen - set(bytes_of_before(work)):
+            raise AssertionError(f"written past the layer: {sorted(new)}")
+    return code, told, layer.count
+
+
+def bytes_of_before(work: Path) -> dict[str, bytes]:
+    """The files of the store that the command found, which it needn't write."""
+    marker = work / "found"
+    return dict.fromkeys(marker.read_text().split("\n"), b"") if marker.exists() else {}
+
+
+def _broken_promises(root: Path) -> str:
+    """Files that a record tells of and that aren't what it says, in words."""
+    if not (root / "knnstore.json").exists():
+        return ""
+    damages = [d for d in verify(root).damages if not d.problem.startswith(_UNRECORDED)]
+    return ", ".join(f"{damage.path} {damage.problem}" for damage in damages[:3])
+
+
+def _kill(outcome: Outcome, work: Path, before: Path, generator: random.Random, expected: dict[str, bytes]) -> None:
+    """``kill -9`` a real command with two Dask workers at a random moment, or one of its workers alone."""
+    copy_of(before, work)
+    command = [word if word != "0" else "2" for word in INGEST]  # --workers 2
+    line = [sys.executable, "-m", "knnstore", *command]
+    variables = os.environ | {"KNNSTORE_MODEL": str(work / "lm")}
+    outcome.tried += 1
+    alone = generator.random() < 0.5
+    outcome.count("kill -9 of a worker" if alone else "kill -9 of all processes")
+    with (work / "log").open("wb") as log:
+        process = subprocess.Popen(line, cwd=work, env=variables, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + generator.uniform(3, 20)
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        if alone and (workers := _workers(process.pid)) and (work / STORE / "segments").exists():
+            os.kill(generator.choice(workers), signal.SIGKILL)
+            alone = False
+            deadline = time.monotonic() + 300
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(line, cwd=work, env=variables, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        outcome.lose(f"after kill -9: {done.stderr}")
+    elif changed := differences(bytes_of(work / STORE), expected):
+        outcome.lose(f"after kill -9: {changed[:5]} differ")
+    shutil.rmtree(work)
+
+
+def _workers(process: int) -> list[int]:
+    """Processes below a Dask nanny: those that do the work."""
+    try:
+        text = Path(f"/proc/{process}/task/{process}/children").read_text()
+        children = [int(word) for word in text.split()]
+    except OSError:
+        return []
+    named = [(child, Path(f"/proc/{child}/cmdline")) for child in children]
+    return [child for child, line in named if line.exists() and b"spawn_main" in line.read_bytes()]
