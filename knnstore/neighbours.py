@@ -31,6 +31,11 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self.distances)
 
+    def select(self, queries: Any) -> "Neighbours":
+        """Those of some of the queries."""
+        rows = None if self.rows is None else self.rows[queries]
+        return Neighbours(self.distances[queries], self.values[queries], rows)
+
     @property
     def found(self) -> Bool:
         """Bool (queries,): whether a query has any neighbour at all."""

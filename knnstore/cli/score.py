@@ -42,6 +42,7 @@ from knnstore.cli.options import (
     help="Weigh each token by a gate, or all alike. Default: by the gate, if the stored setting has one.",
 )
 @click.option("--save-neighbours", metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
+@click.option("--report", metavar="FILE", help="Write an HTML page: surfaces, documents, calibration, telling tokens.")
 @click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
 @cluster_options
 @lm_options
@@ -66,4 +67,8 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     else:
         with cluster.runner(settings.memory, reporter) as runner:
             report = run(settings, store, reporter, runner)
+    if options["report"]:
+        from knnstore.report.page import write_page
+
+        write_page(report, options["report"])
     click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))

@@ -20,6 +20,7 @@ from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.score.checks import block_memory
 from knnstore.score.choice import Choice, given_choice, stored_choice
+from knnstore.score.details import DetailsGatherer
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
 from knnstore.score.fitting import fit_mixture, gather
 from knnstore.score.mixture import Mixed, Mixture
@@ -165,17 +166,26 @@ class _Job:
         path, telling = self._options.per_token, whole_words(self._model.loaded)
         width = min(max(mixture.k, self._width if self._saving else 0), self._store.rows)
         temperatures = partial(self._cache_temperatures, mixture.setting.cache_temperature)
+        details = None
+        if self._options.report:
+            details = DetailsGatherer(mixture, self._options, len(texts.ids), self._store.rows)
+            width = max(width, min(DEFAULT_K, self._store.rows))
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
             for block in self._pass.blocks(texts, width, "score", temperatures):
                 started = time.perf_counter()
                 mixed = mixture.apply(block)
                 totals.add(block, mixed, mixture)
                 totals.candidates = best_candidates(totals.candidates + candidates(block, mixed, telling))
+                if details is not None:
+                    details.add(block, mixed)
                 if log is not None:
                     log.write(block, mixed, mixture.k)
                 self._save(block, texts)
                 self._pass.clock.mix += time.perf_counter() - started
-        return self._result(text, texts, choice, totals)
+        result = self._result(text, texts, choice, totals)
+        if details is None:
+            return result
+        return replace(result, details=details.details(texts, self._store, self._model.loaded, self.search))
 
     def _cache_temperatures(self, chosen: float | None, neighbours: Neighbours) -> tuple[float, ...]:
         """The chosen one alone; where one is to be chosen or saved the whole grid, which is the first block's."""
@@ -218,6 +228,7 @@ class _Job:
             tokens_per_second=(len(texts.ids) + choice.tokens) / (clock.lm + clock.search + clock.mix),
             seconds=Seconds(clock.lm, clock.search, clock.mix),
             examples=examples,
+            names=texts.names,
         )
 
     def _likelihood(self, texts: Texts, document: Any, log_p: list[Any]) -> Likelihood:

@@ -15,9 +15,9 @@ class ScoreOptions:
 
     ``text``: files to score; empty for the documents that the store held out. ``exact`` searches every key;
     ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and ``save_neighbours``:
-    Parquet files to write. ``cache``: pairs of a document's own past that are a source too, with ``cache_weight`` and
-    ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune`` stored; None: if it is there
-    and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting has one. ``only`` and
+    Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past that are a source too,
+    with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune``
+    stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting has one. ``only`` and
     ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched, or are not. ``memory`` in
     bytes, for the whole process.
     """
@@ -37,6 +37,7 @@ class ScoreOptions:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     save_neighbours: str | None = None
+    report: str | None = None
     cache: int = 0
     cache_weight: float | None = None
     cache_temperature: float | None = None

@@ -55,7 +55,7 @@ class ScoreReport:
     ``constant`` is what the mixture's constants alone do where a gate weighs. ``tuned_documents`` and ``tuned_tokens``
     say how many others were tuned on just now; if 0, ``setting_from`` says where the setting is from. ``search`` says
     in words how the neighbours were found, and ``recall`` what the index's self-check measured there (None if exact,
-    or unknown).
+    or unknown). ``names``: of the documents, and ``details`` what a page shows of them, if one was asked for.
     """
 
     store: str
@@ -78,6 +78,8 @@ class ScoreReport:
     tokens_per_second: float
     seconds: Seconds
     examples: tuple[Example, ...]
+    names: tuple[str, ...] = ()
+    details: Any = None
 
     @property
     def gain_percent(self) -> float:

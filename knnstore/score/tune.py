@@ -22,7 +22,7 @@ from knnstore.score.tuning import Evidence, choose, surface
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.search import Suffixes
 
-_FOLDS = 5
+FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ def tune(
     reporter = reporter or Reporter()
     facts = saved.facts
     require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
-    evidence = _gather(saved, options, open_suffixes(store), reporter)
-    fold, parts = _folds(evidence.column("document"))
-    with reporter.bar("tune", 2 * _FOLDS, "fits") as advance:
+    evidence = gather_saved(saved, options, open_suffixes(store), reporter)
+    fold, parts = folds_of(evidence.column("document"))
+    with reporter.bar("tune", 2 * FOLDS, "fits") as advance:
         constant, gated = _kept_out(evidence, options, fold, advance)
         mixture = fit_mixture(evidence, options)
-        advance(_FOLDS)
+        advance(FOLDS)
     log_lm = evidence.column("log_lm")
     gate = mixture.gate
     if gate is not None and options.adaptive is None and (gated is None or gated.mean() <= constant.mean()):
@@ -104,7 +104,10 @@ def tune(
     )
 
 
-def _gather(saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | None, reporter: Reporter) -> Evidence:
+def gather_saved(
+    saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | None, reporter: Reporter
+) -> Evidence:
+    """All that a mixture can be tuned from. Raises UsageError for a file without tokens."""
     evidence: Evidence | None = None
     with reporter.bar("read", len(saved), "tokens") as advance:
         for block in saved.blocks(suffixes):
@@ -118,16 +121,16 @@ def _gather(saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | 
     return evidence
 
 
-def _folds(document: Any) -> tuple[Any, int]:
+def folds_of(document: Any) -> tuple[Any, int]:
     """The fold that each token is kept out in, int64 (n,), and the pieces that documents were cut into, if they were.
 
     Whole documents where there are enough of them; else contiguous pieces, which is less strict: the pieces beside one
     were learned from.
     """
     names = np.unique(document)
-    if len(names) >= _FOLDS:
-        return np.searchsorted(names, document) % _FOLDS, 0
-    return np.arange(len(document)) * _FOLDS // len(document), _FOLDS
+    if len(names) >= FOLDS:
+        return np.searchsorted(names, document) % FOLDS, 0
+    return np.arange(len(document)) * FOLDS // len(document), FOLDS
 
 
 def _kept_out(evidence: Evidence, options: ScoreOptions, fold: Any, advance: Any) -> tuple[Any, Any]:
@@ -135,7 +138,7 @@ def _kept_out(evidence: Evidence, options: ScoreOptions, fold: Any, advance: Any
     log_lm, knn = evidence.column("log_lm"), evidence.column("knn")
     constant, gated = np.empty(len(log_lm)), np.empty(len(log_lm))
     has_gate = True
-    for number in range(_FOLDS):
+    for number in range(FOLDS):
         here, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         if not len(here) or not len(others):
             constant[here] = gated[here] = log_lm[here]

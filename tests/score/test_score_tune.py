@@ -123,7 +123,7 @@ def test_another_lms_neighbours_and_files_that_are_none_are_refused(folder, tune
     work = tmp_path / "work"
     shutil.copytree(folder, work)
     record = work / "books.knnstore" / "tuned.json"
-    right = json.loads(record.read_text())
+    right = {name: value for name, value in json.loads(record.read_text()).items() if name != "crc32c"}
     for wrong, message in (
         (right | {"weights": "0" * 64}, "tune again"),
         (right | {"version": 2}, "version 2"),

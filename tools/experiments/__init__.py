@@ -1,0 +1,1 @@
+"""Experiments over saved neighbours: see ``tools/experiment.py``."""

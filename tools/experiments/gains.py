@@ -1,0 +1,45 @@
+"""What each part is worth: constants, the gate, exact matches, the cache; the paper's own rows beside them."""
+
+from functools import partial
+from typing import Any
+
+from experiments.material import Fit, Material, perplexity
+from experiments.output import Output
+
+
+def run(material: Material, output: Output) -> None:
+    evidence = material.evidence
+    fits: dict[str, Fit | None] = {"LM alone": None, "LM + store": material.constants()}
+    fits["LM + store, gate"] = material.gate()
+    if evidence.has("matches"):
+        fits["LM + store, gate with exact matches"] = material.gate(matches=True)
+    if evidence.has("cache"):
+        fits["LM + cache"] = material.constants(store=False, cache=True)
+        fits["LM + store + cache"] = material.constants(cache=True)
+        fits["LM + store + cache, gate with exact matches"] = material.gate(matches=evidence.has("matches"), cache=True)
+    base = output.computed("LM alone", lambda: perplexity(material.log_lm))
+    numbers = {name: output.computed(name, partial(_measure, material, fit)) for name, fit in fits.items()}
+    rows = [["", "perplexity", "against the LM", "paper", "against its LM"]]
+    for name, number in numbers.items():
+        theirs = output.paper.get(name)
+        rows.append([name, f"{number:.2f}", _against(number, base), *_paper(theirs, output.paper["LM alone"])])
+    output.show(rows, material.about)
+
+    def draw(axes: Any) -> None:
+        names = list(numbers)[::-1]
+        axes.barh(names, [numbers[name] for name in names], color="#2a9d6f")
+        axes.set_xlabel("perplexity")
+
+    output.figure(draw, (8, 3.6))
+
+
+def _measure(material: Material, fit: Fit | None) -> float:
+    return perplexity(material.log_lm if fit is None else material.kept_out(fit))
+
+
+def _against(number: float, base: float) -> str:
+    return "" if number == base else f"{100 * (number / base - 1):+.1f} %"
+
+
+def _paper(number: float | None, base: float) -> list[str]:
+    return ["", ""] if number is None else [f"{number:.2f}", _against(number, base)]

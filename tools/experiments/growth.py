@@ -1,0 +1,69 @@
+"""Perplexity as the store grows.
+
+The nearest of a random part of the keys are those of the nearest of all that are in the part; so one search of the
+whole store gives all smaller ones, with a k that shrinks with them: a quarter of the keys has a quarter of the k.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.material import Material, perplexity
+from experiments.output import Output
+from knnstore.interpolation import best_lambda, mix
+from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.score.mixture import store_probabilities
+from knnstore.score.tune import FOLDS, folds_of
+
+_SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def run(material: Material, output: Output) -> None:
+    base = output.computed("lm", lambda: perplexity(material.log_lm))
+    numbers = [output.computed(f"share {share:g}", partial(_measure, material, share)) for share in _SHARES]
+    keys = [int(material.saved.facts.rows * share) for share in _SHARES]
+    rows = [["keys", "k", "perplexity", "against the LM"]]
+    rows += [
+        [f"{count:,}", str(int(material.saved.facts.k * share)), f"{value:.2f}", f"{100 * (value / base - 1):+.1f} %"]
+        for count, share, value in zip(keys, _SHARES, numbers, strict=True)
+    ]
+    output.show(rows, material.about)
+
+    def draw(axes: Any) -> None:
+        axes.plot(keys, numbers, marker="o", color="#2a9d6f")
+        axes.axhline(base, color="#888", linestyle=":")
+        axes.set(xscale="log", xlabel="keys in the store", ylabel="perplexity")
+
+    output.figure(draw)
+
+
+def _measure(material: Material, share: float) -> float:
+    rng = np.random.default_rng(0)
+    spread = material.evidence.spread
+    temperatures = tuple(spread * 2.0 ** (exponent / 2) for exponent in range(-9, 2))
+    knn = []
+    for block in material.saved.blocks():
+        smaller = replace(block, neighbours=_part(block.neighbours, share, rng))
+        knn.append(store_probabilities(smaller, (material.saved.facts.k,), temperatures)[:, 0])
+    every, log_lm = np.concatenate(knn), material.log_lm
+    fold, _ = folds_of(material.evidence.column("document"))
+    log_p = np.empty(len(log_lm))
+    for number in range(FOLDS):
+        here, others = fold == number, fold != number
+        lambdas, losses = best_lambda(log_lm[others], every[others])
+        best = int(np.argmin(losses))
+        log_p[here] = mix(log_lm[here], every[here, best], float(lambdas[best]))
+    return perplexity(log_p)
+
+
+def _part(neighbours: Neighbours, share: float, rng: np.random.Generator) -> Neighbours:
+    """Each neighbour with a chance of ``share``; those that are left keep their order."""
+    if share == 1:
+        return neighbours
+    dropped = rng.random(neighbours.distances.shape) >= share
+    distances = np.where(dropped, np.inf, neighbours.distances).astype(np.float32)
+    order = np.argsort(distances, axis=1, kind="stable")
+    values = np.where(dropped, ABSENT, neighbours.values)
+    return Neighbours(np.take_along_axis(distances, order, 1), np.take_along_axis(values, order, 1))

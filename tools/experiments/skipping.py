@@ -1,0 +1,70 @@
+"""Searches that are skipped, against perplexity: where the LM and the exact matches say that it pays least.
+
+What a search gains is predicted by least squares on the features that are known before it, and their products.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.material import Material, perplexity
+from experiments.output import Output
+from knnstore.evidence import LM_FEATURES
+from knnstore.score.mixture import FEATURES
+
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def run(material: Material, output: Output) -> None:
+    curves = output.computed("curves", lambda: _curves(material))
+    names = list(curves)
+    rows = [["searches skipped", *names]]
+    rows += [[f"{share:.0%}", *(f"{curves[name][i]:.2f}" for name in names)] for i, share in enumerate(_SHARES)]
+    output.show(rows, material.about)
+
+    def draw(axes: Any) -> None:
+        for name in names:
+            axes.plot([100 * share for share in _SHARES], curves[name], marker="o", label=name)
+        axes.set(xlabel="searches skipped, %", ylabel="perplexity")
+        axes.legend()
+
+    output.figure(draw)
+
+
+def _curves(material: Material) -> dict[str, list[float]]:
+    log_lm, mixed = material.log_lm, material.kept_out(material.constants())
+    gain = mixed - log_lm
+    every = material.evidence.column("features")
+    known = np.concatenate([every[:, : len(LM_FEATURES)], every[:, len(FEATURES) :]], axis=1)
+    predicted = material.kept_out(lambda learned, measured: _predict(known[learned], gain[learned], known[measured]))
+    at_random = np.random.default_rng(0).permutation(len(gain)).astype(float)
+    return {
+        "at random": _curve(at_random, log_lm, mixed),
+        "by the LM's entropy": _curve(known[:, 0], log_lm, mixed),
+        "by the predicted gain": _curve(predicted, log_lm, mixed),
+        "by the gain itself": _curve(gain, log_lm, mixed),
+    }
+
+
+def _curve(worth: Any, log_lm: Any, mixed: Any) -> list[float]:
+    order = np.argsort(worth, kind="stable")
+    result = []
+    for share in _SHARES:
+        log_p = mixed.copy()
+        skipped = order[: round(share * len(order))]
+        log_p[skipped] = log_lm[skipped]
+        result.append(perplexity(log_p))
+    return result
+
+
+def _predict(features: Any, gain: Any, asked: Any) -> Any:
+    centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+
+    def expanded(values: Any) -> Any:
+        z = np.clip((values - centre) / scale, -5, 5).astype(np.float64)
+        pairs = [z[:, i] * z[:, j] for i in range(z.shape[1]) for j in range(i + 1)]
+        return np.stack([np.ones(len(z)), *z.T, *pairs], axis=1)
+
+    design = expanded(features)
+    solved = np.linalg.solve(design.T @ design + len(design) * 1e-4 * np.eye(design.shape[1]), design.T @ gain)
+    return expanded(asked) @ solved
