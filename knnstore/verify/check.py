@@ -64,15 +64,14 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
     leftovers = [path for path in files if path.suffix in LEFTOVERS]
-    coverage = _cover(files)
+    coverage, finished = _cover(files), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
     with reporter.bar("verify", total, "B") as advance:
-        for path in sorted({*files, *coverage.records} - {*leftovers, *problems}):
+        for path in sorted({*files, *(_expected(coverage, finished))} - {*leftovers, *problems}):
             problem = coverage.problems.get(path) or _problem(path, coverage, advance)
             if problem:
                 problems[path] = problem
-    finished = _finished_parts(root)
     problems |= dict.fromkeys(_missing(finished, coverage, problems, set(files)), "is missing")
     return VerifyReport(
         store=str(root),
@@ -138,8 +137,6 @@ def _fingerprint(part: Path) -> str | None:
 def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) -> str | None:
     """What is wrong with a file, in words, or None."""
     if path in coverage.records:
-        if not path.exists() and _SCRATCH & set(path.parts):
-            return None  # a run that was killed while it cleaned up, which the next one finishes
         return file_damage(*coverage.records[path], advance)
     advance(path.stat().st_size)
     if path.parent.name == REMOVED:
@@ -152,6 +149,16 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
     except CorruptStoreError as error:
         return _without_path(error, path)
     return None if f'"{CHECKSUM_FIELD}"'.encode() in path.read_bytes() else "has no checksum"
+
+
+def _expected(coverage: _Coverage, finished: dict[Path, Path]) -> Iterator[Path]:
+    """The files that must be there: those that records tell of, in the parts that the manifest names.
+
+    Elsewhere a missing file is no damage: what is being made is made again, and what is being removed may go.
+    """
+    for path in coverage.records:
+        if set(path.parents) & finished.keys() and not _SCRATCH & set(path.parts):
+            yield path
 
 
 def _finished_parts(root: Path) -> dict[Path, Path]:

