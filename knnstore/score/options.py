@@ -17,9 +17,9 @@ class ScoreOptions:
     ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and ``save_neighbours``:
     Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past that are a source too,
     with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune``
-    stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting has one. ``only`` and
-    ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched, or are not. ``memory`` in
-    bytes, for the whole process.
+    stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting
+    has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched, or are
+    not. ``memory`` in bytes, for the whole process.
     """
 
     store: str | None = None
