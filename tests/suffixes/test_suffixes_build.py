@@ -76,3 +76,22 @@ def test_damage_is_told(store):
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     with pytest.raises(CorruptStoreError, match="damaged"):
         open_suffixes(store).matches(np.zeros((1, 32), np.int64))
+
+
+def test_hidden_documents_are_not_in_it_and_one_that_has_them_is_not_taken(store):
+    build_suffixes(store, ENOUGH)
+    segment = store.segments[0]
+    masked = store.masked({segment.root.name: np.array([0])})
+    assert open_suffixes(masked) is None
+    report = build_suffixes(masked, ENOUGH)
+    assert report.rows == masked.live_rows == store.rows - int(segment.documents.tokens[0])
+    assert open_suffixes(store) is None
+    stream = open_suffixes(masked).stream
+    kept = np.concatenate(
+        [
+            [store.manifest.model.vocabulary, *segment.values(first, first + tokens)]
+            for first, tokens in zip(segment.documents.first_row[1:], segment.documents.tokens[1:], strict=True)
+            if tokens
+        ]
+    )
+    np.testing.assert_array_equal(stream.rows(0, stream.shape[0]), kept)
