@@ -143,8 +143,9 @@ def test_the_store_is_asked_for_no_more_than_is_returned(loaded, tokenizer, stor
         last = loaded(ids, logits_to_keep=3).logits
         some = loaded(ids, logits_to_keep=torch.tensor([4, 1])).logits
     assert counted(steps[8:]) == [ids.shape[1], 3, 2]
-    torch.testing.assert_close(last, whole[:, -3:])
-    torch.testing.assert_close(some, whole[:, [4, 1]])
+    # few queries are looked up, many are joined: their distances differ by what a compiled kernel may round
+    torch.testing.assert_close(last, whole[:, -3:], rtol=1e-4, atol=5e-4)
+    torch.testing.assert_close(some, whole[:, [4, 1]], rtol=1e-4, atol=5e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

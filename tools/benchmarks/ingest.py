@@ -4,7 +4,6 @@ tokens/s: tokens that the LM reads, padding not counted, so that all contestants
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,18 @@ Batches = list[tuple[Any, Any]]
 def run(settings: Settings, work: Path) -> Result:
     tokens = settings.size(settings.rows, quick=6_000, full=80_000)
     rounds = settings.size(settings.rounds, quick=2, full=7)
-    runner = KeepingKeyTasks()
     text = text_folder(settings, work, tokens)
-    ingest(IngestOptions(corpus=(str(text),), store=str(work / "keys"), model=settings.model, workers=0), runner)
-    batches, read = task_batches(runner.kept)
-    auto = key_model(runner.kept[0].spec).loaded.dtype
+    default = key_tasks(settings, work, text, "auto")
+    auto = key_model(default[0].spec).loaded.dtype
+    exact = default if auto == "float32" else key_tasks(settings, work, text, "float32")
+    batches, read = task_batches(exact)
     contestants: dict[str, Contestant] = {
-        "knnstore float32": knnstore(runner.kept, "float32", batches, read),
+        "knnstore float32": knnstore(exact, batches, read),
         "bare LM float32": bare(bare_model(settings.model, "float32"), batches, read),
         "memmap loop float32": memmap_loop(bare_model(settings.model, "float32"), batches, read, work),
     }
     if auto != "float32":
-        contestants[f"knnstore {auto}"] = knnstore(runner.kept, auto, batches, read)
+        contestants[f"knnstore {auto}"] = knnstore(default, batches, read)
         contestants[f"bare LM {auto}"] = bare(bare_model(settings.model, auto), batches, read)
     rates = in_turn(contestants, rounds)
     ratios = {
@@ -52,6 +51,14 @@ def run(settings: Settings, work: Path) -> Result:
     about = {"tokens read": read, "rounds": rounds, "threads": torch.get_num_threads(), "default dtype": auto}
     columns = ("contestant", "tokens/s", "lowest", "highest", "÷ bare LM")
     return Result("ingest", about, columns, rate_rows(rates, "bare LM float32"), ratios)
+
+
+def key_tasks(settings: Settings, work: Path, text: Path, dtype: str) -> list[KeyTask]:
+    """The tasks that made the keys of a store of this text by the LM in ``dtype``."""
+    runner = KeepingKeyTasks()
+    store = str(work / f"keys-{dtype}")
+    ingest(IngestOptions(corpus=(str(text),), store=store, model=settings.model, dtype=dtype, workers=0), runner)
+    return runner.kept
 
 
 def task_batches(tasks: list[KeyTask]) -> tuple[Batches, int]:
@@ -69,14 +76,13 @@ def task_batches(tasks: list[KeyTask]) -> tuple[Batches, int]:
     return batches, sum(int(mask.sum()) for _, mask in batches)
 
 
-def knnstore(tasks: list[KeyTask], dtype: str, batches: Batches, tokens: int) -> Contestant:
+def knnstore(tasks: list[KeyTask], batches: Batches, tokens: int) -> Contestant:
     """The ingest's own tasks: windows, forward pass to the key, encoding, compression, checksum, fsync, commit."""
-    mine = [replace(task, spec=replace(task.spec, dtype=dtype)) for task in tasks]
 
     def rate() -> float:
-        model: KeyModel = key_model(mine[0].spec)  # one LM is kept a process, so it is loaded anew each round
+        model: KeyModel = key_model(tasks[0].spec)  # one LM is kept a process, so it is loaded anew each round
         model.keys(batches[0][0].numpy())
-        return rate_of(tokens, lambda: list(SerialRunner().run(write_keys, mine)))
+        return rate_of(tokens, lambda: list(SerialRunner().run(write_keys, tasks)))
 
     return rate
 
