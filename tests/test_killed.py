@@ -92,8 +92,8 @@ def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(r
 def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, knnstore, bytes_of):
     moments = [
         lambda: commits(ingested, "index/*/commits/quantizer"),
-        lambda: commits(ingested, "index/*/runs/commits/*"),
-        lambda: commits(ingested, "index/*/commits/lists-*") >= 5,
+        lambda: commits(ingested, "index/*/runs/*/commits/*"),
+        lambda: commits(ingested, "index/*/lists/*/commits/lists-*") >= 5,
     ]
     assert [kill_when(moment, ingested, INDEX) for moment in moments] == [True] * len(moments)
     unfinished = knnstore(ingested, "score", "--quiet")
