@@ -106,14 +106,6 @@ class CommitLog:
         for path in sorted(self.folder.glob("*.json")):
             yield load_commit(path)
 
-    def require_intact(self, task: str) -> Commit:
-        """The task's commit, after every byte of its files has been read. Raises CorruptStoreError if one changed."""
-        commit = self.require(task)
-        for file in commit.files:
-            if damage := file_damage(self.root, file):
-                raise CorruptStoreError(f"{self.root / file.path} {damage}: see what else is, with 'knnstore verify'")
-        return commit
-
     def require_file(self, task: str, path: str) -> None:
         """Raise CorruptStoreError unless the task's record has the file ``path``, and its bytes are those recorded."""
         record = next((file for file in self.require(task).files if file.path == path), None)

@@ -7,6 +7,7 @@ import numpy as np
 
 from knnstore.datastore.store import Datastore
 from knnstore.lm.loading import LoadedModel
+from knnstore.passages import Passage, Passages
 from knnstore.score.passes import Search
 from knnstore.score.result import Example
 from knnstore.score.texts import Texts
@@ -85,13 +86,14 @@ def explain(
     neighbours = search(np.stack([candidate.key for candidate in chosen]), k, rows=True)
     assert neighbours.rows is not None
     agreeing = [int(np.argmax(values == c.target)) for values, c in zip(neighbours.values, chosen, strict=True)]
+    passages = Passages(store, model.decode)
     return tuple(
-        _example(candidate, texts, model, _passage(store, int(rows[index]), model))
+        _example(candidate, texts, model, passages.at(int(rows[index]), before=_CONTEXT_TOKENS, after=0))
         for candidate, rows, index in zip(chosen, neighbours.rows, agreeing, strict=True)
     )
 
 
-def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: tuple[str, str]) -> Example:
+def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: Passage) -> Example:
     document = int(np.searchsorted(texts.first + texts.tokens, candidate.row, side="right"))
     position = candidate.row - int(texts.first[document])
     before = texts.read(document, max(0, position - _CONTEXT_TOKENS), position)
@@ -103,16 +105,6 @@ def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: tup
         lm_p_token=candidate.lm_p,
         store_p_token=candidate.store_p,
         p_token=candidate.p,
-        taught_by=source[0],
-        passage=source[1],
+        taught_by=str(source.document),
+        passage=source.before,
     )
-
-
-def _passage(store: Datastore, row: int, model: LoadedModel) -> tuple[str, str]:
-    """The document of a row of the store, and the text before that row."""
-    for segment in store.segments:
-        if row < segment.rows:
-            document = int(segment.documents.locate(np.array([row]))[0])
-            return str(segment.documents[document]), model.decode(segment.context(row, _CONTEXT_TOKENS).tolist())
-        row -= segment.rows
-    raise IndexError(f"row {row} is beyond the store")
