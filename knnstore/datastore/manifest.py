@@ -1,11 +1,13 @@
 """The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from knnstore import __version__
 from knnstore.atomic import open_regular, unseal_json, write_json
-from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.errors import CorruptStoreError, KnnstoreError, MismatchError, StoreNotFoundError
 from knnstore.records import from_json, to_json
 
 MANIFEST_FILE = "knnstore.json"
@@ -77,16 +79,54 @@ class Manifest:
 
 
 def load_manifest(root: Path) -> Manifest:
-    """The manifest of the store at ``root``. Raises StoreNotFoundError or CorruptStoreError."""
+    """The manifest of the store at ``root``.
+
+    Raises StoreNotFoundError, CorruptStoreError, or MismatchError for one of another version of the format.
+    """
     path = root / MANIFEST_FILE
     if not path.is_file():
         raise StoreNotFoundError(f"no store at {root}: make one with 'knnstore ingest --corpus PATH --store {root}'")
-    return from_json(Manifest, load_json(path), str(path))
+    value = load_json(path)
+    _require_this_version(root, value)
+    return from_json(Manifest, value, str(path))
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
     """Replace the manifest: the one atomic step that makes finished work visible."""
     write_json(root / MANIFEST_FILE, to_json(manifest))
+
+
+def _require_this_version(root: Path, value: Any) -> None:
+    """Raise MismatchError for the manifest of another version of knnstore: its number says so, or fields that it lacks.
+
+    Fields that it has too many are damage: of the name of the checksum, say.
+    """
+    if not isinstance(value, dict) or value.get("format") != "knnstore" or not isinstance(value.get("version"), int):
+        return
+    version, lacking = value["version"], [field.name for field in fields(Manifest) if field.name not in value]
+    if version == FORMAT_VERSION and not lacking:
+        return
+    newer = version > FORMAT_VERSION
+    told = f"its format is version {version}" if version != FORMAT_VERSION else f"it doesn't say {', '.join(lacking)}"
+    step = "Upgrade with 'pip install --upgrade knnstore'" if newer else "Read it with the version that made it"
+    raise MismatchError(
+        f"{root} was made by {'a newer' if newer else 'another'} version of knnstore{_maker(root, value)}: {told}, and "
+        f"knnstore {__version__} reads format {FORMAT_VERSION}. {step}, or make it anew with "
+        f"'knnstore ingest --corpus PATH --store {root} --overwrite'"
+    )
+
+
+def _maker(root: Path, value: dict[str, Any]) -> str:
+    """The version that made a store's first segment, in brackets, if that can be read."""
+    try:
+        first = value["segments"][0]
+        if not SEGMENT_NAME.fullmatch(first):
+            return ""
+        plan: Any = load_json(root / "segments" / first / "segment.json")
+        version = str(plan["versions"]["knnstore"])
+    except (KnnstoreError, LookupError, TypeError):
+        return ""
+    return f" ({version})" if re.fullmatch(r"[0-9A-Za-z.+!-]{1,40}", version) else ""
 
 
 def load_json(path: Path) -> object:
