@@ -16,6 +16,14 @@ SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
 _LARGEST_JSON = 2**24
 
+DECODER = "decoder-"
+"""Before the name of a layer: keys of an encoder-decoder model, taken in its decoder."""
+
+
+def task_of(layer: str) -> str:
+    """``seq2seq`` for a layer of a decoder that reads a source, else ``causal``."""
+    return "seq2seq" if layer.startswith(DECODER) else "causal"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
@@ -33,7 +41,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecipe:
-    """How a key is made: layer, width, and the windows that give its context (tokens)."""
+    """How a key is made: layer, width, and the windows that give its context (tokens).
+
+    The name of the layer says what kind of LM it is: ``decoder-…`` is an encoder-decoder model's, whose every document
+    is a pair of texts and one window.
+    """
 
     layer: str
     dimension: int
@@ -43,6 +55,13 @@ class KeyRecipe:
     def __post_init__(self) -> None:
         if not (0 < self.dimension <= 2**20 and 0 < self.stride <= self.context <= 2**30):
             raise ValueError(f"impossible dimension {self.dimension}, context {self.context} or stride {self.stride}")
+        if self.task == "seq2seq" and self.stride != self.context:
+            raise ValueError(f"a pair of texts is one window, not one of {self.context} that slides by {self.stride}")
+
+    @property
+    def task(self) -> str:
+        """``causal`` or ``seq2seq``."""
+        return task_of(self.layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@
         heldout/              (tokens,)          like values       documents kept out, to measure on
         queries/              (n, dimension)     float32           keys of held-out tokens, for the index's self-check
         query_tokens/         (n,)               int64             which of the held-out tokens those are
+        sources/              (tokens,)          like values       seq2seq only: what each document is a translation of
+        source_offsets/       (documents + 1,)   int64             seq2seq only: where each begins there
         commits/              one record a task
 """
 
@@ -46,8 +48,9 @@ def keys_task(chunk: int) -> str:
 class SegmentPlan:
     """What a segment is made of; its fingerprint is in every commit record, so no two plans ever mix.
 
-    ``sources`` is the digest of the corpus files' names and sizes; ``compute`` the LM's dtype and ``versions``
-    those of the libraries, since another one may change the last bits of a key.
+    ``sources`` is the digest of the corpus files' names and sizes; ``text_field`` the field of the text, or those of a
+    pair's source and target with a tab between; ``compute`` the LM's dtype and ``versions`` those of the libraries,
+    since another one may change the last bits of a key.
     """
 
     model: ModelIdentity
@@ -161,6 +164,26 @@ class Segment:
         end = begin + int(table.heldout_tokens[document])
         tokens = self._rows("heldout", begin, end, (total,), self.plan.value_dtype)
         return self._in_vocabulary("heldout", tokens)
+
+    @cached_property
+    def source_offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where the source of each document begins in the array of sources, and where the last ends."""
+        count = len(self.documents) + 1
+        offsets = self._rows("source_offsets", 0, count, (count,), np.dtype(np.int64)).astype(np.int64)
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise CorruptStoreError(f"{self.array_path('source_offsets')}: the sources don't follow each other")
+        return offsets
+
+    def source(self, document: int) -> np.ndarray[Any, Any]:
+        """Token ids of what a document of a seq2seq store is a translation of."""
+        return self.sources(document, document + 1)[0]
+
+    def sources(self, begin: int, end: int) -> list[np.ndarray[Any, Any]]:
+        """Token ids of the sources of documents ``[begin, end)``."""
+        offsets = self.source_offsets
+        first, last, total = int(offsets[begin]), int(offsets[end]), int(offsets[-1])
+        tokens = self._in_vocabulary("sources", self._rows("sources", first, last, (total,), self.plan.value_dtype))
+        return np.split(tokens, offsets[begin + 1 : end] - first)
 
     def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
         """Up to ``tokens`` token ids that stand before a row in its document."""

@@ -11,9 +11,9 @@ import numpy as np
 from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.matching import require_known_model, require_same_model
-from knnstore.lm.spec import LmSpec, default_model
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.matching import model_of_store
+from knnstore.lm.spec import default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
@@ -45,10 +45,8 @@ def score(
     to score; UnfinishedError without an index unless ``options.exact``.
     """
     reporter = reporter or Reporter()
-    require_known_model(store.root, store.manifest)
-    recipe = store.manifest.key
-    model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
-    require_same_model(store.root, store.manifest, model)
+    name = options.model or default_model()
+    model = model_of_store(store.root, store.manifest, name, dtype=options.dtype, device=options.device)
     store = _masked(store, options, reporter)
     job = _Job(options, store, model, reporter, runner)
     text, texts = gather_texts(options, store, model.loaded)
