@@ -106,7 +106,7 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
     """Write the part's token ids, little-endian ``dtype`` (uint16 or uint32), and its table of documents.
 
     Of ``pairs`` of texts the ids are the targets', and those of the sources are written as well; pairs that are too
-    long are left out. Each piece of a document is tokenised by itself. The files are written afresh, and none is synced;
+    long are left out. Each piece of a document is tokenised by itself. The files are written afresh and not synced, and
     the same part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), a row a document that has tokens.
 
     Raises what ``read_documents`` does, ModelError for ids that aren't integers in the range of ``dtype``, and

@@ -68,7 +68,7 @@ class IngestOptions:
             raise UsageError(
                 "--source and --target are parallel files for an encoder-decoder model: add --task seq2seq"
             )
-        if not self.named:
+        if not (self.named or self.source):
             pairs = (
                 "--source FILE --target FILE, two parallel files, or --corpus PATH, pairs in .tsv, .jsonl or .parquet"
             )

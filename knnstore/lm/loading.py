@@ -121,7 +121,7 @@ def load_model(spec: LmSpec) -> LoadedModel:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     if (task := model_task(spec.model)) != spec.task:
-        raise ModelError(f"model {spec.model} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
+        raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
     kind = AutoModelForSeq2SeqLM if task == "seq2seq" else AutoModelForCausalLM
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
