@@ -55,7 +55,7 @@ class Texts:
 def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> tuple[str, Texts]:
     """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
     if options.text:
-        return f"--text {' '.join(options.text)}", _from_files(options, model)
+        return f"--text {' '.join(options.text)}", texts_of_files(options, model)
     names, parts, sizes = [], [], []
     for segment, documents in stores.heldout():
         for document in documents:
@@ -76,7 +76,8 @@ def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel) -> Texts:
     return _texts(list(names), parts, [len(text.encode()) for text in texts])
 
 
-def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:
+def texts_of_files(options: ScoreOptions, model: LoadedModel) -> Texts:
+    """The documents in the files that the options name. Raises CorpusError if they hold no text."""
     names, parts, sizes = [], [], []
     for source in find_sources(options.text).sources:
         for document in read_documents(source, options.reading):
