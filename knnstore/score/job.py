@@ -66,7 +66,8 @@ def score(
     stores = _masked(stores, options, reporter)
     job = _Job(options, stores, model, reporter, runner)
     text, texts = gather_texts(options, stores, model.loaded)
-    reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
+    count = f"{len(texts.names):,} document{'' if len(texts.names) == 1 else 's'}"
+    reporter.say(f"score     {text}: {count}, {len(texts.ids):,} tokens; {job.search.words}")
     return job.run(text, texts)
 
 
