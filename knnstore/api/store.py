@@ -10,6 +10,7 @@ import numpy as np
 from knnstore.attachment import Joined, Search, adopted_model, choose_setting
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
 from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel
@@ -216,7 +217,7 @@ class Store:
         joined = joined or self.joined()
         loaded = joined.model.loaded
         if isinstance(text, ScoreOptions):
-            texts = gather_texts(text, self.datastore, loaded)[1]
+            texts = gather_texts(text, Stores([self.datastore]), loaded)[1]
         else:
             texts = texts_of([("text", text)], loaded, [] if source is None else [source])
         return attribute_texts(joined, texts, reporter or Reporter())

@@ -37,6 +37,7 @@ DOCUMENTS_FILE = "documents.parquet"
 # the tasks that make a segment, besides its chunks of keys
 DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK = "documents", "layout", "samples"
 _MOST_QUERIES = 2**20
+_SOURCES_AT_ONCE = 2**12
 
 
 def keys_task(chunk: int) -> str:
@@ -83,6 +84,7 @@ class Segment:
         self.root = root
         self.plan = from_json(SegmentPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE))
         self.fingerprint = fingerprint(self.plan)
+        self._sources_read: tuple[int, list[np.ndarray[Any, Any]]] | None = None
 
     @property
     def commits(self) -> CommitLog:
@@ -160,10 +162,14 @@ class Segment:
     def heldout(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of the held-out part of a document."""
         table = self.documents
-        begin, total = int(table.heldout_first[document]), int(table.heldout_tokens.sum())
-        end = begin + int(table.heldout_tokens[document])
-        tokens = self._rows("heldout", begin, end, (total,), self.plan.value_dtype)
-        return self._in_vocabulary("heldout", tokens)
+        begin = int(table.heldout_first[document])
+        return self._heldout[begin : begin + int(table.heldout_tokens[document])].copy()
+
+    @cached_property
+    def _heldout(self) -> np.ndarray[Any, Any]:
+        """All held-out tokens: a few hundred thousand, read document by document."""
+        total = int(self.documents.heldout_tokens.sum())
+        return self._in_vocabulary("heldout", self._rows("heldout", 0, total, (total,), self.plan.value_dtype))
 
     @cached_property
     def source_offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -176,7 +182,12 @@ class Segment:
 
     def source(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of what a document of a seq2seq store is a translation of."""
-        return self.sources(document, document + 1)[0]
+        begin = document - document % _SOURCES_AT_ONCE
+        block = self._sources_read
+        if block is None or block[0] != begin:  # they are asked for in order
+            block = begin, self.sources(begin, min(begin + _SOURCES_AT_ONCE, len(self.documents)))
+            self._sources_read = block
+        return block[1][document - begin]
 
     def sources(self, begin: int, end: int) -> list[np.ndarray[Any, Any]]:
         """Token ids of the sources of documents ``[begin, end)``."""

@@ -96,13 +96,15 @@ class ScoreOptions:
         pairs = (self.source_field, self.target_field) if task == "seq2seq" else None
         return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=pairs)
 
-    def files(self, task: str) -> Sources | None:
-        """The files to score, None for what the store held out. Raises UsageError for those of another task."""
+    @property
+    def named(self) -> bool:
+        """Whether files are named; else it is the text that the store held out."""
+        return bool(self.text or self.source or self.target)
+
+    def files(self, task: str) -> Sources:
+        """The files to score, of a store of this task. Raises UsageError for those of another."""
         if task == "seq2seq":
-            named = self.text or self.source or self.target
-            return find_pairs(self.text, self.source, self.target) if named else None
+            return find_pairs(self.text, self.source, self.target)
         if self.source or self.target:
-            raise UsageError(
-                "--source and --target go with a store that was made with --task seq2seq: give --text PATH"
-            )
-        return find_sources(self.text) if self.text else None
+            raise UsageError("--source and --target go with a store made with --task seq2seq: give --text PATH")
+        return find_sources(self.text)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.corpus.documents import read_documents
-from knnstore.corpus.sources import Sources
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.errors import CorpusError, UsageError
 from knnstore.lm.loading import KINDS, LoadedModel
 from knnstore.lm.sources import SourceReader
@@ -61,22 +60,22 @@ class Texts:
         return self.select(np.array([i for i, digest in enumerate(self.digests) if digest not in digests], np.int64))
 
 
-def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) -> tuple[str, Texts]:
+def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> tuple[str, Texts]:
     """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
-    if (files := options.files(model.task)) is not None:
-        longest = store.manifest.key.context if model.task == "seq2seq" else None
-        return _from_files(options, files, model, longest)
+    if options.named:
+        longest = stores.manifest.key.context if model.task == "seq2seq" else None
+        return texts_of_files(options, model, longest)
     names, parts, sizes, sources = [], [], [], []
-    for segment in store.segments:
-        for document in store.heldout(segment):
+    for segment, documents in stores.heldout():
+        for document in documents:
             names.append(str(segment.documents[int(document)]))
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))
             if model.task == "seq2seq":
                 sources.append(segment.source(int(document)))
     if not parts:
-        files_wanted = "--source FILE --target FILE" if model.task == "seq2seq" else "--text PATH"
-        raise UsageError(f"{store.root} holds no documents out: say what to score with {files_wanted}")
+        files = "--source FILE --target FILE" if model.task == "seq2seq" else "--text PATH"
+        raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
     return "held-out documents", _texts(names, parts, sizes, sources=sources)
 
 
@@ -97,10 +96,13 @@ def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: 
     return _texts(list(names), parts, [len(text.encode()) for text in texts], sources=read)
 
 
-def _from_files(options: ScoreOptions, files: Sources, model: LoadedModel, longest: int | None) -> tuple[str, Texts]:
-    """The texts of files, and their name; of pairs of texts those of at most ``longest`` tokens."""
+def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | None = None) -> tuple[str, Texts]:
+    """The documents in the files that the options name, and what they are, in words.
+
+    ``longest``: of pairs of texts, the most tokens of either. Raises CorpusError if the files hold no text.
+    """
     names, parts, sizes, sources, too_long = [], [], [], [], 0
-    for file in files.sources:
+    for file in options.files(model.task).sources:
         for document in read_documents(file, options.reading(model.task)):
             ids, size, tokenise = [], 0, model.tokenise if longest is None else model.tokenise_target
             for piece in document.pieces:

@@ -20,6 +20,7 @@ from benchmarks.faiss_baselines import filled_index, key_blocks, plan_of
 from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.index.check import recall
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Searcher
@@ -89,7 +90,7 @@ def heldout_keys(store: Datastore, model: str, count: int) -> Float32:
     """Keys of the first held-out tokens, float32 (at most count, d)."""
     recipe = store.manifest.key
     keys = key_model(LmSpec(model, recipe.layer))
-    _, texts = gather_texts(ScoreOptions(model=model), store, keys.loaded)
+    _, texts = gather_texts(ScoreOptions(model=model), Stores([store]), keys.loaded)
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride, rows=(0, count))
     parts = [part for _, part in window_keys(keys, windows, texts.read, 4096)]
     return np.ascontiguousarray(np.concatenate(parts)[:count])
