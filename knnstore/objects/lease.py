@@ -96,7 +96,7 @@ class Lease:
                 raise UsageError(
                     f"the service of {self._path.parent} doesn't heed conditional writes (If-None-Match and If-Match), "
                     "so two writers couldn't be kept apart: use one that does, or write the store to a disk and copy "
-                    "it there; reading it from there works"
+                    "it there; reading it there works"
                 )
 
     def _renew(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from knnstore.errors import ResourceError, UsageError
+from knnstore.errors import KnnstoreError, ResourceError, UsageError
 
 SCHEMES = ("s3", "gs", "az")
 _EXTRA = "pip install 'knnstore[cloud]'"
@@ -144,12 +144,16 @@ def service_errors(action: str, url: str) -> Iterator[None]:
     exceptions = load_obstore().exceptions
     try:
         yield
+    except KnnstoreError:
+        raise
     except exceptions.NotModifiedError as error:
         raise UnchangedError(url) from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
         raise ConditionError(url) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{url} isn't there") from error
+        if action != "write":
+            raise FileNotFoundError(f"{url} isn't there") from error
+        raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise ResourceError(
             f"can't {action} {url}: the service refuses it ({reason(error)}): see that the credentials "
