@@ -28,14 +28,13 @@ TEMPORARY_SUFFIX = ".tmp"
 CHECKSUM_FIELD = "crc32c"
 
 
-def crc32c_of(path: Path, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
-    """CRC-32C of a file's first ``length`` bytes (None: all), read in blocks; ``advance`` is told of bytes read."""
-    checksum, left = 0, float("inf") if length is None else length
-    with open_regular(path) as file:
-        while block := file.read(int(min(_BLOCK, left))):
-            checksum = google_crc32c.extend(checksum, block)
-            left -= len(block)
-            advance(len(block))
+def crc32c_of(file: BinaryIO, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
+    """CRC-32C of the next ``length`` bytes of an open file (None: all)."""
+    checksum, left = 0, sys.maxsize if length is None else length
+    while block := file.read(min(_BLOCK, left)):
+        checksum = google_crc32c.extend(checksum, block)
+        left -= len(block)
+        advance(len(block))
     return int(checksum)
 
 

@@ -159,13 +159,9 @@ def _checksums(
     path: Path, size: int, *, chunk: bool, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[int, int]:
     """CRC-32C of a file, or of a chunk's part before its own; and the chunk's own, or the same again."""
-    if not chunk:
-        found = crc32c_of(path, advance=advance)
-        return found, found
-    found = crc32c_of(path, max(0, size - CHECKSUM_BYTES), advance)
     with open_regular(path) as file:
-        file.seek(max(0, size - CHECKSUM_BYTES))
-        return found, int.from_bytes(file.read(), "little")
+        found = crc32c_of(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
+        return found, int.from_bytes(file.read(), "little") if chunk else found
 
 
 def _size(path: Path) -> int:

@@ -34,7 +34,9 @@ def sweep(root: Path) -> Swept:
     ]
     swept = Swept()
     past = {state.state for state in reach} | {present.state}
-    swept.held = sorted(state.state for state in held if state.state not in past or state.index != present.index)
+    swept.held = sorted(
+        state.state for state in held if state.state not in past or state.index not in (None, present.index)
+    )
     contents = [present, *reach, *held]
     segments = {name for state in contents for name in state.segments}
     ever = {name for change in known for name in change.state.segments}

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PosixPath
 from typing import IO, Any, NoReturn
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.objects.service import SCHEMES, ConditionError, bucket_of, count, load_obstore, reading, service_errors
+from knnstore.objects.service import SCHEMES, ConditionError, bucket_of, count, load_obstore, request
 from knnstore.objects.sums import Sums, sums_from, sums_of, sums_of_file
 
 _DELETED_AT_ONCE = 1000
@@ -88,7 +89,7 @@ class ObjectPath(PosixPath):
         """What the service says of the object. Raises FileNotFoundError if it isn't there."""
         count(heads=1)
         url = str(self)
-        found = reading("look at", url, lambda: load_obstore().get(self.client, self.key, options={"head": True}))
+        found = request("look at", url, lambda: load_obstore().get(self.client, self.key, options={"head": True}))
         return described(found)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -112,7 +113,10 @@ class ObjectPath(PosixPath):
 
     def is_dir(self) -> bool:
         """Whether there is an object below."""
-        return next(self._listed(1), None) is not None
+        obstore, prefix = load_obstore(), self.key or None
+        count(lists=1)
+        first = request("list", str(self), lambda: next(obstore.list(self.client, prefix, chunk_size=1), None))
+        return bool(first)
 
     def exists(self) -> bool:
         """Whether it is an object or has one below."""
@@ -125,8 +129,8 @@ class ObjectPath(PosixPath):
     def iterdir(self) -> Generator["ObjectPath", None, None]:
         """What is in the folder."""
         count(lists=1)
-        with service_errors("list", str(self)):
-            listed = load_obstore().list_with_delimiter(self.client, self.key or None)
+        obstore, prefix = load_obstore(), self.key or None
+        listed = request("list", str(self), lambda: obstore.list_with_delimiter(self.client, prefix))
         names = [*listed["common_prefixes"], *(entry["path"] for entry in listed["objects"])]
         yield from (self / str(name).rstrip("/").rpartition("/")[2] for name in sorted(names))
 
@@ -146,15 +150,11 @@ class ObjectPath(PosixPath):
 
     def below(self) -> Generator[tuple["ObjectPath", int], None, None]:
         """Every object below, with its bytes."""
-        prefix = len(self.key) + 1 if self.key else 0
-        for entry in self._listed():
-            yield self / entry["path"][prefix:], int(entry["size"])
-
-    def _listed(self, at_once: int = 1000) -> Generator[Any, None, None]:
-        with service_errors("list", str(self)):
-            for entries in load_obstore().list(self.client, self.key or None, chunk_size=at_once):
-                count(lists=1)
-                yield from entries
+        obstore, prefix = load_obstore(), self.key or None
+        found = request("list", str(self), lambda: obstore.list(self.client, prefix).collect())
+        count(lists=1 + len(found) // 1000)
+        begin = len(self.key) + 1 if self.key else 0
+        yield from ((self / entry["path"][begin:], int(entry["size"])) for entry in found)
 
     # reading
 
@@ -180,7 +180,7 @@ class ObjectPath(PosixPath):
         def get() -> bytes:
             return bytes(load_obstore().get(self.client, self.key, options=options).bytes())
 
-        return reading("read", str(self), get)
+        return request("read", str(self), get)
 
     # writing
 
@@ -192,23 +192,26 @@ class ObjectPath(PosixPath):
         data = bytes(data)
         mode = "overwrite" if only is False else "create" if only is None else only.condition  # type: ignore[union-attr]
         count(puts=1, written=len(data))
-        with service_errors("write", str(self)):
-            done = load_obstore().put(
-                self.client, self.key, data, attributes=sums_of(data).attributes(), mode=mode, use_multipart=False
-            )
+        put, sums = load_obstore().put, sums_of(data).attributes()
+        done = request(
+            "write",
+            str(self),
+            lambda: put(self.client, self.key, data, attributes=sums, mode=mode, use_multipart=False),
+        )
         return Version(done["e_tag"], done["version"])
 
     def put_file(self, file: IO[bytes]) -> None:
         """Make all of a file, open for reading, the object's content."""
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        sums = sums_of_file(file.read, size)
-        file.seek(0)
+        sums = sums_of_file(file.read, size).attributes()
         count(puts=1, written=size)
-        with service_errors("write", str(self)):
-            load_obstore().put(
-                self.client, self.key, file, attributes=sums.attributes(), use_multipart=size > _PART_BYTES
-            )
+
+        def put() -> None:
+            file.seek(0)
+            load_obstore().put(self.client, self.key, file, attributes=sums, use_multipart=size > _PART_BYTES)
+
+        request("write", str(self), put)
 
     def write_bytes(self, data: Any) -> int:
         """``put``, as pathlib has it."""
@@ -225,23 +228,20 @@ class ObjectPath(PosixPath):
         """Remove the object."""
         count(deletes=1)
         try:
-            with service_errors("remove", str(self)):
-                load_obstore().delete(self.client, self.key)
+            request("remove", str(self), lambda: load_obstore().delete(self.client, self.key))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def remove_below(self) -> int:
         """Remove every object below; the bytes that they had."""
-        waiting, size = [], 0
-        for path, held in [*self.below()]:
-            waiting.append(path.key)
-            size += held
-        for first in range(0, len(waiting), _DELETED_AT_ONCE):
+        found = list(self.below())
+        delete = load_obstore().delete
+        for first in range(0, len(found), _DELETED_AT_ONCE):
             count(deletes=1)
-            with service_errors("remove", str(self)):
-                load_obstore().delete(self.client, waiting[first : first + _DELETED_AT_ONCE])
-        return size
+            keys = [path.key for path, _ in found[first : first + _DELETED_AT_ONCE]]
+            request("remove", str(self), partial(delete, self.client, keys))
+        return sum(size for _, size in found)
 
 
 def described(found: Any) -> Described:

@@ -163,7 +163,7 @@ def service_errors(action: str, url: str) -> Iterator[None]:
         raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
 
 
-def reading(action: str, url: str, work: Callable[[], Result]) -> Result:
+def request(action: str, url: str, work: Callable[[], Result]) -> Result:
     """``work()``, again if its answer breaks off on the way; errors as ``service_errors`` has them."""
     attempt = 1
     while True:
