@@ -12,6 +12,7 @@
     plan     time, memory, disk of an index   ÷ what 'index --dry-run' promises
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
+    objects  requests, bytes, CPU s of a bucket ÷ a disk
     append   CPU s of adding and removing     ÷ making the store anew
 
 ``--quick`` ends within a minute on an idle machine of two cores. With ``--json`` the last line is one object.
@@ -29,7 +30,7 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "plan", "score", "append", "cluster")
+NAMES = ("ingest", "keys", "memory", "index", "search", "plan", "score", "append", "cluster", "objects")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

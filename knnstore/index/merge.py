@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, storage_errors
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -19,6 +19,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.index.fill import shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.index.quantiser import Int64
+from knnstore.objects.path import ObjectPath, path_of
 
 OFFSETS = "offsets"
 
@@ -94,8 +95,9 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
 
 def merge_chunk(task: MergeTask) -> int:
     """Gather one chunk from all runs, write and commit it; return its rows."""
-    folder = open_index(Path(task.store), task.index)
-    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    store = path_of(task.store)
+    folder = open_index(store, task.index)
+    segment = Segment(segment_root(store, task.segment.name))
     pieces, lists = _pieces(folder, task)
     forms = array_forms(folder.plan, segment, task.segment)
     runs = folder.runs(task.segment.name)
@@ -157,14 +159,14 @@ def _split(
         return {run: end for run, (_, end) in ranges.items()}
     seed = folder.plan.seed
     rows = {
-        run: np.memmap(folder.runs(segment.name) / run / "rows", segment.row_dtype, "r")
+        run: _list_rows(folder.runs(segment.name) / run / "rows", segment.row_dtype, begin, end)
         for run, (begin, end) in ranges.items()
         if end > begin
     }
 
     def cut(threshold: int) -> dict[str, int]:
         return {
-            run: bisect_left(rows[run], threshold, *ranges[run], key=lambda row: shuffle_key(int(row), seed))
+            run: ranges[run][0] + bisect_left(rows[run], threshold, key=lambda row: shuffle_key(int(row), seed))
             for run in rows
         }
 
@@ -176,6 +178,13 @@ def _split(
         else:
             high = middle
     return {run: begin for run, (begin, _) in ranges.items()} | cut(low)
+
+
+def _list_rows(path: Path, dtype: np.dtype[Any], begin: int, end: int) -> np.ndarray[Any, Any]:
+    """Row numbers ``[begin, end)`` of a run, of which next to none will be looked at."""
+    if isinstance(path, ObjectPath):
+        return _read(path, dtype, begin, end - begin)
+    return np.memmap(path, dtype, "r")[begin:end]
 
 
 def _gather(
@@ -200,8 +209,12 @@ def _gather(
 
 
 def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray[Any, Any]:
+    begin = first * dtype.itemsize
     with storage_errors("read", path):
-        part = np.fromfile(path, dtype, count, offset=first * dtype.itemsize)
+        if isinstance(path, ObjectPath):
+            part = np.frombuffer(read_raw(path, begin, begin + count * dtype.itemsize), dtype)
+        else:
+            part = np.fromfile(path, dtype, count, offset=begin)
     if len(part) != count:
         raise CorruptStoreError(f"{path} is shorter than its offsets say: run 'knnstore index --overwrite'")
     return part
