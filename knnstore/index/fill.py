@@ -5,13 +5,15 @@ Within a list the order is that of a seeded hash of the row, which depends on no
 gives the same index, and the head of each list is a fair sample of it.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from knnstore.atomic import make_folder, replacing, storage_errors, write_atomically, write_json
+from knnstore.atomic import make_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -89,7 +91,7 @@ def fill_run(task: FillTask) -> int:
     error = float(quantiser.errors(keys, lists[some], codes[some]).sum(dtype=np.float64))
     first_row = segment.chunk_range(task.first)[0]
     rows = np.arange(first_row, first_row + len(stored), dtype=task.segment.row_dtype)
-    order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
+    order = list_order(rows, lists, folder.plan.seed)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
     arrays = {"keys": stored, "codes": codes, "values": values, "rows": rows}
     write_run(folder, task.segment, task.name, arrays, order=order, offsets=offsets, error=error, measured=len(keys))
@@ -111,6 +113,18 @@ def write_run(
     folder.run_commits(reference).commit(name, files, rows=len(order), **facts)
 
 
+def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
+    """The order that sorts rows by their list and, within it, by ``shuffle_key``: int64 (n,)."""
+    hashes = np.asarray(shuffle_key(rows.astype(np.uint64), seed))
+    first = int(lists.min()) if len(lists) else 0
+    bits = max(1, int(lists.max(initial=0) - first).bit_length())
+    # one word of both sorts in half the time; it has no room for the hash's last bits, which hardly ever decide
+    packed = (lists - first).astype(np.uint64) << np.uint64(64 - bits) | hashes >> np.uint64(bits)
+    order = np.argsort(packed)
+    packed = packed[order]
+    return np.lexsort((hashes, lists)) if (packed[1:] == packed[:-1]).any() else order
+
+
 def shuffle_key(rows: Any, seed: int) -> Any:
     """A 64-bit hash of row numbers, a bijection (SplitMix64): Python's int or an array of uint64 alike."""
     mixed = (rows + (seed * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
@@ -127,25 +141,33 @@ def _read_run(
     values = np.empty(end - begin, segment.plan.value_dtype)
     codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
     lists = np.empty(end - begin, np.int64)
-    for chunk in range(task.first, task.last):
-        first, last = (row - begin for row in segment.chunk_range(chunk))
-        stored[first:last] = segment.keys(first + begin, last + begin)
-        values[first:last] = segment.values(first + begin, last + begin)
-        # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
-        for start in range(first, last, _BLOCK):
-            block = slice(start, min(start + _BLOCK, last))
-            keys = decode(stored[block], segment.codec.scales)
-            lists[block] = quantiser.assign(keys)
-            codes[block] = quantiser.encode(keys, lists[block])
+
+    def place(block: slice) -> None:
+        keys = decode(stored[block], segment.codec.scales)
+        lists[block] = quantiser.assign(keys)
+        codes[block] = quantiser.encode(keys, lists[block])
+
+    # the kernel's calls share out the cores; the reference's torch and faiss use all of them in one call
+    with ThreadPoolExecutor(torch.get_num_threads() if quantiser.is_compiled else 1) as pool:
+        placed = []
+        for chunk in range(task.first, task.last):
+            first, last = (row - begin for row in segment.chunk_range(chunk))
+            stored[first:last] = segment.keys(first + begin, last + begin)
+            values[first:last] = segment.values(first + begin, last + begin)
+            # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
+            placed += [pool.submit(place, slice(s, min(s + _BLOCK, last))) for s in range(first, last, _BLOCK)]
+        for block in placed:
+            block.result()
     return stored, values, lists, codes
 
 
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
+    files = [folder / name for name in (*arrays, "offsets")]
     with storage_errors("write", folder):
         folder.mkdir(exist_ok=True)  # without its parents: a copy of a task that ends too late must not bring them back
-        for name, array in arrays.items():
-            with replacing(folder / name) as file:
+        with replacing_together(files) as (*opened, last):
+            for array, file in zip(arrays.values(), opened, strict=True):
                 for start in range(0, len(order), _BLOCK):
                     file.write(array[order[start : start + _BLOCK]].data)
-        write_atomically(folder / "offsets", offsets.astype("<i8").tobytes())
-    return [folder / name for name in (*arrays, "offsets")]
+            last.write(offsets.astype("<i8").data)
+    return files
