@@ -6,6 +6,7 @@
     keys     bytes a key and perplexity       of key dtype × LM dtype
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
+    scale    CPU of a key as the store grows   ÷ that of a store of a tenth
     search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
@@ -26,7 +27,7 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "score", "append", "cluster")
+NAMES = ("ingest", "keys", "memory", "index", "search", "score", "append", "cluster", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -171,12 +171,12 @@ def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> li
         with storage_errors("make", file):
             file.parent.mkdir(parents=True, exist_ok=True)
     with replacing_together(list(files.values())) as opened:
-        for file, (path, block) in zip(opened, blocks.items(), strict=True):
+        for output, (path, block) in zip(opened, blocks.items(), strict=True):
             data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
             padding = bytes(forms[path].chunk_bytes - len(data))
             checksum = google_crc32c.extend(google_crc32c.extend(0, data), padding)
             for part in (data.data, padding, checksum.to_bytes(CHECKSUM_BYTES, "little")):
-                file.write(part)
+                output.write(part)
     return list(files.values())
 
 

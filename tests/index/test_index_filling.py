@@ -1,4 +1,4 @@
-"""Filling: the kernel's choices are the reference's, rows are in one order, and a cut through a list finds its place."""
+"""Filling: the kernel's choices are the reference's, rows are in one order, a cut through a list finds its place."""
 
 import numpy as np
 import pytest
