@@ -7,6 +7,7 @@
     keys     bytes a key and perplexity       of key dtype × LM dtype
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
+    scale    CPU of a key as the store grows   ÷ that of a store of a tenth
     search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map;
                                               a curve over nprobe, in bulk and one by one, warm and cold
     plan     time, memory, disk of an index   ÷ what 'index --dry-run' promises
@@ -30,7 +31,10 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "plan", "score", "append", "cluster", "objects")
+NAMES = (
+    *("ingest", "keys", "memory", "index", "scale", "search", "plan", "score"),
+    *("append", "cluster", "objects"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
