@@ -13,6 +13,7 @@ from knnstore.cli.options import (
     print_result,
     reporter_for,
     shared_options,
+    store_cache_option,
 )
 
 
@@ -27,7 +28,8 @@ from knnstore.cli.options import (
     help="seq2seq: pairs of texts, by an encoder-decoder model (T5, BART, Marian).",
 )
 @pair_options
-@click.option("--store", help="Name, path or file:// URL of the store. Default: named after the corpus.")
+@click.option("--store", help="Name, path or URL of the store. Default: named after the corpus.")
+@store_cache_option
 @click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
 @click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
 @click.option(

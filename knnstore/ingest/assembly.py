@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, replacing_path, storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
@@ -16,6 +16,7 @@ from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.datastore.sources import write_sources
 from knnstore.holdout import Int64
 from knnstore.ingest.tasks import part_sources, part_table, part_tokens
+from knnstore.objects.path import ObjectPath
 
 
 def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
@@ -25,7 +26,9 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
-    table = pa.concat_tables(pq.read_table(part_table(segment.root, part)) for part in range(parts))
+    table = pa.concat_tables(
+        pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts)
+    )
     tokens = table.column("tokens").to_numpy()
     heldout = choose(table)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
@@ -62,8 +65,8 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
         "heldout_bytes": heldout_bytes,
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
     return path
 
 
@@ -71,7 +74,9 @@ def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]
     """The token ids of each part, in that file of it."""
     for part in range(parts):
         path = file(segment.root, part)
-        if path.stat().st_size:
+        if isinstance(path, ObjectPath):
+            yield np.frombuffer(path.read_bytes(), segment.plan.value_dtype)
+        elif path.stat().st_size:
             yield np.memmap(path, segment.plan.value_dtype, mode="r")
 
 
