@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import invoke
-from translation import RADIO, numbers, tiny_model
+from translation import RADIO, invoke, numbers, tiny_model
 
 from knnstore.datastore.store import Datastore
 
@@ -66,4 +65,3 @@ def test_each_side_is_tokenised_by_its_own_model_and_scored(marian):
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["knn"]["perplexity"] < 0.5 * result["base"]["perplexity"]  # it is scored on what it stores
-
