@@ -3,7 +3,7 @@
 torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,10 +118,10 @@ def tokenise(task: TokenTask) -> PartSummary:
     return summary
 
 
-def committed_summary(segment: Segment, task: TokenTask) -> PartSummary | None:
-    """What an earlier run of the task did, if it is there whole."""
-    commit = segment.commits.find(task.name)
-    return from_json(PartSummary, commit.facts, task.name) if commit else None
+def committed_summaries(segment: Segment, tasks: Sequence[TokenTask]) -> dict[str, PartSummary]:
+    """What earlier runs of the tasks did, by the tasks' names, of those that are there whole."""
+    done = segment.commits.find_all(task.name for task in tasks)
+    return {name: from_json(PartSummary, commit.facts, name) for name, commit in done.items()}
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
