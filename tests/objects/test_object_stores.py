@@ -6,7 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +25,13 @@ from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.objects.path import ObjectPath
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import SerialRunner, cluster_runner
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+
+from loopback import LoopbackCluster, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +206,43 @@ def test_an_ingest_that_is_killed_goes_on_by_the_same_command(here, url, s3, cli
         name: data for name, data in expected.items() if name.startswith("segments/")
     }
     assert SECRET not in again.stderr + again.stdout
+
+
+@contextmanager
+def killed_when(cluster, worker, s3, seen):
+    """Meanwhile, kill a worker when a request is seen, and start another."""
+    struck = []
+
+    def strike():
+        wait_until(lambda: any(seen(*request) for request in list(s3.paths)), "a worker at work")
+        cluster.kill(worker)
+        cluster.add_worker()
+        struck.append(worker)
+
+    s3.forget()
+    striking = threading.Thread(target=strike)
+    striking.start()
+    yield
+    striking.join()
+    assert struck
+
+
+def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(here, url, s3, client, bytes_of):
+    root = ObjectPath(f"{url}.knnstore")
+    cluster = LoopbackCluster(here.parent / f"dask-{url.name}")
+    cluster.folder.mkdir()
+    cluster.start(workers=2)
+    try:
+        with cluster_runner(cluster.address, patience=60) as runner:
+            with killed_when(cluster, 0, s3, lambda method, path: method == "PUT" and "/keys/c/1/" in path):
+                ingest(options(store=str(root)), runner)
+            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/2/" in path):
+                build_index(Datastore(root), INDEX, runner, Reporter())
+            assert contents(client, root) == bytes_of(here / "books.knnstore")
+            with killed_when(cluster, 2, s3, lambda method, path: method == "GET" and "/lists/0000/keys/" in path):
+                there = score(ScoreOptions(k=100), Datastore(root), runner=runner).to_json()
+    finally:
+        cluster.stop()
+    local = scores(here / "books.knnstore")
+    for name in ("base", "knn", "tokens"):
+        assert there[name] == local[name], name
