@@ -12,8 +12,9 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from knnstore.objects.path import ObjectPath
 from knnstore.sizes import format_size
 
 _BLOCK = 2**22
+_SYNCED_AT_ONCE = 8
 TEMPORARY_SUFFIX = ".tmp"
 CHECKSUM_FIELD = "crc32c"
 
@@ -68,6 +70,12 @@ def sync_file(path: Path) -> None:
 sync_folder = sync_file
 
 
+def sync_all(paths: Iterable[Path]) -> None:
+    """Flush files, or folders, to the device at the same time: its journal is then written once for many of them."""
+    with ThreadPoolExecutor(_SYNCED_AT_ONCE) as pool:
+        list(pool.map(sync_file, paths))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a mixture."""
     if isinstance(path, ObjectPath):
@@ -94,6 +102,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def replacing_together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """``replacing`` for the files of one task, which its commit follows.
+
+    They are flushed at the same time; that their names reach the device is left to the commit.
+    """
+    if any(isinstance(path, ObjectPath) for path in paths):
+        with ExitStack() as stack:
+            yield [stack.enter_context(replacing(path)) for path in paths]
+        return
+    asides = [_aside(path) for path in paths]
+    with storage_errors("write", paths[0].parent):
+        try:
+            with ExitStack() as stack:
+                yield [stack.enter_context(aside.open("wb")) for aside in asides]
+            sync_all(asides)
+            for aside, path in zip(asides, paths, strict=True):
+                aside.replace(path)
+        except BaseException:
+            for aside in asides:
+                aside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
     """``replacing`` for who opens the file by its name."""
     if isinstance(path, ObjectPath):
@@ -102,7 +134,7 @@ def replacing_path(path: Path) -> Iterator[Path]:
             with (Path(folder) / path.name).open("rb") as file:
                 path.put_file(file)
         return
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    aside = _aside(path)
     try:
         yield aside
         sync_file(aside)
@@ -111,6 +143,10 @@ def replacing_path(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
 
 
 def encode_json(value: Any) -> bytes:

@@ -126,6 +126,12 @@ def _set_store_cache(_context: click.Context, _param: click.Parameter, value: in
         os.environ["KNNSTORE_STORE_CACHE"] = str(value)
 
 
+def stores_option(command: Command) -> Command:
+    """``--store`` of a command that searches one store or several."""
+    words = "Name or path of the store; more than once: search them all together. Default: the only one here."
+    return click.option("--store", multiple=True, shell_complete=complete_store, help=words)(command)
+
+
 def cluster_options(command: Command) -> Command:
     """The options of the stages that can run on a Dask cluster."""
     for option in (

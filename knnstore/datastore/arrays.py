@@ -19,7 +19,7 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.atomic import open_regular, remove_folder, storage_errors, write_atomically
+from knnstore.atomic import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, UsageError
 
@@ -152,6 +152,31 @@ def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, encoded[file.relative_to(path).as_posix()].as_buffer_like())
     return file
+
+
+def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> list[Path]:
+    """Write the same chunk of several uncompressed arrays, as ``write_chunk`` would; return the files.
+
+    Each block, the whole of that chunk of the array at its path, goes to its file without being copied. The caller
+    commits the files, with which their names are flushed.
+    """
+    forms = {path: open_raw(path) for path in blocks}
+    files = {path: chunk_file(path, chunk, len(form.shape)) for path, form in forms.items()}
+    for path, block in blocks.items():
+        form, file = forms[path], files[path]
+        rows = min(form.chunk_rows, form.shape[0] - chunk * form.chunk_rows)
+        if block.shape != (rows, *form.shape[1:]) or block.dtype != form.dtype:
+            raise ValueError(f"{path}: chunk {chunk} given {block.dtype} {block.shape}")
+        with storage_errors("make", file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_together(list(files.values())) as opened:
+        for output, (path, block) in zip(opened, blocks.items(), strict=True):
+            data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+            padding = bytes(forms[path].chunk_bytes - len(data))
+            checksum = google_crc32c.extend(google_crc32c.extend(0, data), padding)
+            for part in (data.data, padding, checksum.to_bytes(CHECKSUM_BYTES, "little")):
+                output.write(part)
+    return list(files.values())
 
 
 def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_file, sync_folder, write_json
+from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_all, write_json
 from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
@@ -114,10 +114,8 @@ class CommitLog:
     def commit(self, task: str, files: Sequence[Path], **facts: Any) -> Commit:
         """Flush the files and their folders up to the root, then mark the task done."""
         with storage_errors("flush", self.root):
-            for file in files:
-                sync_file(file)
-            for folder in sorted({parent for file in files for parent in self._folders(file)}, reverse=True):
-                sync_folder(folder)
+            sync_all(files)
+            sync_all(sorted({parent for file in files for parent in self._folders(file)}, reverse=True))
             records = tuple(self._record(file) for file in files)
         commit = Commit(task, self.fingerprint, records, facts)
         write_json(self.folder / f"{task}.json", to_json(commit))

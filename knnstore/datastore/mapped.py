@@ -71,6 +71,11 @@ class MappedArray:
         """Let go of a map only when ``count`` newer ones are held: for reads here and there rather than a scan."""
         self._kept = max(self._kept, count if self._most is None else min(count, self._most))
 
+    def release(self) -> None:
+        """Let go of all maps, so that the operating system may drop their pages; they come back when they are read."""
+        with self._lock:
+            self._maps.clear()
+
     def will_need(self, begin: int, end: int) -> None:
         """Ask the kernel to read rows ``[begin, end)`` ahead."""
         for chunk, first, last in self._pieces(begin, end):
