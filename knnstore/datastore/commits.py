@@ -7,7 +7,6 @@ their recorded sizes, means not done: the task runs again and overwrites. No loc
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.objects.path import ObjectPath
+from knnstore.objects.service import at_once
 from knnstore.records import from_json, to_json
 
-_RECORDS_AT_ONCE = 32
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 
 
@@ -91,8 +90,7 @@ class CommitLog:
         def find(task: str) -> Commit | None:
             return self._intact(self.folder / f"{task}.json", lambda file: sizes.get(str(self.root / file), -1))
 
-        with ThreadPoolExecutor(_RECORDS_AT_ONCE) as pool:
-            return {task: commit for task, commit in zip(there, pool.map(find, there), strict=True) if commit}
+        return {task: commit for task, commit in zip(there, at_once(find, there), strict=True) if commit}
 
     def _intact(self, path: Path, size_of: Callable[[str], int]) -> Commit | None:
         """The commit in a file, if its files have their sizes."""
