@@ -31,7 +31,7 @@ from knnstore.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
-from loopback import LoopbackCluster, wait_until
+from loopback import MOST_SECONDS, LoopbackCluster
 
 pytestmark = pytest.mark.slow
 
@@ -214,16 +214,17 @@ def killed_when(cluster, worker, s3, seen):
     struck = []
 
     def strike():
-        wait_until(lambda: any(seen(*request) for request in list(s3.paths)), "a worker at work")
+        while not any(seen(*request) for request in list(s3.paths)):
+            time.sleep(0.02)
         cluster.kill(worker)
         cluster.add_worker()
         struck.append(worker)
 
     s3.forget()
-    striking = threading.Thread(target=strike)
+    striking = threading.Thread(target=strike, daemon=True)
     striking.start()
     yield
-    striking.join()
+    striking.join(MOST_SECONDS)
     assert struck
 
 
