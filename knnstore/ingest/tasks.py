@@ -23,6 +23,7 @@ from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
+from knnstore.scheduling import kept
 from knnstore.windows import Windows, cut_windows
 
 if TYPE_CHECKING:
@@ -201,7 +202,10 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     of unequal machines the keys would differ.
     """
     from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
+    from knnstore.lm.loading import load_model  # noqa: PLC0415
 
+    kept(key_model.cache_clear)
+    kept(load_model.cache_clear)
     model = key_model(spec)
     if segment is None:
         return model

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from s3_servers import BUCKET, SECRET, objects_of
 
-from knnstore.build import IndexOptions, build_index
+from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.errors import CorruptStoreError
@@ -86,6 +86,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
     s3.faults.pause = 0.02
     root = ObjectPath(f"{url}.knnstore")
     report = ingest(options(store=str(root)), SerialRunner())
+    assert dry_run(Datastore(root), INDEX).nlist == INDEX.nlist
     build_index(Datastore(root), INDEX, SerialRunner(), Reporter())
     expected = bytes_of(here / "books.knnstore")
     assert contents(client, root) == expected
