@@ -20,6 +20,7 @@ from knnstore.atomic import write_json
 from knnstore.build.excerpt import make_excerpt
 from knnstore.build.lists import fill_lists
 from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.sweeping import sizes_below
 from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.exact import exact_search
 from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
@@ -27,6 +28,7 @@ from knnstore.index.plan import CHECKED_NEIGHBOURS, PLAN_FILE, IndexFolder, Inde
 from knnstore.index.quantiser import Float32, Quantiser, save_quantiser, train_codebooks
 from knnstore.index.search import Searcher
 from knnstore.index.train import PQ_ROWS, decode
+from knnstore.objects.path import ObjectPath
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -57,7 +59,8 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
     """The rates of a build of ``plan`` on this machine; takes seconds, and leaves nothing behind."""
     start = time.process_time()  # what it took to load the libraries, as the build will have to
     read = _reading_seconds(store)
-    beside = store.root.parent if os.access(store.root.parent, os.W_OK) else None
+    here = not isinstance(store.root, ObjectPath) and os.access(store.root.parent, os.W_OK)
+    beside = store.root.parent if here else None
     with tempfile.TemporaryDirectory(dir=beside, prefix=".calibration-") as folder:
         excerpt = make_excerpt(store, Path(folder) / "excerpt", _CHUNKS)
         try:
@@ -90,11 +93,12 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
 def _reading_seconds(store: Datastore) -> float:
     """Seconds to read a key from the disk, or from the page cache where it is there."""
     segment = max(store.segments, key=lambda one: one.rows)
-    files = sorted(path for path in (segment.array_path("keys") / "c").rglob("*") if path.is_file())
+    sizes = dict(sizes_below(segment.array_path("keys") / "c"))
+    files = sorted(sizes)
     some = files[:: max(1, len(files) // 4)][:4]
     started = time.perf_counter()
     size = sum(len(path.read_bytes()) for path in some)
-    return (time.perf_counter() - started) / size * sum(path.stat().st_size for path in files) / segment.rows
+    return (time.perf_counter() - started) / size * sum(sizes.values()) / segment.rows
 
 
 def _train_in_parts(keys: Float32, plan: IndexPlan) -> tuple[Quantiser, float]:

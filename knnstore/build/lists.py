@@ -44,9 +44,8 @@ def fill_lists(
     """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
     reference = segment_reference(segment)
     commits = folder.list_commits(reference)
-    if all(
-        commits.find(name) for name in (OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ())))
-    ):
+    names = [OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ()))]
+    if len(commits.find_all(names)) == len(names):
         return
     run_chunks = run_layout(folder, reference, run_chunks)
     fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
@@ -93,7 +92,8 @@ def run_tasks(
     reporter: Reporter,
 ) -> None:
     """Run those of the tasks that have no commit yet."""
-    left = [task for task in tasks if commits.find(task.name) is None]
+    done = commits.find_all(task.name for task in tasks)
+    left = [task for task in tasks if task.name not in done]
     total = sum(task.rows for task in tasks)
     with reporter.bar(stage, total, "keys", total - sum(task.rows for task in left)) as advance:
         for count in runner.run(function, left):

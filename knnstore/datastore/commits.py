@@ -6,7 +6,7 @@ their recorded sizes, means not done: the task runs again and overwrites. No loc
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.objects.path import ObjectPath
+from knnstore.objects.service import at_once
 from knnstore.records import from_json, to_json
 
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
@@ -74,14 +75,32 @@ class CommitLog:
         path = self.folder / f"{task}.json"
         if not path.is_file():
             return None
+        return self._intact(path, lambda file: _size(self.root / file))
+
+    def find_all(self, tasks: Iterable[str]) -> dict[str, Commit]:
+        """The commits of those of the tasks that are done, as ``find`` tells them.
+
+        In object storage by one listing, and many records at a time, where ``find`` takes requests one after the other.
+        """
+        if not isinstance(self.root, ObjectPath):
+            return {task: commit for task in tasks if (commit := self.find(task))}
+        sizes = {str(path): size for path, size in self.root.below()}
+        there = [task for task in tasks if str(self.folder / f"{task}.json") in sizes]
+
+        def find(task: str) -> Commit | None:
+            return self._intact(self.folder / f"{task}.json", lambda file: sizes.get(str(self.root / file), -1))
+
+        return {task: commit for task, commit in zip(there, at_once(find, there), strict=True) if commit}
+
+    def _intact(self, path: Path, size_of: Callable[[str], int]) -> Commit | None:
+        """The commit in a file, if its files have their sizes."""
         commit = load_commit(path)
         if commit.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"{path} was written by a run with other settings ({commit.fingerprint[:12]}, "
                 f"now {self.fingerprint[:12]}): run with the same settings, or start anew with --overwrite"
             )
-        intact = all(_size(self.root / file.path) == file.bytes for file in commit.files)
-        return commit if intact else None
+        return commit if all(size_of(file.path) == file.bytes for file in commit.files) else None
 
     def require(self, task: str) -> Commit:
         """The task's commit. Raises CorruptStoreError if it isn't there or its files aren't."""

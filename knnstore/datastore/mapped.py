@@ -18,7 +18,8 @@ import numpy as np
 from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.errors import CorruptStoreError
-from knnstore.objects.cache import CachedObject, the_cache
+from knnstore.objects.blocks import CachedObject
+from knnstore.objects.cache import the_cache
 from knnstore.objects.path import ObjectPath
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).

@@ -17,7 +17,7 @@ from knnstore.datastore.keycodec import scales_of
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, save_manifest
 from knnstore.datastore.queries import write_queries
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
 from knnstore.exchange.rawfile import Memmaps
@@ -86,7 +86,8 @@ def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tup
     commits.prepare()
     if commits.find("documents") is None:
         _write_documents(segment, memmaps, reporter)
-    todo = [chunk for chunk in range(segment.chunks) if commits.find(f"keys-{chunk:06d}") is None]
+    done = commits.find_all(map(keys_task, range(segment.chunks)))
+    todo = [chunk for chunk in range(segment.chunks) if keys_task(chunk) not in done]
     check_disk(segment, len(todo), free_bytes(segment.root))
     if commits.find("samples") is None:
         shape = (segment.rows, segment.dimension)

@@ -4,9 +4,10 @@ The rows of a chunk are one contiguous range of each run: within a list every ru
 where a chunk cuts through a list is found from a few rows of each run (``cuts.py``), without reading the list.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +21,12 @@ from knnstore.index.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.index.quantiser import Int64
 from knnstore.objects.path import ObjectPath, path_of
+from knnstore.objects.service import at_once
 
 OFFSETS = "offsets"
+
+Item = TypeVar("Item")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,8 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     first, last = (int(np.searchsorted(offsets, row, side="right")) - 1 for row in (begin, end - 1))
     runs = folder.runs(task.segment.name)
     # where each run has the lists from the first to the last: int64 (runs, lists + 1)
-    bounds = np.stack([_read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first) for run in task.runs])
+    read_bounds = lambda run: _read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first)  # noqa: E731
+    bounds = np.stack(list(_each(runs, read_bounds, task.runs)))
 
     def hashes(run: int, begin: int, end: int) -> Uint64:
         rows = _read(runs / task.runs[run] / "rows", task.segment.row_dtype, begin, end - begin)
@@ -156,14 +162,22 @@ def _gather(
     width, dtype = form
     total = sum(piece.end - piece.begin for piece in pieces)
     block = np.empty((total, *width), dtype)
-    done = 0
-    for piece in pieces:
+    items = int(np.prod(width, dtype=np.int64))
+
+    def read(piece: _Piece) -> np.ndarray[Any, Any]:
         count = piece.end - piece.begin
-        items = int(np.prod(width, dtype=np.int64))
-        part = _read(runs / piece.run / name, dtype, piece.begin * items, count * items).reshape(count, *width)
-        block[slice(done, done + count) if place is None else place[done : done + count]] = part
-        done += count
+        return _read(runs / piece.run / name, dtype, piece.begin * items, count * items).reshape(count, *width)
+
+    done = 0
+    for part in _each(runs, read, pieces):
+        block[slice(done, done + len(part)) if place is None else place[done : done + len(part)]] = part
+        done += len(part)
     return block
+
+
+def _each(runs: Path, read: Callable[[Item], Part], items: Iterable[Item]) -> Iterator[Part]:
+    """``read(item)`` of each; of runs in a bucket, where a small part takes as long as a large one, many at a time."""
+    return at_once(read, items) if isinstance(runs, ObjectPath) else map(read, items)
 
 
 def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray[Any, Any]:

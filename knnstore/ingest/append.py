@@ -133,7 +133,7 @@ class Append:
         """Make chunks of keys again that were lost from a finished segment."""
         sweep_partial(segment.root)
         making, commits = self._making(segment), segment.commits
-        if all(commits.find(keys_task(chunk)) for chunk in range(segment.chunks)):
+        if len(commits.find_all(map(keys_task, range(segment.chunks)))) == segment.chunks:
             return None
         if self.plan.compute not in segment.plan.compute.split(", "):
             raise MismatchError(

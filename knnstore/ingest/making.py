@@ -18,7 +18,7 @@ from knnstore.ingest.tasks import (
     KeyTask,
     SamplesTask,
     TokenTask,
-    committed_summary,
+    committed_summaries,
     decoded_bytes,
     remove_parts,
     tokenise,
@@ -75,7 +75,8 @@ class Making:
         """Compute the keys that aren't there."""
         segment = self.segment
         tasks = [KeyTask(segment.root.absolute(), self._spec, chunk) for chunk in range(segment.chunks)]
-        todo = [task for task in tasks if segment.commits.find(task.name) is None]
+        done = segment.commits.find_all(task.name for task in tasks)
+        todo = [task for task in tasks if task.name not in done]
         check_disk(segment, len(todo), free_bytes(segment.root))
         if segment.commits.find(SAMPLES_TASK) is None:
             shape = (segment.rows, segment.dimension)
@@ -99,7 +100,7 @@ class Making:
         segment = self.segment
         with storage_errors("make", segment.root):
             (segment.root / "parts").mkdir(exist_ok=True)
-        kept = {task.name: summary for task in tasks if (summary := committed_summary(segment, task))}
+        kept = committed_summaries(segment, tasks)
         todo = [task for task in tasks if task.name not in kept]
         summaries = list(kept.values())
         total = sum(source.bytes for task in tasks for source in task.part.sources)

@@ -3,7 +3,7 @@
 torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
+from knnstore.scheduling import kept
 from knnstore.windows import Windows, cut_windows
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ def tokenise(task: TokenTask) -> PartSummary:
     return summary
 
 
-def committed_summary(segment: Segment, task: TokenTask) -> PartSummary | None:
-    """What an earlier run of the task did, if it is there whole."""
-    commit = segment.commits.find(task.name)
-    return from_json(PartSummary, commit.facts, task.name) if commit else None
+def committed_summaries(segment: Segment, tasks: Sequence[TokenTask]) -> dict[str, PartSummary]:
+    """What earlier runs of the tasks did, by the tasks' names, of those that are there whole."""
+    done = segment.commits.find_all(task.name for task in tasks)
+    return {name: from_json(PartSummary, commit.facts, name) for name, commit in done.items()}
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
@@ -201,7 +202,10 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     of unequal machines the keys would differ.
     """
     from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
+    from knnstore.lm.loading import load_model  # noqa: PLC0415
 
+    kept(key_model.cache_clear)
+    kept(load_model.cache_clear)
     model = key_model(spec)
     if segment is None:
         return model

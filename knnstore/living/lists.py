@@ -57,7 +57,8 @@ def regroup_lists(
     """Make the lists of a copied segment; the sources are segments of the same store, all in the index."""
     reference = segment_reference(segment)
     commits = folder.list_commits(reference)
-    if all(commits.find(task.name) for task in merge_tasks(store, folder, reference, ())):
+    names = [task.name for task in merge_tasks(store, folder, reference, ())]
+    if len(commits.find_all(names)) == len(names):
         return
     size = run_layout(folder, reference, run_chunks) * reference.chunk_rows
     given = tuple(segment_reference(source) for source in sources)

@@ -160,7 +160,7 @@ class ObjectPath(PosixPath):
 
     def read_bytes(self) -> bytes:
         """The whole object, verified by its sums if it has any. Raises FileNotFoundError if it isn't there."""
-        from knnstore.objects.cache import read_object  # noqa: PLC0415 - it stands on this module
+        from knnstore.objects.whole import read_object  # noqa: PLC0415 - it stands on this module
 
         return read_object(self)
 

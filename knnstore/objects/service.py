@@ -7,7 +7,8 @@ obstore: nothing here keeps, prints or logs one.
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -23,6 +24,7 @@ _EXTRA = "pip install 'knnstore[cloud]'"
 _STALLED = timedelta(seconds=30)  # without a byte
 _TIMEOUT = timedelta(minutes=10)  # of a request, body included
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+_REQUESTS_AT_ONCE = 32
 _BODY_ATTEMPTS = 4  # of an answer that broke off
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -30,6 +32,7 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -177,6 +180,12 @@ def request(action: str, url: str, work: Callable[[], Result]) -> Result:
                 raise
         time.sleep(0.1 * 2**attempt)
         attempt += 1
+
+
+def at_once(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``read(item)`` of each item, in order, many requests at a time."""
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        yield from pool.map(read, items)
 
 
 def reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ twice, at the same time even. Only this package imports dask, and only where a c
 from knnstore.scheduling.clusters import cluster_runner, local_runner, scheduler_address
 from knnstore.scheduling.machine import available_cores, visible_gpus
 from knnstore.scheduling.runner import Result, Runner, SerialRunner, Task
+from knnstore.scheduling.worker import kept
 
 __all__ = [
     "Result",
@@ -15,6 +16,7 @@ __all__ = [
     "Task",
     "available_cores",
     "cluster_runner",
+    "kept",
     "local_runner",
     "scheduler_address",
     "visible_gpus",

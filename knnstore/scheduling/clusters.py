@@ -98,7 +98,10 @@ def cluster_runner(
         say(f"cluster   {len(workers):,} worker{'s' * (len(workers) != 1)} at {client.scheduler.address}")
         runner = DaskRunner(client, Terms(library_versions()), foreign=True, patience=patience, say=say)
         runner.prepare_workers()
-        yield runner
+        try:
+            yield runner
+        finally:
+            runner.release_workers()
 
 
 def _require_memory(workers: dict[str, Any], memory: int) -> None:

@@ -17,7 +17,7 @@ from knnstore.datastore.locking import read_holder
 from knnstore.errors import KnnstoreError, ResourceError
 from knnstore.scheduling.roster import Roster
 from knnstore.scheduling.runner import Advance, Result, Runner, Task
-from knnstore.scheduling.worker import Terms, call, call_shared, nothing, untold
+from knnstore.scheduling.worker import Terms, call, call_shared, nothing, release, untold
 
 _IN_FLIGHT = 2  # a worker: one runs, the next waits for it
 _FIRST_IN_FLIGHT = 8  # while there is no worker yet: a cluster that adapts starts some when it sees tasks
@@ -25,6 +25,7 @@ _ATTEMPTS = 3  # of a task that fails for a reason that may pass
 _COPIES = 2
 _TICK_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0
+_RELEASE_SECONDS = 3.0
 _STRAGGLER = 1.5  # times the median, after which a task of the last ones gets a second copy on an idle worker
 
 
@@ -116,6 +117,18 @@ class DaskRunner(Runner):
                 if future.exception(timeout=max(0.01, deadline - time.monotonic())) is not None:
                     raise task_error(future)
             future.release()
+
+    def release_workers(self) -> None:
+        """Ask every worker to let go of what tasks kept; one that doesn't answer soon keeps it."""
+        with suppress(OSError, TimeoutError, KnnstoreError):
+            self._roster.look()
+            asked = [
+                self._client.submit(release, workers=[address], pure=False, key=_key(release))
+                for address in self._roster.awake
+            ]
+            deadline = time.monotonic() + min(self._patience, _RELEASE_SECONDS)
+            for future in asked:
+                future.exception(timeout=max(0.01, deadline - time.monotonic()))
 
     def _send(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
         ready = partial(call_shared if shared else call, self._terms, function)

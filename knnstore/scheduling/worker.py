@@ -4,6 +4,7 @@ Every task carries the terms. So workers that join later are prepared as well, a
 needed, which one frozen worker would hold up for good.
 """
 
+import gc
 import os
 import platform
 import socket
@@ -26,6 +27,7 @@ _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr"
 # A network file system may show what another machine wrote only when its cache of a folder has run out.
 _SEEN_WITHIN_SECONDS = 60
 _ONE_AT_A_TIME = threading.Lock()
+_KEPT: list[Callable[[], object]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,26 @@ def untold(work: tuple[Callable[..., Any], Any]) -> Any:
     """``function(task, advance)`` of a pair of these, where nobody is told of progress."""
     function, task = work
     return function(task, lambda _: None)
+
+
+def kept(forget: Callable[[], object]) -> None:
+    """Say how to let go of what tasks keep in their process for the next ones: an LM, an open index.
+
+    Workers of a cluster outlive a run, and others use them too: ``release`` calls it when the run has ended.
+    """
+    if forget not in _KEPT:
+        _KEPT.append(forget)
+
+
+def release() -> None:
+    """Let go of what tasks keep, unless a task runs here (the second copy of one that seemed lost)."""
+    if _ONE_AT_A_TIME.acquire(blocking=False):
+        try:
+            for forget in _KEPT:
+                forget()
+            gc.collect()
+        finally:
+            _ONE_AT_A_TIME.release()
 
 
 def nothing() -> None:

@@ -18,7 +18,7 @@ from knnstore.errors import MismatchError
 from knnstore.index.search import Method, Searcher
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 from knnstore.objects.path import path_of
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Runner, kept
 
 _MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
 _ROWS_AT_ONCE = 512
@@ -54,6 +54,7 @@ class ShardAnswer:
 
 def search_shard(queries: Float32, task: ShardTask) -> ShardAnswer:
     """What a worker runs. Raises MismatchError if the store has changed since the task was made."""
+    kept(_open_searcher.cache_clear)
     searcher = _open_searcher(task.store, task.state).within(task.first, task.last)
     mine = queries[task.begin : task.end]
     found = searcher.search(mine, task.k, task.nprobe, method=task.method, memory=task.memory)

@@ -19,7 +19,7 @@ from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.store import index_root, segment_root
 from knnstore.errors import CorruptStoreError, StoreNotFoundError
-from knnstore.objects.cache import read_afresh
+from knnstore.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe

@@ -2,9 +2,11 @@
 
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from knnstore.errors import CorpusError
+from knnstore.scheduling import kept
 
 
 def double(number):
@@ -19,6 +21,18 @@ def sleep_and_double(task):
 
 def add(shared, number):
     return shared + number
+
+
+@lru_cache(maxsize=1)
+def _what_is_dear():
+    return object()
+
+
+def keep_what_is_dear(_number):
+    """How often it was made in this process, with this task, since it was last let go of."""
+    kept(_what_is_dear.cache_clear)
+    _what_is_dear()
+    return _what_is_dear.cache_info().misses, _what_is_dear.cache_info().hits
 
 
 def process(seconds):

@@ -42,6 +42,14 @@ def test_what_is_in_flight_follows_the_workers_that_there_are(runner):
     results.close()
 
 
+def test_workers_keep_what_is_dear_for_a_run_and_let_go_of_it_after_it(cluster):
+    for _ in range(2):
+        with cluster_runner(cluster.address, patience=60) as joined:
+            made = list(joined.run(jobs.keep_what_is_dear, range(20)))
+        assert {misses for misses, _ in made} == {1}
+        assert sum(hits == 0 for _, hits in made) <= 3  # once a worker
+
+
 def test_a_shared_value_reaches_every_task(runner):
     assert sorted(runner.run_shared(jobs.add, 1000, range(9))) == list(range(1000, 1009))
 

@@ -24,32 +24,32 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(address, port):
+def wait_for(port):
     begun = time.monotonic()
     while True:
         try:
-            socket.create_connection((address, port), 1).close()
+            socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            assert time.monotonic() - begun < MOST_SECONDS, f"no server at {address}:{port}"
+            assert time.monotonic() - begun < MOST_SECONDS, f"no server at port {port}"
             time.sleep(0.05)
         else:
             return
 
 
 class MotoServer:
-    """moto's S3 server, a process of its own; ``prefix``: a command to start it with, such as ``ip netns exec``."""
+    """moto's S3 server, a process of its own."""
 
-    def __init__(self, address="127.0.0.1", prefix=()):
-        self.address, self.port = address, free_port()
-        command = [*prefix, sys.executable, "-m", "moto.server", "-H", address, "-p", str(self.port)]
+    def __init__(self):
+        self.port = free_port()
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @property
     def url(self):
-        return f"http://{self.address}:{self.port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def wait(self):
-        wait_for(self.address, self.port)
+        wait_for(self.port)
         return self
 
     def stop(self):
@@ -92,6 +92,7 @@ class Proxy:
     """A proxy on loopback to a server on loopback."""
 
     port: int
+    address: str = "127.0.0.1"
     faults: Faults = field(default_factory=Faults)
     requests: Counter = field(default_factory=Counter)  # by method, and "HEAD" apart from "GET"
     sent: int = 0  # bytes of bodies to the server
@@ -101,13 +102,13 @@ class Proxy:
 
     def __post_init__(self):
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = ThreadingHTTPServer((self.address, 0), _handler(self))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"http://{self.address}:{self.server.server_address[1]}"
 
     def forget(self):
         with self.lock:

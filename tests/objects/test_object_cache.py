@@ -11,8 +11,9 @@ from s3_servers import BUCKET
 from knnstore.datastore.arrays import chunk_file, create_array, write_chunk
 from knnstore.datastore.mapped import MappedArray
 from knnstore.errors import CorruptStoreError, ResourceError, UsageError
-from knnstore.objects import cache, service
-from knnstore.objects.cache import Cache, CachedObject, the_cache
+from knnstore.objects import blocks, cache, service
+from knnstore.objects.blocks import CachedObject
+from knnstore.objects.cache import Cache, the_cache
 
 MIB = 2**20
 
@@ -132,7 +133,7 @@ def test_an_object_without_sums_is_fetched_whole_and_verified_by_its_own(url, cl
 
 def test_the_cache_keeps_to_its_limit_and_lets_go_of_what_was_opened_longest_ago(url, monkeypatch, tmp_path):
     small = Cache(tmp_path / "cache", 8 * MIB)
-    monkeypatch.setattr(cache, "the_cache", lambda: small)
+    monkeypatch.setattr(blocks, "the_cache", lambda: small)
     held = None
     for number in range(12):
         (url / str(number)).put(random_bytes(2 * MIB, number))

@@ -6,13 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from s3_servers import BUCKET, SECRET, objects_of
 
-from knnstore.build import IndexOptions, build_index
+from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.errors import CorruptStoreError
@@ -22,9 +25,13 @@ from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.objects.path import ObjectPath
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import SerialRunner, cluster_runner
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+
+from loopback import MOST_SECONDS, LoopbackCluster
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +55,7 @@ def reference(tiny_corpus, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         ingest(options(), SerialRunner())
+        shutil.copytree("books.knnstore", "keys.knnstore")  # not indexed yet
         build_index(Datastore(folder / "books.knnstore"), INDEX, SerialRunner(), Reporter())
     return folder
 
@@ -79,6 +87,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
     s3.faults.pause = 0.02
     root = ObjectPath(f"{url}.knnstore")
     report = ingest(options(store=str(root)), SerialRunner())
+    assert dry_run(Datastore(root), INDEX).nlist == INDEX.nlist
     build_index(Datastore(root), INDEX, SerialRunner(), Reporter())
     expected = bytes_of(here / "books.knnstore")
     assert contents(client, root) == expected
@@ -135,21 +144,17 @@ def test_a_store_that_was_copied_to_a_bucket_is_searched_verified_and_its_damage
         Searcher(Datastore(root)).search(queries, 20)
 
 
-def test_an_interrupted_build_goes_on_with_the_tasks_that_are_left(here, url, client, counting_runner, bytes_of):
+def test_an_index_that_is_interrupted_goes_on_with_the_tasks_that_are_left(
+    here, url, client, counting_runner, bytes_of
+):
     root = ObjectPath(f"{url}.knnstore")
-    stopped = counting_runner(most=5)
-    with pytest.raises(InterruptedError):
-        ingest(options(store=str(root)), stopped)
-    resumed = counting_runner()
-    ingest(options(store=str(root)), resumed)
+    copied(client, here / "keys.knnstore", root)
     with pytest.raises(InterruptedError):
         build_index(Datastore(root), INDEX, counting_runner(most=2), Reporter())
-    indexing = counting_runner()
-    build_index(Datastore(root), INDEX, indexing, Reporter())
-    chunks = Segment(segment_root(root, "0000")).chunks
-    assert stopped.ran["write_keys"] + resumed.ran["write_keys"] == chunks
-    assert indexing.ran["fill_run"] == 0
-    assert indexing.ran["merge_chunk"] == chunks - 1
+    resumed = counting_runner()
+    build_index(Datastore(root), INDEX, resumed, Reporter())
+    assert resumed.ran["fill_run"] == 0
+    assert resumed.ran["merge_chunk"] == Segment(segment_root(root, "0000")).chunks - 1
     assert contents(client, root) == bytes_of(here / "books.knnstore")
 
 
@@ -199,3 +204,48 @@ def test_an_ingest_that_is_killed_goes_on_by_the_same_command(here, url, s3, cli
         name: data for name, data in expected.items() if name.startswith("segments/")
     }
     assert SECRET not in again.stderr + again.stdout
+
+
+@contextmanager
+def killed_when(cluster, worker, s3, seen):
+    """Meanwhile, kill a worker when a request is seen, and start another if it was the last but one."""
+    struck = []
+
+    def strike():
+        while not any(seen(*request) for request in list(s3.paths)):
+            time.sleep(0.02)
+        cluster.kill(worker)
+        if worker == len(cluster.workers) - 2:
+            cluster.add_worker()
+        struck.append(worker)
+
+    s3.forget()
+    striking = threading.Thread(target=strike, daemon=True)
+    striking.start()
+    yield
+    striking.join(MOST_SECONDS)
+    assert struck
+
+
+def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(here, url, s3, client, bytes_of):
+    root = ObjectPath(f"{url}.knnstore")
+    cluster = LoopbackCluster(here.parent / f"dask-{url.name}")
+    cluster.folder.mkdir()
+    cluster.start(workers=3)
+    try:
+        with cluster_runner(cluster.address, patience=60) as runner:
+            with killed_when(cluster, 0, s3, lambda method, path: method == "PUT" and "/keys/c/1/" in path):
+                ingest(options(store=str(root)), runner)
+            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/2/" in path):
+                build_index(Datastore(root), INDEX, runner, Reporter())
+            assert contents(client, root) == bytes_of(here / "books.knnstore")
+        with (
+            cluster_runner(cluster.address, patience=60) as runner,  # a command has a runner of its own
+            killed_when(cluster, 2, s3, lambda method, path: method == "HEAD" and "/lists/0000/keys/c/" in path),
+        ):
+            there = score(ScoreOptions(k=100), Datastore(root), runner=runner).to_json()
+    finally:
+        cluster.stop()
+    local = scores(here / "books.knnstore")
+    for name in ("base", "knn", "tokens"):
+        assert there[name] == local[name], name

@@ -26,12 +26,12 @@ from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, score
 
-_CHUNK_ROWS = 4096
+_CHUNK_ROWS = 1024
 _BUCKET = "bucket"
 
 
 def run(settings: Settings, work: Path) -> Result:
-    tokens = settings.size(settings.rows, quick=30_000, full=300_000)
+    tokens = settings.size(settings.rows, quick=10_000, full=300_000)
     text = text_folder(settings, work, tokens)
     with bucket(work):
         stores = {"disk": str(work / "here"), "bucket": f"s3://{_BUCKET}/there"}
