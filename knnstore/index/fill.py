@@ -22,7 +22,7 @@ from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
-_MEASURED = 16  # of so many keys one has its quantisation error measured
+MEASURED = 16  # of so many keys one has its quantisation error measured
 _MASK = 2**64 - 1
 
 
@@ -83,8 +83,8 @@ def fill_run(task: FillTask) -> int:
     folder = open_index(Path(task.store), task.index)
     segment = Segment(segment_root(Path(task.store), task.segment.name))
     quantiser = load_quantiser(folder)
-    stored, values, lists, codes = _read_run(segment, quantiser, task)
-    some = slice(None, None, _MEASURED)
+    stored, values, lists, codes = quantised_rows(segment, quantiser, task.first, task.last)
+    some = slice(None, None, MEASURED)
     keys = decode(stored[some], segment.codec.scales)
     error = float(quantiser.errors(keys, lists[some], codes[some]).sum(dtype=np.float64))
     first_row = segment.chunk_range(task.first)[0]
@@ -119,25 +119,32 @@ def shuffle_key(rows: Any, seed: int) -> Any:
     return mixed ^ (mixed >> 31)
 
 
-def _read_run(
-    segment: Segment, quantiser: Quantiser, task: FillTask
+def quantised_rows(
+    segment: Segment, quantiser: Quantiser, first_chunk: int, last_chunk: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Int64, Uint8]:
-    begin, end = segment.chunk_range(task.first)[0], segment.chunk_range(task.last - 1)[1]
+    """Stored keys, values, lists and PQ codes of the rows of chunks ``[first_chunk, last_chunk)``, in corpus order."""
+    begin, end = segment.chunk_range(first_chunk)[0], segment.chunk_range(last_chunk - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
     codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
     lists = np.empty(end - begin, np.int64)
-    for chunk in range(task.first, task.last):
+    for chunk in range(first_chunk, last_chunk):
         first, last = (row - begin for row in segment.chunk_range(chunk))
         stored[first:last] = segment.keys(first + begin, last + begin)
         values[first:last] = segment.values(first + begin, last + begin)
-        # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
-        for start in range(first, last, _BLOCK):
-            block = slice(start, min(start + _BLOCK, last))
+        for block in blocks_within(first, last):
             keys = decode(stored[block], segment.codec.scales)
             lists[block] = quantiser.assign(keys)
             codes[block] = quantiser.encode(keys, lists[block])
     return stored, values, lists, codes
+
+
+def blocks_within(first: int, last: int) -> list[slice]:
+    """The rows ``[first, last)`` of one chunk, block by block.
+
+    Blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic.
+    """
+    return [slice(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)]
 
 
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:

@@ -112,11 +112,14 @@ class Quantiser:
         cells.add(self.cells)
         return cells
 
+    def cells_of_lists(self) -> Int64:
+        """The cell nearest to each list's centroid: int64 ``(nlist,)``."""
+        return np.asarray(self._cell_index.search(self.centroids, 1)[1][:, 0])
+
     @cached_property
     def _members(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Of each cell: the numbers, int64 (m,), vectors (m, d) and squared norms (m,) of its centroids."""
-        cell_of = self._cell_index.search(self.centroids, 1)[1]
-        groups = dict(by_list(cell_of, len(self.cells)))
+        groups = dict(by_list(self.cells_of_lists()[:, None], len(self.cells)))
         chosen = [torch.from_numpy(groups.get(cell, np.empty(0, np.int64))) for cell in range(len(self.cells))]
         centroids = torch.from_numpy(self.centroids)
         return [(numbers, centroids[numbers], centroids[numbers].square().sum(1)) for numbers in chosen]
