@@ -84,9 +84,7 @@ def carry_index(
             with reporter.bar("recentre", plan.nlist, "lists") as advance:
                 runner.run_alone(recentre_quantisers, task, advance)
     sweep_partial(folder.root)
-    regroup_lists(
-        folder, root, segment, listed, run_chunks=resources.run_chunks, runner=runner, reporter=reporter
-    )
+    regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, runner=runner, reporter=reporter)
     return folder
 
 

@@ -97,7 +97,7 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
             _require_room(store)
             sources = live_sources(store)
             segment = copy_segment(root, sources, runner=runner, reporter=reporter)
-            index = _make_lists(store, segment, sources, options, runner, reporter)
+            index = _make_lists(store, segment, sources, options, runner=runner, reporter=reporter)
             state = replace(
                 store.manifest,
                 segments=(segment.root.name,),
@@ -140,6 +140,7 @@ def _make_lists(
     segment: Segment,
     sources: Sequence[Source],
     options: CompactOptions,
+    *,
     runner: Runner,
     reporter: Reporter,
 ) -> IndexFolder | None:

@@ -21,11 +21,11 @@ from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import CorruptStoreError
+from knnstore.index.fill import blocks_within
 
 FOLDER = "copy"
 _KEPT = pa.schema([("source", pa.int32()), ("document", pa.int64()), ("rows", pa.bool_()), ("heldout", pa.bool_())])
 _BLOCK = 2**22
-_DECODED = 16384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,8 +117,7 @@ def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> n
     if ours is None or theirs is None or np.array_equal(ours, theirs):
         return stored
     result = np.empty_like(stored)
-    for begin in range(0, len(stored), _DECODED):
-        block = slice(begin, begin + _DECODED)
+    for block in blocks_within(0, len(stored)):
         result[block] = target.codec.encode(source.codec.decode(stored[block]))
     return result
 

@@ -105,7 +105,7 @@ def regroup(task: RegroupTask) -> int:
     kept = np.flatnonzero(rows >= 0)
     order = kept[np.lexsort((shuffle_key(rows[kept].astype(np.uint64), folder.plan.seed), part.lists[kept]))]
     counts = np.bincount(part.lists[kept], minlength=folder.plan.nlist)
-    error, measured = part.error(kept)
+    error, measured = part.error(kept, kept[rows[kept] % MEASURED == 0])
     write_run(
         folder,
         task.target,
@@ -140,11 +140,13 @@ class _Part:
     quantiser: Quantiser
     known: float | None
 
-    def error(self, kept: Int64) -> tuple[float, int]:
-        """The sum of the quantisation errors of some of the kept rows, and a number of rows to divide it by."""
+    def error(self, kept: Int64, some: Int64) -> tuple[float, int]:
+        """The sum of the quantisation errors of the rows that are kept, and how many those are, by ``some`` of them.
+
+        Sums of float32 in float64 are exact as a rule, so that it doesn't matter how the rows were cut into runs.
+        """
         if self.known is not None:
-            return self.known * len(kept), len(kept)
-        some = kept[::MEASURED]
+            return float(np.float32(self.known)) * len(kept), len(kept)
         keys = decode(self.keys[some], self.source.codec.scales)
         errors = self.quantiser.errors(keys, self.lists[some], self.codes[some])
         # a measured row stands for sixteen, beside sources whose error is known of all

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
-from living_stores import DyingRunner, KilledError
+from killing import DyingRunner, KilledError
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
@@ -165,6 +165,17 @@ def test_the_policy_waits_for_many_segments_or_removed_keys(tmp_path):
     assert due(auto=True, most_segments=2)
     compact(root, CompactOptions(), SerialRunner())
     assert not due()
+
+
+def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    state = Datastore(root).manifest.state
+    again = remove(root, ["200.txt"])
+    assert (again.documents, again.rows, again.state, Datastore(root).manifest.state) == (3, 300, state, state)
+    assert remove(root, ["200.txt", "300.txt"]).rows == 300
+    compact(root, CompactOptions(), SerialRunner())
+    with pytest.raises(UsageError, match=r"'200\.txt' matches no document"):
+        remove(root, ["200.txt"])
 
 
 def test_an_earlier_state_can_be_returned_to_until_compaction(tmp_path):
