@@ -42,11 +42,13 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     most = options.pop("max_new_tokens")
     temperature = options.pop("sampling_temperature")
     sampling = Sampling(temperature, options.pop("top_p"), options.pop("top_k"), options.pop("seed"))
-    generation = opened.generate(prompt, most, sampling=sampling, joined=opened.joined(**options))
-    setting = generation.setting
-    reporter_for(quiet or as_json).say(
+    joined = opened.joined(**options)
+    generation = opened.generate(prompt, most, sampling=sampling, joined=joined)
+    setting, reporter = generation.setting, reporter_for(quiet or as_json)
+    reporter.say(
         f"mixture   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {generation.source}"
     )
+    reporter.say(f"search    {joined.search.words(setting.k)}")
     if as_json:
         list(generation)
         print_json(generation_json(generation))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import free_bytes
+from knnstore.atomic import free_bytes, remove_folder
 from knnstore.build.lists import check_lists
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
@@ -15,7 +15,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep
 from knnstore.errors import ResourceError
-from knnstore.index.plan import IndexFolder, remove_folder
+from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import Source
 from knnstore.living.segments import copy_segment, discard_copies

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, replacing_path, storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
@@ -21,11 +21,11 @@ from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import CorruptStoreError
-from knnstore.index.fill import blocks_within
 
 FOLDER = "copy"
 _KEPT = pa.schema([("source", pa.int32()), ("document", pa.int64()), ("rows", pa.bool_()), ("heldout", pa.bool_())])
 _BLOCK = 2**22
+_DECODED = 16384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +117,8 @@ def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> n
     if ours is None or theirs is None or np.array_equal(ours, theirs):
         return stored
     result = np.empty_like(stored)
-    for block in blocks_within(0, len(stored)):
+    for begin in range(0, len(stored), _DECODED):
+        block = slice(begin, begin + _DECODED)
         result[block] = target.codec.encode(source.codec.decode(stored[block]))
     return result
 
@@ -171,13 +172,14 @@ def write_kept(segment: Path, sources: Sequence[Source]) -> None:
     path = segment / FOLDER / "kept.parquet"
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns, schema=_KEPT), path, compression="zstd")
+        with replacing_path(path) as aside:
+            pq.write_table(pa.table(columns, schema=_KEPT), aside, compression="zstd")
 
 
 def _read_kept(segment: Path) -> Any:
     path = segment / FOLDER / "kept.parquet"
     try:
-        return pq.read_table(path, schema=_KEPT)
+        return pq.read_table(pa.BufferReader(read_raw(path)), schema=_KEPT)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read: run the same command again ({error})") from error
 
@@ -196,8 +198,8 @@ def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
         "heldout_bytes": np.where(heldout > 0, sizes, 0),
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import free_bytes, storage_errors
+from knnstore.atomic import free_bytes, remove_folder, storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
 from knnstore.datastore.history import publish
@@ -17,7 +17,7 @@ from knnstore.datastore.store import Datastore, index_root
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.errors import MismatchError, ResourceError, UsageError
-from knnstore.index.plan import open_index, remove_folder
+from knnstore.index.plan import open_index
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER
 from knnstore.living.copying import Source

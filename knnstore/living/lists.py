@@ -17,7 +17,7 @@ from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.fill import MEASURED, blocks_within, quantised_rows, run_layout, shuffle_key, write_run
+from knnstore.index.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
 from knnstore.index.merge import OFFSETS, merge_tasks
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
 from knnstore.index.quantiser import Quantiser, load_quantiser
@@ -103,7 +103,7 @@ def regroup(task: RegroupTask) -> int:
     part = _read(task, source, folder)
     rows = Origins(segment, sources).copied(task.source, part.rows)
     kept = np.flatnonzero(rows >= 0)
-    order = kept[np.lexsort((shuffle_key(rows[kept].astype(np.uint64), folder.plan.seed), part.lists[kept]))]
+    order = kept[list_order(rows[kept], part.lists[kept], folder.plan.seed)]
     counts = np.bincount(part.lists[kept], minlength=folder.plan.nlist)
     error, measured = part.error(kept, kept[rows[kept] % MEASURED == 0])
     write_run(
@@ -158,8 +158,10 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     listed = task.sources[task.source].index
     if listed is None:
         first, last = task.begin // source.plan.chunk_rows, -(-task.end // source.plan.chunk_rows)
-        keys, values, lists, codes = quantised_rows(source, quantiser, first, last)
-        return _Part(keys, codes, values, np.arange(task.begin, task.end), lists, source, quantiser, None)
+        arrays, lists, _, _ = quantised_rows(source, quantiser, first, last)
+        return _Part(
+            **arrays, rows=np.arange(task.begin, task.end), lists=lists, source=source, quantiser=quantiser, known=None
+        )
     given = open_index(listed.parent.parent, listed.name)
     reference = segment_reference(source)
     arrays = {
@@ -168,20 +170,22 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     }
     offsets = read_rows(given.lists(reference.name, OFFSETS), 0, given.plan.nlist + 1)
     lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
-    known: float | None = None
+    known: float | None
     if given.plan == folder.plan:
         known = float(given.list_commits(reference).require(OFFSETS).facts["error"])
     else:
         arrays["codes"] = _encoded(arrays["keys"], lists, source, quantiser)
-    rows = arrays["rows"].astype(np.int64)
-    return _Part(arrays["keys"], arrays["codes"], arrays["values"], rows, lists, source, quantiser, known)
+    arrays["rows"] = arrays["rows"].astype(np.int64)
+    return _Part(**arrays, lists=lists, source=source, quantiser=quantiser, known=known)
 
 
 def _encoded(stored: np.ndarray[Any, Any], lists: Int64, source: Segment, quantiser: Quantiser) -> Any:
     """Codes of keys in lists under other quantisers, uint8 (n, pq_bytes)."""
     codes = np.empty((len(stored), len(quantiser.codebooks)), np.uint8)
-    chunk = source.plan.chunk_rows
-    for first in range(0, len(stored), chunk):
-        for block in blocks_within(first, min(first + chunk, len(stored))):
-            codes[block] = quantiser.encode(decode(stored[block], source.codec.scales), lists[block])
+
+    def place(block: slice) -> None:
+        codes[block] = quantiser.encode(decode(stored[block], source.codec.scales), lists[block])
+
+    size = source.plan.chunk_rows
+    over_blocks(quantiser, [(first, min(first + size, len(stored))) for first in range(0, len(stored), size)], place)
     return codes
