@@ -170,7 +170,7 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     }
     offsets = read_rows(given.lists(reference.name, OFFSETS), 0, given.plan.nlist + 1)
     lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
-    known: float | None
+    known: float | None = None
     if given.plan == folder.plan:
         known = float(given.list_commits(reference).require(OFFSETS).facts["error"])
     else:
