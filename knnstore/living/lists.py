@@ -147,6 +147,8 @@ class _Part:
         """
         if self.known is not None:
             return float(np.float32(self.known)) * len(kept), len(kept)
+        if not len(some):
+            return 0.0, 0
         keys = decode(self.keys[some], self.source.codec.scales)
         errors = self.quantiser.errors(keys, self.lists[some], self.codes[some])
         # a measured row stands for sixteen, beside sources whose error is known of all
