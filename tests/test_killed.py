@@ -4,20 +4,15 @@ Also: the bytes are the same in this process and on one or two Dask workers, wha
 """
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from killing import kill_when
 
 pytestmark = pytest.mark.slow
 
 INGEST = ("ingest", "--corpus", "books/", "--chunk-rows", "256", "--context", "128")
 INDEX = ("index", "--nlist", "32", "--pq-bytes", "8")
-MOST_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +38,6 @@ def folder(reference, tmp_path):
 def ingested(reference, folder):
     shutil.copytree(reference / "ingested.knnstore", folder / "books.knnstore")
     return folder
-
-
-def kill_when(moment, folder, command):
-    """Start the command, kill -9 its whole process group as soon as ``moment()`` holds; whether it came to that."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knnstore", *command],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    begun = time.monotonic()
-    while process.poll() is None and not moment():
-        assert time.monotonic() - begun < MOST_SECONDS
-        time.sleep(0.002)
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    _, told = process.communicate()
-    assert killed or process.returncode == 0, told.decode()
-    return killed
 
 
 def commits(folder, pattern="*"):

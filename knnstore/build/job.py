@@ -83,7 +83,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         elif not work.new and store.manifest.index == plan.name:
             _clean_up(store.root, folder)
             reporter.say("          the index is finished already")
-            return _report(store, work, built=False)
+            return describe_index(store, folder)
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)
@@ -96,7 +96,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
         publish(store.root, done, "index", what, keys=work.rows, index=plan.name)
         _clean_up(store.root, folder)
-    return _report(store, work, built=True)
+    return describe_index(store, folder, new_rows=work.rows, built=True)
 
 
 def _prepare(store: Datastore, work: Work) -> None:
@@ -149,8 +149,8 @@ def _clean_up(root: Path, folder: IndexFolder) -> None:
     sweep(root)
 
 
-def _report(store: Datastore, work: Work, *, built: bool) -> IndexReport:
-    folder = work.folder
+def describe_index(store: Datastore, folder: IndexFolder, *, new_rows: int = 0, built: bool = False) -> IndexReport:
+    """What a finished index of all the store's keys is."""
     references = [segment_reference(segment) for segment in store.segments if segment.rows]
     return IndexReport(
         name=folder.plan.name,
@@ -158,15 +158,15 @@ def _report(store: Datastore, work: Work, *, built: bool) -> IndexReport:
         check=load_check(folder, references),
         bytes=bytes_below(folder.root),
         rows=store.rows,
-        new_rows=work.rows,
+        new_rows=new_rows,
         drift=_drift(folder, store),
         built=built,
     )
 
 
 def _drift(folder: IndexFolder, store: Datastore) -> float | None:
-    known = {reference.name for reference in folder.plan.trained_on}
-    later = [segment_reference(s) for s in store.segments if s.rows and s.root.name not in known]
+    references = [segment_reference(segment) for segment in store.segments if segment.rows]
+    later = [reference for reference in references if reference not in folder.plan.trained_on]
     if not later:
         return None
     errors = [float(folder.list_commits(reference).require(OFFSETS).facts["error"]) for reference in later]

@@ -156,6 +156,8 @@ def _present_plan(store: Datastore, options: IndexOptions) -> IndexPlan | None:
     segment_references(store)
     rows = plan.trained_rows
     nlist = plan.nlist if options.nlist is None else choose_nlist(rows, options.nlist)[0]
+    if nlist < plan.nlist <= (options.nlist or 0):  # there are more than could be trained today, and no more than asked
+        nlist = plan.nlist
     asked = replace(
         plan,
         nlist=nlist,

@@ -2,7 +2,15 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
+from knnstore.cli.options import (
+    Workers,
+    print_result,
+    reporter_for,
+    shared_options,
+    store_option,
+    store_root,
+    workers_options,
+)
 
 
 @click.command()
@@ -11,8 +19,8 @@ from knnstore.cli.options import print_result, reporter_for, shared_options, sto
 @click.option(
     "--most-segments", type=click.IntRange(1), default=8, show_default=True, help="How many segments --auto lets be."
 )
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@workers_options
 @shared_options
 def compact(
     as_json: bool,
@@ -22,8 +30,8 @@ def compact(
     store: str | None,
     auto: bool,
     most_segments: int,
-    workers: int,
     dry_run: bool,
+    workers: Workers,
 ) -> None:
     """Make one segment of all, and let removed documents leave the disk.
 
@@ -34,14 +42,13 @@ def compact(
     from knnstore.living.compact import CompactOptions, plan_compaction
     from knnstore.living.compact import compact as run
     from knnstore.report.living import compact_text
-    from knnstore.scheduling import local_runner
 
-    root = store_root(store)
-    options = CompactOptions(auto=auto, most_segments=most_segments, memory=memory, workers=workers)
+    root, reporter = store_root(store), reporter_for(quiet)
+    options = CompactOptions(auto=auto, most_segments=most_segments, memory=memory, workers=workers.count)
     if dry_run:
         planned = plan_compaction(Datastore(root), options)
         print_result(as_json, planned, compact_text(planned, planned=True))
         return
-    with local_runner(workers) as runner:
-        report = run(root, options, runner, reporter_for(quiet))
+    with workers.runner(memory, reporter) as runner:
+        report = run(root, options, runner, reporter)
     print_result(as_json, report, compact_text(report))

@@ -2,32 +2,38 @@
 
 import click
 
-from knnstore.cli.options import complete_store, open_store, print_result, reporter_for, shared_options
-
-_workers = click.option(
-    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process."
+from knnstore.cli.options import (
+    Workers,
+    complete_store,
+    open_store,
+    print_result,
+    reporter_for,
+    shared_options,
+    workers_options,
 )
+
 _overwrite = click.option("--overwrite", is_flag=True, help="Discard what the new store holds and start anew.")
 
 
 @click.command()
 @click.argument("stores", shell_complete=complete_store, nargs=-1, required=True, metavar="STORE STORE…")
 @click.option("--into", required=True, help="Name or path of the store to make.")
-@_workers
 @_overwrite
+@workers_options
 @shared_options
 def merge(
-    as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, workers: int, overwrite: bool
+    as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, overwrite: bool, workers: Workers
 ) -> None:
     """Make one store of several of the same LM, without running it; a text that two have is taken once."""
     from knnstore.datastore.store import store_path
+    from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import merge as run
     from knnstore.report.living import derive_text
-    from knnstore.scheduling import local_runner
 
-    opened = [open_store(store) for store in stores]
-    with local_runner(workers) as runner:
-        report = run(opened, store_path(into), runner, reporter_for(quiet), overwrite=overwrite)
+    opened, reporter = [open_store(store) for store in stores], reporter_for(quiet)
+    options = DeriveOptions(overwrite, memory, workers.count)
+    with workers.runner(memory, reporter) as runner:
+        report = run(opened, store_path(into), runner, reporter, options=options)
     print_result(as_json, report, derive_text(report))
 
 
@@ -36,8 +42,8 @@ def merge(
 @click.option("--into", required=True, help="Name or path of the store to make.")
 @click.option("--sample", metavar="SHARE", help="About so much of the keys, in whole documents: 10%.")
 @click.option("--documents", multiple=True, metavar="GLOB…", help="Paths, ids or PATH#ID; FOLDER/ means all below.")
-@_workers
 @_overwrite
+@workers_options
 @shared_options
 def subset(
     as_json: bool,
@@ -48,8 +54,8 @@ def subset(
     into: str,
     sample: str | None,
     documents: tuple[str, ...],
-    workers: int,
     overwrite: bool,
+    workers: Workers,
 ) -> None:
     """Make a store of some of another's documents, without running the LM.
 
@@ -58,19 +64,12 @@ def subset(
     """
     from knnstore.datastore.selection import parse_share
     from knnstore.datastore.store import store_path
+    from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import subset as run
     from knnstore.report.living import derive_text
-    from knnstore.scheduling import local_runner
 
     opened, share = open_store(store), parse_share(sample, "--sample") if sample else None
-    with local_runner(workers) as runner:
-        report = run(
-            opened,
-            store_path(into),
-            runner,
-            reporter_for(quiet),
-            share=share,
-            documents=documents,
-            overwrite=overwrite,
-        )
+    options, reporter = DeriveOptions(overwrite, memory, workers.count), reporter_for(quiet)
+    with workers.runner(memory, reporter) as runner:
+        report = run(opened, store_path(into), runner, reporter, share=share, documents=documents, options=options)
     print_result(as_json, report, derive_text(report))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -188,6 +189,34 @@ def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int
         return None
     address = None if scheduler_file else scheduler_address(scheduler)
     return Cluster(address, scheduler_file) if address or scheduler_file else None
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where a command's tasks run: on a cluster, on ``count`` workers of this machine, or in this process."""
+
+    count: int
+    cluster: Cluster | None
+
+    def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
+        """What runs them; ``memory`` in bytes."""
+        from knnstore.scheduling import local_runner
+
+        return self.cluster.runner(memory, reporter) if self.cluster else local_runner(self.count)
+
+
+def workers_options(command: Command) -> Command:
+    """``--workers``, ``--scheduler`` and ``--scheduler-file``, as the argument ``workers``, a ``Workers``."""
+
+    @wraps(command)
+    def chosen(
+        *arguments: Any, workers: int | None, scheduler: str | None, scheduler_file: str | None, **rest: Any
+    ) -> Any:
+        cluster = find_cluster(scheduler, scheduler_file, workers)
+        return command(*arguments, workers=Workers(workers or 0, cluster), **rest)
+
+    option = click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
+    return cluster_options(option(chosen))  # type: ignore[return-value]
 
 
 def store_root(store: str | None) -> Path:

@@ -2,7 +2,15 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
+from knnstore.cli.options import (
+    Workers,
+    print_result,
+    reporter_for,
+    shared_options,
+    store_option,
+    store_root,
+    workers_options,
+)
 
 
 @click.command()
@@ -17,8 +25,8 @@ from knnstore.cli.options import print_result, reporter_for, shared_options, sto
 )
 @click.option("--note", default="", help="Why, for the log. It is kept for good: no personal data.")
 @click.option("--now", is_flag=True, help="Compact at once, so that it leaves the disk as well.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers, for --now.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; do nothing.")
+@workers_options
 @shared_options
 def remove(
     as_json: bool,
@@ -29,8 +37,8 @@ def remove(
     patterns: tuple[str, ...],
     note: str,
     now: bool,
-    workers: int,
     dry_run: bool,
+    workers: Workers,
 ) -> None:
     """Take documents out of a store: no search finds them from now on.
 
@@ -41,7 +49,6 @@ def remove(
     from knnstore.living.remove import plan_removal
     from knnstore.living.remove import remove as run
     from knnstore.report.living import remove_text
-    from knnstore.scheduling import local_runner
 
     root = store_root(store)
     if dry_run:
@@ -50,6 +57,7 @@ def remove(
         return
     report, compacted = run(root, patterns, note), None
     if now:
-        with local_runner(workers) as runner:
-            compacted = compact(root, CompactOptions(memory=memory, workers=workers), runner, reporter_for(quiet))
+        options, reporter = CompactOptions(memory=memory, workers=workers.count), reporter_for(quiet)
+        with workers.runner(memory, reporter) as runner:
+            compacted = compact(root, options, runner, reporter)
     print_result(as_json, report, remove_text(report, compacted))

@@ -70,3 +70,10 @@ def joined(one: Removed, other: Removed) -> dict[str, Int64]:
     nothing = np.empty(0, np.int64)
     names = sorted({*one, *other})
     return {name: np.union1d(one.get(name, nothing), other.get(name, nothing)) for name in names}
+
+
+def without(one: Removed, other: Removed) -> dict[str, Int64]:
+    """All that one has and the other hasn't."""
+    nothing = np.empty(0, np.int64)
+    left = {name: np.setdiff1d(numbers, other.get(name, nothing)) for name, numbers in one.items()}
+    return {name: numbers for name, numbers in left.items() if len(numbers)}

@@ -5,10 +5,11 @@ Within a list the order is that of a seeded hash of the row, which depends on no
 gives the same index, and the head of each list is a fair sample of it.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
 _FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block that the kernel takes at a time, a thread
 _MOST_THREADS = 16  # each holds some blocks
-_MEASURED = 16  # of so many keys one has its quantisation error measured
+MEASURED = 16  # of so many keys one has its quantisation error measured
 _MASK = 2**64 - 1
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def fill_run(task: FillTask) -> int:
     folder = open_index(store, task.index)
     segment = Segment(segment_root(store, task.segment.name))
     quantiser = load_quantiser(folder)
-    arrays, lists, error, measured = _read_run(segment, quantiser, task)
+    arrays, lists, error, measured = quantised_rows(segment, quantiser, task.first, task.last)
     first_row = segment.chunk_range(task.first)[0]
     rows = arrays["rows"] = np.arange(first_row, first_row + len(lists), dtype=task.segment.row_dtype)
     order = list_order(rows, lists, folder.plan.seed)
@@ -137,11 +139,11 @@ def shuffle_key(rows: Any, seed: int) -> Any:
     return mixed ^ (mixed >> 31)
 
 
-def _read_run(
-    segment: Segment, quantiser: Quantiser, task: FillTask
+def quantised_rows(
+    segment: Segment, quantiser: Quantiser, first_chunk: int, last_chunk: int
 ) -> tuple[dict[str, np.ndarray[Any, Any]], Int64, float, int]:
-    """Keys, codes and values of a run in corpus order, their lists, and the error of so many keys' quantisation."""
-    begin, end = segment.chunk_range(task.first)[0], segment.chunk_range(task.last - 1)[1]
+    """Keys, codes and values of chunks in corpus order, their lists, and the error of so many keys' quantisation."""
+    begin, end = segment.chunk_range(first_chunk)[0], segment.chunk_range(last_chunk - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
     codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
@@ -151,24 +153,36 @@ def _read_run(
         keys = decode(stored[block], segment.codec.scales)
         lists[block] = quantiser.assign(keys)
         codes[block] = quantiser.encode(keys, lists[block])
-        some = slice(None, None, _MEASURED)
+        some = slice(None, None, MEASURED)
         errors = quantiser.errors(keys[some], lists[block][some], codes[block][some])
         return float(errors.sum(dtype=np.float64)), len(errors)
 
-    # the kernel's calls share out the cores; the reference's torch and faiss use all of them in one call
-    threads = min(_MOST_THREADS, torch.get_num_threads()) if quantiser.is_compiled else 1
-    size = max(_FEWEST, min(_BLOCK, _BLOCK_NUMBERS // segment.dimension)) if quantiser.is_compiled else _BLOCK
-    with ThreadPoolExecutor(threads) as pool:
-        placed = []
-        for chunk in range(task.first, task.last):
+    def read() -> Iterator[tuple[int, int]]:
+        for chunk in range(first_chunk, last_chunk):
             first, last = (row - begin for row in segment.chunk_range(chunk))
             stored[first:last] = segment.keys(first + begin, last + begin)
             values[first:last] = segment.values(first + begin, last + begin)
-            # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
-            placed += [pool.submit(place, slice(start, min(start + size, last))) for start in range(first, last, size)]
-        results = [block.result() for block in placed]
+            yield first, last
+
+    results = over_blocks(quantiser, read(), place)
     error, measured = sum(error for error, _ in results), sum(count for _, count in results)
     return {"keys": stored, "codes": codes, "values": values}, lists, error, measured
+
+
+def over_blocks(
+    quantiser: Quantiser, chunks: Iterable[tuple[int, int]], place: Callable[[slice], Result]
+) -> list[Result]:
+    """``place(block)`` of every block of rows of the chunks ``[first, last)``, while the next chunk is being read."""
+    # the kernel's calls share out the cores; the reference's torch and faiss use all of them in one call
+    threads = min(_MOST_THREADS, torch.get_num_threads()) if quantiser.is_compiled else 1
+    dimension = quantiser.centroids.shape[1]
+    size = max(_FEWEST, min(_BLOCK, _BLOCK_NUMBERS // dimension)) if quantiser.is_compiled else _BLOCK
+    with ThreadPoolExecutor(threads) as pool:
+        placed = []
+        for first, last in chunks:
+            # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
+            placed += [pool.submit(place, slice(start, min(start + size, last))) for start in range(first, last, size)]
+        return [block.result() for block in placed]
 
 
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:

@@ -100,6 +100,16 @@ class IndexPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentredPlan(IndexPlan):
+    """The plan of quantisers that were made of others, by ``recentre``, from the keys of the segment ``trained_on``.
+
+    ``recentred``: name of the index whose lists those keys were in.
+    """
+
+    recentred: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """Result of a self-check: the share of the k true nearest keys that the lists yield at the default nprobe.
 
@@ -157,7 +167,9 @@ def open_index(store_root: Path, name: str) -> IndexFolder:
     root = index_root(store_root, name)
     if not (root / PLAN_FILE).is_file():
         raise UnfinishedError(f"{root} is missing: run 'knnstore index' again")
-    return IndexFolder(root, from_json(IndexPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE)))
+    value = load_json(root / PLAN_FILE)
+    kind = RecentredPlan if isinstance(value, dict) and "recentred" in value else IndexPlan
+    return IndexFolder(root, from_json(kind, value, str(root / PLAN_FILE)))
 
 
 def load_check(folder: IndexFolder, references: Sequence[SegmentReference]) -> Check:

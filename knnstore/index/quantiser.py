@@ -132,11 +132,14 @@ class Quantiser:
         cells.add(self.cells)
         return cells
 
+    def cells_of_lists(self) -> Int64:
+        """The cell nearest to each list's centroid: int64 ``(nlist,)``."""
+        return np.asarray(self._cell_index.search(self.centroids, 1)[1][:, 0])
+
     @cached_property
     def _members(self) -> list[Int64]:
         """The numbers of each cell's centroids."""
-        cell_of = self._cell_index.search(self.centroids, 1)[1]
-        groups = dict(by_list(cell_of, len(self.cells)))
+        groups = dict(by_list(self.cells_of_lists()[:, None], len(self.cells)))
         return [groups.get(cell, np.empty(0, np.int64)) for cell in range(len(self.cells))]
 
     @cached_property

@@ -15,6 +15,7 @@ from knnstore.index.quantiser import Quantiser, train_codebooks
 _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
 PQ_ROWS = 65_536
+"""Keys, at most, that the codebooks are trained on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.atomic import free_bytes, remove_folder
-from knnstore.build.lists import check_lists, fill_lists
-from knnstore.build.plan import index_size
+from knnstore.build.lists import check_lists
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep, sweep_partial
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep
 from knnstore.errors import ResourceError
-from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.plan import IndexFolder
+from knnstore.living.carrying import carry_index
 from knnstore.living.copying import Source
-from knnstore.living.lists import regroup_lists
 from knnstore.living.segments import copy_segment, discard_copies
-from knnstore.planning import plan_resources
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
@@ -91,6 +89,7 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
     """
     reporter = reporter or Reporter()
     with writing(root):
+        runner.require_shared(root, [])
         store = Datastore(root)
         store.close()
         report = plan_compaction(store, options)
@@ -98,11 +97,11 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
             _require_room(store)
             sources = live_sources(store)
             segment = copy_segment(root, sources, runner=runner, reporter=reporter)
-            index = _make_lists(store, segment, options, runner, reporter)
+            index = _make_lists(store, segment, sources, options, runner=runner, reporter=reporter)
             state = replace(
                 store.manifest,
                 segments=(segment.root.name,),
-                index=store.manifest.index if index else None,
+                index=index.plan.name if index else None,
                 indexed=(segment.root.name,) if index else (),
                 removed=None,
             )
@@ -137,36 +136,30 @@ def _discard_suffixes(store: Datastore) -> None:
 
 
 def _make_lists(
-    store: Datastore, segment: Segment, options: CompactOptions, runner: Runner, reporter: Reporter
+    store: Datastore,
+    segment: Segment,
+    sources: Sequence[Source],
+    options: CompactOptions,
+    *,
+    runner: Runner,
+    reporter: Reporter,
 ) -> IndexFolder | None:
-    """The new segment's lists under the store's quantisers, if it has any."""
+    """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
     if store.manifest.index is None or not segment.rows:
         return None
-    folder = open_index(store.root, store.manifest.index)
-    sweep_partial(folder.root)
-    sources = [one for one in store.segments if one.rows]
-    resources = plan_resources(
-        index_size([segment, *sources]),
-        nlist=folder.plan.nlist,
-        pq_bytes=folder.plan.pq_bytes,
-        train_rows=1,
+    folder = carry_index(
+        store,
+        store.root,
+        segment,
+        sources,
         memory=options.memory,
         workers=options.workers,
+        runner=runner,
+        reporter=reporter,
     )
-    if all(one.root.name in store.manifest.indexed for one in sources):
-        regroup_lists(
-            folder,
-            store.root,
-            segment,
-            list(store.segments),
-            run_chunks=resources.run_chunks,
-            runner=runner,
-            reporter=reporter,
-        )
-    else:
-        fill_lists(folder, store.root, segment, resources.run_chunks, runner=runner, reporter=reporter)
-    state = replace(store.manifest, segments=(segment.root.name,), indexed=(), removed=None)
-    check_lists(folder, store.at(state), segment, options.memory, reporter)
+    if folder is not None:
+        state = replace(store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None)
+        check_lists(folder, store.at(state), segment, options.memory, reporter)
     return folder
 
 

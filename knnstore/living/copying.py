@@ -151,6 +151,10 @@ class Origins:
             old[here] = first + rows[here] - self._table.first_row[document[here]]
         return owner, old
 
+    def documents(self, source: int) -> Int64:
+        """The documents of a source whose rows are copied: int64 (n,), ascending."""
+        return np.sort(self._document[(self._owner == source) & self._rows])
+
     def copied(self, source: int, rows: Int64) -> Int64:
         """The copy's rows of rows of a source, −1 where it has none: int64 (n,)."""
         mine = np.flatnonzero((self._owner == source) & self._rows)

@@ -1,34 +1,51 @@
-"""The lists of a copied segment, out of its sources' lists: nothing is assigned or encoded again.
+"""The lists of a copied segment, out of its sources' lists.
 
 The sources' lists are read in their order, a range at a time; what is kept gets its new row number and is sorted into
-a run, of the same form as those of a build, and the runs are merged as there.
+a run, of the same form as those of a build, and the runs are merged as there. Nothing is assigned again, and nothing
+encoded unless the quantisers are others. A source without lists is assigned and encoded as in a build.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from knnstore.build.lists import merge_runs, run_tasks
 from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.fill import list_order, run_layout, write_run
+from knnstore.index.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
 from knnstore.index.merge import OFFSETS, merge_tasks
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
+from knnstore.index.quantiser import Quantiser, load_quantiser
+from knnstore.index.train import decode
 from knnstore.living.copying import Origins, recoded
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A segment to copy from, by its folder, and the folder of the index that has its lists, if one does."""
+
+    segment: Path
+    index: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class RegroupTask:
-    """Rows ``[begin, end)``, in list order, of the lists of source number ``source``, to be sorted into one run."""
+    """Rows ``[begin, end)`` of source number ``source``, to be sorted into one run of the ``target``'s lists.
+
+    They are counted in list order if the source has lists, else in corpus order.
+    """
 
     store: Path
     index: str
     target: SegmentReference
-    sources: tuple[SegmentReference, ...]
+    sources: tuple[Listed, ...]
     source: int
     begin: int
     end: int
@@ -36,7 +53,7 @@ class RegroupTask:
     @property
     def name(self) -> str:
         """Name of the run and of its commit."""
-        return f"run-{self.sources[self.source].name}-{self.begin:012d}-{self.end:012d}"
+        return f"run-{self.source:04d}-{self.begin:012d}-{self.end:012d}"
 
     @property
     def rows(self) -> int:
@@ -48,56 +65,130 @@ def regroup_lists(
     folder: IndexFolder,
     store: Path,
     segment: Segment,
-    sources: list[Segment],
+    sources: Sequence[Listed],
     *,
     run_chunks: int,
     runner: Runner,
     reporter: Reporter,
 ) -> None:
-    """Make the lists of a copied segment; the sources are segments of the same store, all in the index."""
+    """Make the lists of a copied segment; ``sources`` in the order in which it was copied from them."""
     reference = segment_reference(segment)
     commits = folder.list_commits(reference)
     names = [task.name for task in merge_tasks(store, folder, reference, ())]
     if len(commits.find_all(names)) == len(names):
         return
     size = run_layout(folder, reference, run_chunks) * reference.chunk_rows
-    given = tuple(segment_reference(source) for source in sources)
     tasks = [
-        RegroupTask(store, folder.plan.name, reference, given, number, begin, min(begin + size, one.rows))
-        for number, one in enumerate(given)
-        for begin in range(0, one.rows, size)
+        RegroupTask(store.absolute(), folder.plan.name, reference, tuple(sources), number, begin, end)
+        for number, source in enumerate(sources)
+        for begin, end in _ranges(Segment(source.segment), size)
     ]
     run_tasks(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
     merge_runs(folder, store, segment, tuple(task.name for task in tasks), runner=runner, reporter=reporter)
 
 
+def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:
+    """About ``size`` rows at a time, in whole chunks of the source."""
+    chunk = source.plan.chunk_rows
+    step = max(1, size // chunk) * chunk
+    for begin in range(0, source.rows, step):
+        yield begin, min(begin + step, source.rows)
+
+
 def regroup(task: RegroupTask) -> int:
-    """Read a range of a source's lists, renumber, sort and write it as a run; return the rows that were read."""
+    """Read a range of a source, renumber, sort and write it as a run; return the rows that were read."""
     folder = open_index(task.store, task.index)
     segment = Segment(segment_root(task.store, task.target.name))
-    sources = [Segment(segment_root(task.store, reference.name)) for reference in task.sources]
-    source, reference = sources[task.source], task.sources[task.source]
-    arrays = {
-        name: read_rows(folder.lists(reference.name, name), task.begin, task.end)
-        for name in ("keys", "codes", "values", "rows")
-    }
-    offsets = read_rows(folder.lists(reference.name, OFFSETS), 0, folder.plan.nlist + 1)
-    lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
-    rows = Origins(segment, sources).copied(task.source, arrays["rows"].astype(np.int64))
+    sources = [Segment(source.segment) for source in task.sources]
+    source = sources[task.source]
+    part = _read(task, source, folder)
+    rows = Origins(segment, sources).copied(task.source, part.rows)
     kept = np.flatnonzero(rows >= 0)
-    order = kept[list_order(rows[kept], lists[kept], folder.plan.seed)]
-    counts = np.bincount(lists[kept], minlength=folder.plan.nlist)
-    arrays["keys"] = recoded(arrays["keys"], source, segment)
-    arrays["rows"] = rows.astype(task.target.row_dtype)
-    error = float(folder.list_commits(reference).require(OFFSETS).facts["error"])
+    order = kept[list_order(rows[kept], part.lists[kept], folder.plan.seed)]
+    counts = np.bincount(part.lists[kept], minlength=folder.plan.nlist)
+    error, measured = part.error(kept, kept[rows[kept] % MEASURED == 0])
     write_run(
         folder,
         task.target,
         task.name,
-        arrays,
+        {
+            "keys": recoded(part.keys, source, segment),
+            "codes": part.codes,
+            "values": part.values,
+            "rows": rows.astype(task.target.row_dtype),
+        },
         order=order,
         offsets=np.concatenate([[0], np.cumsum(counts)]),
-        error=error * len(kept),
-        measured=len(kept),
+        error=error,
+        measured=measured,
     )
     return task.rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Rows of a source: stored ``keys`` (n, d), ``codes`` (n, m), ``values``, ``rows`` and ``lists`` (n,) of each.
+
+    ``known``: the mean quantisation error of the whole source, else None: then it is measured with ``quantiser``.
+    """
+
+    keys: np.ndarray[Any, Any]
+    codes: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    rows: Int64
+    lists: Int64
+    source: Segment
+    quantiser: Quantiser
+    known: float | None
+
+    def error(self, kept: Int64, some: Int64) -> tuple[float, int]:
+        """The sum of the quantisation errors of the rows that are kept, and how many those are, by ``some`` of them.
+
+        Sums of float32 in float64 are exact as a rule, so that it doesn't matter how the rows were cut into runs.
+        """
+        if self.known is not None:
+            return float(np.float32(self.known)) * len(kept), len(kept)
+        if not len(some):
+            return 0.0, 0
+        keys = decode(self.keys[some], self.source.codec.scales)
+        errors = self.quantiser.errors(keys, self.lists[some], self.codes[some])
+        # a measured row stands for sixteen, beside sources whose error is known of all
+        return MEASURED * float(errors.sum(dtype=np.float64)), MEASURED * len(some)
+
+
+def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
+    quantiser = load_quantiser(folder)
+    listed = task.sources[task.source].index
+    if listed is None:
+        first, last = task.begin // source.plan.chunk_rows, -(-task.end // source.plan.chunk_rows)
+        arrays, lists, _, _ = quantised_rows(source, quantiser, first, last)
+        return _Part(
+            **arrays, rows=np.arange(task.begin, task.end), lists=lists, source=source, quantiser=quantiser, known=None
+        )
+    given = open_index(listed.parent.parent, listed.name)
+    reference = segment_reference(source)
+    arrays = {
+        name: read_rows(given.lists(reference.name, name), task.begin, task.end)
+        for name in ("keys", "codes", "values", "rows")
+    }
+    offsets = read_rows(given.lists(reference.name, OFFSETS), 0, given.plan.nlist + 1)
+    lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
+    known: float | None = None
+    if given.plan == folder.plan:
+        known = float(given.list_commits(reference).require(OFFSETS).facts["error"])
+    else:
+        arrays["codes"] = _encoded(arrays["keys"], lists, source, quantiser)
+    arrays["rows"] = arrays["rows"].astype(np.int64)
+    return _Part(**arrays, lists=lists, source=source, quantiser=quantiser, known=known)
+
+
+def _encoded(stored: np.ndarray[Any, Any], lists: Int64, source: Segment, quantiser: Quantiser) -> Any:
+    """Codes of keys in lists under other quantisers, uint8 (n, pq_bytes)."""
+    codes = np.empty((len(stored), len(quantiser.codebooks)), np.uint8)
+
+    def place(block: slice) -> None:
+        codes[block] = quantiser.encode(decode(stored[block], source.codec.scales), lists[block])
+
+    size = source.plan.chunk_rows
+    over_blocks(quantiser, [(first, min(first + size, len(stored))) for first in range(0, len(stored), size)], place)
+    return codes

@@ -8,9 +8,10 @@ import numpy as np
 
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
-from knnstore.datastore.removed import Removed, joined, save_removed
+from knnstore.datastore.removed import Removed, joined, save_removed, without
 from knnstore.datastore.selection import matching, origins_of
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import sweep
 from knnstore.datastore.takedowns import save_takedown
 
 
@@ -38,12 +39,17 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
     """Remove the documents that match any of the patterns: hidden from every search once this returns.
 
     Their bytes stay on disk until a compaction. The record keeps the digests of the texts, so that no later ingest
-    brings them back, and ``note``; neither text nor names. Raises UsageError for a pattern that matches nothing.
+    brings them back, and ``note``; neither text nor names. Once more, as after an interruption, it changes nothing as
+    long as they are on disk. Raises UsageError for a pattern that matches nothing.
     """
     with writing(root):
+        sweep(root)  # what an interrupted compaction has left of others
         store = Datastore(root)
         store.close()
-        found = matching(store, patterns, "--document")
+        every = matching(store.at(replace(store.manifest, removed=None)), patterns, "--document")
+        found = without(every, store.removed)
+        if not found:
+            return replace(_report(store, every), state=store.manifest.state)
         report = _report(store, found)
         digests = np.concatenate(
             [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]

@@ -70,8 +70,8 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     CommitLog(path / "commits", path, "").prepare()
     segment = Segment(path)
     copy_tables(segment, sources)
-    folders = tuple(source.segment.root for source in sources)
-    tasks = [CopyTask(path, folders, chunk) for chunk in range(segment.chunks)]
+    folders = tuple(source.segment.root.absolute() for source in sources)
+    tasks = [CopyTask(path.absolute(), folders, chunk) for chunk in range(segment.chunks)]
     run_tasks(segment.commits, tasks, copy_chunk, stage="copy", runner=runner, reporter=reporter)
     return segment
 

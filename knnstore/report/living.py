@@ -2,10 +2,11 @@
 
 from knnstore.datastore.history import History
 from knnstore.living.compact import CompactReport
-from knnstore.living.deriving import DeriveReport
+from knnstore.living.derived import DeriveReport
 from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
 from knnstore.objects.path import ObjectPath
+from knnstore.report.index import index_text
 from knnstore.report.words import documents, one_line, shown_store, wrapped
 from knnstore.sizes import format_size
 
@@ -81,11 +82,13 @@ def derive_text(report: DeriveReport) -> str:
     """What a merge or a subset made, and what to do next."""
     doubles = f"; {documents(report.doubles)} left out that another has too" if report.doubles else ""
     heldout = f"; {report.heldout_tokens:,} tokens of {documents(report.heldout_documents)} held out"
-    return (
+    told = (
         f"store     {report.store}: {report.rows:,} keys of {documents(report.documents)}, "
-        f"{format_size(report.bytes)}{heldout}{doubles}\n"
-        f"next      knnstore index --store {shown_store(report.store)}"
+        f"{format_size(report.bytes)}{heldout}{doubles}"
     )
+    if report.index is not None:
+        return f"{told}\n{index_text(report.index, report.store)}"
+    return f"{told}\nnext      knnstore index --store {shown_store(report.store)}"
 
 
 def _segments(count: int) -> str:

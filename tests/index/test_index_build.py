@@ -6,6 +6,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
+from killing import DyingRunner, KilledError
 
 import knnstore.build.job
 from knnstore.atomic import write_json
@@ -19,25 +20,6 @@ from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.report.index import index_text
 from knnstore.scheduling import SerialRunner
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL between two tasks."""
-
-
-class DyingRunner(SerialRunner):
-    """Runs ``left`` tasks, then dies; counts those that ran."""
-
-    def __init__(self, left=10**9):
-        self.left, self.ran = left, []
-
-    def run(self, function, tasks):
-        for task in tasks:
-            if not self.left:
-                raise KilledError
-            self.left -= 1
-            self.ran.append(task.name)
-            yield function(task)
 
 
 class Says(Reporter):

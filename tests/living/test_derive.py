@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
-from living_stores import DyingRunner, KilledError
+from killing import DyingRunner, KilledError
 
 from knnstore.datastore.history import changes
 from knnstore.datastore.selection import matching, others, parse_share, sampled
@@ -14,6 +14,7 @@ from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import MismatchError, UsageError
 from knnstore.index.exact import exact_search
 from knnstore.living.compact import CompactOptions, compact
+from knnstore.living.derived import DeriveOptions
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove
 from knnstore.scheduling import SerialRunner
@@ -69,7 +70,7 @@ def test_stores_of_other_keys_do_not_merge(stores, tmp_path):
     with pytest.raises(UsageError, match="two stores at least"):
         merge(stores[:1], tmp_path / "c.knnstore", SerialRunner())
     with pytest.raises(UsageError, match="one of the stores to be read"):
-        merge(stores, stores[0].root, SerialRunner(), overwrite=True)
+        merge(stores, stores[0].root, SerialRunner(), options=DeriveOptions(overwrite=True))
     assert not (tmp_path / "c.knnstore").exists()
 
 

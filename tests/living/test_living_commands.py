@@ -2,27 +2,21 @@
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from killing import kill_when
+from living_bytes import everything_in
 
 from knnstore.cli import main
-from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.store import Datastore
 
 pytestmark = pytest.mark.slow
 
 INGEST = ("ingest", "--corpus", "books", "--chunk-rows", "256", "--context", "128", "--workers", "0")
 FIXED = ("--exact", "--k", "1024", "--lambda", "0.3", "--temperature", "20", "--text", "text.txt")
-MOST_SECONDS = 120
 
 
 def typed(folder, *arguments):
@@ -41,26 +35,6 @@ def answered(folder, *arguments):
 
 def perplexity(folder, store, *arguments):
     return answered(folder, "score", "--store", store, *FIXED, *arguments)["knn"]["perplexity"]
-
-
-def killed_when(moment, folder, *command):
-    """Start the command and kill -9 its process group as soon as ``moment()`` holds."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knnstore", *command],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    begun = time.monotonic()
-    while process.poll() is None and not moment():
-        assert time.monotonic() - begun < MOST_SECONDS
-        time.sleep(0.002)
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return killed
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +68,6 @@ def grown(tiny_corpus, tmp_path_factory):
 def folder(grown, tmp_path):
     shutil.copytree(grown[0], tmp_path / "work")
     return tmp_path / "work"
-
-
-def everything_in(root):
-    """The bytes of every file of a store, and the contents of its arrays and tables as they are before compression."""
-    found = [path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()]
-    for path in root.rglob("zarr.json"):
-        if json.loads(path.read_text())["node_type"] == "array":
-            found.append(read_rows(path.parent, 0, open_array(path.parent).shape[0]).tobytes())
-    found += [str(pq.read_table(path).to_pylist()).encode() for path in root.rglob("*.parquet")]
-    return b"\0".join(found)
 
 
 def test_growing_and_shrinking_a_store_gives_the_perplexity_of_one_made_at_once(grown, folder):
@@ -150,7 +114,7 @@ def test_an_append_killed_with_minus_nine_goes_on(folder, bytes_of):
         (root / "segments/0001/commits/documents.json").exists,
         lambda: len(list(root.glob("segments/0001/commits/keys-*.json"))) >= 3,
     ]
-    assert all(killed_when(moment, folder, *command) for moment in moments)
+    assert all(kill_when(moment, folder, command) for moment in moments)
     report = answered(folder, *command)
     assert report["tasks_kept"] >= 3
     typed(folder, "index", "--store", "young", "--nlist", "16")
@@ -166,10 +130,47 @@ def test_a_compaction_killed_with_minus_nine_goes_on(grown, folder, bytes_of):
         lambda: len(list(root.glob("index/*/lists/0002/commits/lists-*.json"))) >= 2,
     ]
     for moment in moments:
-        assert killed_when(moment, folder, "compact", "--store", "s")
+        assert kill_when(moment, folder, ("compact", "--store", "s"))
         assert len(Datastore(root).segments) == 2
     typed(folder, "compact", "--store", "s")
     assert bytes_of(root) == bytes_of(folder / "t.knnstore")
+
+
+def test_a_takedown_killed_with_minus_nine_goes_on_by_the_same_command(grown, folder, bytes_of):
+    command = ("remove", "--store", "s", "--document", grown[1], "--now")
+    shutil.copytree(folder / "s.knnstore", folder / "t.knnstore")
+    typed(folder, "remove", "--store", "t", "--document", grown[1], "--now")
+    root = folder / "s.knnstore"
+    moments = [
+        lambda: Datastore(root).manifest.removed is not None,
+        lambda: len(list(root.glob("index/*/commits/quantizer.json"))) == 2,  # made anew of what is left
+        lambda: len(list(root.glob("index/*/lists/0002/commits/lists-*.json"))) >= 2,
+    ]
+    assert all(kill_when(moment, folder, command) for moment in moments)
+    report = answered(folder, *command)
+    assert report["names"] == [grown[1]]
+    assert bytes_of(root) == bytes_of(folder / "t.knnstore")
+    assert grown[1].encode() not in everything_in(root)
+    assert [line.split("  ")[-1].split(":")[0] for line in typed(folder, "log", "--store", "s").splitlines()[-2:]] == [
+        "remove", "compact",
+    ]  # fmt: skip
+
+
+def test_a_merge_killed_with_minus_nine_goes_on_and_keeps_the_index(grown, folder, bytes_of):
+    command = ("merge", "s", "fewer", "--into", "both")
+    typed(folder, *command[:4], "whole-merge")
+    root = folder / "both.knnstore"
+    moments = [
+        lambda: len(list(root.glob("segments/0000/commits/keys-*.json"))) >= 3,
+        lambda: len(list(root.glob("index/*/runs/*/commits/*.json"))) >= 1,
+        lambda: len(list(root.glob("index/*/lists/0000/commits/lists-*.json"))) >= 2,
+    ]
+    assert all(kill_when(moment, folder, command) for moment in moments)
+    report = answered(folder, *command)
+    assert report["index"]["rows"] == report["rows"]
+    assert bytes_of(root) == bytes_of(folder / "whole-merge.knnstore")
+    every_list = answered(folder, "score", "--store", "both", "--nprobe", "16", *FIXED[1:])["knn"]["perplexity"]
+    assert every_list == pytest.approx(perplexity(folder, "whole"), rel=5e-4)
 
 
 def test_merging_two_parts_gives_the_whole(grown, folder):

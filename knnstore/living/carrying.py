@@ -1,0 +1,158 @@
+"""Taking an index along: the lists of a copied segment under quantisers that a source of it has.
+
+Where all that the quantisers were trained on is copied, they stay, and so do the codes. Where something is left out,
+because it was removed or not chosen, nothing of it may be left in them either: then they are made anew of the lists'
+keys that are copied (see ``recentre``), without training or assigning.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.atomic import make_folder, write_json
+from knnstore.build.plan import index_size
+from knnstore.datastore.removed import load_removed
+from knnstore.datastore.rowranges import RowRanges
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore, index_root, segment_root
+from knnstore.datastore.sweeping import sweep_partial
+from knnstore.index.lists import SegmentLists
+from knnstore.index.plan import PLAN_FILE, IndexFolder, IndexPlan, RecentredPlan, open_index, segment_reference
+from knnstore.index.quantiser import TASK, load_quantiser, save_quantiser
+from knnstore.index.recentre import recentre
+from knnstore.index.train import PQ_ROWS
+from knnstore.living.copying import Origins, Source
+from knnstore.living.lists import Listed, regroup_lists
+from knnstore.planning import choose_nprobe, plan_resources
+from knnstore.progress import Reporter
+from knnstore.records import to_json
+from knnstore.scheduling import Runner
+
+_SAMPLE_BYTES = 12  # a number of the sample: decoded, less its centroid, and once more while codebooks are trained
+
+
+@dataclass(frozen=True, slots=True)
+class RecentreTask:
+    """Make the quantisers of the index ``index`` of a store, for the segment ``target`` that is copied from sources."""
+
+    store: Path
+    index: str
+    target: str
+    sources: tuple[Listed, ...]
+
+
+def carry_index(
+    base: Datastore,
+    root: Path,
+    segment: Segment,
+    sources: Sequence[Source],
+    *,
+    memory: int,
+    workers: int,
+    runner: Runner,
+    reporter: Reporter,
+) -> IndexFolder | None:
+    """Give the copied ``segment`` of the store at ``root`` lists by the index of ``base``, or go on with that.
+
+    None, and nothing is done, if none of the copied keys is in that index. The caller holds the store for writing,
+    checks the lists, publishes them, and removes the runs after that. Raises ResourceError if ``memory`` bytes can't
+    do.
+    """
+    given = _given(base)
+    listed = tuple(_listed(source, base, given) for source in sources)
+    if not any(one.index and source.tokens.any() for one, source in zip(listed, sources, strict=True)):
+        return None
+    whole = not _leaves_out(base, given.plan, sources)
+    plan = given.plan if whole else recentred_plan(given.plan, segment)
+    resources = plan_resources(
+        index_size([segment, *(source.segment for source in sources if source.segment.rows)]),
+        nlist=plan.nlist,
+        pq_bytes=plan.pq_bytes,
+        train_rows=1 if whole else _SAMPLE_BYTES * min(segment.rows, PQ_ROWS),
+        memory=memory,
+        workers=workers,
+    )
+    folder = IndexFolder(index_root(root, plan.name), plan)
+    if folder.root.resolve() != given.root.resolve():
+        _begin(folder)
+        if folder.commits.find(TASK) is None and whole:
+            save_quantiser(folder, load_quantiser(given), float(given.commits.require(TASK).facts["error"]))
+        elif folder.commits.find(TASK) is None:
+            task = RecentreTask(root.absolute(), plan.name, segment.root.name, listed)
+            with reporter.bar("recentre", plan.nlist, "lists") as advance:
+                runner.run_alone(recentre_quantisers, task, advance)
+    sweep_partial(folder.root)
+    regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, runner=runner, reporter=reporter)
+    return folder
+
+
+def recentred_plan(plan: IndexPlan, segment: Segment) -> RecentredPlan:
+    """The plan of quantisers that are made of a segment's keys and of the lists under those of ``plan``.
+
+    A query searches no fewer keys by default than it would if the segment had been indexed by itself.
+    """
+    same = {field.name: getattr(plan, field.name) for field in fields(IndexPlan)}
+    nprobe = plan.nprobe
+    if nprobe >= choose_nprobe(plan.trained_rows, plan.nlist, None):  # else the user has chosen it
+        nprobe = max(nprobe, choose_nprobe(segment.rows, plan.nlist, None))
+    return RecentredPlan(
+        **same
+        | {
+            "nprobe": nprobe,
+            "train_rows": min(plan.train_rows, segment.rows),
+            "trained_on": (segment_reference(segment),),
+            "removed": None,
+        },
+        recentred=plan.name,
+    )
+
+
+def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) -> None:
+    """Make and save the quantisers; ``advance`` is told of lists."""
+    folder = open_index(task.store, task.index)
+    segment = Segment(segment_root(task.store, task.target))
+    sources = [Segment(source.segment) for source in task.sources]
+    origins, parts = Origins(segment, sources), []
+    (path,) = {one.index for one in task.sources if one.index is not None}
+    given = open_index(path.parent.parent, path.name)
+    for number, (source, one) in enumerate(zip(sources, task.sources, strict=True)):
+        if one.index is None or not source.rows:
+            continue
+        table = source.documents
+        others = np.setdiff1d(np.arange(len(table)), origins.documents(number))
+        hidden = RowRanges.of_documents(table.first_row, table.tokens, others)
+        parts.append(SegmentLists(given, source, 0, hidden))
+    save_quantiser(folder, *recentre(load_quantiser(given), parts, folder.plan.seed, advance))
+
+
+def _given(base: Datastore) -> IndexFolder:
+    assert base.manifest.index is not None
+    return open_index(base.root, base.manifest.index)
+
+
+def _listed(source: Source, base: Datastore, given: IndexFolder) -> Listed:
+    root = source.segment.root
+    mine = root.parent.parent.resolve() == base.root.resolve() and root.name in base.manifest.indexed
+    return Listed(root.absolute(), given.root.absolute() if mine else None)
+
+
+def _leaves_out(base: Datastore, plan: IndexPlan, sources: Sequence[Source]) -> bool:
+    """Whether a document with keys isn't copied that the quantisers may have been trained on."""
+    # of documents that were removed before the training they have seen nothing
+    unseen = load_removed(base.root, plan.removed) if plan.removed == base.manifest.removed else {}
+    copied = {source.segment.root.resolve(): source.documents[source.rows] for source in sources}
+    for segment in base.segments:
+        documents = np.flatnonzero(segment.documents.tokens)
+        taken = copied.get(segment.root.resolve(), np.empty(0, np.int64))
+        if len(np.setdiff1d(documents, np.union1d(taken, unseen.get(segment.root.name, taken)))):
+            return True
+    return False
+
+
+def _begin(folder: IndexFolder) -> None:
+    make_folder(folder.root)
+    sweep_partial(folder.root)
+    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
+    folder.commits.prepare()

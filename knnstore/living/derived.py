@@ -1,0 +1,195 @@
+"""A store of its own out of documents of others: copied, published, and given the index of one of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from knnstore.atomic import free_bytes, remove_folder, storage_errors
+from knnstore.build import IndexReport, describe_index
+from knnstore.build.lists import check_lists
+from knnstore.datastore.history import publish
+from knnstore.datastore.locking import LOCK_FILE, writing
+from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes
+from knnstore.datastore.takedowns import load_takedowns, save_takedown
+from knnstore.errors import MismatchError, ResourceError, UsageError
+from knnstore.index.plan import open_index
+from knnstore.living.carrying import carry_index
+from knnstore.living.copying import FOLDER as COPY_FOLDER
+from knnstore.living.copying import Source
+from knnstore.living.segments import copied_plan, copy_segment, discard_copies
+from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
+from knnstore.sizes import format_size
+
+_FEWEST_A_LIST = 8  # keys, below which a query would probe more lists than it reads keys in each
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveOptions:
+    """``overwrite`` discards what the new store holds; ``memory`` in bytes for all processes; ``workers``: those that
+    the runner uses besides this one.
+    """
+
+    overwrite: bool = False
+    memory: int = 4 * 10**9
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveReport:
+    """A store that was made of others: what it holds. ``doubles``: documents left out because another store of the
+    merge has them. ``index``: what was carried over from one of them, None where there was nothing that would do.
+    """
+
+    store: Path
+    documents: int
+    rows: int
+    heldout_documents: int
+    heldout_tokens: int
+    doubles: int
+    bytes: int
+    index: IndexReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The store to make at ``root``: by which command, of ``what`` in words, from which ``stores``."""
+
+    kind: str
+    what: str
+    stores: Sequence[Datastore]
+    root: Path
+    options: DeriveOptions
+
+
+def derive(
+    target: Target, sources: list[Source], runner: Runner, reporter: Reporter | None, *, doubles: int
+) -> DeriveReport:
+    """Make the target of the sources, or go on with it; raises as ``merge`` and ``subset`` say."""
+    into, reporter = target.root, reporter or Reporter()
+    if into.resolve() in {store.root.resolve() for store in target.stores}:
+        raise UsageError(f"--into {into} is one of the stores to be read: give the new one a name of its own")
+    sources = [source for source in sources if len(source.documents)]
+    rows = sum(int(source.tokens.sum()) for source in sources)
+    if not rows:
+        raise UsageError(f"nothing to make {into} of: no stored document is left of {target.what}")
+    plan = copied_plan(sources)
+    base = _index_to_carry(target.stores, rows)
+    with storage_errors("make", into):
+        into.mkdir(parents=True, exist_ok=True)
+    with writing(into):
+        _clear(into, overwrite=target.options.overwrite)
+        if not (into / MANIFEST_FILE).exists():
+            save_manifest(into, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
+        runner.require_shared(into, [store.root.absolute() for store in target.stores])
+        present = load_manifest(into)
+        finished = [Segment(into / "segments" / name) for name in present.segments]
+        if finished and [segment.plan for segment in finished] != [plan]:
+            raise MismatchError(f"{into} holds something else: choose another --into, or discard it with --overwrite")
+        if not finished:
+            _require_room(into, sources, rows, base)
+            finished = [copy_segment(into, sources, runner=runner, reporter=reporter)]
+            _publish(target, finished[0], present)
+        # an index is carried over as long as it is known from where each document came
+        if base is not None and present.index is None and (finished[0].root / COPY_FOLDER).exists():
+            _carry(base, target, sources, runner, reporter)
+        discard_copies(into)
+        discard_unpublished(into)
+        return _report(into, doubles)
+
+
+def _publish(target: Target, segment: Segment, present: Manifest) -> None:
+    state, documents = replace(present, segments=(segment.root.name,)), len(segment.documents)
+    what = f"{documents:,} documents, {segment.rows:,} keys of {target.what}"
+    takedowns = np.concatenate([load_takedowns(store.root) for store in target.stores])
+    if len(takedowns):
+        save_takedown(target.root, state.state + 1, takedowns)
+    publish(target.root, state, target.kind, what, documents=documents, keys=segment.rows)
+
+
+def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
+    """The store with the most keys in an index, unless its lists are too many for ``rows`` keys."""
+
+    def indexed(store: Datastore) -> int:
+        return sum(segment.rows for segment in store.segments if segment.root.name in store.manifest.indexed)
+
+    best = max(stores, key=indexed)
+    if not indexed(best) or best.manifest.index is None:
+        return None
+    nlist = open_index(best.root, best.manifest.index).plan.nlist
+    return best if rows >= _FEWEST_A_LIST * nlist else None
+
+
+def _carry(base: Datastore, target: Target, sources: Sequence[Source], runner: Runner, reporter: Reporter) -> None:
+    """Give the new store the index of ``base``, as a state of its own."""
+    store, options = Datastore(target.root), target.options
+    store.close()
+    (segment,) = store.segments
+    folder = carry_index(
+        base,
+        store.root,
+        segment,
+        sources,
+        memory=options.memory,
+        workers=options.workers,
+        runner=runner,
+        reporter=reporter,
+    )
+    if folder is None:
+        return
+    check_lists(folder, store, segment, options.memory, reporter)
+    state = replace(store.manifest, index=folder.plan.name, indexed=(segment.root.name,))
+    what = f"carry over the {folder.plan.nlist:,} lists of {base.name}"
+    publish(store.root, state, "index", what, keys=segment.rows, index=folder.plan.name)
+
+
+def _report(into: Path, doubles: int) -> DeriveReport:
+    store = Datastore(into)
+    store.close()
+    (segment,) = store.segments
+    table, name = segment.documents, store.manifest.index
+    heldout = table.heldout()
+    folder = None if name is None else open_index(into, name)
+    if folder is not None:
+        remove_folder(folder.root / "runs")
+    return DeriveReport(
+        into,
+        len(table),
+        table.rows,
+        len(heldout),
+        int(table.heldout_tokens[heldout].sum()),
+        doubles,
+        state_bytes(into, store.manifest),
+        None if folder is None else describe_index(store, folder),
+    )
+
+
+def _clear(into: Path, *, overwrite: bool) -> None:
+    others = [entry for entry in into.iterdir() if entry.name != LOCK_FILE]
+    if others and not (into / MANIFEST_FILE).exists():
+        raise UsageError(f"{into} is no store but isn't empty: choose another name with --into")
+    if overwrite:
+        for entry in others:
+            if entry.is_dir():
+                remove_tree(entry)
+            else:
+                entry.unlink()
+
+
+def _require_room(into: Path, sources: Sequence[Source], rows: int, base: Datastore | None) -> None:
+    total = sum(bytes_below(source.segment.root) for source in sources)
+    there = sum(source.segment.rows for source in sources)
+    if base is not None and base.manifest.index is not None:  # the lists, written twice: as runs, then merged
+        lists = bytes_below(index_root(base.root, base.manifest.index))
+        total += 2 * int(lists * there / max(1, base.rows))
+    needed, free = int(total * rows / max(1, there)) - bytes_below(into / "segments"), free_bytes(into)
+    if needed > free:
+        raise ResourceError(
+            f"{into}: {rows:,} keys need about {format_size(needed)} on disk and {format_size(free)} are free: "
+            "make room, or choose another place with --into"
+        )

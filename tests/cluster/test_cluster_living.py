@@ -1,0 +1,69 @@
+"""What changes a store, on a Dask cluster: the bytes are those of this process."""
+
+import shutil
+
+import pytest
+from index_stores import clustered_keys, make_store
+
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.store import Datastore
+from knnstore.living.compact import CompactOptions, compact
+from knnstore.living.deriving import merge, subset
+from knnstore.living.remove import remove
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner, cluster_runner
+
+KEYS = clustered_keys(3040, 16)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A folder with ``a``, three segments in an index of 24 lists, and ``b``, 400 other keys without one."""
+    folder = tmp_path_factory.mktemp("living")
+    segments = [KEYS[:1500], KEYS[1500:2000], KEYS[2000:2600]]
+    options = {"document_rows": 50, "chunk_rows": 256, "key_dtype": "int8", "queries": KEYS[3000:]}
+    digests = [bytes([number]) * 32 for number in range(1, 60)]
+    store = make_store(folder / "a.knnstore", segments, **options, digests=digests)
+    build_index(store, IndexOptions(nlist=24), SerialRunner(), Reporter())
+    make_store(folder / "b.knnstore", [KEYS[2600:3000]], **options, digests=digests[50:])
+    return folder
+
+
+def changed(folder, runner):
+    """Every change that copies: merged and divided with the index, then compacted, with and without a removal."""
+    one, other = (Datastore(folder / name) for name in ("a.knnstore", "b.knnstore"))
+    merge([other, one], folder / "both.knnstore", runner)
+    subset(one, folder / "half.knnstore", runner, share=0.5)
+    one.close()
+    shutil.copytree(one.root, folder / "clean.knnstore")
+    compact(folder / "clean.knnstore", CompactOptions(), runner)
+    remove(one.root, ["100.txt"])
+    compact(one.root, CompactOptions(), runner)
+
+
+def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
+    cluster, reference, tmp_path, monkeypatch, bytes_of
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        shutil.copytree(reference, folder)
+    changed(here, SerialRunner())
+    monkeypatch.chdir(there)  # paths that aren't absolute mean nothing to the workers
+    with cluster_runner(cluster.address, patience=60) as runner:
+        assert runner.workers >= 2
+        changed(there.relative_to(there), runner)
+    for name in ("a", "both", "half", "clean"):
+        assert bytes_of(there / f"{name}.knnstore") == bytes_of(here / f"{name}.knnstore"), name
+
+
+def test_the_commands_join_a_cluster(cluster, reference, tmp_path, knnstore, bytes_of):
+    shutil.copytree(reference, tmp_path / "w")
+    remove(reference / "b.knnstore", ["0.txt"])
+    compact(reference / "b.knnstore", CompactOptions(), SerialRunner())
+    done = knnstore(
+        tmp_path / "w", "remove", "--store", "b", "--document", "0.txt", "--now",
+        "--scheduler-file", str(cluster.scheduler_file),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"workers at {cluster.address}" in done.stderr
+    assert bytes_of(tmp_path / "w" / "b.knnstore") == bytes_of(reference / "b.knnstore")
