@@ -10,6 +10,7 @@ from knnstore.atomic import write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError
 from knnstore.index.check import self_check
 from knnstore.index.fill import fill_run, fill_tasks, run_layout
 from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
@@ -19,6 +20,8 @@ from knnstore.planning import BASE_BYTES
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
+
+_ATTEMPTS = 3  # to write runs that can be read back
 
 
 class RowsTask(Protocol):
@@ -50,8 +53,43 @@ def fill_lists(
         return
     run_chunks = run_layout(folder, reference, run_chunks)
     fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
-    run_tasks(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+    make_runs(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
     merge_runs(folder, store, segment, tuple(task.name for task in fills), runner=runner, reporter=reporter)
+
+
+def make_runs(
+    commits: CommitLog,
+    tasks: list[Task],
+    function: Callable[[Task], int],
+    *,
+    stage: str,
+    runner: Runner,
+    reporter: Reporter,
+) -> None:
+    """Run the tasks that make runs, and read all runs once: one that isn't what was written is made anew.
+
+    A run may have lain on the disk for days when it is merged, and what is merged gets a checksum that is right.
+    """
+    log = CommitLog(commits.folder.absolute(), commits.root.absolute(), commits.fingerprint)
+    for _ in range(_ATTEMPTS):
+        run_tasks(commits, tasks, function, stage=stage, runner=runner, reporter=reporter)
+        damages: list[str] = []
+        with reporter.bar("read back", sum(task.rows for task in tasks), "keys") as advance:
+            for task, damage in runner.run(run_damage, [(log, task) for task in tasks]):
+                advance(task.rows)
+                if damage:
+                    damages.append(damage)
+                    commits.forget(task.name)
+        if not damages:
+            return
+        reporter.say(f"          {damages[0]}: {len(damages)} of {len(tasks)} runs are made anew")
+    raise CorruptStoreError(f"{damages[0]}, for the {_ATTEMPTS}rd time: the disk doesn't keep what is written to it")
+
+
+def run_damage(run: tuple[CommitLog, Task]) -> tuple[Task, str | None]:
+    """A task of a log, and what is wrong with the bytes of its files, in words, or None."""
+    log, task = run
+    return task, log.damage(task.name)
 
 
 def merge_runs(

@@ -101,6 +101,19 @@ class CommitLog:
         write_json(self.folder / f"{task}.json", to_json(commit))
         return commit
 
+    def forget(self, task: str) -> None:
+        """Take the mark off a task, so that it runs again."""
+        with storage_errors("remove", self.folder):
+            (self.folder / f"{task}.json").unlink(missing_ok=True)
+            sync_folder(self.folder)
+
+    def damage(self, task: str) -> str | None:
+        """What is wrong with the bytes of a task's files, in words, or None. Raises what ``require`` does."""
+        for file in self.require(task).files:
+            if damage := file_damage(self.root, file):
+                return f"{self.root / file.path} {damage}"
+        return None
+
     def all(self) -> Iterator[Commit]:
         """Every commit record there is, by name."""
         for path in sorted(self.folder.glob("*.json")):

@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.atomic import make_folder, write_json
+from knnstore.atomic import make_folder, storage_errors, write_json
 from knnstore.datastore.manifest import Manifest, load_json, load_manifest, save_manifest
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.records import from_json, to_json
 
 FOLDER = "log"
+TAKEDOWN = "takedown"
+"""The fact of a change that is the SHA-256 of its file of removed texts."""
 FORGETS = ("compact", "merge", "subset")
 """Changes behind which the store can't be taken back: what was before them is gone."""
 _RECORD = re.compile(r"(\d{6,9})\.json")
@@ -66,6 +68,9 @@ def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) 
     state = replace(manifest, state=load_manifest(root).state + 1)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     make_folder(root / FOLDER)
+    if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
+        with storage_errors("write", root / FOLDER):
+            record_path(root, state.state).with_suffix(".parquet").unlink(missing_ok=True)
     write_json(record_path(root, state.state), to_json(Change(kind, what, facts, when, _user(), state)))
     save_manifest(root, state)
     return state

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors, sync_folder, write_json
+from knnstore.atomic import make_folder, write_json
 from knnstore.corpus.sources import Source
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
@@ -21,6 +21,7 @@ from knnstore.datastore.removed import Removed, joined, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
@@ -175,8 +176,7 @@ class Append:
             else:
                 remove_tree(begun)  # not tokenised yet, or made by other libraries: little or nothing is lost
         path = path or segment_root(self.root, next_segment(self.root))
-        with storage_errors("make", path):
-            (path / FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(path / FOLDER)
         _write_replaced(path, found.replaced)
         CommitLog(path / "commits", path, "").prepare()
         write_json(path / PLAN_FILE, to_json(plan))
@@ -228,11 +228,8 @@ def _write_replaced(segment: Path, replaced: Removed) -> None:
     names = np.repeat(np.array(sorted(replaced), object), [len(replaced[name]) for name in sorted(replaced)])
     documents = np.concatenate([np.empty(0, np.int64), *(replaced[name] for name in sorted(replaced))])
     path = segment / FOLDER / "replaced.parquet"
-    with storage_errors("write", path):
-        pq.write_table(
-            pa.table({"segment": pa.array(names.tolist(), pa.string()), "document": documents}, schema=_REPLACED), path
-        )
-        sync_folder(path.parent)
+    columns = {"segment": pa.array(names.tolist(), pa.string()), "document": documents}
+    write_table(path, pa.table(columns, schema=_REPLACED))
 
 
 def _read_replaced(segment: Path) -> Removed:

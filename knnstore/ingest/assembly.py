@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.tables import write_table
+from knnstore.errors import CorruptStoreError
 from knnstore.holdout import Int64
-from knnstore.ingest.tasks import part_files
+from knnstore.ingest.tasks import part_files, tokens_task
 
 
 def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
@@ -24,6 +25,10 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
+    for part in range(parts):
+        if damage := segment.commits.damage(tokens_task(part)):
+            segment.commits.forget(tokens_task(part))
+            raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
     table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
     tokens = table.column("tokens").to_numpy()
     heldout = choose(table)
@@ -57,8 +62,7 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
         "heldout_bytes": heldout_bytes,
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    write_table(path, pa.table(columns).cast(DOCUMENTS_SCHEMA))
     return path
 
 

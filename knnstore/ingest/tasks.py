@@ -35,6 +35,11 @@ _MOST_CLIPPED = 1e-4
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
+def tokens_task(part: int) -> str:
+    """Name of the task that tokenises a part of the corpus."""
+    return f"tokens-{part:06d}"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTask:
     """Tokenise one part of the corpus."""
@@ -47,7 +52,7 @@ class TokenTask:
     @property
     def name(self) -> str:
         """Of its commit record."""
-        return f"tokens-{self.part.index:06d}"
+        return tokens_task(self.part.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ def tokenise(task: TokenTask) -> PartSummary:
 def committed_summary(segment: Segment, task: TokenTask) -> PartSummary | None:
     """What an earlier run of the task did, if it is there whole."""
     commit = segment.commits.find(task.name)
-    return from_json(PartSummary, commit.facts, task.name) if commit else None
+    if commit is None or segment.commits.damage(task.name):  # as it may have lain on the disk for days
+        return None
+    return from_json(PartSummary, commit.facts, task.name)
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
@@ -139,13 +146,15 @@ def write_samples(task: SamplesTask) -> int:
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
     taken: str | None = None
     if plan.key_dtype == "int8":
-        _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        _require_finite(segment, rows, sample)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
         scales, taken = _scales(sample, task.scales_of)
         files.append(write_chunk(path, 0, scales))
     windows = cut(table.heldout_first, table.heldout_tokens)
     tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    _require_finite(segment, tokens, queries, heldout=True)
     files += write_queries(segment, tokens, queries)
     segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
     return len(queries)
@@ -249,12 +258,29 @@ def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
         return codec.encode(keys)
     except NumericsError as error:
         finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
-        row = int(rows[np.argmin(finite)])
-        document = int(segment.documents.locate(np.array([row]))[0])
-        position = row - int(segment.documents.first_row[document])
-        raise NumericsError(
-            f"{segment.documents[document]}, token {position}: {error}; try --dtype float32, or --key-dtype int8"
-        ) from error
+        where = _place(segment, int(rows[np.argmin(finite)]))
+        raise NumericsError(f"{where}: {error}; try --dtype float32, or --key-dtype int8") from error
+
+
+def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:
+    """Raise NumericsError if a key of the sample isn't finite: the scales, and with them all keys, would follow it."""
+    finite = np.isfinite(keys).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        where = _place(segment, int(rows[first]), heldout=heldout)
+        worst = keys[first][~np.isfinite(keys[first])][0]
+        raise NumericsError(f"{where}: an activation is {worst}; try --dtype float32")
+
+
+def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:
+    """The document and the position in it of a row, or of a place among the held-out tokens, in words."""
+    table = segment.documents
+    if not heldout:
+        document = int(table.locate(np.array([row]))[0])
+        return f"{table[document]}, token {row - int(table.first_row[document])}"
+    document = int(np.searchsorted(table.heldout_first + table.heldout_tokens, row, side="right"))
+    position = row - int(table.heldout_first[document]) + int(table.tokens[document])
+    return f"{table[document]}, token {position}, which is held out"
 
 
 def remove_parts(segment: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.atomic import free_bytes, storage_errors
-from knnstore.datastore.history import publish
+from knnstore.datastore.history import TAKEDOWN, publish
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.removed import Removed
@@ -147,10 +147,11 @@ def _derive(
             state = replace(present, segments=(segment.root.name,))
             documents = len(segment.documents)
             what = f"{documents:,} documents, {segment.rows:,} keys of {target.what}"
+            facts: dict[str, int | str] = {"documents": documents, "keys": segment.rows}
             takedowns = np.concatenate([load_takedowns(store.root) for store in target.stores])
             if len(takedowns):
-                save_takedown(into, state.state + 1, takedowns)
-            publish(into, state, target.kind, what, documents=documents, keys=segment.rows)
+                facts[TAKEDOWN] = save_takedown(into, state.state + 1, takedowns)
+            publish(into, state, target.kind, what, **facts)
         discard_copies(into)
         table = finished[0].documents
         heldout = table.heldout()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.build.lists import merge_runs, run_tasks
+from knnstore.build.lists import make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -66,7 +66,7 @@ def regroup_lists(
         for number, one in enumerate(given)
         for begin in range(0, one.rows, size)
     ]
-    run_tasks(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
+    make_runs(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
     merge_runs(folder, store, segment, tuple(task.name for task in tasks), runner=runner, reporter=reporter)
 
 
