@@ -1,6 +1,7 @@
 """The lists of one segment under quantisers that are there: fill, merge, check."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -75,21 +76,29 @@ def make_runs(
         run_tasks(commits, tasks, function, stage=stage, runner=runner, reporter=reporter)
         damages: list[str] = []
         with reporter.bar("read back", sum(task.rows for task in tasks), "keys") as advance:
-            for task, damage in runner.run(run_damage, [(log, task) for task in tasks]):
-                advance(task.rows)
+            for check, damage in runner.run(run_damage, [RunCheck(log, task.name, task.rows) for task in tasks]):
+                advance(check.rows)
                 if damage:
                     damages.append(damage)
-                    commits.forget(task.name)
+                    commits.forget(check.name)
         if not damages:
             return
         reporter.say(f"          {damages[0]}: {len(damages)} of {len(tasks)} runs are made anew")
     raise CorruptStoreError(f"{damages[0]}, for the {_ATTEMPTS}rd time: the disk doesn't keep what is written to it")
 
 
-def run_damage(run: tuple[CommitLog, Task]) -> tuple[Task, str | None]:
-    """A task of a log, and what is wrong with the bytes of its files, in words, or None."""
-    log, task = run
-    return task, log.damage(task.name)
+@dataclass(frozen=True, slots=True)
+class RunCheck:
+    """Read the run of that name once."""
+
+    log: CommitLog
+    name: str
+    rows: int
+
+
+def run_damage(check: RunCheck) -> tuple[RunCheck, str | None]:
+    """The check, and what is wrong with the bytes of the run's files, in words, or None."""
+    return check, check.log.damage(check.name)
 
 
 def merge_runs(
