@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"sizes", "progress"},
     {"atomic"},
+    {"diskspace"},
     {"records"},
     PURE,
     MIXING,

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import free_bytes, storage_errors
+from knnstore.atomic import make_folder
 from knnstore.corpus.tokens import PartSummary
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
+from knnstore.diskspace import require_room, telling_need
 from knnstore.holdout import Int64
 from knnstore.ingest.assembly import assemble
-from knnstore.ingest.plan import check_disk
+from knnstore.ingest.estimate import require_disk
+from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
@@ -76,7 +78,17 @@ class Making:
         segment = self.segment
         tasks = [KeyTask(segment.root.absolute(), self._spec, chunk) for chunk in range(segment.chunks)]
         todo = [task for task in tasks if segment.commits.find(task.name) is None]
-        check_disk(segment, len(todo), free_bytes(segment.root))
+        require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
+        with telling_need("The keys that are left", lambda: key_bytes(segment, sum(map(self._is_left, tasks)))):
+            self._write_keys(tasks, todo)
+        sweep_partial(segment.root)
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
+
+    def _is_left(self, task: KeyTask) -> bool:
+        return self.segment.commits.find(task.name) is None
+
+    def _write_keys(self, tasks: list[KeyTask], todo: list[KeyTask]) -> None:
+        segment = self.segment
         if segment.commits.find(SAMPLES_TASK) is None:
             shape = (segment.rows, segment.dimension)
             path = segment.array_path("keys")
@@ -92,15 +104,14 @@ class Making:
                 advance(rows)
         self.rows += waiting
         self.seconds += time.perf_counter() - started
-        sweep_partial(segment.root)
-        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
 
     def _tokenise(self, tasks: list[TokenTask]) -> bool:
         segment = self.segment
-        with storage_errors("make", segment.root):
-            (segment.root / "parts").mkdir(exist_ok=True)
+        make_folder(segment.root / "parts")
         kept = {task.name: summary for task in tasks if (summary := committed_summary(segment, task))}
         todo = [task for task in tasks if task.name not in kept]
+        if todo:
+            require_disk(segment, todo, self._runner)
         summaries = list(kept.values())
         total = sum(source.bytes for task in tasks for source in task.part.sources)
         with self._reporter.bar("tokens", total, "B", sum(summary.bytes for summary in summaries)) as advance:

@@ -137,6 +137,11 @@ def decoded_bytes(task: DecodeTask) -> list[int]:
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
+def text_tokens(spec: LmSpec, text: str) -> int:
+    """Tokens of a text."""
+    return len(_key_model(spec).loaded.tokenise(text))
+
+
 def write_samples(task: SamplesTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
