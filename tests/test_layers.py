@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"sizes", "progress"},
     {"atomic"},
-    {"diskspace"},
+    {"diskspace", "outofmemory"},
     {"records"},
     PURE,
     MIXING,

@@ -11,7 +11,7 @@ from knnstore.atomic import write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, OutOfMemoryError
 from knnstore.index.check import self_check
 from knnstore.index.fill import fill_run, fill_tasks, run_layout
 from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
@@ -52,9 +52,17 @@ def fill_lists(
         commits.find(name) for name in (OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ())))
     ):
         return
-    run_chunks = run_layout(folder, reference, run_chunks)
-    fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
-    make_runs(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+    while True:
+        run_chunks = run_layout(folder, reference, run_chunks)
+        fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
+        try:
+            make_runs(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+            break
+        except OutOfMemoryError as error:
+            if run_chunks == 1:
+                raise
+            run_chunks = -(-run_chunks // 2)
+            reporter.say(f"          {error}. Once more in runs of {run_chunks} chunks")
     merge_runs(folder, store, segment, tuple(task.name for task in fills), runner=runner, reporter=reporter)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from knnstore.errors import KnnstoreError
+from knnstore.outofmemory import memory_errors
 
 _INTERRUPTED = 130
 
@@ -21,7 +22,8 @@ class Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """See click: called once a command line is parsed."""
         try:
-            return super().invoke(context)
+            with memory_errors("this command"):
+                return super().invoke(context)
         except KnnstoreError as error:
             click.echo(f"Error: {error}", err=True)
             context.exit(error.exit_code)

@@ -10,8 +10,10 @@ from index_stores import clustered_keys, make_store
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, NumericsError
-from knnstore.ingest import tasks
+from knnstore.ingest.samples import SamplesTask, write_samples
+from knnstore.ingest.tasks import committed_summary
 from knnstore.lm import forward
+from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
@@ -93,10 +95,9 @@ def test_a_bit_that_flips_in_a_part_has_the_part_tokenised_anew(begun, made, kin
 
 
 def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_makes_it_anew(begun, monkeypatch):
-    told = tasks.committed_summary
 
     def later(segment, task):
-        summary = told(segment, task)
+        summary = committed_summary(segment, task)
         if task.part.index == 5:
             flip(begun / STORE / "segments/0000/parts/000002.tokens")
         return summary
@@ -126,7 +127,7 @@ def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path
 
     (segment.root / "commits/samples.json").unlink()
     monkeypatch.setattr(forward, "window_keys", spoiled)
-    spec = tasks.LmSpec(str(here / "lm"), dtype=segment.plan.compute.split()[0])
+    spec = LmSpec(str(here / "lm"), dtype=segment.plan.compute.split()[0])
     told = rf"books/{segment.documents[document].path.split('/')[-1]}, token 7.*an activation is {bad}.*--dtype float32"
     with pytest.raises(NumericsError, match=told):
-        tasks.write_samples(tasks.SamplesTask(segment.root, spec))
+        write_samples(SamplesTask(segment.root, spec))
