@@ -54,6 +54,10 @@ class MismatchError(StoreError):
     """The store was made by another model, tokenizer, key layer or setting."""
 
 
+class MismatchWarning(UserWarning):
+    """What would be a MismatchError, where the caller has said that it is meant."""
+
+
 class UnfinishedError(StoreError):
     """A stage before this one hasn't ended."""
 

@@ -12,7 +12,7 @@ from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
-from knnstore.lm.matching import require_same_keys
+from knnstore.lm.matching import Allow, require_same_keys
 from knnstore.passages import Passages
 from knnstore.score.result import Setting
 
@@ -87,8 +87,9 @@ def attach_store(
     return Attachment(hooks, setting, source, search.nprobe)
 
 
-def require_store_of(store: Datastore, model: KeyModel) -> None:
-    """Raise MismatchError unless ``model`` makes the keys that the store holds of a window of its text."""
+def require_store_of(store: Datastore, model: KeyModel, allow: Allow | None = None) -> None:
+    """Raise MismatchError unless ``model`` makes the keys that the store holds of a window of its text; or tell
+    ``allow``."""
     segment = store.segments[0]
     document = int(np.argmax(segment.documents.tokens))
     first = int(segment.documents.first_row[document])
@@ -97,4 +98,4 @@ def require_store_of(store: Datastore, model: KeyModel) -> None:
     stored = segment.codec.decode(segment.keys(first, first + count))
     sample = segment.codec.decode(segment.keys(0, min(segment.rows, _SAMPLE_ROWS)))
     spread = np.square(sample - sample.mean(axis=0)).sum(axis=1).mean() if len(sample) > 1 else np.square(sample).sum()
-    require_same_keys(store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread))
+    require_same_keys(store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread), allow=allow)

@@ -35,7 +35,8 @@ def attribute(
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
+    opened = open(store, **lm)
     reading = ScoreOptions(text=(*text, *more), text_field=options.pop("text_field"), errors=options.pop("errors"))
     joined = opened.joined(**options)
     result = opened.attribute(reading, joined=joined, reporter=reporter_for(quiet))

@@ -43,6 +43,8 @@ from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 FOLDER = "append"
+# Differences between which there is no distance, or no common list of tokens.
+_NEVER = ("key.dimension ", "key_dtype ", "model.vocabulary ")
 _REPLACED = pa.schema([("segment", pa.string()), ("document", pa.int64())])
 
 
@@ -124,11 +126,17 @@ class Append:
         found, wanted = first.plan, self.plan
         same = replace(wanted, model=replace(wanted.model, name=found.model.name))
         told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
-        if told:
+        if not told:
+            return
+        sentence = f"{self.root} holds keys of other settings: {'; '.join(told)}"
+        if not self.options.allow_mismatch:
             raise MismatchError(
-                f"{self.root} holds keys of other settings: {'; '.join(told)}. "
-                "Run with the same ones, choose another --store, or discard it with --overwrite"
+                f"{sentence}. Run with the same ones, choose another --store, discard it with --overwrite, "
+                "or give --allow-mismatch if you mean it"
             )
+        if never := [what for what in told if what.startswith(_NEVER)]:
+            raise MismatchError(f"{self.root} can't hold both, --allow-mismatch or not: {'; '.join(never)}")
+        self.reporter.say(f"mismatch  {sentence}")
 
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""

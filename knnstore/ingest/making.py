@@ -15,16 +15,17 @@ from knnstore.holdout import Int64
 from knnstore.ingest.assembly import assemble
 from knnstore.ingest.estimate import require_disk
 from knnstore.ingest.plan import key_bytes
-from knnstore.ingest.samples import SamplesTask, write_samples
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
+    SamplesTask,
     TokenTask,
     committed_summary,
     decoded_bytes,
     remove_parts,
     tokenise,
     write_keys,
+    write_samples,
 )
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter

@@ -31,6 +31,7 @@ class IngestOptions:
 
     ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
+    ``allow_mismatch``: add keys of another LM, or other windows, to those that the store holds.
     """
 
     corpus: tuple[str, ...]
@@ -50,6 +51,7 @@ class IngestOptions:
     overwrite: bool = False
     prune: bool = False
     readmit: bool = False
+    allow_mismatch: bool = False
     chunk_rows: int | None = None
 
     def __post_init__(self) -> None:

@@ -3,8 +3,11 @@
 torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +15,24 @@ import numpy as np
 from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
-from knnstore.datastore.arrays import write_chunk
-from knnstore.datastore.keycodec import KeyCodec
-from knnstore.datastore.segment import Segment, keys_task
+from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
+from knnstore.datastore.queries import MOST_QUERIES, write_queries
+from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import MismatchError, NumericsError
-from knnstore.ingest.passes import key_model_of, place_of, stored_tokens, window_keys_of
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
-from knnstore.windows import cut_windows
+from knnstore.windows import Windows, cut_windows
 
 if TYPE_CHECKING:
-    pass
+    from knnstore.lm.forward import KeyModel
 
+# Windows whose keys set the int8 scales, and those whose keys are kept for the index's self-check.
+_SCALE_WINDOWS = 128
+_QUERY_WINDOWS = 64
+_MOST_CLIPPED = 1e-4
+# Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 _MOST_SHRUNK = 64  # by which this may be divided: far below a window, each is a batch of its own
 
 
@@ -67,6 +76,15 @@ class KeyTask:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplesTask:
+    """Compute the int8 scales and the queries; ``scales_of``: a segment whose scales will do if they suit the keys."""
+
+    segment: Path
+    spec: LmSpec
+    scales_of: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SurveyTask:
     """Say which documents are in one part of the corpus."""
 
@@ -104,7 +122,7 @@ def tokenise(task: TokenTask) -> PartSummary:
     """Write a part's token ids and documents."""
     segment = Segment(task.segment)
     files = part_files(task.segment, task.part.index)
-    model = key_model_of(task.spec, segment)
+    model = _key_model(task.spec, segment)
     with storage_errors("write", files[0]), replacing_path(files[0]) as ids, replacing_path(files[1]) as table:
         summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, ids, table)
     segment.commits.commit(task.name, files, **to_json(summary))
@@ -121,26 +139,49 @@ def committed_summary(segment: Segment, task: TokenTask) -> PartSummary | None:
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
     """UTF-8 bytes of the text of each list of token ids."""
-    model = key_model_of(task.spec)
+    model = _key_model(task.spec)
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
 def text_tokens(spec: LmSpec, text: str) -> int:
     """Tokens of a text."""
-    return len(key_model_of(spec).loaded.tokenise(text))
+    return len(_key_model(spec).loaded.tokenise(text))
+
+
+def write_samples(task: SamplesTask) -> int:
+    """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
+    segment = Segment(task.segment)
+    model = _key_model(task.spec, segment)
+    files: list[Path] = []
+    plan, table = segment.plan, segment.documents
+    cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
+    taken: str | None = None
+    if plan.key_dtype == "int8":
+        rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        _require_finite(segment, rows, sample)
+        path = segment.array_path("key_scales")
+        files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
+        scales, taken = _scales(sample, task.scales_of)
+        files.append(write_chunk(path, 0, scales))
+    windows = cut(table.heldout_first, table.heldout_tokens)
+    tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    _require_finite(segment, tokens, queries, heldout=True)
+    files += write_queries(segment, tokens, queries)
+    segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
+    return len(queries)
 
 
 def write_keys(task: KeyTask) -> int:
     """Write one chunk of keys; return its number of rows. Raises NumericsError that names document and token."""
     segment = Segment(task.segment)
     begin, end = segment.chunk_range(task.chunk)
-    model, plan, table = key_model_of(task.spec, segment), segment.plan, segment.documents
+    model, plan, table = _key_model(task.spec, segment), segment.plan, segment.documents
     codec = segment.codec
     windows = cut_windows(
         table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
     )
     block = np.empty((end - begin, segment.dimension), codec.stored)
-    for rows, keys in window_keys_of(model, windows, stored_tokens(segment, windows), task.shrunk):
+    for rows, keys in _window_keys(model, windows, _stored(segment, windows), task.shrunk):
         mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
     if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
@@ -150,13 +191,108 @@ def write_keys(task: KeyTask) -> int:
     return end - begin
 
 
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
+
+
+def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
+    """The LM, loaded once a process.
+
+    Raises MismatchError if it isn't the one that the segment was planned with, or runs otherwise here: on a cluster
+    of unequal machines the keys would differ.
+    """
+    from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
+
+    model = key_model(spec)
+    if segment is None:
+        return model
+    compute = f"{model.loaded.dtype} on {model.loaded.device.type}"
+    if compute != segment.plan.compute:
+        raise MismatchError(
+            f"{gethostname()} runs the LM in {compute}, the store's keys are made in {segment.plan.compute}: "
+            "give --dtype and --device that every machine has, or use machines of one kind"
+        )
+    if model.loaded.identity != segment.plan.model:
+        raise MismatchError(f"{gethostname()} has another LM at {spec.model} than the one that the keys are made with")
+    return model
+
+
+def _window_keys(model: "KeyModel", windows: Windows, tokens: TokenReader, shrunk: int = 1) -> Any:
+    from knnstore.lm.forward import window_keys  # noqa: PLC0415 - see the module
+
+    most = _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"])
+    return window_keys(model, windows, tokens, max(1, most // shrunk))
+
+
+def _stored(segment: Segment, windows: Windows) -> TokenReader:
+    """Reads tokens of stored documents; all that the windows need is fetched at once."""
+    first_row = segment.documents.first_row
+    context = segment.plan.key.context
+    low = max(int(windows.row.min()) - context, 0)
+    values = segment.values(low, min(int((windows.row + windows.scored).max()), segment.rows))
+    return lambda document, begin, end: values[first_row[document] + begin - low : first_row[document] + end - low]
+
+
+def _heldout(segment: Segment, windows: Windows) -> TokenReader:
+    documents = {int(document): segment.heldout(int(document)) for document in np.unique(windows.document)}
+    return lambda document, begin, end: documents[document][begin:end]
+
+
+def _sampled_keys(
+    segment: Segment, model: "KeyModel", windows: Windows, reader: Callable[[Segment, Windows], TokenReader], count: int
+) -> tuple[Int64, Float32]:
+    """Rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over documents."""
+    if not len(windows):
+        return np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32)
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
+    parts = []
+    for index in chosen:  # one window at a time: what is read for them lies far apart
+        window = windows.select(slice(int(index), int(index) + 1))
+        parts += list(_window_keys(model, window, reader(segment, window)))
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
+
+
+def _scales(sample: Float32, given: Path | None) -> tuple[Float32, str | None]:
+    """The scales of the given segment, and its name, if they clip next to nothing of the sample; else the sample's own.
+
+    Segments of equal scales are compacted byte by byte.
+    """
+    theirs = Segment(given).codec.scales if given else None
+    if given is None or theirs is None:
+        return scales_of(sample), None
+    clipped = (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum()
+    return (scales_of(sample), None) if clipped > _MOST_CLIPPED * sample.size else (theirs, given.name)
+
+
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
     try:
         return codec.encode(keys)
     except NumericsError as error:
         finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
-        where = place_of(segment, int(rows[np.argmin(finite)]))
+        where = _place(segment, int(rows[np.argmin(finite)]))
         raise NumericsError(f"{where}: {error}; try --dtype float32, or --key-dtype int8") from error
+
+
+def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:
+    """Raise NumericsError if a key of the sample isn't finite: the scales, and with them all keys, would follow it."""
+    finite = np.isfinite(keys).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        where = _place(segment, int(rows[first]), heldout=heldout)
+        worst = keys[first][~np.isfinite(keys[first])][0]
+        raise NumericsError(f"{where}: an activation is {worst}; try --dtype float32")
+
+
+def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:
+    """The document and the position in it of a row, or of a place among the held-out tokens, in words."""
+    table = segment.documents
+    if not heldout:
+        document = int(table.locate(np.array([row]))[0])
+        return f"{table[document]}, token {row - int(table.first_row[document])}"
+    document = int(np.searchsorted(table.heldout_first + table.heldout_tokens, row, side="right"))
+    position = row - int(table.heldout_first[document]) + int(table.tokens[document])
+    return f"{table[document]}, token {position}, which is held out"
 
 
 def remove_parts(segment: Path) -> None:

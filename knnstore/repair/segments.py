@@ -21,16 +21,17 @@ from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
 from knnstore.holdout import choose_heldout
 from knnstore.index.plan import IndexFolder
 from knnstore.ingest.assembly import assemble
-from knnstore.ingest.samples import SamplesTask, write_samples
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
+    SamplesTask,
     TokenTask,
     decoded_bytes,
     describe_model,
     remove_parts,
     tokenise,
     write_keys,
+    write_samples,
 )
 from knnstore.lm.spec import LmSpec
 from knnstore.repair.copies import copied_rows

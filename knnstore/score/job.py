@@ -48,7 +48,8 @@ def score(
     require_known_model(store.root, store.manifest)
     recipe = store.manifest.key
     model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
-    require_same_model(store.root, store.manifest, model)
+    allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
+    require_same_model(store.root, store.manifest, model, allow)
     store = _masked(store, options, reporter)
     job = _Job(options, store, model, reporter, runner)
     text, texts = gather_texts(options, store, model.loaded)

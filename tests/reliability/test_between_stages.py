@@ -10,8 +10,7 @@ from index_stores import clustered_keys, make_store
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, NumericsError
-from knnstore.ingest.samples import SamplesTask, write_samples
-from knnstore.ingest.tasks import committed_summary
+from knnstore.ingest.tasks import SamplesTask, committed_summary, write_samples
 from knnstore.lm import forward
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
