@@ -60,10 +60,13 @@ class Making:
         ``choose``: see ``assemble``.
         """
         sweep_partial(self.segment.root)
+        # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
+        size = sum(source.bytes for task in tasks for source in task.part.sources)
         if not self.tokenised:
-            if not self._tokenise(tasks):
-                return False
-            assemble(self.segment, len(tasks), choose, self._decoded_bytes)
+            with telling_need("The tokens of the text", lambda: size):
+                if not self._tokenise(tasks):
+                    return False
+                assemble(self.segment, len(tasks), choose, self._decoded_bytes)
         remove_parts(self.segment.root)
         table = self.segment.documents
         heldout, heldout_tokens = len(table.heldout()), int(table.heldout_tokens.sum())
