@@ -88,7 +88,7 @@ def make_runs(
                 advance(check.rows)
                 if damage:
                     damages.append(damage)
-                    commits.forget(check.name)
+                    commits.forget(check.run)
         if not damages:
             return
         reporter.say(f"          {damages[0]}: {len(damages)} of {len(tasks)} runs are made anew")
@@ -100,13 +100,18 @@ class RunCheck:
     """Read the run of that name once."""
 
     log: CommitLog
-    name: str
+    run: str
     rows: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"check-{self.run}"
 
 
 def run_damage(check: RunCheck) -> tuple[RunCheck, str | None]:
     """The check, and what is wrong with the bytes of the run's files, in words, or None."""
-    return check, check.log.damage(check.name)
+    return check, check.log.damage(check.run)
 
 
 def merge_runs(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.atomic import make_folder
-from knnstore.corpus.tokens import PartSummary
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
@@ -35,7 +34,8 @@ from knnstore.scheduling import Runner
 class Making:
     """One run over one segment. ``scales_of``: a segment whose int8 scales it takes if they suit.
 
-    Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys.
+    Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys; of
+    the text ``empty`` and ``skipped`` documents and ``replaced`` characters.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Making:
         self.segment = segment
         self.tasks_run = self.tasks_kept = self.rows = 0
         self.seconds = 0.0
+        self.empty = self.skipped = self.replaced = 0
         self._spec = spec
         self._runner = runner
         self._reporter = reporter
@@ -122,9 +123,19 @@ class Making:
                 summaries.append(summary)
                 advance(summary.bytes)
         self._tally(len(todo), len(kept))
-        if left_out := _left_out(summaries):
-            self._reporter.say(left_out)
+        self.empty = sum(summary.empty for summary in summaries)
+        self.skipped = sum(summary.skipped for summary in summaries)
+        self.replaced = sum(summary.replaced for summary in summaries)
+        self._say_left_out()
         return any(summary.tokens for summary in summaries)
+
+    def _say_left_out(self) -> None:
+        counts = {"empty": self.empty, "skipped as unreadable": self.skipped}
+        told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
+        if self.replaced:
+            told.append(f"{count(self.replaced, 'undecodable character')} replaced")
+        if told:
+            self._reporter.say(f"          left out: {', '.join(told)}")
 
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
         return next(iter(self._runner.run(decoded_bytes, [DecodeTask(self._spec, texts)])))
@@ -137,14 +148,3 @@ class Making:
 def count(number: int, noun: str) -> str:
     """``1 document``, ``2,000 documents``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _left_out(summaries: list[PartSummary]) -> str:
-    counts = {
-        "empty": sum(summary.empty for summary in summaries),
-        "skipped as unreadable": sum(summary.skipped for summary in summaries),
-    }
-    told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
-    if replaced := sum(summary.replaced for summary in summaries):
-        told.append(f"{count(replaced, 'undecodable character')} replaced")
-    return f"          left out: {', '.join(told)}" if told else ""
