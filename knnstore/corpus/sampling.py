@@ -67,8 +67,7 @@ def _lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
         if line is None:
             return
         with suppress(UnusableTextError):
-            text, _ = parse_line(line, options, ReadCounts())
-            yield text, len(line) / whole
+            yield parse_line(line, options, ReadCounts()).text, len(line) / whole
 
 
 def _rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
@@ -76,4 +75,4 @@ def _rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
         rows = pq.read_metadata(file).num_rows
     for _, row in read_rows(source, options.text_field):
         with suppress(UnusableTextError):
-            yield parse_row(row, options, ReadCounts())[0], 1 / rows
+            yield parse_row(row, options, ReadCounts()).text, 1 / rows

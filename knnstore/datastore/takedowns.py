@@ -68,8 +68,12 @@ def _load(root: Path, change: Change) -> frozenset[bytes]:
     if TAKEDOWN in change.facts and (damage := takedown_damage(root, change)):
         raise CorruptStoreError(f"{path}, which says what was taken down, {damage}: restore it from a copy")
     try:
-        return frozenset(pq.read_table(path, schema=_SCHEMA).column("sha256").to_pylist())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise CorruptStoreError(f"{path}, which says what was taken down, is missing: restore it from a copy") from None
+    except OSError as error:
+        raise CorruptStoreError(f"{path}, which says what was taken down, can't be read: {error}") from error
+    try:
+        return frozenset(pq.read_table(io.BytesIO(data), schema=_SCHEMA).column("sha256").to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path}, which says what was taken down, can't be read: {error}") from error

@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.atomic import read_raw
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.sources import write_sources
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
 from knnstore.holdout import Int64
-from knnstore.ingest.tasks import part_files, tokens_task
+from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
+from knnstore.objects.path import ObjectPath
 
 
 def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
@@ -29,7 +32,9 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
         if damage := segment.commits.damage(tokens_task(part)):
             segment.commits.forget(tokens_task(part))
             raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
-    table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
+    table = pa.concat_tables(
+        pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts)
+    )
     tokens = table.column("tokens").to_numpy()
     heldout = choose(table)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
@@ -39,7 +44,7 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ends = []
     writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
     heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
-    for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
+    for keep, end, whole in _split(_memory_maps(segment, parts, part_tokens), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
         if len(end) and not whole:
@@ -48,6 +53,10 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     if ends:
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
+    if segment.plan.key.task == "seq2seq":
+        files += write_sources(
+            segment, table.column("source_tokens").to_numpy(), _memory_maps(segment, parts, part_sources)
+        )
     files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
     segment.commits.commit(DOCUMENTS_TASK, files)
 
@@ -66,10 +75,13 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
     return path
 
 
-def _memory_maps(segment: Segment, parts: int) -> Iterator[Any]:
+def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]) -> Iterator[Any]:
+    """The token ids of each part, in that file of it."""
     for part in range(parts):
-        path = part_files(segment.root, part)[0]
-        if path.stat().st_size:
+        path = file(segment.root, part)
+        if isinstance(path, ObjectPath):
+            yield np.frombuffer(path.read_bytes(), segment.plan.value_dtype)
+        elif path.stat().st_size:
             yield np.memmap(path, segment.plan.value_dtype, mode="r")
 
 

@@ -38,8 +38,11 @@ class EstimateTask:
 def require_disk(segment: Segment, tasks: Sequence[TokenTask], runner: Runner) -> None:
     """Raise DiskFullError, with both numbers, if what is left to tokenise can't fit on the disk with its keys.
 
-    No text is looked at where there is room for as many tokens as the files could possibly hold.
+    No text is looked at where there is room for as many tokens as the files could possibly hold. Of pairs of texts
+    nothing is estimated.
     """
+    if segment.plan.key.task == "seq2seq":
+        return
     sources = [
         source
         for task in tasks

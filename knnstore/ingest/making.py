@@ -35,7 +35,7 @@ class Making:
     """One run over one segment. ``scales_of``: a segment whose int8 scales it takes if they suit.
 
     Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys; of
-    the text ``empty`` and ``skipped`` documents and ``replaced`` characters.
+    the text ``empty``, ``skipped`` and ``too_long`` documents and ``replaced`` characters.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Making:
         self.segment = segment
         self.tasks_run = self.tasks_kept = self.rows = 0
         self.seconds = 0.0
-        self.empty = self.skipped = self.replaced = 0
+        self.empty = self.skipped = self.replaced = self.too_long = 0
         self._spec = spec
         self._runner = runner
         self._reporter = reporter
@@ -126,12 +126,15 @@ class Making:
         self.empty = sum(summary.empty for summary in summaries)
         self.skipped = sum(summary.skipped for summary in summaries)
         self.replaced = sum(summary.replaced for summary in summaries)
+        self.too_long = sum(summary.too_long for summary in summaries)
         self._say_left_out()
         return any(summary.tokens for summary in summaries)
 
     def _say_left_out(self) -> None:
         counts = {"empty": self.empty, "skipped as unreadable": self.skipped}
         told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
+        if self.too_long:
+            told.append(f"{count(self.too_long, 'pair')} longer than the LM takes")
         if self.replaced:
             told.append(f"{count(self.replaced, 'undecodable character')} replaced")
         if told:

@@ -64,7 +64,7 @@ def rows_and(field, parts):
 )
 def test_a_batch_that_does_not_fit_is_run_in_halves_and_the_keys_are_the_same(model, monkeypatch, most, error):
     whole = rows_and(lambda part: part[1], list(window_keys(model, WINDOWS, tokens, 4096)))
-    scores = list(window_scores(model, WINDOWS, tokens, 4096, 8192))
+    scores = list(window_scores(model, WINDOWS, tokens, 4096))
     sizes = []
     for name in ("keys", "keys_and_logits"):
         before = getattr(KeyModel, name)
@@ -81,7 +81,7 @@ def test_a_batch_that_does_not_fit_is_run_in_halves_and_the_keys_are_the_same(mo
     np.testing.assert_allclose(halved, whole, rtol=0, atol=1e-6)
     log_p = [
         rows_and(lambda part: part[1], [(s.rows, s.log_p) for s in found])
-        for found in (scores, list(window_scores(model, WINDOWS, tokens, 4096, 8192)))
+        for found in (scores, list(window_scores(model, WINDOWS, tokens, 4096)))
     ]
     np.testing.assert_allclose(log_p[1], log_p[0], rtol=0, atol=1e-5)
 
