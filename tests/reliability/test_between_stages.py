@@ -118,8 +118,8 @@ def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path
     document = int(np.flatnonzero(segment.documents.heldout_tokens if heldout else segment.documents.tokens)[-1])
     keys_of = forward.window_keys
 
-    def spoiled(model, windows, tokens, batch):
-        for rows, keys in keys_of(model, windows, tokens, batch):
+    def spoiled(model, windows, *rest):
+        for rows, keys in keys_of(model, windows, *rest):
             if (windows.document == document).any():
                 keys[rows == first[document] + 7, 3] = bad
             yield rows, keys
