@@ -1,15 +1,7 @@
 """A translation model that is trained, and a store of another way to say the same."""
 
 import pytest
-from click.testing import CliRunner
-from translation import RADIO, numbers, tiny_model, train, word_tokenizer
-
-from knnstore.cli import main
-
-
-def invoke(*arguments):
-    """The command in this process; its result."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+from translation import RADIO, invoke, numbers, tiny_model, train, word_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import invoke
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-from translation import RADIO, numbers, tiny_model
+from translation import RADIO, invoke, numbers, tiny_model
 
 import knnstore
 from knnstore.datastore.store import Datastore

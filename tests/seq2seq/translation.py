@@ -2,8 +2,11 @@
 
 import numpy as np
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+
+from knnstore.cli import main
 
 PLAIN = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RADIO = ["zero", "one", "two", "tree", "fower", "fife", "six", "seven", "eight", "niner"]
@@ -26,6 +29,11 @@ FAMILIES = {
     "bart": (STACKS, "model.decoder.layers.1.fc1", "model.decoder.layers.1.self_attn"),
     "marian": (STACKS, "model.decoder.layers.1.fc1", "model.decoder.layers.1.self_attn"),
 }
+
+
+def invoke(*arguments):
+    """The command in this process; its result."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def tiny_model(family, **sizes):
