@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from knnstore.errors import ResourceError
+from knnstore.errors import DiskFullError, ResourceError
 from knnstore.objects.path import ObjectPath
 from knnstore.sizes import format_size
 
@@ -217,7 +217,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
     except ResourceError:
         raise
     except OSError as error:
-        raise ResourceError(_explain(error, action, path)) from error
+        raise _explained(error, action, path) from error
 
 
 def free_bytes(path: Path) -> int:
@@ -232,13 +232,20 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON knows")
 
 
-def _explain(error: OSError, action: str, path: Path) -> str:
+def _explained(error: OSError, action: str, path: Path) -> ResourceError:
     where = error.filename or path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    again = "make room and run the same command again, it goes on"
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(f"no space left to {action} {where} ({format_size(free_bytes(path))} free): {again}")
+    if error.errno == errno.EDQUOT:
         free = format_size(free_bytes(path))
-        return f"no space left to {action} {where} ({free} free): make room and run the same command again, it goes on"
+        return DiskFullError(f"can't {action} {where}: your quota is used up (the disk has {free} free): {again}")
     if error.errno == errno.EROFS:
-        return f"can't {action} {where}: the file system is read-only; choose another place with --store"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"can't {action} {where}: permission denied; choose another place with --store or mend its permissions"
-    return f"can't {action} {where}: {error.strerror or error}"
+        why = "the file system is read-only; choose another place with --store"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        why = "permission denied; choose another place with --store or mend its permissions"
+    elif error.errno == errno.EIO:
+        why = f"{error.strerror}; see the system's log for the disk, then run the same command again, it goes on"
+    else:
+        why = error.strerror or str(error)
+    return ResourceError(f"can't {action} {where}: {why}")

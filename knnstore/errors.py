@@ -14,6 +14,8 @@
     │   └── LockedError               another process is writing
     ├── NumericsError (ArithmeticError)  activations that aren't finite, or overflow         exit code 1
     └── ResourceError (OSError)       disk, memory or permission                             exit code 1
+        ├── DiskFullError             no room, or a quota is used up: make room, and go on
+        └── OutOfMemoryError          the system gave less memory than was asked for
 
 Each takes one message, which gives the name, the value, the limit and the next step; so each survives
 pickling on its way back from a Dask worker.
@@ -52,6 +54,10 @@ class MismatchError(StoreError):
     """The store was made by another model, tokenizer, key layer or setting, or by another version of knnstore."""
 
 
+class MismatchWarning(UserWarning):
+    """What would be a MismatchError, where the caller has said that it is meant."""
+
+
 class UnfinishedError(StoreError):
     """A stage before this one hasn't ended."""
 
@@ -70,3 +76,11 @@ class NumericsError(KnnstoreError, ArithmeticError):
 
 class ResourceError(KnnstoreError, OSError):
     """The disk, the memory or the permissions don't allow it."""
+
+
+class DiskFullError(ResourceError):
+    """There is no room on the disk, or a quota is used up."""
+
+
+class OutOfMemoryError(ResourceError):
+    """The system gave a process less memory than it asked for, or killed it for asking."""

@@ -23,10 +23,11 @@ class DyingRunner(SerialRunner):
 
     def run(self, function, tasks):
         for task in tasks:
-            if not self.left:
-                raise KilledError
-            self.left -= 1
-            self.ran.append(task.name)
+            if not task.name.startswith("check-"):  # runs are read back as often as a build goes on
+                if not self.left:
+                    raise KilledError
+                self.left -= 1
+                self.ran.append(task.name)
             yield function(task)
 
 

@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
     {"sizes", "progress"},
     {"objects"},
     {"atomic"},
+    {"diskspace", "outofmemory"},
     {"records"},
     PURE,
     MIXING,

@@ -5,8 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+from faults.limits import bounded, kills, memory_cgroup
 
 psutil = pytest.importorskip("psutil")
 
@@ -16,14 +20,20 @@ PROMISE = 2_000_000_000
 
 
 def peak_of(folder, *arguments):
-    """Most memory, in bytes, that the command and its children held at once; shared pages are counted once."""
+    """Most memory, in bytes, that the command and its children held at once; shared pages are counted once.
+
+    The system gives none of them more than was promised, and where it lets us, not all of them together.
+    """
     command = [sys.executable, "-m", "knnstore", *arguments, "--memory", "2GB"]
     peak = 0
-    with (folder / "log").open("w") as log:
-        process = psutil.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    with memory_cgroup(PROMISE) as group, (folder / "log").open("w") as log:
+        process = psutil.Popen(
+            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, preexec_fn=bounded(PROMISE, group)
+        )
         while process.poll() is None:
             peak = max(peak, sum(map(_held, [process, *_children(process)])))
             time.sleep(0.2)  # reading a process's shared pages takes a while itself
+        assert group is None or kills(group) == 0
     assert process.returncode == 0, (folder / "log").read_text()
     return peak
 

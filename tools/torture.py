@@ -4,6 +4,7 @@
 
     crashes  kill, tear, cut the power, fill or break the disk at any of the durable operations of each command, and
              run it again: the bytes of a run that nothing interrupted
+    limits   hold every command to its --memory by a cgroup: it ends well, or refuses before any work
     flips    flip single bits, over every file of a store: verify finds each, no search answers from one
     hostile  open, verify and search stores with mutated metadata and arrays: errors of ours, and nothing worse
 
@@ -23,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-CASES = {"crashes": 500, "flips": 1000, "hostile": 10_000}
+CASES = {"crashes": 500, "flips": 1000, "hostile": 10_000, "limits": 24}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

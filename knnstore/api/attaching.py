@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from knnstore.api.store import Store, open
+from knnstore.api.store import Store, open, warn_of_mismatch
 from knnstore.attachment import Attachment, adopted_model, attach_store, choose_setting
 from knnstore.lm.hooks import Step
 
@@ -18,6 +18,7 @@ def attach(
     k: int | None = None,
     nprobe: int | None = None,
     exact: bool = False,
+    allow_mismatch: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Attachment:
     """Join an LM of transformers, causal or encoder-decoder, to a store, until ``detach()`` or the end of a ``with``.
@@ -31,13 +32,14 @@ def attach(
         store: a store, or what ``--store`` takes.
         lambda_, temperature, k: the mixture; what is None is as the store was tuned, else a cautious default.
         nprobe: lists that a query searches. exact: search every key instead.
+        allow_mismatch: warn of an LM that makes other keys than the store holds, and join it all the same.
         on_step: called after each forward pass with the neighbours and distributions of its positions.
 
     Raises MismatchError if this LM doesn't make the store's keys, ModelError if it is none or is being trained,
     UnfinishedError without an index.
     """
     opened = store if isinstance(store, Store) else open(store)
-    keyed = adopted_model(opened.datastore, model)
+    keyed = adopted_model(opened.datastore, model, allow=warn_of_mismatch if allow_mismatch else None)
     search = opened.searching(nprobe=nprobe, exact=exact)
     setting = choose_setting(opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
     return attach_store(keyed, search, *setting, on_step=on_step)

@@ -1,5 +1,6 @@
 """A store in the hands of a program."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from knnstore.attachment import Joined, Search, adopted_model, choose_setting
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
 from knnstore.datastore.stores import Stores
-from knnstore.errors import UsageError
+from knnstore.errors import MismatchWarning, UsageError
 from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.matching import model_of_store
@@ -60,7 +61,14 @@ class Store:
     """
 
     def __init__(
-        self, datastore: Datastore, model: Any = None, tokenizer: Any = None, *, device: str, dtype: str
+        self,
+        datastore: Datastore,
+        model: Any = None,
+        tokenizer: Any = None,
+        *,
+        device: str,
+        dtype: str,
+        allow_mismatch: bool = False,
     ) -> None:
         if tokenizer is not None and (model is None or isinstance(model, str | Path)):
             raise UsageError("a tokenizer is given without the model in memory that it belongs to")
@@ -69,6 +77,7 @@ class Store:
         self._tokenizer = tokenizer
         self._device = device
         self._dtype = dtype
+        self._allow = warn_of_mismatch if allow_mismatch else None
         self._searches: dict[tuple[int | None, bool], Search] = {}
 
     @property
@@ -104,8 +113,8 @@ class Store:
         if self._model is None or isinstance(self._model, str | Path):
             name = default_model() if self._model is None else str(self._model)
             root, manifest = self.datastore.root, self.datastore.manifest
-            return model_of_store(root, manifest, name, dtype=self._dtype, device=self._device)
-        return adopted_model(self.datastore, self._model, self._tokenizer)
+            return model_of_store(root, manifest, name, dtype=self._dtype, device=self._device, allow=self._allow)
+        return adopted_model(self.datastore, self._model, self._tokenizer, self._allow)
 
     @cached_property
     def passages(self) -> Passages:
@@ -230,6 +239,7 @@ def open(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    allow_mismatch: bool = False,
 ) -> Store:
     """Open a store for reading, by name, path or ``file://`` URL; None is the only one in this folder.
 
@@ -239,8 +249,14 @@ def open(
             shipped wiki-lm. Nothing is loaded until it is needed.
         tokenizer: that of a model in memory, for calls that take or give text.
         device, dtype: for an LM that is loaded, as ``--device`` and ``--dtype``.
+        allow_mismatch: warn of another LM, tokenizer or key layer than the store's (MismatchWarning), and use it.
 
     Raises StoreNotFoundError, UnfinishedError or CorruptStoreError.
     """
     root = only_store(Path()) if store is None else store_path(str(store))
-    return Store(Datastore(root), model, tokenizer, device=device, dtype=dtype)
+    return Store(Datastore(root), model, tokenizer, device=device, dtype=dtype, allow_mismatch=allow_mismatch)
+
+
+def warn_of_mismatch(told: str) -> None:
+    """What the caller allowed is told as a warning."""
+    warnings.warn(told, MismatchWarning, stacklevel=3)

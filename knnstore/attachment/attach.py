@@ -14,7 +14,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
 from knnstore.lm.loading import adopt_model
-from knnstore.lm.matching import require_known_model, require_same_keys, require_same_task
+from knnstore.lm.matching import Allow, require_known_model, require_same_keys, require_same_task
 from knnstore.lm.sources import SourceBatch
 from knnstore.passages import Passages
 from knnstore.score.result import Setting
@@ -90,20 +90,21 @@ def attach_store(
     return Attachment(hooks, setting, source, search.nprobe)
 
 
-def adopted_model(store: Datastore, model: Any, tokenizer: Any = None) -> KeyModel:
+def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Allow | None = None) -> KeyModel:
     """An LM that is in memory, if it makes the keys that the store holds of a window of its text.
 
-    Raises ModelError if it is no LM, MismatchError if it is another than the store's.
+    Raises ModelError if it is no LM, MismatchError if it is another than the store's; other keys are told to ``allow``
+    instead, if it is given.
     """
     require_known_model(store.root, store.manifest)
     loaded = adopt_model(model, tokenizer)
     require_same_task(store.root, store.manifest, loaded.identity.name, loaded.task)
     keyed = KeyModel(loaded, store.manifest.key.layer)
-    _require_store_of(store, keyed)
+    _require_store_of(store, keyed, allow)
     return keyed
 
 
-def _require_store_of(store: Datastore, model: KeyModel) -> None:
+def _require_store_of(store: Datastore, model: KeyModel, allow: Allow | None) -> None:
     segment = store.segments[0]
     document = int(np.argmax(segment.documents.tokens))
     first = int(segment.documents.first_row[document])
@@ -115,4 +116,6 @@ def _require_store_of(store: Datastore, model: KeyModel) -> None:
     stored = segment.codec.decode(segment.keys(first, first + count))
     sample = segment.codec.decode(segment.keys(0, min(segment.rows, _SAMPLE_ROWS)))
     spread = np.square(sample - sample.mean(axis=0)).sum(axis=1).mean() if len(sample) > 1 else np.square(sample).sum()
-    require_same_keys(store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread), source=source)
+    require_same_keys(
+        store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread), source=source, allow=allow
+    )

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import free_bytes, make_folder, remove_folder, write_json
+from knnstore.atomic import make_folder, remove_folder, write_json
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
-from knnstore.errors import ResourceError
+from knnstore.diskspace import require_room, telling_need
 from knnstore.index.merge import OFFSETS
 from knnstore.index.plan import (
     PLAN_FILE,
@@ -32,7 +32,6 @@ from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
-from knnstore.sizes import format_size
 
 _MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
 DRIFT_DUE = 1.25
@@ -87,10 +86,11 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)
-        _train(folder, store, runner, reporter)
-        for segment in work.new:
-            fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
-            check_lists(folder, store, segment, options.memory, reporter)
+        with telling_need("What is left of the index", lambda: _room(work)):
+            _train(folder, store, runner, reporter)
+            for segment in work.new:
+                fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
+                check_lists(folder, store, segment, options.memory, reporter)
         names = tuple(segment.root.name for segment in store.segments)
         done = replace(store.manifest, index=plan.name, indexed=names)
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
@@ -102,20 +102,22 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
 def _prepare(store: Datastore, work: Work) -> None:
     """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
     folder = work.folder
-    written = bytes_below(
-        *(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name)))
+    require_room(
+        store.root, _room(work), "the lists of the index and the runs that they are made of", "lower --pq-bytes"
     )
-    needed = int((work.resources.disk_bytes + work.resources.temporary_bytes) * _MORE) - written
-    free = free_bytes(store.root)
-    if free < needed:
-        raise ResourceError(
-            f"{store.root}: the index needs {format_size(needed)} more on disk and {format_size(free)} are free: "
-            f"make room, or lower --pq-bytes"
-        )
     make_folder(folder.root)
     sweep_partial(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
+
+
+def _room(work: Work) -> int:
+    """Bytes on disk that the work needs beyond what is written of it."""
+    folder = work.folder
+    written = bytes_below(
+        *(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name)))
+    )
+    return max(0, int((work.resources.disk_bytes + work.resources.temporary_bytes) * _MORE) - written)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The lists of one segment under quantisers that are there: fill, merge, check."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -10,6 +11,7 @@ from knnstore.atomic import write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
+from knnstore.errors import CorruptStoreError, OutOfMemoryError
 from knnstore.index.check import self_check
 from knnstore.index.fill import fill_run, fill_tasks, run_layout
 from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
@@ -19,6 +21,8 @@ from knnstore.planning import BASE_BYTES
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
+
+_ATTEMPTS = 3  # to write runs that can be read back
 
 
 class RowsTask(Protocol):
@@ -47,10 +51,66 @@ def fill_lists(
     names = [OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ()))]
     if len(commits.find_all(names)) == len(names):
         return
-    run_chunks = run_layout(folder, reference, run_chunks)
-    fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
-    run_tasks(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+    while True:
+        run_chunks = run_layout(folder, reference, run_chunks)
+        fills = fill_tasks(store, folder, segment, reference, run_chunks=run_chunks)
+        try:
+            make_runs(folder.run_commits(reference), fills, fill_run, stage="fill", runner=runner, reporter=reporter)
+            break
+        except OutOfMemoryError as error:
+            if run_chunks == 1:
+                raise
+            run_chunks = -(-run_chunks // 2)
+            reporter.say(f"          {error}. Once more in runs of {run_chunks} chunks")
     merge_runs(folder, store, segment, tuple(task.name for task in fills), runner=runner, reporter=reporter)
+
+
+def make_runs(
+    commits: CommitLog,
+    tasks: list[Task],
+    function: Callable[[Task], int],
+    *,
+    stage: str,
+    runner: Runner,
+    reporter: Reporter,
+) -> None:
+    """Run the tasks that make runs, and read all runs once: one that isn't what was written is made anew.
+
+    A run may have lain on the disk for days when it is merged, and what is merged gets a checksum that is right.
+    """
+    log = CommitLog(commits.folder.absolute(), commits.root.absolute(), commits.fingerprint)
+    for _ in range(_ATTEMPTS):
+        run_tasks(commits, tasks, function, stage=stage, runner=runner, reporter=reporter)
+        damages: list[str] = []
+        with reporter.bar("read back", sum(task.rows for task in tasks), "keys") as advance:
+            for check, damage in runner.run(run_damage, [RunCheck(log, task.name, task.rows) for task in tasks]):
+                advance(check.rows)
+                if damage:
+                    damages.append(damage)
+                    commits.forget(check.run)
+        if not damages:
+            return
+        reporter.say(f"          {damages[0]}: {len(damages)} of {len(tasks)} runs are made anew")
+    raise CorruptStoreError(f"{damages[0]}, for the {_ATTEMPTS}rd time: the disk doesn't keep what is written to it")
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheck:
+    """Read the run of that name once."""
+
+    log: CommitLog
+    run: str
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"check-{self.run}"
+
+
+def run_damage(check: RunCheck) -> tuple[RunCheck, str | None]:
+    """The check, and what is wrong with the bytes of the run's files, in words, or None."""
+    return check, check.log.damage(check.run)
 
 
 def merge_runs(

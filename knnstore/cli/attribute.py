@@ -38,7 +38,8 @@ def attribute(
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
+    opened = open(store, **lm)
     named = ("source", "target", "source_field", "target_field", "text_field", "errors")
     reading = ScoreOptions(text=(*text, *more), **{name: options.pop(name) for name in named})
     joined = opened.joined(**options)

@@ -48,7 +48,8 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     from knnstore.report.generation import explanation, generation_json
     from knnstore.report.words import printable
 
-    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
+    opened = open(store, **lm)
     most = options.pop("max_new_tokens")
     temperature = options.pop("sampling_temperature")
     sampling = Sampling(temperature, options.pop("top_p"), options.pop("top_k"), options.pop("seed"))

@@ -2,11 +2,13 @@
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
 
 from knnstore.errors import KnnstoreError
+from knnstore.outofmemory import memory_errors
 
 _INTERRUPTED = 130
 
@@ -20,8 +22,10 @@ class Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """See click: called once a command line is parsed."""
+        warnings.showwarning = _show_warning
         try:
-            return super().invoke(context)
+            with memory_errors("this command"):
+                return super().invoke(context)
         except KnnstoreError as error:
             click.echo(f"Error: {error}", err=True)
             context.exit(error.exit_code)
@@ -31,3 +35,8 @@ class Group(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning is a sentence too, without the place in the code that it comes from."""
+    click.echo(f"Warning: {message}", err=True)

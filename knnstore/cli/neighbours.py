@@ -26,7 +26,8 @@ def neighbours(as_json: bool, quiet: bool, text: str, store: str | None, k: int,
     from knnstore.report.neighbours import neighbours_json, neighbours_text
 
     text = sys.stdin.read() if text == "-" else text
-    opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
+    lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
+    opened = open(store, **lm)
     found = opened.neighbours(text, k, **options)
     if as_json:
         print_json(neighbours_json(text, found))

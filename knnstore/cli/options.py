@@ -56,6 +56,11 @@ def shared_options(command: Command) -> Command:
 def model_options(command: Command) -> Command:
     """Which LM, and how to run it."""
     for option in (
+        click.option(
+            "--allow-mismatch",
+            is_flag=True,
+            help="Take another LM, tokenizer or key layer than the store's.",
+        ),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
         click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the LM."),
         click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."),

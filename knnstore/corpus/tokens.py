@@ -1,7 +1,7 @@
 """Documents -> tokens: the corpus is cut into parts, and each part written as a run of ids and a table of documents."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.atomic import storage_errors
 from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.sources import Source
-from knnstore.errors import KnnstoreError, ModelError, ResourceError, UsageError
+from knnstore.errors import ModelError, UsageError
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
 """A piece of text to its token ids, without special tokens."""
@@ -118,7 +119,7 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
     counts = ReadCounts()
     documents = tokens = size = 0
     with (
-        _naming_errors(tokens_file, documents_file),
+        storage_errors("write", tokens_file),
         tokens_file.open("wb") as file,
         pairs.file.open("wb") if pairs else nullcontext() as sources,
         pq.ParquetWriter(documents_file, DOCUMENTS_SCHEMA, compression="zstd") as table,
@@ -232,16 +233,3 @@ def _checked(
         wrong = low if low < 0 else high
         raise ModelError(f"the tokenizer gave token {wrong} for {path!r}, outside 0 to {limit}: store a wider dtype")
     return array.astype(dtype)
-
-
-@contextmanager
-def _naming_errors(*paths: Path) -> Iterator[None]:
-    try:
-        yield
-    except KnnstoreError:  # a ResourceError is an OSError, and names its file already
-        raise
-    except OSError as error:
-        names = " or ".join(repr(str(path)) for path in paths)
-        raise ResourceError(
-            f"{names} can't be written: {error.strerror or error}; make room or mend the rights"
-        ) from error

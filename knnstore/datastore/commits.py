@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_all, write_json
+from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_all, sync_folder, write_json
 from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
@@ -118,6 +118,19 @@ class CommitLog:
         commit = Commit(task, self.fingerprint, records, facts)
         write_json(self.folder / f"{task}.json", to_json(commit))
         return commit
+
+    def forget(self, task: str) -> None:
+        """Take the mark off a task, so that it runs again."""
+        with storage_errors("remove", self.folder):
+            (self.folder / f"{task}.json").unlink(missing_ok=True)
+            sync_folder(self.folder)
+
+    def damage(self, task: str) -> str | None:
+        """What is wrong with the bytes of a task's files, in words, or None. Raises what ``require`` does."""
+        for file in self.require(task).files:
+            if damage := file_damage(self.root, file):
+                return f"{self.root / file.path} {damage}"
+        return None
 
     def all(self) -> Iterator[Commit]:
         """Every commit record there is, by name."""

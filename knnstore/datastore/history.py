@@ -20,13 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.atomic import make_folder
+from knnstore.atomic import make_folder, storage_errors
 from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_json, load_manifest, replace_record
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.objects.path import ObjectPath, version_of
 from knnstore.records import from_json, to_json
 
 FOLDER = "log"
+TAKEDOWN = "takedown"
+"""The fact of a change that is the SHA-256 of its file of removed texts."""
 FORGETS = ("compact", "merge", "subset")
 """Changes behind which the store can't be taken back: what was before them is gone."""
 READ_SECONDS = 24 * 3600
@@ -73,6 +75,9 @@ def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) 
     record = record_path(root, state.state)
     earlier = version_of(record)  # of a change that was cut short
     make_folder(root / FOLDER)
+    if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
+        with storage_errors("write", root / FOLDER):
+            record.with_suffix(".parquet").unlink(missing_ok=True)
     change = Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state)
     replace_record(record, to_json(change), earlier)
     replace_record(root / MANIFEST_FILE, to_json(state), seen)

@@ -51,6 +51,11 @@ def sweep(root: Path) -> Swept:
         for lists in _folders(path / "lists", SEGMENT_NAME):
             if lists.name in ever - segments:
                 swept.bytes += remove_tree(lists)
+        for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
+            if path.name == present.index and runs.name in {*present.indexed, *(ever - segments)}:
+                swept.bytes += remove_tree(runs)
+        if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
+            remove_tree(path / "runs")
     tables = {removed_path(root, state.removed) for state in contents if state.removed}
     folder = root / REMOVED
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
@@ -77,7 +82,11 @@ def discard_unpublished(root: Path) -> None:
 def next_segment(root: Path) -> str:
     """The name of a segment that was never there."""
     ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
-    taken = ever | {path.name for path in _folders(root / "segments", SEGMENT_NAME)}
+    # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
+    begun = {
+        path.name for path in _folders(root / "segments", SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))
+    }
+    taken = ever | begun
     return f"{max((int(name) for name in taken), default=-1) + 1:04d}"
 
 

@@ -1,5 +1,10 @@
-"""Which texts were removed on purpose, by their digests alone: what ``ingest`` doesn't bring back. Kept for good."""
+"""Which texts were removed on purpose, by their digests alone: what ``ingest`` doesn't bring back. Kept for good.
 
+The record of a removal names the SHA-256 of its file of digests, so that neither can be another's.
+"""
+
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, read_raw, replacing_path, storage_errors
-from knnstore.datastore.history import FOLDER, changes
+from knnstore.atomic import make_folder, write_atomically
+from knnstore.datastore.history import FOLDER, TAKEDOWN, Change, changes
 from knnstore.errors import CorruptStoreError
 
 _SCHEMA = pa.schema([("sha256", pa.binary(32))])
@@ -17,13 +22,15 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 """SHA-256 of texts, of NumPy's dtype S32."""
 
 
-def save_takedown(root: Path, state: int, digests: Digests) -> None:
-    """Write the digests of the texts that the change to ``state`` removes."""
-    path = _path(root, state)
+def save_takedown(root: Path, state: int, digests: Digests) -> str:
+    """Write the digests of the texts that the change to ``state`` removes; the SHA-256 of the file, for its record."""
+    path = takedown_path(root, state)
     values = pa.array([digest.ljust(32, b"\0") for digest in np.unique(digests).tolist()], pa.binary(32))
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"sha256": values}, schema=_SCHEMA), sink, compression="zstd")
     make_folder(path.parent)
-    with storage_errors("write", path), replacing_path(path) as aside:
-        pq.write_table(pa.table({"sha256": values}, schema=_SCHEMA), aside, compression="zstd")
+    write_atomically(path, sink.getvalue())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def load_takedowns(root: Path) -> Digests:
@@ -31,22 +38,42 @@ def load_takedowns(root: Path) -> Digests:
     known: dict[int, frozenset[bytes]] = {}
     present: frozenset[bytes] = frozenset()
     for change in changes(root):
-        if (path := _path(root, change.state.state)).is_file():
-            present |= _load(path)
-        elif change.kind == "remove":
-            raise CorruptStoreError(f"{path}, which says what was taken down, is missing: restore it from a copy")
+        if TAKEDOWN in change.facts or change.kind == "remove" or takedown_path(root, change.state.state).is_file():
+            present |= _load(root, change)
         elif change.kind == "restore":
             present = known.get(int(change.facts.get("to", -1)), present)
         known[change.state.state] = present
     return np.array(sorted(present), "S32")
 
 
-def _path(root: Path, state: int) -> Path:
+def takedown_path(root: Path, state: int) -> Path:
+    """The file of digests of the removal behind a state."""
     return root / FOLDER / f"{state:06d}.parquet"
 
 
-def _load(path: Path) -> frozenset[bytes]:
+def takedown_damage(root: Path, change: Change) -> str | None:
+    """What is wrong with the file of digests of a removal, in words, or None."""
     try:
-        return frozenset(pq.read_table(pa.BufferReader(read_raw(path)), schema=_SCHEMA).column("sha256").to_pylist())
+        data = takedown_path(root, change.state.state).read_bytes()
+    except OSError as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror or error})"
+    expected = change.facts.get(TAKEDOWN)
+    if expected is None:
+        return "has no checksum in its record"
+    return None if hashlib.sha256(data).hexdigest() == expected else "isn't what was written"
+
+
+def _load(root: Path, change: Change) -> frozenset[bytes]:
+    path = takedown_path(root, change.state.state)
+    if TAKEDOWN in change.facts and (damage := takedown_damage(root, change)):
+        raise CorruptStoreError(f"{path}, which says what was taken down, {damage}: restore it from a copy")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CorruptStoreError(f"{path}, which says what was taken down, is missing: restore it from a copy") from None
+    except OSError as error:
+        raise CorruptStoreError(f"{path}, which says what was taken down, can't be read: {error}") from error
+    try:
+        return frozenset(pq.read_table(io.BytesIO(data), schema=_SCHEMA).column("sha256").to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path}, which says what was taken down, can't be read: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, write_json
+from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, write_json
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
 from knnstore.datastore.keycodec import scales_of
@@ -19,9 +19,10 @@ from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest,
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import segment_root
+from knnstore.diskspace import require_room
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
 from knnstore.exchange.rawfile import Memmaps
-from knnstore.ingest.plan import check_disk, differences
+from knnstore.ingest.plan import differences, key_bytes
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 
@@ -88,7 +89,7 @@ def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tup
         _write_documents(segment, memmaps, reporter)
     done = commits.find_all(map(keys_task, range(segment.chunks)))
     todo = [chunk for chunk in range(segment.chunks) if keys_task(chunk) not in done]
-    check_disk(segment, len(todo), free_bytes(segment.root))
+    require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
     if commits.find("samples") is None:
         shape = (segment.rows, segment.dimension)
         path = segment.array_path("keys")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from knnstore.atomic import make_folder, remove_folder, replacing_together, storage_errors, write_json
+from knnstore.atomic import remove_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
@@ -79,9 +79,8 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
         if 1 <= earlier <= run_chunks:
             return earlier
         remove_folder(runs)
-    make_folder(runs)
+    folder.run_commits(reference).prepare()  # first: with a layout there, the runs count as begun
     write_json(path, to_json(_Layout(run_chunks)))
-    folder.run_commits(reference).prepare()
     return run_chunks
 
 

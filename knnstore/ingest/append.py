@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import read_raw, replacing_path, storage_errors, write_json
+from knnstore.atomic import make_folder, read_raw, write_json
 from knnstore.corpus.sources import Source
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
@@ -21,6 +21,7 @@ from knnstore.datastore.removed import Removed, joined, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
@@ -42,6 +43,8 @@ from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 FOLDER = "append"
+# Differences between which there is no distance, or no common list of tokens.
+_NEVER = ("key.dimension ", "key_dtype ", "model.vocabulary ")
 _REPLACED = pa.schema([("segment", pa.string()), ("document", pa.int64())])
 
 
@@ -123,11 +126,17 @@ class Append:
         found, wanted = first.plan, self.plan
         same = replace(wanted, model=replace(wanted.model, name=found.model.name))
         told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
-        if told:
+        if not told:
+            return
+        sentence = f"{self.root} holds keys of other settings: {'; '.join(told)}"
+        if not self.options.allow_mismatch:
             raise MismatchError(
-                f"{self.root} holds keys of other settings: {'; '.join(told)}. "
-                "Run with the same ones, choose another --store, or discard it with --overwrite"
+                f"{sentence}. Run with the same ones, choose another --store, discard it with --overwrite, "
+                "or give --allow-mismatch if you mean it"
             )
+        if never := [what for what in told if what.startswith(_NEVER)]:
+            raise MismatchError(f"{self.root} can't hold both, --allow-mismatch or not: {'; '.join(never)}")
+        self.reporter.say(f"mismatch  {sentence}")
 
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""
@@ -175,8 +184,7 @@ class Append:
             else:
                 remove_tree(begun)  # not tokenised yet, or made by other libraries: little or nothing is lost
         path = path or segment_root(self.root, next_segment(self.root))
-        with storage_errors("make", path):
-            (path / FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(path / FOLDER)
         _write_replaced(path, found.replaced)
         CommitLog(path / "commits", path, "").prepare()
         write_json(path / PLAN_FILE, to_json(plan))
@@ -228,9 +236,8 @@ def _write_replaced(segment: Path, replaced: Removed) -> None:
     names = np.repeat(np.array(sorted(replaced), object), [len(replaced[name]) for name in sorted(replaced)])
     documents = np.concatenate([np.empty(0, np.int64), *(replaced[name] for name in sorted(replaced))])
     path = segment / FOLDER / "replaced.parquet"
-    table = pa.table({"segment": pa.array(names.tolist(), pa.string()), "document": documents}, schema=_REPLACED)
-    with storage_errors("write", path), replacing_path(path) as aside:
-        pq.write_table(table, aside)
+    columns = {"segment": pa.array(names.tolist(), pa.string()), "document": documents}
+    write_table(path, pa.table(columns, schema=_REPLACED))
 
 
 def _read_replaced(segment: Path) -> Removed:

@@ -8,14 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import read_raw, replacing_path, storage_errors
+from knnstore.atomic import read_raw
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.datastore.sources import write_sources
+from knnstore.datastore.tables import write_table
+from knnstore.errors import CorruptStoreError
 from knnstore.holdout import Int64
-from knnstore.ingest.tasks import part_sources, part_table, part_tokens
+from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
 from knnstore.objects.path import ObjectPath
 
 
@@ -26,6 +28,10 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
+    for part in range(parts):
+        if damage := segment.commits.damage(tokens_task(part)):
+            segment.commits.forget(tokens_task(part))
+            raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
     table = pa.concat_tables(
         pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts)
     )
@@ -65,8 +71,7 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
         "heldout_bytes": heldout_bytes,
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path), replacing_path(path) as aside:
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
+    write_table(path, pa.table(columns).cast(DOCUMENTS_SCHEMA))
     return path
 
 

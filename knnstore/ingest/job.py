@@ -38,6 +38,7 @@ class IngestReport:
     store on purpose and stay out; ``gone`` those of the store that the corpus has no more, of which ``pruned`` were
     removed. ``new_rows``: keys added. ``tokens_per_second``: keys made a second by this run, 0 if there were none left
     to make. ``tasks_run`` counts this run's tasks, ``tasks_kept`` those that an earlier run had done.
+    Of the documents that were tokenised: ``empty`` and ``skipped`` ones that were left out, ``replaced`` characters.
     """
 
     store: Path
@@ -56,6 +57,9 @@ class IngestReport:
     tokens_per_second: float
     tasks_run: int
     tasks_kept: int
+    empty: int = 0
+    skipped: int = 0
+    replaced: int = 0
 
 
 def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = None) -> IngestReport:
@@ -138,6 +142,9 @@ def _report(root: Path, done: Appended) -> IngestReport:
         tokens_per_second=made / seconds if made else 0.0,
         tasks_run=sum(making.tasks_run for making in done.makings),
         tasks_kept=sum(making.tasks_kept for making in done.makings),
+        empty=sum(making.empty for making in done.makings),
+        skipped=sum(making.skipped for making in done.makings),
+        replaced=sum(making.replaced for making in done.makings),
     )
 
 

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import free_bytes, storage_errors
-from knnstore.corpus.tokens import PartSummary
+from knnstore.atomic import make_folder
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
+from knnstore.diskspace import require_room, telling_need
 from knnstore.holdout import Int64
 from knnstore.ingest.assembly import assemble
-from knnstore.ingest.plan import check_disk
+from knnstore.ingest.estimate import require_disk
+from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
@@ -33,7 +34,8 @@ from knnstore.scheduling import Runner
 class Making:
     """One run over one segment. ``scales_of``: a segment whose int8 scales it takes if they suit.
 
-    Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys.
+    Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys; of
+    the text ``empty``, ``skipped`` and ``too_long`` documents and ``replaced`` characters.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Making:
         self.segment = segment
         self.tasks_run = self.tasks_kept = self.rows = 0
         self.seconds = 0.0
+        self.empty = self.skipped = self.replaced = self.too_long = 0
         self._spec = spec
         self._runner = runner
         self._reporter = reporter
@@ -58,10 +61,13 @@ class Making:
         ``choose``: see ``assemble``.
         """
         sweep_partial(self.segment.root)
+        # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
+        size = sum(source.bytes for task in tasks for source in task.part.sources)
         if not self.tokenised:
-            if not self._tokenise(tasks):
-                return False
-            assemble(self.segment, len(tasks), choose, self._decoded_bytes)
+            with telling_need("The tokens of the text", lambda: size):
+                if not self._tokenise(tasks):
+                    return False
+                assemble(self.segment, len(tasks), choose, self._decoded_bytes)
         remove_parts(self.segment.root)
         table = self.segment.documents
         heldout, heldout_tokens = len(table.heldout()), int(table.heldout_tokens.sum())
@@ -77,7 +83,17 @@ class Making:
         tasks = [KeyTask(segment.root.absolute(), self._spec, chunk) for chunk in range(segment.chunks)]
         done = segment.commits.find_all(task.name for task in tasks)
         todo = [task for task in tasks if task.name not in done]
-        check_disk(segment, len(todo), free_bytes(segment.root))
+        require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
+        with telling_need("The keys that are left", lambda: key_bytes(segment, sum(map(self._is_left, tasks)))):
+            self._write_keys(tasks, todo)
+        sweep_partial(segment.root)
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
+
+    def _is_left(self, task: KeyTask) -> bool:
+        return self.segment.commits.find(task.name) is None
+
+    def _write_keys(self, tasks: list[KeyTask], todo: list[KeyTask]) -> None:
+        segment = self.segment
         if segment.commits.find(SAMPLES_TASK) is None:
             shape = (segment.rows, segment.dimension)
             path = segment.array_path("keys")
@@ -93,15 +109,14 @@ class Making:
                 advance(rows)
         self.rows += waiting
         self.seconds += time.perf_counter() - started
-        sweep_partial(segment.root)
-        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
 
     def _tokenise(self, tasks: list[TokenTask]) -> bool:
         segment = self.segment
-        with storage_errors("make", segment.root):
-            (segment.root / "parts").mkdir(exist_ok=True)
+        make_folder(segment.root / "parts")
         kept = committed_summaries(segment, tasks)
         todo = [task for task in tasks if task.name not in kept]
+        if todo:
+            require_disk(segment, todo, self._runner)
         summaries = list(kept.values())
         total = sum(source.bytes for task in tasks for source in task.part.sources)
         with self._reporter.bar("tokens", total, "B", sum(summary.bytes for summary in summaries)) as advance:
@@ -109,9 +124,22 @@ class Making:
                 summaries.append(summary)
                 advance(summary.bytes)
         self._tally(len(todo), len(kept))
-        if left_out := _left_out(summaries):
-            self._reporter.say(left_out)
+        self.empty = sum(summary.empty for summary in summaries)
+        self.skipped = sum(summary.skipped for summary in summaries)
+        self.replaced = sum(summary.replaced for summary in summaries)
+        self.too_long = sum(summary.too_long for summary in summaries)
+        self._say_left_out()
         return any(summary.tokens for summary in summaries)
+
+    def _say_left_out(self) -> None:
+        counts = {"empty": self.empty, "skipped as unreadable": self.skipped}
+        told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
+        if self.too_long:
+            told.append(f"{count(self.too_long, 'pair')} longer than the LM takes")
+        if self.replaced:
+            told.append(f"{count(self.replaced, 'undecodable character')} replaced")
+        if told:
+            self._reporter.say(f"          left out: {', '.join(told)}")
 
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
         return next(iter(self._runner.run(decoded_bytes, [DecodeTask(self._spec, texts)])))
@@ -124,16 +152,3 @@ class Making:
 def count(number: int, noun: str) -> str:
     """``1 document``, ``2,000 documents``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _left_out(summaries: list[PartSummary]) -> str:
-    counts = {
-        "empty": sum(summary.empty for summary in summaries),
-        "skipped as unreadable": sum(summary.skipped for summary in summaries),
-    }
-    told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
-    if too_long := sum(summary.too_long for summary in summaries):
-        told.append(f"{count(too_long, 'pair')} longer than the LM takes")
-    if replaced := sum(summary.replaced for summary in summaries):
-        told.append(f"{count(replaced, 'undecodable character')} replaced")
-    return f"          left out: {', '.join(told)}" if told else ""

@@ -33,6 +33,7 @@ class IngestOptions:
 
     ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
+    ``allow_mismatch``: add keys of another LM, or other windows, to those that the store holds.
     ``task`` seq2seq: the corpus is of pairs of texts, ``source`` and ``target`` parallel files of them, and
     ``source_field`` and ``target_field`` say where the two are in a record of ``corpus``.
     """
@@ -59,6 +60,7 @@ class IngestOptions:
     overwrite: bool = False
     prune: bool = False
     readmit: bool = False
+    allow_mismatch: bool = False
     chunk_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -157,15 +159,15 @@ def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan) -> N
         )
 
 
-def check_disk(segment: Segment, chunks_to_write: int, free: int) -> None:
-    """Raise ResourceError if the keys to come don't fit into the ``free`` bytes of the disk."""
-    row = segment.dimension * segment.key_dtype.itemsize * _COMPRESSED_SHARE
-    needed = int(min(chunks_to_write * segment.plan.chunk_rows, segment.rows) * row)
-    if needed > free:
-        raise ResourceError(
-            f"{segment.root}: {segment.rows:,} keys need about {format_size(needed)} more on disk and "
-            f"{format_size(free)} are free: make room, or choose another place with --store, and run the command again"
-        )
+def row_bytes(segment: Segment) -> float:
+    """Bytes on disk of a token with its key, about: the key compressed, the token as it is."""
+    plan = segment.plan
+    return plan.key.dimension * segment.key_dtype.itemsize * _COMPRESSED_SHARE + plan.value_dtype.itemsize
+
+
+def key_bytes(segment: Segment, chunks: int) -> int:
+    """Bytes on disk that so many chunks of keys take, about."""
+    return int(min(chunks * segment.plan.chunk_rows, segment.rows) * row_bytes(segment))
 
 
 def differences(found: SegmentPlan, wanted: SegmentPlan) -> list[str]:

@@ -5,7 +5,7 @@ torch and transformers are imported when a task runs, so that the process which 
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
@@ -35,6 +35,12 @@ _QUERY_WINDOWS = 64
 _MOST_CLIPPED = 1e-4
 # Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+_MOST_SHRUNK = 64  # by which this may be divided: far below a window, each is a batch of its own
+
+
+def tokens_task(part: int) -> str:
+    """Name of the task that tokenises a part of the corpus."""
+    return f"tokens-{part:06d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class TokenTask:
     @property
     def name(self) -> str:
         """Of its commit record."""
-        return f"tokens-{self.part.index:06d}"
+        return tokens_task(self.part.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,16 @@ class KeyTask:
     segment: Path
     spec: LmSpec
     chunk: int
+    shrunk: int = 1  # the tokens of a forward pass are divided by it
 
     @property
     def name(self) -> str:
         """Of its commit record."""
         return keys_task(self.chunk)
+
+    def smaller(self) -> "KeyTask | None":
+        """The same task in half the memory, for when a worker died of it; None if it can't be made smaller."""
+        return replace(self, shrunk=2 * self.shrunk) if self.shrunk < _MOST_SHRUNK else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +151,20 @@ def tokenise(task: TokenTask) -> PartSummary:
 def committed_summaries(segment: Segment, tasks: Sequence[TokenTask]) -> dict[str, PartSummary]:
     """What earlier runs of the tasks did, by the tasks' names, of those that are there whole."""
     done = segment.commits.find_all(task.name for task in tasks)
-    return {name: from_json(PartSummary, commit.facts, name) for name, commit in done.items()}
+    # a part may have lain on the disk for days
+    whole = {name: commit for name, commit in done.items() if not segment.commits.damage(name)}
+    return {name: from_json(PartSummary, commit.facts, name) for name, commit in whole.items()}
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
     """UTF-8 bytes of the text of each list of token ids."""
     model = _key_model(task.spec)
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
+
+
+def text_tokens(spec: LmSpec, text: str) -> int:
+    """Tokens of a text."""
+    return len(_key_model(spec).loaded.tokenise(text))
 
 
 def write_samples(task: SamplesTask) -> int:
@@ -158,13 +176,15 @@ def write_samples(task: SamplesTask) -> int:
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
     taken: str | None = None
     if plan.key_dtype == "int8":
-        _, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+        _require_finite(segment, rows, sample)
         path = segment.array_path("key_scales")
         files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
         scales, taken = _scales(sample, task.scales_of)
         files.append(write_chunk(path, 0, scales))
     windows = cut(table.heldout_first, table.heldout_tokens)
     tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+    _require_finite(segment, tokens, queries, heldout=True)
     files += write_queries(segment, tokens, queries)
     segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
     return len(queries)
@@ -180,7 +200,7 @@ def write_keys(task: KeyTask) -> int:
         table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
     )
     block = np.empty((end - begin, segment.dimension), codec.stored)
-    for rows, keys in _window_keys(segment, model, windows, _stored(segment, windows)):
+    for rows, keys in _window_keys(segment, model, windows, _stored(segment, windows), task.shrunk):
         mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
     if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
@@ -220,10 +240,10 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     return model
 
 
-def _window_keys(segment: Segment, model: "KeyModel", windows: Windows, tokens: TokenReader) -> Any:
+def _window_keys(segment: Segment, model: "KeyModel", windows: Windows, tokens: TokenReader, shrunk: int = 1) -> Any:
     from knnstore.lm.forward import window_keys  # noqa: PLC0415 - see the module
 
-    batch_tokens = _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"])
+    batch_tokens = max(1, _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"]) // shrunk)
     sources = _sources(segment, windows) if segment.plan.key.task == "seq2seq" else None
     return window_keys(model, windows, tokens, batch_tokens, sources)
 
@@ -280,12 +300,29 @@ def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
         return codec.encode(keys)
     except NumericsError as error:
         finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
-        row = int(rows[np.argmin(finite)])
-        document = int(segment.documents.locate(np.array([row]))[0])
-        position = row - int(segment.documents.first_row[document])
-        raise NumericsError(
-            f"{segment.documents[document]}, token {position}: {error}; try --dtype float32, or --key-dtype int8"
-        ) from error
+        where = _place(segment, int(rows[np.argmin(finite)]))
+        raise NumericsError(f"{where}: {error}; try --dtype float32, or --key-dtype int8") from error
+
+
+def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:
+    """Raise NumericsError if a key of the sample isn't finite: the scales, and with them all keys, would follow it."""
+    finite = np.isfinite(keys).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        where = _place(segment, int(rows[first]), heldout=heldout)
+        worst = keys[first][~np.isfinite(keys[first])][0]
+        raise NumericsError(f"{where}: an activation is {worst}; try --dtype float32")
+
+
+def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:
+    """The document and the position in it of a row, or of a place among the held-out tokens, in words."""
+    table = segment.documents
+    if not heldout:
+        document = int(table.locate(np.array([row]))[0])
+        return f"{table[document]}, token {row - int(table.first_row[document])}"
+    document = int(np.searchsorted(table.heldout_first + table.heldout_tokens, row, side="right"))
+    position = row - int(table.heldout_first[document]) + int(table.tokens[document])
+    return f"{table[document]}, token {position}, which is held out"
 
 
 def remove_parts(segment: Path) -> None:

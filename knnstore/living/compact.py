@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import free_bytes, remove_folder
+from knnstore.atomic import remove_folder
 from knnstore.build.lists import check_lists
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
@@ -14,14 +14,12 @@ from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep
-from knnstore.errors import ResourceError
 from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import Source
 from knnstore.living.segments import copy_segment, discard_copies
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
-from knnstore.sizes import format_size
 from knnstore.suffixes.plan import suffix_folder
 
 MOST_SEGMENTS = 8
@@ -183,12 +181,7 @@ def _require_room(store: Datastore) -> None:
     lists = total - bytes_below(*(segment.root for segment in store.segments))
     begun = _begun_bytes(store.root, store.segments)
     needed = int((total + lists) * store.live_rows / max(1, store.rows)) - begun  # the runs are written twice
-    free = free_bytes(store.root)
-    if needed > free:
-        raise ResourceError(
-            f"{store.root}: compacting {store.live_rows:,} keys needs about {format_size(needed)} more on disk and "
-            f"{format_size(free)} are free: make room and run the same command again"
-        )
+    require_room(store.root, needed, f"compacted, {store.live_rows:,} keys", "remove what else is there")
 
 
 def _begun_bytes(root: Path, finished: Sequence[Segment]) -> int:

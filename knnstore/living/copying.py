@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import read_raw, replacing_path, storage_errors
+from knnstore.atomic import read_raw
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
@@ -21,6 +21,7 @@ from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.sources import write_sources
+from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
 
 FOLDER = "copy"
@@ -175,10 +176,7 @@ def write_kept(segment: Path, sources: Sequence[Source]) -> None:
         "heldout": np.concatenate([source.heldout for source in sources]),
     }
     path = segment / FOLDER / "kept.parquet"
-    with storage_errors("write", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_path(path) as aside:
-            pq.write_table(pa.table(columns, schema=_KEPT), aside, compression="zstd")
+    write_table(path, pa.table(columns, schema=_KEPT))
 
 
 def _read_kept(segment: Path) -> Any:
@@ -203,8 +201,7 @@ def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
         "heldout_bytes": np.where(heldout > 0, sizes, 0),
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path), replacing_path(path) as aside:
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
+    write_table(path, pa.table(columns).cast(DOCUMENTS_SCHEMA))
     return path
 
 

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import free_bytes, remove_folder, storage_errors
+from knnstore.atomic import remove_folder, storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
-from knnstore.datastore.history import publish
+from knnstore.datastore.history import TAKEDOWN, publish
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
-from knnstore.errors import MismatchError, ResourceError, UsageError
+from knnstore.diskspace import require_room
+from knnstore.errors import MismatchError, UsageError
 from knnstore.index.plan import open_index
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER
@@ -24,7 +25,6 @@ from knnstore.living.copying import Source
 from knnstore.living.segments import copied_plan, copy_segment, discard_copies
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
-from knnstore.sizes import format_size
 
 _FEWEST_A_LIST = 8  # keys, below which a query would probe more lists than it reads keys in each
 
@@ -106,10 +106,11 @@ def derive(
 def _publish(target: Target, segment: Segment, present: Manifest) -> None:
     state, documents = replace(present, segments=(segment.root.name,)), len(segment.documents)
     what = f"{documents:,} documents, {segment.rows:,} keys of {target.what}"
+    facts: dict[str, int | str] = {"documents": documents, "keys": segment.rows}
     takedowns = np.concatenate([load_takedowns(store.root) for store in target.stores])
     if len(takedowns):
-        save_takedown(target.root, state.state + 1, takedowns)
-    publish(target.root, state, target.kind, what, documents=documents, keys=segment.rows)
+        facts[TAKEDOWN] = save_takedown(target.root, state.state + 1, takedowns)
+    publish(target.root, state, target.kind, what, **facts)
 
 
 def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
@@ -187,9 +188,5 @@ def _require_room(into: Path, sources: Sequence[Source], rows: int, base: Datast
     if base is not None and base.manifest.index is not None:  # the lists, written twice: as runs, then merged
         lists = bytes_below(index_root(base.root, base.manifest.index))
         total += 2 * int(lists * there / max(1, base.rows))
-    needed, free = int(total * rows / max(1, there)) - bytes_below(into / "segments"), free_bytes(into)
-    if needed > free:
-        raise ResourceError(
-            f"{into}: {rows:,} keys need about {format_size(needed)} on disk and {format_size(free)} are free: "
-            "make room, or choose another place with --into"
-        )
+    needed = int(total * rows / max(1, there)) - bytes_below(into / "segments")
+    require_room(into, needed, f"{rows:,} keys", "choose another place with --into")

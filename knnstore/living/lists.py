@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.lists import merge_runs, run_tasks
+from knnstore.build.lists import make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
@@ -83,7 +83,7 @@ def regroup_lists(
         for number, source in enumerate(sources)
         for begin, end in _ranges(Segment(source.segment), size)
     ]
-    run_tasks(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
+    make_runs(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
     merge_runs(folder, store, segment, tuple(task.name for task in tasks), runner=runner, reporter=reporter)
 
 

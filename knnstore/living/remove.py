@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.datastore.history import publish
+from knnstore.datastore.history import TAKEDOWN, publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.removed import Removed, joined, save_removed, without
 from knnstore.datastore.selection import matching, origins_of
@@ -54,10 +54,15 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
         digests = np.concatenate(
             [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]
         )
-        save_takedown(root, store.manifest.state + 1, digests)
+        takedown = save_takedown(root, store.manifest.state + 1, digests)
         state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found)))
         what = f"remove {report.documents:,} document{'' if report.documents == 1 else 's'}, {report.rows:,} keys"
-        facts = {"documents": report.documents, "keys": report.rows, "heldout_tokens": report.heldout_tokens}
+        facts: dict[str, int | str] = {
+            "documents": report.documents,
+            "keys": report.rows,
+            "heldout_tokens": report.heldout_tokens,
+        }
+        facts[TAKEDOWN] = takedown
         state = publish(root, state, "remove", f"{what}: {note}" if note else what, **facts)
         return replace(report, state=state.state)
 

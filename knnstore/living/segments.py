@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors, write_json
+from knnstore.atomic import make_folder, write_json
 from knnstore.build.lists import run_tasks
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
@@ -62,8 +62,7 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     path = _begun(root, plan)
     discard_copies(root, but=path)
     path = path or segment_root(root, next_segment(root))
-    with storage_errors("make", path):
-        path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     sweep_partial(path)
     write_kept(path, sources)
     write_json(path / PLAN_FILE, to_json(plan))

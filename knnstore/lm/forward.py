@@ -1,23 +1,27 @@
 """Run windows through an LM: keys alone, stopping where they are, or keys and log probabilities."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from knnstore.errors import ModelError
+from knnstore.errors import ModelError, OutOfMemoryError
 from knnstore.lm.keylayer import KeyPoint, find_key_point, module_input
 from knnstore.lm.loading import LoadedModel, load_model
 from knnstore.lm.sources import SourceBatch, SourceReader, batches_with_sources
 from knnstore.lm.spec import LmFacts, LmSpec
+from knnstore.outofmemory import memory_errors
 from knnstore.windows import Windows
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Result = TypeVar("Result")
+InputBatch = tuple[Windows, Int64, SourceBatch | None]
+"""Windows, their padded ids (windows, longest), and of an encoder-decoder model what its encoder reads."""
 
 # Most logits that a batch holds at once: 256 MB in float32.
 _LOGITS = 2**26
@@ -159,7 +163,7 @@ def padded_ids(windows: Windows, tokens: Any, bos: int) -> Int64:
 
 def input_batches(
     model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None
-) -> Iterator[tuple[Windows, Int64, SourceBatch | None]]:
+) -> Iterator[InputBatch]:
     """Windows, batch by batch, their padded ids, and of an encoder-decoder model what its encoder reads."""
     bos = model.loaded.bos
     if sources is None:
@@ -174,10 +178,40 @@ def window_keys(
     model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
 ) -> Iterator[tuple[Int64, Any]]:
     """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d)."""
-    for batch, ids, source in input_batches(model, windows, tokens, batch_tokens, sources):
-        keys = model.keys(ids, source)
-        rows, lines, positions = scored_positions(batch)
-        yield rows, keys[lines, positions].numpy()
+    for whole in input_batches(model, windows, tokens, batch_tokens, sources):
+        for (batch, _, _), keys in _in_memory(whole, lambda part: model.keys(part[1], part[2])):
+            rows, lines, positions = scored_positions(batch)
+            yield rows, keys[lines, positions].numpy()
+
+
+def _in_memory(batch: InputBatch, passed: Callable[[InputBatch], Result]) -> Iterator[tuple[InputBatch, Result]]:
+    """A batch and what the LM's pass over it gives; in halves, and halves of those, where there isn't the memory.
+
+    Raises OutOfMemoryError where there isn't enough for a single window.
+    """
+    windows, ids, source = batch
+    result = _passed(batch, passed, alone=len(windows) == 1)
+    if result is not None:
+        yield batch, result
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(windows) // 2
+    for half in (slice(0, middle), slice(middle, None)):
+        sources = None if source is None else SourceBatch(source.ids[half], source.mask[half])
+        yield from _in_memory((windows.select(half), ids[half], sources), passed)
+
+
+def _passed(batch: InputBatch, passed: Callable[[InputBatch], Result], *, alone: bool) -> Result | None:
+    """None for too little memory; a function of its own, so that nothing of the failed pass is held any more."""
+    lines, length = batch[1].shape
+    try:
+        with memory_errors(f"the LM's pass over {lines} windows of {length} tokens"):
+            return passed(batch)
+    except OutOfMemoryError:
+        if alone:
+            raise
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,32 +239,37 @@ def window_scores(
 ) -> Iterator[ScoredTokens]:
     """Keys and ln p of every scored token, batch by batch; the logits of a batch hold at most ``_LOGITS`` numbers."""
     batch_tokens = min(batch_tokens, max(1, _LOGITS // model.loaded.identity.vocabulary))
-    for batch, ids, source in input_batches(model, windows, tokens, batch_tokens, sources):
-        rows, lines, positions = scored_positions(batch)
-        first = int((batch.length - batch.scored).min())
-        keys, logits = model.keys_and_logits(ids, first, source)
-        targets = np.concatenate(
-            [
-                tokens(int(document), int(end - scored), int(end))
-                for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True)
-            ]
-        ).astype(np.int64)
-        picked = logits[lines, positions - first].float()  # (n, vocabulary)
-        normaliser = picked.logsumexp(dim=-1)
-        target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
-        leading_logits, leading = picked.topk(min(_LEADING, picked.shape[1]), dim=-1)
-        leading_log_p = (leading_logits - normaliser[:, None]).cpu()
-        yield ScoredTokens(
-            rows,
-            keys[lines, positions - first].numpy(),
-            targets,
-            (target_logits - normaliser).double().cpu().numpy(),
-            leading[:, 0].cpu().numpy(),
-            leading_log_p[:, 0].double().numpy(),
-            leading.cpu().numpy(),
-            leading_log_p.numpy(),
-            _entropy(picked, normaliser).cpu().numpy(),
-        )
+    for whole in input_batches(model, windows, tokens, batch_tokens, sources):
+        for _, scored in _in_memory(whole, lambda part: _scored(model, *part, tokens)):
+            yield scored
+
+
+def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | None, tokens: Any) -> ScoredTokens:
+    rows, lines, positions = scored_positions(batch)
+    first = int((batch.length - batch.scored).min())
+    keys, logits = model.keys_and_logits(ids, first, source)
+    targets = np.concatenate(
+        [
+            tokens(int(document), int(end - scored), int(end))
+            for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True)
+        ]
+    ).astype(np.int64)
+    picked = logits[lines, positions - first].float()  # (n, vocabulary)
+    normaliser = picked.logsumexp(dim=-1)
+    target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
+    leading_logits, leading = picked.topk(min(_LEADING, picked.shape[1]), dim=-1)
+    leading_log_p = (leading_logits - normaliser[:, None]).cpu()
+    return ScoredTokens(
+        rows,
+        keys[lines, positions - first].numpy(),
+        targets,
+        (target_logits - normaliser).double().cpu().numpy(),
+        leading[:, 0].cpu().numpy(),
+        leading_log_p[:, 0].double().numpy(),
+        leading.cpu().numpy(),
+        leading_log_p.numpy(),
+        _entropy(picked, normaliser).cpu().numpy(),
+    )
 
 
 def _entropy(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:

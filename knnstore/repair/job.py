@@ -23,8 +23,9 @@ from knnstore.lm.spec import LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
 from knnstore.repair.segments import Remaker, work_of
 from knnstore.scheduling import Runner
+from knnstore.suffixes.build import build_suffixes
 from knnstore.verify import Damage, VerifyReport, verify
-from knnstore.verify.mending import mended
+from knnstore.verify.mending import mended_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporte
         dropped = work.drop_from_index(damaged_index)
     if dropped:
         work.rebuild_index(damaged_index)
+    work.rebuild_suffixes([damage for damage in found_then.damages if damage.source == "values"])
     return work.report(found, verify(root, reporter))
 
 
@@ -80,10 +82,10 @@ class _Repair:
         self.failed: dict[str, str] = {}
 
     def mend(self, damages: Iterable[Damage]) -> None:
-        """Put single bits of JSON right."""
+        """Put single bits of small files right."""
         for damage in damages:
             path = self._root / damage.path
-            if damage.source == "checksum" and (data := mended(path.read_bytes())) is not None:
+            if damage.source == "checksum" and (data := mended_file(self._root, path)) is not None:
                 write_atomically(path, data)
                 self._attempt([damage], lambda: "one bit put right")
 
@@ -142,6 +144,19 @@ class _Repair:
         try:
             build_index(Datastore(self._root), options, self._runner, self._reporter)
             self.done |= {damage.path: "filled again from the keys" for damage in damages}
+        except KnnstoreError as error:
+            self.failed |= {damage.path: str(error) for damage in damages}
+
+    def rebuild_suffixes(self, damages: list[Damage]) -> None:
+        """Make the exact-match memory anew, if it is that of the present state; others are removed by that."""
+        if not damages:
+            return
+        try:
+            with writing(self._root):
+                for name in {damage.path.split("/")[1] for damage in damages}:
+                    remove_tree(self._root / "suffixes" / name)
+            build_suffixes(Datastore(self._root), self._options.memory, self._reporter)
+            self.done |= {damage.path: "made anew from the values" for damage in damages}
         except KnnstoreError as error:
             self.failed |= {damage.path: str(error) for damage in damages}
 

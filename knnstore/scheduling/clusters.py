@@ -34,6 +34,7 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.daemon": True,
+        "distributed.scheduler.allowed-failures": 1,  # a task that has cost two workers is tried in less memory
         "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask finds normal
         "distributed.comm.timeouts.connect": "60s",
     }

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.datastore.locking import read_holder
-from knnstore.errors import KnnstoreError, ResourceError
+from knnstore.errors import KnnstoreError, OutOfMemoryError, ResourceError
+from knnstore.outofmemory import is_out_of_memory
 from knnstore.scheduling.roster import Roster
-from knnstore.scheduling.runner import Advance, Result, Runner, Task
+from knnstore.scheduling.runner import Advance, Result, Runner, Shrinkable, Task
 from knnstore.scheduling.worker import Terms, call, call_shared, nothing, release, untold
 
 _IN_FLIGHT = 2  # a worker: one runs, the next waits for it
@@ -29,7 +30,7 @@ _RELEASE_SECONDS = 3.0
 _STRAGGLER = 1.5  # times the median, after which a task of the last ones gets a second copy on an idle worker
 
 
-class WorkersDiedError(ResourceError):
+class WorkersDiedError(OutOfMemoryError):
     """Dask has given up on a task, since too many workers died over it."""
 
 
@@ -246,8 +247,12 @@ class _Run:
         entry.failures += 1
         if entry.copies:
             return
-        passing = self._foreign and isinstance(error, OSError) and not isinstance(error, WorkersDiedError)
-        if not passing or entry.failures == _ATTEMPTS:
+        if is_out_of_memory(error):
+            smaller = entry.task.smaller() if isinstance(entry.task, Shrinkable) else None
+            if smaller is None and entry.failures == _ATTEMPTS:
+                raise error
+            entry.task = smaller or entry.task
+        elif not (self._foreign and isinstance(error, OSError)) or entry.failures == _ATTEMPTS:
             raise error
         self._copy([entry])
 

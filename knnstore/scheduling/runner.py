@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from knnstore.outofmemory import memory_errors
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Advance = Callable[[float], None]
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A task that can be done in less memory, by and by."""
+
+    def smaller(self) -> Any | None:
+        """The same task in half the memory, about; None if it can't be made smaller."""
+        ...
 
 
 class Runner(Protocol):
@@ -47,7 +58,9 @@ class SerialRunner(Runner):
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """See Runner."""
         for task in tasks:
-            yield function(task)
+            with memory_errors(f"a task ({function.__name__})"):
+                result = function(task)
+            yield result
 
     def run_shared(
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]

@@ -21,6 +21,7 @@ from typing import Any
 from knnstore.datastore.locking import read_holder
 from knnstore.errors import MismatchError, UsageError
 from knnstore.objects.path import path_of
+from knnstore.outofmemory import memory_errors
 
 # What the bytes of a store follow from, besides the corpus and the LM.
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "pyarrow", "faiss-cpu")
@@ -64,7 +65,7 @@ def call(terms: Terms, function: Callable[..., Any], *arguments: Any) -> Any:
     One at a time whatever the worker's threads: two would mix up their keys in one forward hook, and take twice the
     memory that was promised.
     """
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, memory_errors(f"a task ({function.__name__})"):
         prepare(terms)
         return function(*arguments)
 

@@ -58,10 +58,12 @@ def score(
     stores = Stores([store, *beside])
     _require_one_for_more(stores, options)
     name = options.model or default_model()
-    model = model_of_store(store.root, store.manifest, name, dtype=options.dtype, device=options.device)
+    allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
+    loading = {"dtype": options.dtype, "device": options.device}
+    model = model_of_store(store.root, store.manifest, name, **loading, allow=allow)
     for one in beside:
         require_known_model(one.root, one.manifest)
-        require_same_model(one.root, one.manifest, model)
+        require_same_model(one.root, one.manifest, model, allow)
     stores = _masked(stores, options, reporter)
     job = _Job(options, stores, model, reporter, runner)
     text, texts = gather_texts(options, stores, model.loaded)

@@ -22,7 +22,7 @@ class ScoreOptions:
     with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune``
     stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting
     has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched, or are
-    not. ``memory`` in bytes, for the whole process.
+    not. ``memory`` in bytes, for the whole process. ``allow_mismatch``: with another LM than the store's, too.
     """
 
     store: str | None = None
@@ -53,6 +53,7 @@ class ScoreOptions:
     dtype: str = "auto"
     device: str = "auto"
     memory: int = 4_000_000_000
+    allow_mismatch: bool = False
 
     def __post_init__(self) -> None:
         if self.k is not None and not 1 <= self.k <= 2**16:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import free_bytes, storage_errors, write_json
+from knnstore.atomic import make_folder, write_json
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.locking import writing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import remove_tree
+from knnstore.datastore.sweeping import bytes_below, remove_tree
+from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -59,8 +60,9 @@ def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = No
         if folder.finished:
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
-        _write_stream(folder, store, reporter)
-        _write_order(folder, most, reporter)
+        with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
+            _write_stream(folder, store, reporter)
+            _write_order(folder, most, reporter)
         folder.commits.commit(DONE, [folder.root / PLAN_FILE, *metadata])
         for other in folder.root.parent.iterdir():
             if other != folder.root:
@@ -79,21 +81,20 @@ def open_suffixes(store: Datastore) -> Suffixes | None:
 
 
 def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
-    """Write the plan and the empty arrays, whose metadata files are returned."""
-    free = free_bytes(store.root)
-    if free < folder.plan.bytes * _MORE:
-        raise ResourceError(
-            f"{store.root}: the exact-match memory needs {format_size(folder.plan.bytes)} on disk and "
-            f"{format_size(free)} are free: make room"
-        )
-    with storage_errors("make", folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
+    """Make the arrays; return the files that describe them."""
+    require_room(store.root, _room(folder), "the arrays of the exact-match memory", "remove documents")
+    make_folder(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
     plan, files = folder.plan, list[Path]()
     for name, rows, dtype in (("stream", plan.positions, plan.packing.dtype), ("order", plan.rows, plan.order_dtype)):
         files += create_array(folder.array(name), (rows,), chunk_rows(rows), np.dtype(dtype), "none")
     return list(dict.fromkeys(files))
+
+
+def _room(folder: SuffixFolder) -> int:
+    """Bytes on disk that are needed beyond what is written."""
+    return max(0, int(folder.plan.bytes * _MORE) - bytes_below(folder.root))
 
 
 class _ChunkWriter:

@@ -14,6 +14,7 @@ from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
 from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_commit
 from knnstore.datastore.contents import LEFTOVERS, entries_below
+from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -23,10 +24,11 @@ from knnstore.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
-from knnstore.verify.mending import mended
+from knnstore.verify.mending import mended, mended_file
+from knnstore.verify.states import is_unpublished, missing_states, takedown_problem
 
 COMMITS_FOLDER = "commits"
-PLAN_FILES = ("segment.json", "index.json")
+PLAN_FILES = ("segment.json", "index.json", "suffixes.json")
 _SCRATCH = {"parts", "runs"}  # folders of what is removed once something else has been made of it
 
 
@@ -64,7 +66,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     if root / MANIFEST_FILE not in entries:
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
-    leftovers = [path for path in files if path.suffix in LEFTOVERS]
+    leftovers = [path for path in files if path.suffix in LEFTOVERS or is_unpublished(path)]
     coverage, finished = _cover(files), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
@@ -73,7 +75,8 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
             problem = coverage.problems.get(path) or _problem(path, coverage, advance)
             if problem:
                 problems[path] = problem
-    problems |= dict.fromkeys(_missing(finished, coverage, problems, set(files)), "is missing")
+    missing = {*_missing(finished, coverage, problems, set(files)), *missing_states(root, set(files))}
+    problems |= dict.fromkeys(missing - problems.keys(), "is missing")
     return VerifyReport(
         store=str(root),
         files=len(files),
@@ -140,6 +143,8 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
     if path in coverage.records:
         return file_damage(*coverage.records[path], advance)
     advance(path.stat().st_size)
+    if path.parent.name == LOG and path.suffix == ".parquet":
+        return takedown_problem(path)
     if path.parent.name == REMOVED:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return None if digest.startswith(path.stem) else "doesn't have the digest that it is named by"
@@ -173,6 +178,8 @@ def _finished_parts(root: Path) -> dict[Path, Path]:
         index = index_root(root, manifest.index)
         parts[index / "quantizer"] = index / PLAN_FILES[1]
         parts |= {index / "lists" / name: index / PLAN_FILES[1] for name in manifest.indexed}
+    for record in root.glob(f"suffixes/*/{COMMITS_FOLDER}/done.json"):
+        parts[record.parent.parent] = record.parent.parent / PLAN_FILES[2]
     return parts
 
 
@@ -194,7 +201,7 @@ def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str
 
 def _damage(root: Path, path: Path, problem: str) -> Damage:
     damage = describe(root, path, problem)
-    if path.suffix == ".json" and path.is_file() and path.name != METADATA_FILE and mended(path.read_bytes()):
+    if mended_file(root, path) is not None:
         return Damage(damage.path, problem, "checksum")
     return damage
 

@@ -8,12 +8,12 @@ from knnstore.datastore.arrays import open_array
 from knnstore.datastore.commits import chunk_number
 from knnstore.errors import CorruptStoreError
 
-Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "nothing"]
+Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
 """What a damaged file can be made again from.
 
 ``checksum``: one bit alone is wrong, and the file's own checksum says which. ``plan``: what is recorded beside it.
 ``keys``: the segments, as ``index`` did. ``copy``: the same rows in the index's list order. ``LM``, ``corpus``: those
-that the store was made with.
+that the store was made with. ``values``: the stored tokens, as ``suffixes`` did.
 """
 
 _SEGMENT_SOURCES: dict[str, Source] = {
@@ -58,6 +58,8 @@ def source_of(path: str) -> Source:
     parts = PurePosixPath(path).parts
     if parts[0] == "index":
         return "keys"
+    if parts[0] == "suffixes":
+        return "values"
     if parts[0] != "segments" or len(parts) < 3:
         return "nothing"
     if parts[2] == "commits":

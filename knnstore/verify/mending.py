@@ -1,11 +1,19 @@
-"""One flipped bit in JSON that carries its checksum can be found by the checksum, and put back."""
+"""One flipped bit in a small file whose checksum or digest is known can be found by it, and put back."""
 
+import hashlib
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import google_crc32c
 
 from knnstore.atomic import CHECKSUM_FIELD, unseal_json
+from knnstore.datastore.arrays import METADATA_FILE
+from knnstore.datastore.history import FOLDER as LOG
+from knnstore.datastore.history import TAKEDOWN, load_change
+from knnstore.datastore.removed import FOLDER as REMOVED
+from knnstore.errors import KnnstoreError
 
 # Beyond this size it would take long, and the chance that another damage looks like one bit's would grow: it is
 # 8 × bytes ÷ 2^32, less what isn't JSON in canonical form.
@@ -13,15 +21,36 @@ _MOST_BYTES = 2**14
 _CHECKSUM_LINE = re.compile(rb'\n "' + CHECKSUM_FIELD.encode() + rb'": ([0-9]+)(,?)')
 
 
+def mended_file(root: Path, path: Path) -> bytes | None:
+    """What a damaged file of the store at ``root`` was, if it can be told to differ by one bit from what it is."""
+    if not path.is_file() or path.is_symlink():
+        return None
+    if path.suffix == ".json" and path.name != METADATA_FILE:
+        return mended(path.read_bytes())
+    if path.suffix == ".parquet" and path.parent == root / REMOVED:
+        return _mended(path.read_bytes(), lambda data: hashlib.sha256(data).hexdigest().startswith(path.stem))
+    if path.suffix == ".parquet" and path.parent == root / LOG:
+        try:
+            digest = load_change(root, int(path.stem)).facts[TAKEDOWN]
+        except (KnnstoreError, ValueError, KeyError):
+            return None
+        return _mended(path.read_bytes(), lambda data: hashlib.sha256(data).hexdigest() == digest)
+    return None
+
+
 def mended(data: bytes) -> bytes | None:
     """The sealed JSON that differs from ``data`` by one bit, or None if there isn't exactly one."""
+    return _mended(data, _is_sealed)
+
+
+def _mended(data: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
     if len(data) > _MOST_BYTES:
         return None
     found = []
     damaged = bytearray(data)
     for bit in range(8 * len(data)):
         damaged[bit // 8] ^= 1 << bit % 8
-        if _is_sealed(bytes(damaged)):
+        if is_right(bytes(damaged)):
             found.append(bytes(damaged))
         damaged[bit // 8] ^= 1 << bit % 8
     return found[0] if len(found) == 1 else None

@@ -8,7 +8,6 @@ import pytest
 from index_stores import clustered_keys, make_store
 from killing import DyingRunner, KilledError
 
-import knnstore.build.job
 from knnstore.atomic import write_json
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.arrays import read_rows
@@ -154,7 +153,7 @@ def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(st
 def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
     with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*take \d+ MB"):
         build(store, memory=300 * 10**6)
-    monkeypatch.setattr(knnstore.build.job, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr("knnstore.diskspace.free_bytes", lambda path: 1000)
     with pytest.raises(ResourceError, match=r"1\.0 KB are free"):
         build(store)
     assert not (store.root / "index").exists() or not list((store.root / "index").rglob("zarr.json"))

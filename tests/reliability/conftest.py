@@ -19,6 +19,14 @@ def made(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("made") / "here").parent
 
 
+@pytest.fixture(scope="session")
+def lived(tmp_path_factory):
+    """As ``made``, with a store that has a past: an append, removed documents, an exact-match memory. Read only."""
+    from faults.material import make_lived_store
+
+    return make_lived_store(tmp_path_factory.mktemp("lived") / "here").parent
+
+
 @pytest.fixture
 def here(made, tmp_path):
     """A copy of that folder, to be damaged."""

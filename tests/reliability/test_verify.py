@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 from faults.flips import torture
-from faults.material import run
+from faults.material import bytes_of, copy_of, differences, run
 
 from knnstore.atomic import seal_json, unseal_json, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError
 from knnstore.verify import verify
 from knnstore.verify.mending import mended
@@ -34,10 +35,58 @@ def test_a_store_as_it_was_made_is_intact(root):
     assert report.files == sum(path.is_file() for path in root.rglob("*")) - 1  # all but the lock
 
 
-def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it(made, tmp_path):
-    outcome = torture(80, seed=1, folder=tmp_path, store=made / "books.knnstore")
-    assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (80, 0, 0, [])
-    assert outcome.counts["rebuildable"] == 80
+def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it(lived, tmp_path):
+    outcome = torture(125, seed=1, folder=tmp_path, store=lived / "books.knnstore")
+    assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (125, 0, 0, [])
+    assert outcome.counts["files"] < 125  # so each of them had its turn
+    assert outcome.counts["rebuildable"] == 125
+
+
+def test_a_store_with_a_past_is_intact_too(lived):
+    report = verify(lived / "books.knnstore")
+    assert (report.damages, report.finished) == ((), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("log/000005.parquet", "checksum"),
+        ("removed/*.parquet", "checksum"),
+        ("suffixes/*/order/c/0", "values"),
+        ("suffixes/*/stream/zarr.json", "values"),
+        ("suffixes/*/suffixes.json", "checksum"),
+        ("tuned.json", "checksum"),
+    ],
+)
+def test_what_a_past_leaves_behind_is_verified_and_made_again(lived, tmp_path, name, source):
+    here = copy_of(lived, tmp_path / "here")
+    root = here / "books.knnstore"
+    path = next(root.glob(name))
+    flip(path)
+    assert (only_damage(root).path, only_damage(root).source) == (path.relative_to(root).as_posix(), source)
+    code, told = run(here, "repair")
+    assert (code, verify(root).intact) == (0, True), told
+    assert differences(bytes_of(root), bytes_of(lived / "books.knnstore")) == []
+
+
+@pytest.mark.parametrize("name", ["log/000002.json", "log/000005.parquet", "suffixes/*/order/c/0"])
+def test_a_part_of_the_past_that_is_missing_is_damage(lived, tmp_path, name):
+    root = copy_of(lived, tmp_path / "here") / "books.knnstore"
+    next(root.glob(name)).unlink()
+    assert only_damage(root).problem == "is missing"
+
+
+def test_the_texts_of_a_removal_that_was_cut_short_are_no_damage_and_leave_with_the_next_change(here):
+    root = here / "books.knnstore"
+    with pytest.MonkeyPatch.context() as cut:
+        cut.setattr("knnstore.living.remove.save_removed", lambda *_: (_ for _ in ()).throw(InterruptedError()))
+        with pytest.raises(InterruptedError):
+            run(here, "remove", "--document", "books/2.txt")
+    report = verify(root)
+    assert (report.intact, report.leftovers) == (True, ("log/000003.parquet",))
+    assert run(here, "remove", "--document", "books/3.txt")[0] == 0
+    assert len(load_takedowns(root)) == 1
+    assert verify(root).leftovers == ()
 
 
 @pytest.mark.parametrize(

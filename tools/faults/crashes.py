@@ -12,47 +12,66 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from faults.forking import in_process
-from faults.layer import MODES, Layer, Mode
-from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
+from faults.layer import FAILURES, MODES, Layer, Mode
+from faults.material import (
+    INDEX,
+    INGEST,
+    STORE,
+    bytes_of,
+    copy_of,
+    differences,
+    grow_corpus,
+    make_corpus,
+    make_model,
+    run,
+)
 from faults.outcome import Outcome
-from knnstore.cli import main
 from knnstore.verify import verify
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "ingest": INGEST,
     "index": INDEX,
+    "append": INGEST,
+    "index of what was appended": INDEX,
     "remove": ("remove", "--store", "books", "--document", "books/2.txt"),
     "compact": ("compact", "--store", "books"),
+    "suffixes": ("suffixes", "--store", "books"),
 }
+"""In the order in which they follow each other."""
+_CHANGES: dict[str, Callable[[Path], None]] = {"append": grow_corpus}
+_KILLED = ("ingest", "index", "append")  # for real, with the workers that they have
+_FEWEST = len(MODES)  # cases of a command
 _AGAIN = 4  # one case in so many crashes in the second run as well
 _UNRECORDED = ("is in no commit record",)  # what is in flight
 
 
 def torture(count: int, seed: int, folder: Path, kills: int | None = None) -> Outcome:
-    """``count`` crashes, spread over the commands, their operations and the ways to fail; ``kills`` of them real ones.
+    """``count`` crashes, spread evenly over all operations and the ways to fail; ``kills`` of them real ones.
 
-    ``lost``: the store isn't, byte for byte, that of an uninterrupted run after the command was run again, or a
-    failure wasn't told in a sentence. ``silent``: after a crash a commit record was there whose files weren't.
+    Of as many cases as there are operations, each operation gets one. ``lost``: the store isn't, byte for byte, that
+    of an uninterrupted run after the command was run again, or a failure wasn't told in a sentence. ``silent``: after
+    a crash a commit record was there whose files weren't.
     """
     outcome = Outcome("crashes")
     generator = random.Random(seed)
     stages = _stages(folder, outcome)
     killed = max(1, count // 50) if kills is None else kills
-    for number in range(count - killed):
-        name = list(stages)[number % len(stages)]
-        mode = MODES[number // len(stages) % len(MODES)]
-        target = generator.randint(1, stages[name].operations)
-        case = _Case(name, mode, target, generator.getrandbits(32), stages[name])
-        _crash(outcome, folder / f"case-{number}", case)
+    for number, case in enumerate(_cases(stages, count - killed, generator)):
+        try:
+            _crash(outcome, folder / f"case-{number}", case)
+        except RuntimeError as error:  # an exception that no command may end with
+            outcome.lose(f"{case.story}: {error}")
         if number % 25 == 24:
             print(outcome.text(), file=sys.stderr, flush=True)
     for number in range(killed):
-        _kill(outcome, folder / f"kill-{number}", folder / "ingest", generator, stages["ingest"].expected)
+        name = _KILLED[number % len(_KILLED)]
+        _kill(outcome, folder / f"kill-{number}", name, stages[name], generator)
     return outcome
 
 
@@ -73,8 +92,9 @@ def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
     in_process(lambda: make_model(present / "lm") and None)
     stages = {}
     for name, command in COMMANDS.items():
-        if command[0] not in main.commands:
-            continue
+        if name in _CHANGES:
+            present = copy_of(present, folder / f"{name}-before")
+            _CHANGES[name](present)
         work = copy_of(present, folder / f"{name}-done")
         code, told, operations = in_process(partial(_faulty, work, command, 0, "kill", 0))
         if code:
@@ -100,6 +120,21 @@ class _Case:
         return f"{self.name}, {self.mode} at operation {self.target} of {self.stage.operations}, seed {self.seed}"
 
 
+def _cases(stages: dict[str, _Stage], count: int, generator: random.Random) -> list[_Case]:
+    """``count`` cases in a random order: a command's share is that of its operations, and they are spread over them."""
+    total = sum(stage.operations for stage in stages.values())
+    cases = []
+    for name, stage in stages.items():
+        share = max(_FEWEST, round(count * stage.operations / total))
+        first = generator.randrange(len(MODES))
+        for number in range(share):
+            mode = MODES[(first + number) % len(MODES)]
+            target = 1 + min(int((number + generator.random()) * stage.operations / share), stage.operations - 1)
+            cases.append(_Case(name, mode, target, generator.getrandbits(32), stage))
+    generator.shuffle(cases)
+    return cases[:count]
+
+
 def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     copy_of(case.stage.before, work)
     outcome.tried += 1
@@ -107,7 +142,7 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     targets = [case.target] if case.seed % _AGAIN else [case.target, 1 + case.target // 2]
     for target in targets:
         ended = in_process(partial(_faulty, work, COMMANDS[case.name], target, case.mode, case.seed))
-        if ended is not None and case.mode in ("full", "broken") and ended[0] and "Error: " not in ended[1]:
+        if ended is not None and case.mode in FAILURES and ended[0] and "Error: " not in ended[1]:
             outcome.lose(f"{case.story}: {ended[1]}")
         if (work / "after").exists():
             shutil.rmtree(work / STORE, ignore_errors=True)
@@ -150,22 +185,24 @@ def _broken_promises(root: Path) -> str:
     return ", ".join(f"{damage.path} {damage.problem}" for damage in damages[:3])
 
 
-def _kill(outcome: Outcome, work: Path, before: Path, generator: random.Random, expected: dict[str, bytes]) -> None:
+def _kill(outcome: Outcome, work: Path, name: str, stage: _Stage, generator: random.Random) -> None:
     """``kill -9`` a real command with two Dask workers at a random moment, or one of its workers alone."""
-    copy_of(before, work)
-    command = [word if word != "0" else "2" for word in INGEST]  # --workers 2
-    line = [sys.executable, "-m", "knnstore", *command]
+    copy_of(stage.before, work)
+    options = [word for word in COMMANDS[name] if word not in ("--workers", "0")]
+    line = [sys.executable, "-m", "knnstore", *options, "--workers", "2"]
     variables = os.environ | {"KNNSTORE_MODEL": str(work / "lm")}
     outcome.tried += 1
     alone = generator.random() < 0.5
-    outcome.count("kill -9 of a worker" if alone else "kill -9 of all processes")
+    outcome.count(f"kill -9 of {'a worker' if alone else 'all processes'} of {name}")
     with (work / "log").open("wb") as log:
         process = subprocess.Popen(line, cwd=work, env=variables, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + generator.uniform(3, 20)
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
         if alone and (workers := _workers(process.pid)) and (work / STORE / "segments").exists():
-            os.kill(generator.choice(workers), signal.SIGKILL)
+            time.sleep(generator.uniform(0, 8))
+            if workers := _workers(process.pid):
+                os.kill(generator.choice(workers), signal.SIGKILL)
             alone = False
             deadline = time.monotonic() + 300
     if process.poll() is None:
@@ -173,9 +210,9 @@ def _kill(outcome: Outcome, work: Path, before: Path, generator: random.Random, 
     process.wait()
     done = subprocess.run(line, cwd=work, env=variables, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
-        outcome.lose(f"after kill -9: {done.stderr}")
-    elif changed := differences(bytes_of(work / STORE), expected):
-        outcome.lose(f"after kill -9: {changed[:5]} differ")
+        outcome.lose(f"{name} after kill -9: {done.stderr}")
+    elif changed := differences(bytes_of(work / STORE), stage.expected):
+        outcome.lose(f"{name} after kill -9: {changed[:5]} differ")
     shutil.rmtree(work)
 
 
@@ -184,7 +221,7 @@ def _workers(process: int) -> list[int]:
     try:
         text = Path(f"/proc/{process}/task/{process}/children").read_text()
         children = [int(word) for word in text.split()]
-    except OSError:
+        named = [(child, Path(f"/proc/{child}/cmdline").read_bytes()) for child in children]
+    except OSError:  # one of them is just ending
         return []
-    named = [(child, Path(f"/proc/{child}/cmdline")) for child in children]
-    return [child for child, line in named if line.exists() and b"spawn_main" in line.read_bytes()]
+    return [child for child, line in named if b"spawn_main" in line]

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from faults.material import make_store
+from faults.material import make_lived_store
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.index.search import Searcher
+from knnstore.passages import Passages
+from knnstore.score.tuned import load_tuned
+from knnstore.suffixes.build import open_suffixes
+from knnstore.suffixes.contexts import contexts_of
 from knnstore.verify import verify
 
 _SEARCHES = 8  # every so many flips, the damaged store is searched as well
@@ -24,7 +28,7 @@ def torture(count: int, seed: int, folder: Path, store: Path | None = None) -> O
     gave other neighbours than before.
     """
     root = folder / "flipped.knnstore"
-    shutil.copytree(store or make_store(folder / "made"), root)
+    shutil.copytree(store or make_lived_store(folder / "made"), root)
     generator = random.Random(seed)
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
     before = _neighbours(root)
@@ -71,7 +75,7 @@ def _search(outcome: Outcome, root: Path, path: Path, bit: int, before: list[Any
 
 
 def _neighbours(root: Path) -> list[Any]:
-    """What every way of searching finds: values, rows and distances."""
+    """What every way of searching finds: values, rows and distances, documents, exact matches."""
     store = Datastore(root)
     searcher = Searcher(store)
     queries = store.segments[0].queries()[:4]
@@ -80,8 +84,13 @@ def _neighbours(root: Path) -> list[Any]:
         result = searcher.search(queries, 8, 8, method=method, rows=True)
         assert result.rows is not None
         found += [result.values, result.rows, result.distances]
-        names = [str(store.segments[0].documents[int(d)]) for d in store.segments[0].documents.locate(result.rows[0])]
-        found.append(np.array(names))
+        passages = Passages(store, str)
+        found.append(np.array([str(passages.document(int(n))) for n in passages.documents(result.rows[0])]))
+    if suffixes := open_suffixes(store):
+        ids = store.segments[0].values(0, 12).astype(np.int64)
+        context = contexts_of(ids, np.zeros(12, np.int64), np.arange(12), suffixes.packing.nothing)
+        found += [matches.followers for matches in suffixes.matches(context)]
+    load_tuned(store)
     return found
 
 

@@ -2,7 +2,8 @@
 
 Writes, fsync, rename, link, unlink, mkdir and rmdir below a store's folder pass through it, those of Python, NumPy,
 Zarr and (handed a Python file) Parquet alike. At the n-th it kills the process before it, or in the middle of it; or
-cuts the power, which leaves behind what a disk may then hold; or raises what a full or a broken disk would.
+cuts the power, which leaves behind what a disk may then hold; or raises what a disk would that is full, used up by
+quota, mounted read-only, not ours to write to, or broken.
 """
 
 import builtins
@@ -20,8 +21,17 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-Mode = Literal["kill", "torn", "power", "full", "broken"]
-MODES: tuple[Mode, ...] = ("kill", "torn", "power", "full", "broken")
+Mode = Literal["kill", "torn", "power", "full", "quota", "read-only", "denied", "broken"]
+DEATHS: tuple[Mode, ...] = ("kill", "torn", "power")
+FAILURES: dict[Mode, int] = {
+    "full": errno.ENOSPC,
+    "quota": errno.EDQUOT,
+    "read-only": errno.EROFS,
+    "denied": errno.EACCES,
+    "broken": errno.EIO,  # once; the others stay as they are
+}
+MODES: tuple[Mode, ...] = (*DEATHS, *FAILURES)
+_NEED_ROOM = ("write", "mkdir", "rename", "create")
 Action = Callable[[], Any]
 _WRITES = frozenset("wax+")
 
@@ -36,7 +46,7 @@ class Layer:
         self._target = target
         self._mode = mode
         self._power = PowerModel(self.root, seed, after) if mode == "power" else None
-        self._full = False
+        self._failing = False
         self._lock = RLock()  # files are flushed by several threads at a time
 
     def concerns(self, path: Path) -> bool:
@@ -57,18 +67,24 @@ class Layer:
                 (half or perform)()
             if self._power is not None:
                 self._power.leave_behind()
-            if self._mode in ("kill", "torn", "power"):
+            if self._mode in DEATHS:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self._full = self._mode == "full"
-            if self._mode == "broken":
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        if self._full and kind in ("write", "mkdir", "rename", "create"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            self._failing = True
+        if self._failing and self._fails(kind):
+            self._failing = self._mode != "broken"
+            number = FAILURES[self._mode]
+            raise OSError(number, os.strerror(number), str(path))
         result = perform()
         self.seen.add(path.relative_to(self.root.parent).as_posix())
         if self._power is not None:
             self._power.note(kind, path)
         return result
+
+    def _fails(self, kind: str) -> bool:
+        """Whether an operation of this kind can't be done on such a disk."""
+        if self._mode in ("full", "quota"):
+            return kind in _NEED_ROOM
+        return kind != "fsync" or self._mode == "broken"
 
     @contextmanager
     def installed(self) -> Iterator["Layer"]:

@@ -46,6 +46,18 @@ def make_corpus(folder: Path, documents: int = 6, words: int = 220, seed: int = 
     return folder
 
 
+def grow_corpus(folder: Path) -> None:
+    """Give the folder a corpus of its own, in which a document has changed and two are new."""
+    if (folder / "books").is_symlink():
+        linked = (folder / "books").resolve()
+        (folder / "books").unlink()
+        shutil.copytree(linked, folder / "books")
+    make_corpus(folder / "more", documents=3, words=150, seed=1)
+    for number, name in enumerate(("1.txt", "6.txt", "7.txt")):
+        (folder / "more" / f"{number}.txt").replace(folder / "books" / name)
+    (folder / "more").rmdir()
+
+
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
     """A command in this process, as if typed in ``folder`` with the tiny LM: exit code, and all that it said."""
     before, model = Path.cwd(), os.environ.get("KNNSTORE_MODEL")
@@ -70,6 +82,25 @@ def make_store(folder: Path, commands: Sequence[tuple[str, ...]] = (INGEST, INDE
     make_model(folder / "lm")
     make_corpus(folder / "books")
     for command in commands:
+        code, told = run(folder, *command)
+        if code:
+            raise RuntimeError(told)
+    return folder / STORE
+
+
+def make_lived_store(folder: Path) -> Path:
+    """As ``make_store``, with a past: appended to, documents replaced and removed, an exact-match memory, tuned."""
+    make_store(folder)
+    grow_corpus(folder)
+    later = (
+        INGEST,
+        INDEX,
+        ("remove", "--store", "books", "--document", "books/3.txt"),
+        ("suffixes", "--store", "books"),
+        ("score", "--store", "books", "--k", "8", "--save-neighbours", "neighbours.parquet"),
+        ("tune", "neighbours.parquet", "--store", "books"),
+    )
+    for command in later:
         code, told = run(folder, *command)
         if code:
             raise RuntimeError(told)

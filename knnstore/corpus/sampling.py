@@ -1,0 +1,78 @@
+"""A little text of a file, and how much of the file it stands for: to know what a corpus comes to before reading it."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from knnstore.corpus.documents import read_documents
+from knnstore.corpus.opening import naming_errors, open_unchanged
+from knnstore.corpus.options import ReadCounts, ReadOptions
+from knnstore.corpus.rows import parse_line, parse_row, read_lines, read_rows
+from knnstore.corpus.sources import Source
+from knnstore.corpus.text import UnusableTextError
+
+_TEXT = 2**16  # characters that are enough of one file
+_ROWS = 256  # records that are enough, however short
+_PACKED = 2**18  # compressed bytes that tell how much there is to unpack
+_MOST_UNPACKED = 2**24
+
+
+def sample_text(source: Source, options: ReadOptions) -> tuple[str, float]:
+    """Some text from the beginning of a file, and the share of the file's bytes that it stands for.
+
+    Unusable records are passed over; the share is 0 where nothing was read. Raises what ``read_documents`` does where
+    the file can't be read at all.
+    """
+    if source.kind == "text":
+        document = next(read_documents(source, ReadOptions(errors="replace", piece_chars=_TEXT)), None)
+        text = "" if document is None else next(document.pieces)
+        return text, min(1.0, len(text.encode()) / max(1, source.bytes))
+    records = _lines(source, options) if source.kind == "jsonl" else _rows(source, options)
+    share, texts, size = 0.0, [], 0
+    for text, part in islice(records, _ROWS):
+        texts.append(text)
+        share, size = share + part, size + len(text)
+        if size >= _TEXT:
+            break
+    return "\n".join(texts), min(1.0, share)
+
+
+def expansion(source: Source) -> float:
+    """Bytes that a byte of the file unpacks to, by its beginning; 1 for what isn't compressed."""
+    name = source.path.lower()
+    if not name.endswith((".gz", ".zst")):
+        return 1.0
+    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
+        packed = file.read(_PACKED)
+    unpacked = 0
+    with suppress(zlib.error, pa.ArrowException, OSError):  # it is cut short here; damage is told when it is read
+        if name.endswith(".gz"):
+            unpacked = len(zlib.decompressobj(wbits=31).decompress(packed, _MOST_UNPACKED))
+        else:
+            stream = pa.CompressedInputStream(pa.PythonFile(BytesIO(packed), "r"), "zstd")
+            while unpacked < _MOST_UNPACKED and (block := stream.read(2**16)):
+                unpacked += len(block)
+    return max(1.0, unpacked / max(1, len(packed)))
+
+
+def _lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
+    """The texts of records, and the share of the file that each takes; up to the first that is too long."""
+    whole = source.bytes * expansion(source)
+    for _, line in read_lines(source, 16 * _TEXT):
+        if line is None:
+            return
+        with suppress(UnusableTextError):
+            yield parse_line(line, options, ReadCounts()).text, len(line) / whole
+
+
+def _rows(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
+    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
+        rows = pq.read_metadata(file).num_rows
+    for _, row in read_rows(source, options.text_field):
+        with suppress(UnusableTextError):
+            yield parse_row(row, options, ReadCounts()).text, 1 / rows

@@ -1,0 +1,75 @@
+"""What a corpus will come to on disk, by a sample of its text: before it is tokenised, and long before its keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from knnstore.atomic import free_bytes
+from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.sampling import sample_text
+from knnstore.corpus.sources import Source
+from knnstore.datastore.segment import Segment
+from knnstore.diskspace import require_room
+from knnstore.ingest.plan import row_bytes
+from knnstore.ingest.tasks import TokenTask, text_tokens
+from knnstore.lm.spec import LmSpec
+from knnstore.scheduling import Runner
+
+_FILES = 8  # that a sample is drawn from
+_SURE = 0.8  # of the estimate is surely needed: what is refused for too little room can't have had enough
+_MOST_EXPANDED = 10  # bytes of text in a byte of a file
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateTask:
+    """Tokenise a little of each of some files."""
+
+    spec: LmSpec
+    sources: tuple[Source, ...]
+    options: ReadOptions
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "estimate"
+
+
+def require_disk(segment: Segment, tasks: Sequence[TokenTask], runner: Runner) -> None:
+    """Raise DiskFullError, with both numbers, if what is left to tokenise can't fit on the disk with its keys.
+
+    No text is looked at where there is room for as many tokens as the files could possibly hold. Of pairs of texts
+    nothing is estimated.
+    """
+    if segment.plan.key.task == "seq2seq":
+        return
+    sources = [
+        source
+        for task in tasks
+        for source, records in zip(task.part.sources, task.part.records or [None] * len(task.part.sources), strict=True)
+        if records is None  # of a file of which some records alone are wanted, nobody knows how much that is
+    ]
+    size = sum(source.bytes for source in sources)
+    if size * _MOST_EXPANDED * row_bytes(segment) <= free_bytes(segment.root):
+        return
+    task = EstimateTask(tasks[0].spec, _spread(sources), tasks[0].options)
+    tokens = size * next(iter(runner.run(tokens_a_byte, [task])))
+    needed = int(_SURE * tokens * row_bytes(segment))
+    require_room(segment.root, needed, f"the keys of about {tokens:,.0f} tokens, by a sample of the text,")
+
+
+def tokens_a_byte(task: EstimateTask) -> float:
+    """Tokens by bytes on disk of the files that are sampled."""
+    tokens, size = 0, 0.0
+    for source in task.sources:
+        text, share = sample_text(source, task.options)
+        tokens += text_tokens(task.spec, text)
+        size += share * source.bytes
+    return tokens / size if size else 0.0
+
+
+def _spread(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Some of the files, spread evenly over their bytes."""
+    ends = np.cumsum([source.bytes for source in sources])
+    places = (np.arange(_FILES) + 0.5) * ends[-1] / _FILES
+    return tuple(sources[number] for number in np.unique(np.searchsorted(ends, places)))

@@ -1,0 +1,50 @@
+"""What must be there of a store's states: the record of each change, and what it took out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from knnstore.datastore.history import FOLDER as LOG
+from knnstore.datastore.history import TAKEDOWN, load_change, record_path
+from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.removed import removed_path
+from knnstore.datastore.takedowns import takedown_damage, takedown_path
+from knnstore.errors import CorruptStoreError, KnnstoreError
+
+
+def is_unpublished(path: Path) -> bool:
+    """Whether a file of removed texts is of a removal that was cut short: the next change removes it."""
+    if path.parent.name != LOG or path.suffix != ".parquet" or not path.stem.isdecimal():
+        return False
+    try:
+        return int(path.stem) > load_manifest(path.parent.parent).state
+    except CorruptStoreError:
+        return False
+
+
+def takedown_problem(path: Path) -> str | None:
+    """What is wrong with the file of texts that a change removed: its SHA-256 is in the record of the change."""
+    root = path.parent.parent
+    try:
+        return takedown_damage(root, load_change(root, int(path.stem)))
+    except (KnnstoreError, ValueError):
+        return "is told of by no record of a change that can be read"
+
+
+def missing_states(root: Path, files: set[Path]) -> Iterator[Path]:
+    """What the present state and those before it must have and isn't there: records, tables of what was removed."""
+    try:
+        manifest = load_manifest(root)
+    except CorruptStoreError:
+        return
+    for state in range(1, min(manifest.state, len(files)) + 1):  # a damaged manifest may claim any number
+        if record_path(root, state) not in files:
+            yield record_path(root, state)
+            continue
+        try:
+            removal = TAKEDOWN in load_change(root, state).facts
+        except KnnstoreError:  # told of already
+            continue
+        if removal and takedown_path(root, state) not in files:
+            yield takedown_path(root, state)
+    if manifest.removed is not None and removed_path(root, manifest.removed) not in files:
+        yield removed_path(root, manifest.removed)

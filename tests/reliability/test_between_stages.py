@@ -1,0 +1,131 @@
+"""What lies on the disk between two stages is held against its checksum before anything is made of it."""
+
+import re
+
+import numpy as np
+import pytest
+from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
+from index_stores import clustered_keys, make_store
+
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.segment import Segment
+from knnstore.errors import CorruptStoreError, NumericsError
+from knnstore.ingest.tasks import SamplesTask, committed_summaries, write_samples
+from knnstore.lm import forward
+from knnstore.lm.spec import LmSpec
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+
+class StoppingRunner(SerialRunner):
+    """Runs tasks until one of ``before`` would be run."""
+
+    def __init__(self, before):
+        self.before = before
+
+    def run(self, function, given):
+        if function.__name__ == self.before:
+            raise InterruptedError(self.before)
+        yield from super().run(function, given)
+
+
+class Says(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["keys", "codes", "values", "rows", "offsets"])
+def test_a_bit_that_flips_in_a_run_of_the_index_has_the_run_made_anew(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)  # several runs
+    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+    whole, root = (
+        make_store(tmp_path / folder, [clustered_keys(1500, 8)], queries=clustered_keys(20, 8, seed=1))
+        for folder in ("whole.knnstore", "s.knnstore")
+    )
+    build_index(whole, IndexOptions(nlist=8), SerialRunner(), Reporter())
+    with pytest.raises(InterruptedError):
+        build_index(root, IndexOptions(nlist=8), StoppingRunner("merge_chunk"), Reporter())
+    (run_files,) = (root.root / "index").glob("*/runs/0000/run-0000-00000001-*")
+    flip(run_files / name)
+    reporter = Says()
+    build_index(root, IndexOptions(nlist=8), SerialRunner(), reporter)
+    assert any(f"{name} isn't what was written" in line and "made anew" in line for line in reporter.lines)
+    assert differences(bytes_of(root.root), bytes_of(whole.root)) == []
+
+
+def test_a_disk_that_keeps_no_run_is_told_after_three_times(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "s.knnstore", [clustered_keys(600, 8)])
+    monkeypatch.setattr("knnstore.build.lists.run_damage", lambda check: (check, "keys isn't what was written"))
+    with pytest.raises(CorruptStoreError, match="3rd time: the disk doesn't keep what is written"):
+        build_index(store, IndexOptions(nlist=8), SerialRunner(), Reporter())
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A folder with a corpus whose parts have been tokenised, and no more."""
+    here = tmp_path / "here"
+    here.mkdir()
+    make_model(here / "lm")
+    make_corpus(here / "books")
+    monkeypatch.setattr("knnstore.corpus.tokens.plan_parts.__defaults__", (1,))  # a part a file
+    with monkeypatch.context() as stopped:
+        stopped.setattr("knnstore.ingest.making.assemble", lambda *_: (_ for _ in ()).throw(InterruptedError()))
+        with pytest.raises(InterruptedError):
+            run(here, *INGEST)
+    return here
+
+
+@pytest.mark.parametrize("kind", ["tokens", "parquet"])
+def test_a_bit_that_flips_in_a_part_has_the_part_tokenised_anew(begun, made, kind):
+    flip(begun / STORE / f"segments/0000/parts/000002.{kind}")
+    for command in (INGEST, INDEX):
+        code, told = run(begun, *command)
+        assert code == 0, told
+    assert differences(bytes_of(begun / STORE), bytes_of(made / STORE)) == []
+
+
+def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_makes_it_anew(begun, monkeypatch):
+
+    def later(segment, tasks):
+        summaries = committed_summaries(segment, tasks)
+        flip(begun / STORE / "segments/0000/parts/000002.tokens")
+        return summaries
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("knnstore.ingest.making.committed_summaries", later)
+        code, said = run(begun, *INGEST)
+    assert code == 1
+    assert re.search(r"000002\.tokens isn't what was written .* tokenises that part anew", said)
+    assert run(begun, *INGEST)[0] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("heldout", [False, True])
+def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path, monkeypatch, bad, heldout):
+    here = copy_of(made, tmp_path / "here")
+    segment = Segment(here / STORE / "segments/0000")
+    first = segment.documents.heldout_first if heldout else segment.documents.first_row
+    document = int(np.flatnonzero(segment.documents.heldout_tokens if heldout else segment.documents.tokens)[-1])
+    keys_of = forward.window_keys
+
+    def spoiled(model, windows, *rest):
+        for rows, keys in keys_of(model, windows, *rest):
+            if (windows.document == document).any():
+                keys[rows == first[document] + 7, 3] = bad
+            yield rows, keys
+
+    (segment.root / "commits/samples.json").unlink()
+    monkeypatch.setattr(forward, "window_keys", spoiled)
+    spec = LmSpec(str(here / "lm"), dtype=segment.plan.compute.split()[0])
+    told = rf"books/{segment.documents[document].path.split('/')[-1]}, token 7.*an activation is {bad}.*--dtype float32"
+    with pytest.raises(NumericsError, match=told):
+        write_samples(SamplesTask(segment.root, spec))
