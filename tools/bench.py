@@ -5,6 +5,7 @@
 
     ingest   tokens/s of making keys          ÷ bare LM, ÷ a memmap-writing loop
     keys     bytes a key and perplexity       of key dtype × LM dtype
+    trade    bytes a key, recall, perplexity   of int8 keys, PCA, PQ and OPQ codes, at two widths
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
     search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map;
@@ -29,7 +30,7 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "plan", "score", "append", "cluster")
+NAMES = ("ingest", "keys", "trade", "memory", "index", "search", "plan", "score", "append", "cluster")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
@@ -45,12 +46,21 @@ class Clock:
 class Search:
     """How this run finds neighbours: here, or by the workers of a runner."""
 
-    def __init__(self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        store: Datastore,
+        options: ScoreOptions,
+        memory: int,
+        runner: Runner | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """``device``: that of the LM; lists are joined there if it is a GPU."""
         self._runner = runner
         self._store = store
         self._memory = memory
         self._quantised = options.quantised
-        self._searcher = None if options.exact else Searcher(store)
+        gpu = device if device is not None and device.type == "cuda" else None
+        self._searcher = None if options.exact else Searcher(store, device=gpu)
         self.nprobe = None
         if self._searcher is not None:
             self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)
