@@ -8,11 +8,13 @@
     trade    bytes a key, recall, perplexity   of int8 keys, PCA, PQ and OPQ codes, at two widths
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
+    scale    CPU of a key as the store grows   ÷ that of a store of a tenth
     search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map;
                                               a curve over nprobe, in bulk and one by one, warm and cold
     plan     time, memory, disk of an index   ÷ what 'index --dry-run' promises
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
+    objects  requests, bytes, CPU s of a bucket ÷ a disk
     append   CPU s of adding and removing     ÷ making the store anew
 
 ``--quick`` ends within a minute on an idle machine of two cores. With ``--json`` the last line is one object.
@@ -30,7 +32,10 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "trade", "memory", "index", "search", "plan", "score", "append", "cluster")
+NAMES = (
+    *("ingest", "keys", "trade", "memory", "index", "scale", "search", "plan", "score"),
+    *("append", "cluster", "objects"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from knnstore.attachment import Joined, Search, choose_setting, require_store_of
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
 from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel, key_model
@@ -196,7 +197,7 @@ class Store:
         joined = joined or self.joined()
         loaded = joined.model.loaded
         if isinstance(text, ScoreOptions):
-            texts = gather_texts(text, self.datastore, loaded)[1]
+            texts = gather_texts(text, Stores([self.datastore]), loaded)[1]
         else:
             texts = texts_of([("text", text)], loaded)
         return attribute_texts(joined, texts, reporter or Reporter())

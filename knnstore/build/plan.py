@@ -114,8 +114,8 @@ def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
 
 def plan_work(store: Datastore, options: IndexOptions) -> Work:
     """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
-    kept = None if options.overwrite else _presentplan_work(store, options)
-    plan = kept or _newplan_work(store, options)
+    kept = None if options.overwrite else _present_plan(store, options)
+    plan = kept or _new_plan(store, options)
     indexed = set(store.manifest.indexed) if kept else set()
     new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
     resources = plan_resources(
@@ -129,7 +129,7 @@ def plan_work(store: Datastore, options: IndexOptions) -> Work:
     return Work(IndexFolder(index_root(store.root, plan.name), plan), new, resources)
 
 
-def _newplan_work(store: Datastore, options: IndexOptions) -> IndexPlan:
+def _new_plan(store: Datastore, options: IndexOptions) -> IndexPlan:
     references = segment_references(store)
     first, rows = store.segments[0], store.live_rows
     nlist, _ = choose_nlist(rows, options.nlist)
@@ -148,7 +148,7 @@ def _newplan_work(store: Datastore, options: IndexOptions) -> IndexPlan:
     )
 
 
-def _presentplan_work(store: Datastore, options: IndexOptions) -> IndexPlan | None:
+def _present_plan(store: Datastore, options: IndexOptions) -> IndexPlan | None:
     """The plan of the store's index, unless an option that is given asks for another than it was built with."""
     if store.manifest.index is None:
         return None

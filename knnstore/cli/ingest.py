@@ -5,13 +5,22 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import cluster_options, find_cluster, lm_options, print_result, reporter_for, shared_options
+from knnstore.cli.options import (
+    cluster_options,
+    find_cluster,
+    lm_options,
+    print_result,
+    reporter_for,
+    shared_options,
+    store_cache_option,
+)
 
 
 @click.command()
 @click.option("--corpus", multiple=True, required=True, metavar="PATH…", help="Folders, files or globs of text.")
 @click.argument("more", nargs=-1, metavar="")
-@click.option("--store", help="Name, path or file:// URL of the store. Default: named after the corpus.")
+@click.option("--store", help="Name, path or URL of the store. Default: named after the corpus.")
+@store_cache_option
 @click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
 @click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
 @click.option(

@@ -106,8 +106,30 @@ def complete_store(_context: click.Context, _param: click.Parameter, incomplete:
 def store_option(command: Command) -> Command:
     """``--store`` of a command that reads one; the shell completes the names of those here."""
     return click.option(
-        "--store", shell_complete=complete_store, help="Name or path of the store. Default: the only one here."
+        "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: the only one here."
+    )(store_cache_option(command))
+
+
+def store_cache_option(command: Command) -> Command:
+    """``--store-cache``, which this process and those that it starts find in the environment."""
+    return click.option(
+        "--store-cache",
+        type=Size(),
+        expose_value=False,
+        callback=_set_store_cache,
+        help="Most of this disk for what is read from object storage. Default: $KNNSTORE_STORE_CACHE, else 50GB.",
     )(command)
+
+
+def _set_store_cache(_context: click.Context, _param: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        os.environ["KNNSTORE_STORE_CACHE"] = str(value)
+
+
+def stores_option(command: Command) -> Command:
+    """``--store`` of a command that searches one store or several."""
+    words = "Name or path of the store; more than once: search them all together. Default: the only one here."
+    return click.option("--store", multiple=True, shell_complete=complete_store, help=words)(command)
 
 
 def cluster_options(command: Command) -> Command:

@@ -12,12 +12,12 @@ from knnstore.cli.options import (
     open_store,
     reporter_for,
     shared_options,
-    store_option,
+    stores_option,
 )
 
 
 @click.command()
-@store_option
+@stores_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
@@ -59,14 +59,15 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    store, reporter = open_store(options.pop("store")), reporter_for(quiet)
+    names, reporter = options.pop("store"), reporter_for(quiet)
+    store, *beside = (open_store(name) for name in names or [None])
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), None)
     settings = ScoreOptions(text=(*text, *more), **options)
     if cluster is None or settings.exact:  # every key, streamed once, is read here
-        report = run(settings, store, reporter)
+        report = run(settings, store, reporter, beside=beside)
     else:
         with cluster.runner(settings.memory, reporter) as runner:
-            report = run(settings, store, reporter, runner)
+            report = run(settings, store, reporter, runner, beside=beside)
     if options["report"]:
         from knnstore.report.page import write_page
 

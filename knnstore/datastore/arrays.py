@@ -7,7 +7,6 @@ and the length that it unpacks to agree with that form, and an absent chunk is d
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +19,7 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.atomic import open_regular, storage_errors, write_atomically
+from knnstore.atomic import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, UsageError
 
@@ -94,7 +93,7 @@ def create_array(
             zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
             write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
         if not _has_form(path, form):
-            shutil.rmtree(path / "c", ignore_errors=True)  # chunks of another form
+            remove_folder(path / "c")  # chunks of another form
             array: dict[str, Any] = {}
             zarr.create_array(
                 store=zarr.storage.MemoryStore(array),
@@ -155,6 +154,31 @@ def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
     return file
 
 
+def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> list[Path]:
+    """Write the same chunk of several uncompressed arrays, as ``write_chunk`` would; return the files.
+
+    Each block, the whole of that chunk of the array at its path, goes to its file without being copied. The caller
+    commits the files, with which their names are flushed.
+    """
+    forms = {path: open_raw(path) for path in blocks}
+    files = {path: chunk_file(path, chunk, len(form.shape)) for path, form in forms.items()}
+    for path, block in blocks.items():
+        form, file = forms[path], files[path]
+        rows = min(form.chunk_rows, form.shape[0] - chunk * form.chunk_rows)
+        if block.shape != (rows, *form.shape[1:]) or block.dtype != form.dtype:
+            raise ValueError(f"{path}: chunk {chunk} given {block.dtype} {block.shape}")
+        with storage_errors("make", file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_together(list(files.values())) as opened:
+        for output, (path, block) in zip(opened, blocks.items(), strict=True):
+            data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+            padding = bytes(forms[path].chunk_bytes - len(data))
+            checksum = google_crc32c.extend(google_crc32c.extend(0, data), padding)
+            for part in (data.data, padding, checksum.to_bytes(CHECKSUM_BYTES, "little")):
+                output.write(part)
+    return list(files.values())
+
+
 def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
     """Rows ``[begin, end)`` of the array at ``path``, in memory.
 
@@ -197,7 +221,9 @@ def _read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]
     most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
     try:
         with open_regular(file) as handle:
-            data = handle.read(min(most, os.fstat(handle.fileno()).st_size) + 1)  # Python reserves what is asked for
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
+            data = handle.read(min(most, size) + 1)  # Python reserves what is asked for
     except FileNotFoundError:
         raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
     except OSError as error:

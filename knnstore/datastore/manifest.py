@@ -3,9 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from knnstore.atomic import open_regular, unseal_json, write_json
-from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.atomic import open_regular, seal_json, unseal_json, write_json
+from knnstore.errors import CorruptStoreError, LockedError, ResourceError, StoreNotFoundError
+from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
+from knnstore.objects.service import ConditionError
 from knnstore.records import from_json, to_json
 
 MANIFEST_FILE = "knnstore.json"
@@ -85,8 +88,26 @@ def load_manifest(root: Path) -> Manifest:
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
-    """Replace the manifest: the one atomic step that makes finished work visible."""
-    write_json(root / MANIFEST_FILE, to_json(manifest))
+    """Write the first manifest of a store."""
+    replace_record(root / MANIFEST_FILE, to_json(manifest), version_of(root / MANIFEST_FILE))
+
+
+def replace_record(path: Path, value: dict[str, Any], seen: Version | None) -> None:
+    """Replace a record of the store's state, in one atomic step.
+
+    ``seen``: its ``version_of`` when this change began. In object storage, where a writer that was frozen may wake up
+    after another one took its place, only that version is replaced: raises LockedError if there is another by now.
+    """
+    if not isinstance(path, ObjectPath):
+        write_json(path, value)
+        return
+    try:
+        replace_only(path, seal_json(value), seen)
+    except ConditionError:
+        raise LockedError(
+            f"{path} was changed by another writer, which took this one for dead: nothing of it is lost; "
+            "run the same command again, it goes on from what is there"
+        ) from None
 
 
 def load_json(path: Path) -> object:
@@ -100,6 +121,8 @@ def load_json(path: Path) -> object:
         if len(data) > _LARGEST_JSON:
             raise CorruptStoreError(f"{path} is larger than {_LARGEST_JSON} bytes, which no metadata is")
         return unseal_json(data)
+    except ResourceError:
+        raise
     except (ValueError, OSError, RecursionError) as error:
         raise CorruptStoreError(
             f"{path} is damaged, or isn't JSON: {error}. See what else is with 'knnstore verify'"

@@ -5,23 +5,28 @@ Within a list the order is that of a seeded hash of the row, which depends on no
 gives the same index, and the head of each list is a fair sample of it.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from knnstore.atomic import make_folder, replacing, storage_errors, write_atomically, write_json
+from knnstore.atomic import make_folder, remove_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.plan import IndexFolder, SegmentReference, open_index, remove_folder
-from knnstore.index.quantiser import Int64, Quantiser, Uint8, load_quantiser
+from knnstore.index.plan import IndexFolder, SegmentReference, open_index
+from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.train import decode
+from knnstore.objects.path import path_of
 from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
+_FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block that the kernel takes at a time, a thread
+_MOST_THREADS = 16  # each holds some blocks
 _MEASURED = 16  # of so many keys one has its quantisation error measured
 _MASK = 2**64 - 1
 
@@ -80,20 +85,18 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
 
 def fill_run(task: FillTask) -> int:
     """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
-    folder = open_index(Path(task.store), task.index)
-    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    store = path_of(task.store)
+    folder = open_index(store, task.index)
+    segment = Segment(segment_root(store, task.segment.name))
     quantiser = load_quantiser(folder)
-    stored, values, lists, codes = _read_run(segment, quantiser, task)
-    some = slice(None, None, _MEASURED)
-    keys = decode(stored[some], segment.codec.scales)
-    error = float(quantiser.errors(keys, lists[some], codes[some]).sum(dtype=np.float64))
+    arrays, lists, error, measured = _read_run(segment, quantiser, task)
     first_row = segment.chunk_range(task.first)[0]
-    rows = np.arange(first_row, first_row + len(stored), dtype=task.segment.row_dtype)
-    order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
+    rows = arrays["rows"] = np.arange(first_row, first_row + len(lists), dtype=task.segment.row_dtype)
+    order = list_order(rows, lists, folder.plan.seed)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
-    arrays = {"keys": stored, "codes": codes, "values": values, "rows": rows}
-    write_run(folder, task.segment, task.name, arrays, order=order, offsets=offsets, error=error, measured=len(keys))
-    return len(stored)
+    del lists  # the memory that is planned for sorting is that of the order from here on
+    write_run(folder, task.segment, task.name, arrays, order=order, offsets=offsets, error=error, measured=measured)
+    return len(rows)
 
 
 def write_run(
@@ -111,6 +114,21 @@ def write_run(
     folder.run_commits(reference).commit(name, files, rows=len(order), **facts)
 
 
+def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
+    """The order that sorts rows by their list and, within it, by ``shuffle_key``: int64 (n,)."""
+    first = int(lists.min()) if len(lists) else 0
+    bits = max(1, int(lists.max(initial=0) - first).bit_length())
+    # one word of both sorts in half the time; it has no room for the hash's last bits, which hardly ever decide
+    packed = np.asarray(shuffle_key(rows.astype(np.uint64), seed))
+    packed >>= np.uint64(bits)
+    packed |= (lists - first).view(np.uint64) << np.uint64(64 - bits)
+    order = np.argsort(packed)
+    packed = packed[order]
+    if (packed[1:] == packed[:-1]).any():
+        return np.lexsort((np.asarray(shuffle_key(rows.astype(np.uint64), seed)), lists))
+    return order
+
+
 def shuffle_key(rows: Any, seed: int) -> Any:
     """A 64-bit hash of row numbers, a bijection (SplitMix64): Python's int or an array of uint64 alike."""
     mixed = (rows + (seed * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
@@ -121,31 +139,45 @@ def shuffle_key(rows: Any, seed: int) -> Any:
 
 def _read_run(
     segment: Segment, quantiser: Quantiser, task: FillTask
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Int64, Uint8]:
+) -> tuple[dict[str, np.ndarray[Any, Any]], Int64, float, int]:
+    """Keys, codes and values of a run in corpus order, their lists, and the error of so many keys' quantisation."""
     begin, end = segment.chunk_range(task.first)[0], segment.chunk_range(task.last - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
     codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
     lists = np.empty(end - begin, np.int64)
-    for chunk in range(task.first, task.last):
-        first, last = (row - begin for row in segment.chunk_range(chunk))
-        stored[first:last] = segment.keys(first + begin, last + begin)
-        values[first:last] = segment.values(first + begin, last + begin)
-        # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
-        for start in range(first, last, _BLOCK):
-            block = slice(start, min(start + _BLOCK, last))
-            keys = decode(stored[block], segment.codec.scales)
-            lists[block] = quantiser.assign(keys)
-            codes[block] = quantiser.encode(keys, lists[block])
-    return stored, values, lists, codes
+
+    def place(block: slice) -> tuple[float, int]:
+        keys = decode(stored[block], segment.codec.scales)
+        lists[block] = quantiser.assign(keys)
+        codes[block] = quantiser.encode(keys, lists[block])
+        some = slice(None, None, _MEASURED)
+        errors = quantiser.errors(keys[some], lists[block][some], codes[block][some])
+        return float(errors.sum(dtype=np.float64)), len(errors)
+
+    # the kernel's calls share out the cores; the reference's torch and faiss use all of them in one call
+    threads = min(_MOST_THREADS, torch.get_num_threads()) if quantiser.is_compiled else 1
+    size = max(_FEWEST, min(_BLOCK, _BLOCK_NUMBERS // segment.dimension)) if quantiser.is_compiled else _BLOCK
+    with ThreadPoolExecutor(threads) as pool:
+        placed = []
+        for chunk in range(task.first, task.last):
+            first, last = (row - begin for row in segment.chunk_range(chunk))
+            stored[first:last] = segment.keys(first + begin, last + begin)
+            values[first:last] = segment.values(first + begin, last + begin)
+            # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
+            placed += [pool.submit(place, slice(start, min(start + size, last))) for start in range(first, last, size)]
+        results = [block.result() for block in placed]
+    error, measured = sum(error for error, _ in results), sum(count for _, count in results)
+    return {"keys": stored, "codes": codes, "values": values}, lists, error, measured
 
 
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
+    files = [folder / name for name in (*arrays, "offsets")]
     with storage_errors("write", folder):
         folder.mkdir(exist_ok=True)  # without its parents: a copy of a task that ends too late must not bring them back
-        for name, array in arrays.items():
-            with replacing(folder / name) as file:
+        with replacing_together(files) as (*opened, last):
+            for array, file in zip(arrays.values(), opened, strict=True):
                 for start in range(0, len(order), _BLOCK):
                     file.write(array[order[start : start + _BLOCK]].data)
-        write_atomically(folder / "offsets", offsets.astype("<i8").tobytes())
-    return [folder / name for name in (*arrays, "offsets")]
+            last.write(offsets.astype("<i8").data)
+    return files

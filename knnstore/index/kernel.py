@@ -1,4 +1,4 @@
-"""The compiled kernel: ``kernel.c`` is built on first use, where there is a C compiler, and kept in the user's cache.
+"""The compiled kernel: two files of C are built on first use, where there is a compiler, and kept in the user's cache.
 
 It is never a condition: without a compiler, or with ``KNNSTORE_KERNEL=off``, the same work is done by NumPy and torch.
 """
@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.c", "filling.c"))
 SWITCH = "KNNSTORE_KERNEL"
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 _SECONDS = 120
@@ -81,7 +81,7 @@ def _built(compiler: str, path: Path) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     os.close(handle)
     try:
-        command = [compiler, *_FLAGS, "-o", name, str(SOURCE), "-lm"]
+        command = [compiler, *_FLAGS, "-o", name, *map(str, SOURCES), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
         Path(name).chmod(0o700)
         Path(name).replace(path)
@@ -108,7 +108,8 @@ def _is_ours(path: Path) -> bool:
 
 def _digest(compiler: str) -> str:
     """Of all that the machine code depends on: a home may be shared by machines with other processors."""
-    parts = [SOURCE.read_text(encoding="utf-8"), compiler, *_FLAGS, platform.machine(), platform.processor()]
+    texts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    parts = [*texts, compiler, *_FLAGS, platform.machine(), platform.processor()]
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
         told = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -122,7 +123,12 @@ def _declared(library: Any) -> Any:
     library.int8_products.restype = ctypes.c_int
     library.scan_bytes.restype = number
     library.scan_bytes.argtypes = [number] * 3
+    library.nearest_lists_bytes.restype = number
+    library.nearest_lists_bytes.argtypes = [number] * 3
+    one = ctypes.c_float
     functions = {
+        "nearest_lists": [pointer, *[number] * 3, pointer, number, *[pointer] * 3, one, *[pointer] * 3],
+        "encode_residuals": [pointer, number, number, pointer, pointer, number, pointer, one, *[pointer] * 3],
         "select_nearest": [nearest, number, pointer, pointer, pointer],
         "unit_distances": [pointer, pointer, number, number, pointer, pointer],
         "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],

@@ -1,24 +1,25 @@
 """Merging, second half of the external bucket sort: each task writes one whole chunk of the list-ordered arrays.
 
 The rows of a chunk are one contiguous range of each run: within a list every run is in the same order, so the place
-where a chunk cuts through a list is found in each run by bisection, without reading the list.
+where a chunk cuts through a list is found from a few rows of each run (``cuts.py``), without reading the list.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
-from knnstore.datastore.arrays import create_array, read_rows, write_chunk
+from knnstore.atomic import read_raw, storage_errors
+from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
-from knnstore.index.fill import shuffle_key
+from knnstore.index.cuts import Uint64, cut_list
+from knnstore.index.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.index.quantiser import Int64
+from knnstore.objects.path import ObjectPath, path_of
 
 OFFSETS = "offsets"
 
@@ -94,20 +95,20 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
 
 def merge_chunk(task: MergeTask) -> int:
     """Gather one chunk from all runs, write and commit it; return its rows."""
-    folder = open_index(Path(task.store), task.index)
-    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    store = path_of(task.store)
+    folder = open_index(store, task.index)
+    segment = Segment(segment_root(store, task.segment.name))
     pieces, lists = _pieces(folder, task)
     forms = array_forms(folder.plan, segment, task.segment)
     runs = folder.runs(task.segment.name)
     rows = _gather(runs, "rows", forms["rows"], pieces)
-    order = np.lexsort((shuffle_key(rows.astype(np.uint64), folder.plan.seed), lists))
+    order = list_order(rows, lists, folder.plan.seed)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    files = []
-    for name, form in forms.items():
-        block = _gather(runs, name, form, pieces, place)
-        files.append(write_chunk(folder.lists(task.segment.name, name), task.chunk, block))
-    folder.list_commits(task.segment).commit(task.name, files)
+    blocks = {
+        folder.lists(task.segment.name, name): _gather(runs, name, form, pieces, place) for name, form in forms.items()
+    }
+    folder.list_commits(task.segment).commit(task.name, write_raw_chunks(task.chunk, blocks))
     return len(rows)
 
 
@@ -127,55 +128,21 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     # the lists that hold the chunk's first and last row
     first, last = (int(np.searchsorted(offsets, row, side="right")) - 1 for row in (begin, end - 1))
     runs = folder.runs(task.segment.name)
-    bounds = {run: _read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first) for run in task.runs}
-    starts = _split(
-        folder, task.segment, {run: (int(b[0]), int(b[1])) for run, b in bounds.items()}, begin - int(offsets[first])
-    )
-    ends = _split(
-        folder, task.segment, {run: (int(b[-2]), int(b[-1])) for run, b in bounds.items()}, end - int(offsets[last])
-    )
-    pieces, lists = [], []
-    for run in task.runs:
-        pieces.append(_Piece(run, starts[run], ends[run]))
-        counts = np.diff(np.clip(bounds[run], starts[run], ends[run]))
-        lists.append(np.repeat(np.arange(first, last + 1), counts))
-    if sum(map(len, lists)) != end - begin:
+    # where each run has the lists from the first to the last: int64 (runs, lists + 1)
+    bounds = np.stack([_read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first) for run in task.runs])
+
+    def hashes(run: int, begin: int, end: int) -> Uint64:
+        rows = _read(runs / task.runs[run] / "rows", task.segment.row_dtype, begin, end - begin)
+        return np.asarray(shuffle_key(rows.astype(np.uint64), folder.plan.seed))
+
+    starts = cut_list(bounds[:, 0], bounds[:, 1], begin - int(offsets[first]), hashes)
+    ends = cut_list(bounds[:, -2], bounds[:, -1], end - int(offsets[last]), hashes)
+    counts = np.diff(np.clip(bounds, starts[:, None], ends[:, None]), axis=1)
+    if int(counts.sum()) != end - begin:
         raise CorruptStoreError(f"{runs}: the runs don't add up to chunk {task.chunk}: delete {folder.root}")
-    return pieces, np.concatenate(lists)
-
-
-def _split(
-    folder: IndexFolder, segment: SegmentReference, ranges: dict[str, tuple[int, int]], rank: int
-) -> dict[str, int]:
-    """Where each run's part of one list is cut so that ``rank`` rows of the list lie before the cuts.
-
-    ``ranges`` are the list's rows ``[begin, end)`` in each run, sorted by ``shuffle_key``, which has no equals.
-    """
-    if rank == 0:
-        return {run: begin for run, (begin, _) in ranges.items()}
-    if rank == sum(end - begin for begin, end in ranges.values()):
-        return {run: end for run, (_, end) in ranges.items()}
-    seed = folder.plan.seed
-    rows = {
-        run: np.memmap(folder.runs(segment.name) / run / "rows", segment.row_dtype, "r")
-        for run, (begin, end) in ranges.items()
-        if end > begin
-    }
-
-    def cut(threshold: int) -> dict[str, int]:
-        return {
-            run: bisect_left(rows[run], threshold, *ranges[run], key=lambda row: shuffle_key(int(row), seed))
-            for run in rows
-        }
-
-    low, high = 0, 2**64 - 1
-    while low < high:
-        middle = (low + high) // 2
-        if sum(cut(middle)[run] - ranges[run][0] for run in rows) < rank:
-            low = middle + 1
-        else:
-            high = middle
-    return {run: begin for run, (begin, _) in ranges.items()} | cut(low)
+    lists = np.repeat(np.broadcast_to(np.arange(first, last + 1), counts.shape), counts.ravel())
+    pieces = [_Piece(*piece) for piece in zip(task.runs, starts.tolist(), ends.tolist(), strict=True)]
+    return pieces, lists
 
 
 def _gather(
@@ -200,8 +167,12 @@ def _gather(
 
 
 def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray[Any, Any]:
+    begin = first * dtype.itemsize
     with storage_errors("read", path):
-        part = np.fromfile(path, dtype, count, offset=first * dtype.itemsize)
+        if isinstance(path, ObjectPath):
+            part = np.frombuffer(read_raw(path, begin, begin + count * dtype.itemsize), dtype)
+        else:
+            part = np.fromfile(path, dtype, count, offset=begin)
     if len(part) != count:
         raise CorruptStoreError(f"{path} is shorter than its offsets say: run 'knnstore index --overwrite'")
     return part

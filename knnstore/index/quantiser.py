@@ -10,7 +10,9 @@ import torch
 
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.errors import CorruptStoreError
+from knnstore.index.assignment import CompiledFilling
 from knnstore.index.grouping import by_list
+from knnstore.index.kernel import load_kernel
 from knnstore.index.plan import IndexFolder
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
@@ -19,7 +21,7 @@ Uint8 = np.ndarray[Any, np.dtype[np.uint8]]
 
 PQ_LEVELS = 256
 TASK = "quantizer"
-_FLAT_LISTS = 1024
+_FLAT_LISTS, _FLAT_PROBED_LISTS = 256, 1024
 _ASSIGN_CELLS = 4  # 99.8 % of the keys get their nearest list
 _SEARCH_CELLS = 8
 
@@ -34,18 +36,27 @@ class Quantiser:
 
     def assign(self, keys: Float32) -> Int64:
         """The list of each key ``(n, d)``: int64 ``(n,)``."""
-        if self._is_flat(_ASSIGN_CELLS):
+        if self._compiled is None:
+            return self.assign_by_product(keys)
+        lists, close = self._compiled.assign(keys, _ASSIGN_CELLS)
+        if close.any():
+            lists[close] = self.assign_by_product(keys[close])
+        return lists
+
+    def assign_by_product(self, keys: Float32) -> Int64:
+        """The reference of ``assign``, by torch and faiss."""
+        if self._is_flat(_ASSIGN_CELLS, _FLAT_LISTS):
             return np.asarray(self._flat.search(keys, 1)[1][:, 0])
         near = np.asarray(self._cell_index.search(keys, _ASSIGN_CELLS)[1])
         nearest = torch.full((len(keys),), torch.inf)
         lists = torch.empty(len(keys), dtype=torch.int64)
-        points = torch.from_numpy(keys)
+        points, norms = torch.from_numpy(keys), self._norms
         for cell, chose in by_list(near, len(self.cells)):
-            numbers, centroids, norms = self._members[cell]
+            numbers = torch.from_numpy(self._members[cell])
             if not len(numbers):
                 continue
-            members = torch.from_numpy(chose)
-            least, place = torch.addmm(norms, points[members], centroids.T, alpha=-2).min(dim=1)
+            members, centroids = torch.from_numpy(chose), torch.from_numpy(self.centroids[self._members[cell]])
+            least, place = torch.addmm(norms[numbers], points[members], centroids.T, alpha=-2).min(dim=1)
             nearer = least < nearest[members]
             nearest[members[nearer]] = least[nearer]
             lists[members[nearer]] = numbers[place[nearer]]
@@ -62,7 +73,7 @@ class Quantiser:
             return np.broadcast_to(np.arange(nlist), (len(queries), nlist))
         # cells for four times as many lists as are wanted, so that a query near a border still finds its own
         cells = max(cells, -(-4 * nprobe * len(self.cells) // nlist))
-        if self._is_flat(cells):
+        if self._is_flat(cells, _FLAT_PROBED_LISTS):
             return np.asarray(self._flat.search(queries, nprobe)[1])
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = cells
@@ -72,12 +83,21 @@ class Quantiser:
             lists[short] = self._flat.search(queries[short], nprobe)[1]
         return lists
 
-    def _is_flat(self, cells: int) -> bool:
+    def _is_flat(self, cells: int, lists: int) -> bool:
         """Whether comparing with every centroid is as quick as choosing cells first."""
-        return len(self.centroids) <= _FLAT_LISTS or cells >= len(self.cells)
+        return len(self.centroids) <= lists or cells >= len(self.cells)
 
     def encode(self, keys: Float32, lists: Int64) -> Uint8:
         """PQ codes of the keys' residuals, uint8 ``(n, pq_bytes)``."""
+        if self._compiled is None:
+            return self.encode_by_faiss(keys, lists)
+        codes, close = self._compiled.encode(keys, lists)
+        if close.any():
+            codes[close] = self.encode_by_faiss(keys[close], lists[close])
+        return codes
+
+    def encode_by_faiss(self, keys: Float32, lists: Int64) -> Uint8:
+        """The reference of ``encode``."""
         return np.asarray(self._product.compute_codes(keys - self.centroids[lists]))
 
     def decode(self, codes: Uint8) -> torch.Tensor:
@@ -113,13 +133,29 @@ class Quantiser:
         return cells
 
     @cached_property
-    def _members(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Of each cell: the numbers, int64 (m,), vectors (m, d) and squared norms (m,) of its centroids."""
+    def _members(self) -> list[Int64]:
+        """The numbers of each cell's centroids."""
         cell_of = self._cell_index.search(self.centroids, 1)[1]
         groups = dict(by_list(cell_of, len(self.cells)))
-        chosen = [torch.from_numpy(groups.get(cell, np.empty(0, np.int64))) for cell in range(len(self.cells))]
-        centroids = torch.from_numpy(self.centroids)
-        return [(numbers, centroids[numbers], centroids[numbers].square().sum(1)) for numbers in chosen]
+        return [groups.get(cell, np.empty(0, np.int64)) for cell in range(len(self.cells))]
+
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        return torch.from_numpy(self.centroids).square().sum(1)
+
+    @cached_property
+    def _compiled(self) -> CompiledFilling | None:
+        kernel = load_kernel()
+        if kernel is None:
+            return None
+        flat = self._is_flat(_ASSIGN_CELLS, _FLAT_LISTS)
+        cells, members = (self.cells[:1], [np.arange(len(self.centroids))]) if flat else (self.cells, self._members)
+        return CompiledFilling(kernel, cells, self.centroids, members, self.codebooks)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the kernel assigns and encodes: one thread a call, and as many calls at a time as there are cores."""
+        return self._compiled is not None
 
     @cached_property
     def _by_cell(self) -> Any:

@@ -1,11 +1,10 @@
 """The ingest job: a store of a corpus, made, finished, or brought up to date."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, storage_errors, write_json
+from knnstore.atomic import make_folder, remove_folder, storage_errors, write_json
 from knnstore.corpus.sources import Source, find_sources, fingerprint
 from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.commits import CommitLog
@@ -84,7 +83,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     # workers may stand elsewhere: they get absolute places
     here = Path.cwd()
     sources = [replace(source, folder=str(here)) for source in found.sources]
-    with writing(root):
+    with writing(root, reporter.say):
         runner.require_shared(root, [folder, here / sources[0].path])
         _open_root(root, plan, overwrite=options.overwrite)
         if load_manifest(root).segments:
@@ -149,7 +148,7 @@ def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
     if overwrite:
         with storage_errors("clear", root):
             for entry in others:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                remove_folder(entry) if entry.is_dir() else entry.unlink()
     if not (root / MANIFEST_FILE).exists() and not (segment_root(root, _SEGMENT) / PLAN_FILE).exists():
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
 

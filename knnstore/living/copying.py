@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, replacing_path, storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
@@ -168,13 +168,14 @@ def write_kept(segment: Path, sources: Sequence[Source]) -> None:
     path = segment / FOLDER / "kept.parquet"
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns, schema=_KEPT), path, compression="zstd")
+        with replacing_path(path) as aside:
+            pq.write_table(pa.table(columns, schema=_KEPT), aside, compression="zstd")
 
 
 def _read_kept(segment: Path) -> Any:
     path = segment / FOLDER / "kept.parquet"
     try:
-        return pq.read_table(path, schema=_KEPT)
+        return pq.read_table(pa.BufferReader(read_raw(path)), schema=_KEPT)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read: run the same command again ({error})") from error
 
@@ -193,8 +194,8 @@ def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
         "heldout_bytes": np.where(heldout > 0, sizes, 0),
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
     return path
 
 

@@ -13,7 +13,7 @@ from knnstore.build.lists import merge_runs, run_tasks
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.fill import run_layout, shuffle_key, write_run
+from knnstore.index.fill import list_order, run_layout, write_run
 from knnstore.index.merge import OFFSETS, merge_tasks
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
 from knnstore.living.copying import Origins, recoded
@@ -84,7 +84,7 @@ def regroup(task: RegroupTask) -> int:
     lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
     rows = Origins(segment, sources).copied(task.source, arrays["rows"].astype(np.int64))
     kept = np.flatnonzero(rows >= 0)
-    order = kept[np.lexsort((shuffle_key(rows[kept].astype(np.uint64), folder.plan.seed), lists[kept]))]
+    order = kept[list_order(rows[kept], lists[kept], folder.plan.seed)]
     counts = np.bincount(lists[kept], minlength=folder.plan.nlist)
     arrays["keys"] = recoded(arrays["keys"], source, segment)
     arrays["rows"] = rows.astype(task.target.row_dtype)

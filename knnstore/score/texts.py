@@ -9,7 +9,7 @@ import numpy as np
 
 from knnstore.corpus.documents import read_documents
 from knnstore.corpus.sources import find_sources
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.errors import CorpusError, UsageError
 from knnstore.lm.loading import LoadedModel
 from knnstore.score.options import ScoreOptions
@@ -52,18 +52,18 @@ class Texts:
         return self.select(np.array([i for i, digest in enumerate(self.digests) if digest not in digests], np.int64))
 
 
-def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) -> tuple[str, Texts]:
+def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> tuple[str, Texts]:
     """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
     if options.text:
-        return f"--text {' '.join(options.text)}", _from_files(options, model)
+        return f"--text {' '.join(options.text)}", texts_of_files(options, model)
     names, parts, sizes = [], [], []
-    for segment in store.segments:
-        for document in store.heldout(segment):
+    for segment, documents in stores.heldout():
+        for document in documents:
             names.append(str(segment.documents[int(document)]))
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))
     if not parts:
-        raise UsageError(f"{store.root} holds no documents out: say what to score with --text PATH")
+        raise UsageError(f"{stores.name} holds no documents out: say what to score with --text PATH")
     return "held-out documents", _texts(names, parts, sizes)
 
 
@@ -76,7 +76,8 @@ def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel) -> Texts:
     return _texts(list(names), parts, [len(text.encode()) for text in texts])
 
 
-def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:
+def texts_of_files(options: ScoreOptions, model: LoadedModel) -> Texts:
+    """The documents in the files that the options name. Raises CorpusError if they hold no text."""
     names, parts, sizes = [], [], []
     for source in find_sources(options.text).sources:
         for document in read_documents(source, options.reading):

@@ -2,12 +2,13 @@
 
 import shutil
 
+import google_crc32c
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
 import knnstore.build.job
-from knnstore.atomic import crc32c_of, write_json
+from knnstore.atomic import write_json
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
@@ -54,7 +55,7 @@ def build(store, runner=None, reporter=None, **options):
 def snapshot(root):
     """Checksum of every file of an index and of the manifest."""
     files = [path for path in (root / "index").rglob("*") if path.is_file()] + [root / "knnstore.json"]
-    return {path.relative_to(root).as_posix(): crc32c_of(path) for path in files}
+    return {path.relative_to(root).as_posix(): google_crc32c.value(path.read_bytes()) for path in files}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Settings
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Searcher
 from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
@@ -92,7 +93,7 @@ def text_keys(store: Datastore, settings: Settings, count: int) -> Float32:
 
 def _asked_texts(store: Datastore, settings: Settings, model: KeyModel) -> Texts:
     text = () if settings.text is None else (str(settings.text),)
-    return gather_texts(ScoreOptions(model=settings.model, text=text), store, model.loaded)[1]
+    return gather_texts(ScoreOptions(model=settings.model, text=text), Stores([store]), model.loaded)[1]
 
 
 def spread(queries: Float32, count: int) -> Float32:

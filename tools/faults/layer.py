@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ class Layer:
         self._mode = mode
         self._power = PowerModel(self.root, seed, after) if mode == "power" else None
         self._full = False
+        self._lock = RLock()  # files are flushed by several threads at a time
 
     def concerns(self, path: Path) -> bool:
         """Whether a path lies in the store, its lock aside."""
@@ -45,6 +47,10 @@ class Layer:
         self, kind: str, path: Path, perform: Callable[[], Any], half: Callable[[], Any] | None = None
     ) -> Any:
         """Count one operation; perform it, unless it is the one to fail."""
+        with self._lock:
+            return self._operation(kind, path, perform, half)
+
+    def _operation(self, kind: str, path: Path, perform: Action, half: Action | None) -> Any:
         self.count += 1
         if self.count == self._target:
             if self._mode == "torn":

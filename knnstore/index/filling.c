@@ -1,0 +1,283 @@
+/* The inner loops of filling: the list that each key lies nearest to, and its product-quantised code.
+ *
+ * The reference is quantiser.py, by torch and faiss. Here distances are float32 as well, in another order of additions;
+ * so whatever is so close to another choice that rounding could decide is marked, and the caller asks the reference.
+ * Nothing is allocated and nothing is kept: the caller owns all memory and has checked all sizes.
+ *
+ * Vectors to choose from come in panels of PANEL, [1 + d][PANEL]: first their squared norms, infinite where there is no
+ * vector, then −2 times each of their dimensions. A score, ‖c‖² − 2 x·c, is the squared distance less ‖x‖².
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __clang__
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
+enum { LANES = 16, PANEL = 2 * LANES };
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Numbers __attribute__((vector_size(4 * LANES)));
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+enum { KEYS = 6, CODED = 4 };
+#else
+enum { KEYS = 3, CODED = 2 }; /* fewer registers */
+#endif
+
+/* Panel `place / PANEL`'s vector `place % PANEL` is nearest; the score of the next is `second`. */
+typedef struct {
+    float best, second;
+    int32_t place;
+} Choice;
+
+static inline Lanes load(const float *from) {
+    Lanes lanes;
+    memcpy(&lanes, from, sizeof lanes);
+    return lanes;
+}
+
+/* Take LANES more scores, those of vectors `at`, into the nearest and the next of each lane. */
+static inline __attribute__((always_inline)) void compare(
+    Lanes scores, int32_t at, Lanes *best, Lanes *second, Numbers *which
+) {
+#ifdef __AVX512F__
+    const __m512 s = (__m512)scores, b = (__m512)*best;
+    const __mmask16 nearer = _mm512_cmp_ps_mask(s, b, _CMP_LT_OQ);
+    *second = (Lanes)_mm512_min_ps((__m512)*second, _mm512_max_ps(s, b));
+    *which = (Numbers)_mm512_mask_mov_epi32((__m512i)*which, nearer, _mm512_set1_epi32(at));
+    *best = (Lanes)_mm512_min_ps(s, b);
+#else
+    for (int lane = 0; lane < LANES; lane++) {
+        const float s = scores[lane], b = (*best)[lane], beyond = s < b ? b : s;
+        (*second)[lane] = beyond < (*second)[lane] ? beyond : (*second)[lane];
+        (*which)[lane] = s < b ? at : (*which)[lane];
+        (*best)[lane] = s < b ? s : b;
+    }
+#endif
+}
+
+static inline Choice over_lanes(Lanes best, Lanes second, Numbers which) {
+#ifdef __AVX512F__
+    const float least = _mm512_reduce_min_ps((__m512)best);
+    const __mmask16 equal = _mm512_cmp_ps_mask((__m512)best, _mm512_set1_ps(least), _CMP_EQ_OQ);
+    const int lane = __builtin_ctz(equal | 1u << (LANES - 1));
+    const __m512 rest = _mm512_mask_mov_ps((__m512)best, (__mmask16)(1u << lane), (__m512)second);
+    return (Choice){least, _mm512_reduce_min_ps(rest), which[lane] * LANES + lane};
+#else
+    Choice choice = {best[0], second[0], which[0] * LANES};
+    for (int lane = 1; lane < LANES; lane++) {
+        if (best[lane] < choice.best) {
+            choice.second = choice.best < second[lane] ? choice.best : second[lane];
+            choice.best = best[lane], choice.place = which[lane] * LANES + lane;
+        } else if (best[lane] < choice.second) {
+            choice.second = best[lane];
+        }
+    }
+    return choice;
+#endif
+}
+
+/* Scores of some keys with all vectors of a panel. `number`, of keys, is a constant wherever this is called. */
+static inline __attribute__((always_inline)) void score(
+    const float *panel, int64_t d, const float *const *keys, const int number, Lanes (*scores)[2]
+) {
+    for (int q = 0; q < number; q++) scores[q][0] = load(panel), scores[q][1] = load(panel + LANES);
+    for (int64_t i = 0; i < d; i++) {
+        const Lanes first = load(panel + (1 + i) * PANEL), last = load(panel + (1 + i) * PANEL + LANES);
+#pragma GCC unroll 6
+        for (int q = 0; q < number; q++) {
+            scores[q][0] += keys[q][i] * first;
+            scores[q][1] += keys[q][i] * last;
+        }
+    }
+}
+
+/* The nearest of `count` panels' vectors to each of some keys. */
+static inline __attribute__((always_inline)) void choose(
+    const float *panels, int64_t count, int64_t d, const float *const *keys, const int number, Choice *choices
+) {
+    Lanes best[KEYS], second[KEYS];
+    Numbers which[KEYS];
+#pragma GCC unroll 6
+    for (int q = 0; q < number; q++) {
+        best[q] = second[q] = (Lanes){0} + INFINITY;
+        which[q] = (Numbers){0};
+    }
+    for (int64_t panel = 0; panel < count; panel++) {
+        Lanes scores[KEYS][2];
+        score(panels + panel * (1 + d) * PANEL, d, keys, number, scores);
+#pragma GCC unroll 6
+        for (int q = 0; q < number; q++) {
+            compare(scores[q][0], (int32_t)(2 * panel), best + q, second + q, which + q);
+            compare(scores[q][1], (int32_t)(2 * panel + 1), best + q, second + q, which + q);
+        }
+    }
+#pragma GCC unroll 6
+    for (int q = 0; q < number; q++) choices[q] = over_lanes(best[q], second[q], which[q]);
+}
+
+static float squared_norm(const float *key, int64_t d) {
+    float sums[LANES] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + LANES <= d; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) sums[lane] += key[i + lane] * key[i + lane];
+    for (; i < d; i++) sum += key[i] * key[i];
+    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    return sum;
+}
+
+/* Whether rounding could decide between two scores of a key: the vectors are as long as the key and their distance. */
+static int is_close(float best, float second, float norm, float slack) {
+    return !(second - best > slack * (norm + fabsf(norm + best)));
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+static void *cut(char **scratch, int64_t bytes) {
+    char *here = *scratch;
+    *scratch += (bytes + 63) / 64 * 64;
+    return here;
+}
+
+/* Bytes of nearest_lists' scratch. */
+int64_t nearest_lists_bytes(int64_t n, int64_t probed, int64_t cells) {
+    return 8 * n * probed + 12 * n + 4 * KEYS * (cells + PANEL) + 8 * (cells + 1) + 8 * 64;
+}
+
+/* The `probed` cells nearest to one key, of scores (cells); mark it if the next is as near. */
+static void nearest_cells(
+    const float *scores, int64_t cells, int64_t probed, float norm, float slack, int32_t *near, uint8_t *close
+) {
+    float held[64];
+    int64_t count = 0;
+    const int64_t wanted = probed + 1; /* and the next */
+    int32_t places[64];
+    for (int32_t cell = 0; cell < cells; cell++) {
+        const float here = scores[cell];
+        if (count == wanted && !(here < held[count - 1])) continue;
+        int64_t at = count < wanted ? count++ : count - 1;
+        for (; at && here < held[at - 1]; at--) held[at] = held[at - 1], places[at] = places[at - 1];
+        held[at] = here, places[at] = cell;
+    }
+    memcpy(near, places, (size_t)probed * sizeof *near);
+    *close |= (uint8_t)is_close(held[probed - 1], held[probed], norm, slack);
+}
+
+/* The list nearest to each of n keys (n, d), among those of the `probed` < cells nearest cells, or of the only one.
+ *
+ * cell_panels: the cells themselves. panels: the lists, cell by cell, each in panels of its own; those of cell c begin
+ * at starts[c] (cells + 1). numbers: the list that each place in the panels stands for. probed <= 32. close (n): 1
+ * where the reference has to be asked. */
+void nearest_lists(
+    const float *keys, int64_t n, int64_t d, int64_t probed, const float *cell_panels, int64_t cells,
+    const int64_t *starts, const float *panels, const int64_t *numbers, float slack, int64_t *lists, uint8_t *close,
+    char *scratch
+) {
+    int32_t *near = cut(&scratch, 4 * n * probed), *order = cut(&scratch, 4 * n * probed);
+    float *norms = cut(&scratch, 4 * n), *best = cut(&scratch, 4 * n), *second = cut(&scratch, 4 * n);
+    float *scores = cut(&scratch, 4 * KEYS * (cells + PANEL));
+    int64_t *ends = cut(&scratch, 8 * (cells + 1));
+    const int64_t cell_count = (cells + PANEL - 1) / PANEL, wide = cell_count * PANEL;
+    for (int64_t i = 0; i < n; i++) {
+        norms[i] = squared_norm(keys + i * d, d);
+        best[i] = second[i] = INFINITY, lists[i] = 0, close[i] = 0;
+    }
+    memset(ends, 0, (size_t)(cells + 1) * sizeof *ends);
+    for (int64_t i = 0; i < n; i += KEYS) {
+        const float *some[KEYS];
+        for (int64_t q = 0; q < KEYS; q++) some[q] = keys + (i + q < n ? i + q : n - 1) * d;
+        for (int64_t panel = 0; cells > 1 && panel < cell_count; panel++) {
+            Lanes held[KEYS][2];
+            score(cell_panels + panel * (1 + d) * PANEL, d, some, KEYS, held);
+            for (int64_t q = 0; q < KEYS; q++) memcpy(scores + q * wide + panel * PANEL, held[q], sizeof held[q]);
+        }
+        for (int64_t q = 0; q < KEYS && i + q < n; q++) {
+            int32_t *here = near + (i + q) * probed;
+            if (cells > 1)
+                nearest_cells(scores + q * wide, cells, probed, norms[i + q], slack, here, close + i + q);
+            else
+                *here = 0;
+            for (int64_t p = 0; p < probed; p++) ends[here[p] + 1]++;
+        }
+    }
+    /* the keys of each cell, next to each other */
+    for (int64_t cell = 0; cell < cells; cell++) ends[cell + 1] += ends[cell];
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t p = 0; p < probed; p++) order[ends[near[i * probed + p]]++] = (int32_t)i;
+    for (int64_t cell = 0, begin = 0; cell < cells; begin = ends[cell++]) {
+        const int64_t count = starts[cell + 1] - starts[cell];
+        for (int64_t i = begin; count && i < ends[cell]; i += KEYS) {
+            const int64_t here = ends[cell] - i < KEYS ? ends[cell] - i : KEYS;
+            const float *some[KEYS];
+            Choice choices[KEYS];
+            for (int64_t q = 0; q < KEYS; q++) some[q] = keys + order[i + (q < here ? q : here - 1)] * d;
+            choose(panels + starts[cell] * (1 + d) * PANEL, count, d, some, KEYS, choices);
+            for (int64_t q = 0; q < here; q++) {
+                const int32_t key = order[i + q];
+                const Choice chosen = choices[q];
+                if (chosen.best < best[key]) {
+                    second[key] = best[key] < chosen.second ? best[key] : chosen.second;
+                    best[key] = chosen.best;
+                    lists[key] = numbers[starts[cell] * PANEL + chosen.place];
+                } else if (chosen.best < second[key]) {
+                    second[key] = chosen.best;
+                }
+            }
+        }
+    }
+    for (int64_t i = 0; i < n; i++) close[i] |= (uint8_t)is_close(best[i], second[i], norms[i], slack);
+}
+
+/* ---- codes ------------------------------------------------------------------------------------------------------- */
+
+static inline __attribute__((always_inline)) void encode_part(
+    const float *panels, int64_t levels, int64_t d, const float *const *parts, int64_t count, float slack,
+    uint8_t *const *codes, uint8_t *const *close
+) {
+    Choice choices[CODED];
+    choose(panels, levels / PANEL, d, parts, CODED, choices);
+    for (int64_t q = 0; q < count; q++) {
+        *codes[q] = (uint8_t)choices[q].place;
+        *close[q] |= (uint8_t)is_close(choices[q].best, choices[q].second, squared_norm(parts[q], d), slack);
+    }
+}
+
+/* Codes (n, m) of the residuals, key (n, d) less centroid (·, d) of its list: of each of m parts the nearest of 256.
+ *
+ * panels: those of each part's vectors. scratch: 64 residuals of d. close (n): 1 where the reference has to be asked. */
+void encode_residuals(
+    const float *keys, int64_t n, int64_t d, const int64_t *lists, const float *centroids, int64_t m,
+    const float *panels, float slack, uint8_t *codes, uint8_t *close, float *scratch
+) {
+    enum { LEVELS = 256, BLOCK = 64 };
+    const int64_t width = d / m, size = LEVELS / PANEL * PANEL * (1 + width);
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        const int64_t rows = n - first < BLOCK ? n - first : BLOCK;
+        for (int64_t i = 0; i < rows; i++) {
+            const float *key = keys + (first + i) * d, *centroid = centroids + lists[first + i] * d;
+            for (int64_t j = 0; j < d; j++) scratch[i * d + j] = key[j] - centroid[j];
+            close[first + i] = 0;
+        }
+        for (int64_t part = 0; part < m; part++) {
+            for (int64_t i = 0; i < rows; i += CODED) {
+                const int64_t count = rows - i < CODED ? rows - i : CODED;
+                const float *parts[CODED];
+                uint8_t *to[CODED], *marks[CODED];
+                for (int64_t q = 0; q < CODED; q++) {
+                    const int64_t row = i + (q < count ? q : count - 1);
+                    parts[q] = scratch + row * d + part * width;
+                    to[q] = codes + (first + row) * m + part;
+                    marks[q] = close + first + row;
+                }
+                const float *here = panels + part * size;
+                if (width == 4) encode_part(here, LEVELS, 4, parts, count, slack, to, marks);
+                else if (width == 8) encode_part(here, LEVELS, 8, parts, count, slack, to, marks);
+                else encode_part(here, LEVELS, width, parts, count, slack, to, marks);
+            }
+        }
+    }
+}

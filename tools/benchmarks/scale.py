@@ -1,0 +1,124 @@
+"""What a key costs as the store grows tenfold and tenfold: CPU seconds of each stage, memory, and a bulk search.
+
+    python tools/bench.py scale                    1M, 10M and 100M keys of 64 dimensions: half an hour, 25 GB of disk
+    python tools/bench.py scale --rows 10000000    10M, 1M and 100,000
+    python tools/bench.py scale --quick            200,000 and 20,000
+
+Synthetic int8 keys, indexed and searched under ``--memory`` in a process of its own; a store is removed before the
+next is made. CPU seconds rather than wall time, so that other work on the machine tells less. The planned peak is what
+``knnstore index --dry-run`` says. Queries: k = 1024, nprobe 32, no key among them.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from make_keys import ClusteredKeys, make_store
+
+from benchmarks.measuring import Measured, Result, Settings, in_own_process
+from knnstore.build import IndexOptions, build_index, dry_run
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import bytes_below
+from knnstore.index.search import Searcher
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+DIMENSION, K, NPROBE = 64, 1024, 32
+STAGES = ("train", "fill", "merge", "check")
+COLUMNS = (
+    "keys", "lists", *(f"{stage} µs" for stage in STAGES), "µs a key", "peak MB", "planned MB", "written ÷ index",
+    "recall", "µs a query", "search peak MB",
+)  # fmt: skip
+
+
+def run(settings: Settings, work: Path) -> Result:
+    most = settings.size(settings.rows, quick=200_000, full=100_000_000)
+    sizes = [most // 10, most] if settings.quick else [most // 100, most // 10, most]
+    queries = settings.size(settings.queries, quick=1024, full=20_000)
+    table = [_measured(settings, work, rows, queries) for rows in sizes]
+    last, before = (dict(zip(COLUMNS, row, strict=True)) for row in (table[-1], table[-2]))
+    ratios = {
+        "cost_a_key_vs_a_tenth": round(last["µs a key"] / before["µs a key"], 4),
+        "fill_and_merge_vs_a_tenth": round(_moving(last) / _moving(before), 4),
+        "peak_vs_plan": round(
+            max(row[COLUMNS.index("peak MB")] / row[COLUMNS.index("planned MB")] for row in table), 4
+        ),
+        "peak_vs_promise": round(max(row[COLUMNS.index("peak MB")] for row in table) * 1e6 / settings.memory, 4),
+    }
+    about = {"d": DIMENSION, "memory": settings.memory, "k": K, "nprobe": NPROBE, "queries": queries}
+    return Result("scale", about, COLUMNS, table, ratios)
+
+
+def _moving(row: dict[str, Any]) -> float:
+    return float(row["fill µs"] + row["merge µs"])
+
+
+def _measured(settings: Settings, work: Path, rows: int, queries: int) -> tuple[Any, ...]:
+    store = make_store(work / f"keys-{rows}", rows, dimension=DIMENSION)
+    resources = dry_run(store, IndexOptions(memory=settings.memory)).resources
+    store.close()
+    built: Measured = in_own_process(build_costs, store.root, settings.memory)
+    searched: Measured = in_own_process(search_cost, store.root, settings.memory, queries)
+    costs: dict[str, float] = built.value
+    shutil.rmtree(store.root)
+    return (
+        rows,
+        int(costs["lists"]),
+        *(round(costs[stage] / rows * 1e6, 2) for stage in STAGES),
+        round(sum(costs[stage] for stage in STAGES) / rows * 1e6, 2),
+        round((built.peak_bytes + costs["start"]) / 1e6),
+        round(resources.peak_bytes / 1e6),
+        round(costs["written"], 3),
+        round(costs["recall"], 4),
+        round(float(searched.value) * 1e6, 1),
+        round(searched.peak_bytes / 1e6),
+    )
+
+
+class CpuClock(Reporter):
+    """CPU seconds of each stage, and the bytes below a folder when the runs are written and not yet removed."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.watched: Callable[[], int] = lambda: 0
+        self.bytes: dict[str, int] = {}
+
+    @contextmanager
+    def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:
+        started = time.process_time()
+        yield lambda count: None
+        self.seconds[stage] = time.process_time() - started
+        self.bytes[stage] = self.watched()
+
+
+def build_costs(root: Path, memory: int) -> dict[str, float]:
+    """CPU seconds of each stage and what else is to be known of a build; importable, for a process of its own."""
+    start, clock = _resident(), CpuClock()
+    clock.watched = lambda: bytes_below(root / "index")
+    report = build_index(Datastore(root), IndexOptions(memory=memory), SerialRunner(), clock)
+    written = clock.bytes["merge"] / report.bytes  # runs and lists, by the lists
+    return clock.seconds | {
+        "lists": report.plan.nlist,
+        "start": start,
+        "written": written,
+        "recall": report.check.recall,
+    }
+
+
+def search_cost(root: Path, memory: int, count: int) -> float:
+    """CPU seconds a query of one bulk search."""
+    store = Datastore(root)
+    searcher, queries = Searcher(store), np.ascontiguousarray(ClusteredKeys(DIMENSION).queries(2, count))
+    started = time.process_time()
+    searcher.search(queries, min(K, store.rows), min(NPROBE, searcher.plan.nlist), memory=memory // 2)
+    return (time.process_time() - started) / count
+
+
+def _resident() -> int:
+    from benchmarks.measuring import _status_bytes
+
+    return _status_bytes("VmRSS")
