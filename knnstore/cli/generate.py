@@ -31,6 +31,8 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain: bool, **options: Any) -> None:
     """Write a text with the LM and the store together, as it comes.
 
+    An encoder-decoder model writes what the prompt becomes: its translation, say.
+
     With --explain, on a terminal, green are the tokens that owe half of their probability to the store, bold green
     those that owe it nine tenths.
     """
@@ -53,7 +55,8 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
         list(generation)
         print_json(generation_json(generation))
         return
-    print_styled(printable(prompt), newline=False)
+    if opened.task == "causal":
+        print_styled(printable(prompt), newline=False)
     for token in generation:
         style = next((style for share, style in _STYLES if explain and token.store_share >= share), {})
         print_styled(click.style(printable(token.text), **style) if style else printable(token.text), newline=False)

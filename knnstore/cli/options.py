@@ -79,6 +79,22 @@ def reading_options(command: Command) -> Command:
     return command
 
 
+def pair_options(command: Command) -> Command:
+    """Where pairs of texts are, for an encoder-decoder model."""
+    for option in (
+        click.option(
+            "--target-field", default="target", show_default=True, help="That of the target: a field a.b, or a column."
+        ),
+        click.option(
+            "--source-field", default="source", show_default=True, help="Of pairs in files: where the source is."
+        ),
+        click.option("--target", multiple=True, metavar="FILE", help="What each line of --source becomes."),
+        click.option("--source", multiple=True, metavar="FILE", help="Seq2seq: parallel files, a text a line."),
+    ):
+        command = option(command)
+    return command
+
+
 def lm_options(command: Command) -> Command:
     """The options of the stages that run the LM over files."""
     return model_options(reading_options(command))

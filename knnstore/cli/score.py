@@ -10,6 +10,7 @@ from knnstore.cli.options import (
     find_cluster,
     lm_options,
     open_store,
+    pair_options,
     reporter_for,
     shared_options,
     stores_option,
@@ -20,6 +21,7 @@ from knnstore.cli.options import (
 @stores_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
+@pair_options
 @click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
 @click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")
@@ -51,7 +53,8 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     """Perplexity of a text by the LM alone, and joined to the store.
 
     What is not given of k, λ and temperature is as 'knnstore tune' stored it; else it is tuned on half of the documents
-    and reported on the others.
+    and reported on the others. Of a store made with --task seq2seq it is the perplexity of the targets given their
+    sources: of --source and --target, or of pairs in the files of --text.
     """
     from knnstore.report.score import score_text
     from knnstore.score import ScoreOptions

@@ -16,6 +16,7 @@ from knnstore.errors import CorruptStoreError
 
 VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
 HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
+SOURCE_TOKENS = 2**18  # of the arrays of source tokens and their offsets, which are read a few documents at a time
 
 DOCUMENTS_SCHEMA = pa.schema(
     [

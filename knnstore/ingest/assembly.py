@@ -13,8 +13,9 @@ from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.sources import write_sources
 from knnstore.holdout import Int64
-from knnstore.ingest.tasks import part_files
+from knnstore.ingest.tasks import part_sources, part_table, part_tokens
 from knnstore.objects.path import ObjectPath
 
 
@@ -26,7 +27,7 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     held out.
     """
     table = pa.concat_tables(
-        pq.read_table(pa.BufferReader(read_raw(part_files(segment.root, part)[1]))) for part in range(parts)
+        pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts)
     )
     tokens = table.column("tokens").to_numpy()
     heldout = choose(table)
@@ -37,7 +38,7 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ends = []
     writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
     heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
-    for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
+    for keep, end, whole in _split(_memory_maps(segment, parts, part_tokens), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
         if len(end) and not whole:
@@ -46,6 +47,10 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     if ends:
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
+    if segment.plan.key.task == "seq2seq":
+        files += write_sources(
+            segment, table.column("source_tokens").to_numpy(), _memory_maps(segment, parts, part_sources)
+        )
     files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
     segment.commits.commit(DOCUMENTS_TASK, files)
 
@@ -65,9 +70,10 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
     return path
 
 
-def _memory_maps(segment: Segment, parts: int) -> Iterator[Any]:
+def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]) -> Iterator[Any]:
+    """The token ids of each part, in that file of it."""
     for part in range(parts):
-        path = part_files(segment.root, part)[0]
+        path = file(segment.root, part)
         if isinstance(path, ObjectPath):
             yield np.frombuffer(path.read_bytes(), segment.plan.value_dtype)
         elif path.stat().st_size:

@@ -20,6 +20,7 @@ from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.sources import write_sources
 from knnstore.errors import CorruptStoreError
 
 FOLDER = "copy"
@@ -82,6 +83,10 @@ def copy_tables(segment: Segment, sources: Sequence[Source]) -> None:
             *_write_values(segment, sources),
             *_write_heldout(segment, sources),
         ]
+        if segment.plan.key.task == "seq2seq":
+            offsets = [(s.segment.source_offsets, s.documents) for s in sources]
+            tokens = np.concatenate([(ends[1:] - ends[:-1])[documents] for ends, documents in offsets])
+            files += write_sources(segment, tokens, _sources_of(sources))
         segment.commits.commit(DOCUMENTS_TASK, files)
     if segment.commits.find(LAYOUT_TASK) is None:
         shape, plan = (segment.rows, segment.dimension), segment.plan
@@ -225,6 +230,14 @@ def _write_heldout(segment: Segment, sources: Sequence[Source]) -> list[Path]:
 def _heldout_ranges(source: Source) -> RowRanges:
     table = source.segment.documents
     return RowRanges.of_documents(table.heldout_first, table.heldout_tokens, source.documents[source.heldout])
+
+
+def _sources_of(sources: Sequence[Source]) -> Iterator[np.ndarray[Any, Any]]:
+    """What the copied documents are translations of, held out or not, block by block."""
+    for source in sources:
+        offsets = source.segment.source_offsets
+        wanted = RowRanges.of_documents(offsets[:-1], np.diff(offsets), source.documents)
+        yield from _ranged(source.segment.array_path("sources"), int(offsets[-1]), wanted)
 
 
 def _ranged(path: Path, rows: int, wanted: RowRanges) -> Iterator[np.ndarray[Any, Any]]:

@@ -13,9 +13,9 @@ from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
-from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.matching import require_known_model, require_same_model
-from knnstore.lm.spec import LmSpec, default_model
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.matching import model_of_store, require_known_model, require_same_model
+from knnstore.lm.spec import default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
@@ -57,11 +57,10 @@ def score(
     reporter = reporter or Reporter()
     stores = Stores([store, *beside])
     _require_one_for_more(stores, options)
-    for one in stores.each:
+    name = options.model or default_model()
+    model = model_of_store(store.root, store.manifest, name, dtype=options.dtype, device=options.device)
+    for one in beside:
         require_known_model(one.root, one.manifest)
-    layer = store.manifest.key.layer
-    model = key_model(LmSpec(options.model or default_model(), layer, options.dtype, options.device, exact=True))
-    for one in stores.each:
         require_same_model(one.root, one.manifest, model)
     stores = _masked(stores, options, reporter)
     job = _Job(options, stores, model, reporter, runner)

@@ -116,7 +116,7 @@ class Pass:
         loaded = self.model.loaded
         batch_tokens = _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
         parts = []
-        for part in window_scores(self.model, windows, texts.read, batch_tokens, loaded.identity.vocabulary):
+        for part in window_scores(self.model, windows, texts.read, batch_tokens, texts.source):
             parts.append(part)
             advance(len(part.rows))
         rows = np.concatenate([part.rows for part in parts])

@@ -22,7 +22,7 @@ _BATCH_TOKENS = 4096
 
 def some_texts(paths: list[str], model: KeyModel, most_tokens: int) -> Texts:
     """The documents below the paths, as many pieces of equal length of each as make ``most_tokens`` together."""
-    texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded)
+    _, texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded)
     each = max(1, most_tokens // len(texts.names))
     kept = np.minimum(texts.tokens, each)
     begins = (texts.tokens - kept) // 2  # from the middle, where no title page or index is
@@ -60,7 +60,7 @@ class Scores:
 def scores_of(model: KeyModel, texts: Texts, recipe: KeyRecipe) -> Scores:
     """Run the LM over the texts, in the windows of a store's recipe."""
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
-    parts = list(window_scores(model, windows, texts.read, _BATCH_TOKENS, model.loaded.identity.vocabulary))
+    parts = list(window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source))
     order = np.argsort(np.concatenate([part.rows for part in parts]))
     columns = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in ScoredTokens.__slots__}
     document = np.searchsorted(texts.first + texts.tokens, columns["rows"], side="right")
