@@ -73,7 +73,7 @@ def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) 
     for begin in np.unique(np.linspace(0, last, -(-count // piece)).astype(int)).tolist():
         rows = (begin, min(begin + piece, len(texts.ids)))
         windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride, rows=rows)
-        for scored in window_scores(model, windows, texts.read, 4096, model.loaded.identity.vocabulary):
+        for scored in window_scores(model, windows, texts.read, 4096):
             inside = np.flatnonzero((scored.rows >= rows[0]) & (scored.rows < rows[1]))
             parts.append([column[inside] for column in (scored.rows, scored.keys, scored.targets, scored.log_p)])
     rows_of, keys, targets, log_p = (np.concatenate(column) for column in zip(*parts, strict=True))
