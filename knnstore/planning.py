@@ -6,6 +6,7 @@ depends on the memory; the memory decides only how much is held at a time.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from knnstore.errors import ResourceError, UsageError
@@ -160,6 +161,20 @@ def choose_pq_bytes(dimension: int, asked: int | None) -> int:
             f"give {' or '.join(map(str, near))}, or leave it out"
         )
     return asked
+
+
+def parse_rotation(asked: str, dimension: int) -> tuple[str, int]:
+    """``PCA64`` or ``OPQ``, as faiss's factory calls them: the kind, and how many dimensions are kept.
+
+    Raises UsageError, which is a ValueError too, for what is neither or keeps more than there are.
+    """
+    match = re.fullmatch(r"(PCA|OPQ)([1-9]\d{0,5})?", asked)
+    kept = int(match[2] or dimension) if match else 0
+    if match is None or kept > dimension:
+        raise UsageError(
+            f"--rotation {asked}: give OPQ, or PCA, and the dimensions to keep, at most {dimension}: OPQ, PCA64, OPQ128"
+        )
+    return match[1], kept
 
 
 def choose_train_rows(rows: int, nlist: int, asked: int | None) -> int:

@@ -15,9 +15,16 @@ from knnstore.errors import CorruptStoreError
 T = TypeVar("T")
 
 
+LATER = {"left_out": True}
+"""Metadata of a field that came after records of its kind had been written: left out where it is None."""
+
+
 def to_json(record: Any) -> Any:
     """The record as plain dicts, lists and scalars."""
-    return dataclasses.asdict(record)
+    left_out = [field.name for field in dataclasses.fields(record) if field.metadata.get("left_out")]
+    return {
+        name: value for name, value in dataclasses.asdict(record).items() if name not in left_out or value is not None
+    }
 
 
 def fingerprint(value: Any) -> str:
@@ -35,6 +42,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
         raise CorruptStoreError(f"{where}: expected an object, found {type(value).__name__}")
     hints = get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names -= {field.name for field in dataclasses.fields(kind) if field.metadata.get("left_out")} - value.keys()  # type: ignore[arg-type]
     if names != value.keys():
         raise CorruptStoreError(f"{where}: fields {sorted(names ^ value.keys())} are missing or unknown")
     fields = {name: _parse(hints[name], value[name], f"{where}: {name}") for name in names}

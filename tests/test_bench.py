@@ -113,6 +113,23 @@ def test_other_libraries_are_compared_where_they_are_and_named_where_they_are_no
     assert recalls["usearch, HNSW, expansion 20"] > 0.9
 
 
+def test_the_trade_judges_forms_by_what_their_bytes_stand_for():
+    from benchmarks.measuring import Settings
+    from benchmarks.trade import Judge, forms
+    from make_keys import ClusteredKeys
+
+    keys, clusters = ClusteredKeys(64).draw(0, 1200)
+    queries = ClusteredKeys(64).queries(2, 256)
+    judge = Judge(keys, queries, clusters, clusters[:256], np.full(256, -5.0))
+    judged = {what: (size, *judge(*form)) for what, size, *form in forms(keys, queries, Settings(quick=True))}
+    assert next(iter(judged)) == "int8 of 64"
+    assert judged["int8 of 64"][1] > 0.98
+    assert judged["PCA to 8, int8"][1] < judged["PCA to 48, int8"][1] < judged["int8 of 64"][1]
+    assert judged["codes of 32"][0] == 32
+    assert judged["codes of 32"][1] < judged["codes of 32, re-ranked"][1] == judged["int8 of 64"][1]
+    assert all(1 < perplexity < 200 for _, _, perplexity in judged.values())
+
+
 def test_a_plan_is_held_against_what_the_build_takes(capsys, monkeypatch):
     from benchmarks import plan
 

@@ -5,6 +5,7 @@
 
     ingest   tokens/s of making keys          ÷ bare LM, ÷ a memmap-writing loop
     keys     bytes a key and perplexity       of key dtype × LM dtype
+    trade    bytes a key, recall, perplexity   of int8 keys, PCA, PQ and OPQ codes, at two widths
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
     scale    CPU of a key as the store grows   ÷ that of a store of a tenth
@@ -32,7 +33,7 @@ from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
 NAMES = (
-    *("ingest", "keys", "memory", "index", "scale", "search", "plan", "score"),
+    *("ingest", "keys", "trade", "memory", "index", "scale", "search", "plan", "score"),
     *("append", "cluster", "objects"),
 )
 

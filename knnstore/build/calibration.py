@@ -27,7 +27,7 @@ from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
 from knnstore.index.plan import CHECKED_NEIGHBOURS, PLAN_FILE, IndexFolder, IndexPlan
 from knnstore.index.quantiser import Float32, Quantiser, save_quantiser, train_codebooks
 from knnstore.index.search import Searcher
-from knnstore.index.train import PQ_ROWS, decode
+from knnstore.index.train import PQ_ROWS, decode, train_axes
 from knnstore.objects.path import ObjectPath
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
@@ -121,13 +121,14 @@ def _train_in_parts(keys: Float32, plan: IndexPlan) -> tuple[Quantiser, float]:
     rest = some(min(plan.train_rows, PQ_ROWS))
     lists, found = _timed(lambda: quantiser.assign(rest))
     residuals = rest - centroids[lists]
-    width = plan.dimension // plan.pq_bytes
+    width = plan.coded_dimension // plan.pq_bytes
+    axes, rotating = _timed(lambda: train_axes(plan, residuals))
     codebook, product = _timed(lambda: train_codebooks(residuals[:, :width], 1, plan.seed))
-    quantiser = Quantiser(cells, centroids, np.repeat(codebook, plan.pq_bytes, axis=0))
+    quantiser = Quantiser(cells, centroids, np.repeat(codebook, plan.pq_bytes, axis=0), axes)
     codes, encode = _timed(lambda: quantiser.encode(rest, lists))
     _, errors = _timed(lambda: quantiser.errors(rest, lists, codes))
     seconds = coarse * points / len(sample) + assign * plan.train_rows / len(block) + cell * plan.cells / _CELLS
-    return quantiser, seconds + found + product * plan.pq_bytes + encode + errors
+    return quantiser, seconds + found + rotating + product * plan.pq_bytes + encode + errors
 
 
 def _checking_seconds(

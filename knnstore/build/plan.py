@@ -24,6 +24,7 @@ from knnstore.planning import (
     choose_pq_bytes,
     choose_train_rows,
     forecast,
+    parse_rotation,
     plan_resources,
 )
 from knnstore.progress import duration
@@ -42,6 +43,7 @@ class IndexOptions:
     pq_bytes: int | None = None
     train_sample: int | None = None
     nprobe: int | None = None
+    rotation: str | None = None
     seed: int = 0
     memory: int = 4 * 10**9
     workers: int = 0
@@ -137,7 +139,7 @@ def _new_plan(store: Datastore, options: IndexOptions) -> IndexPlan:
         version=FORMAT_VERSION,
         nlist=nlist,
         cells=choose_cells(nlist),
-        pq_bytes=choose_pq_bytes(first.dimension, options.pq_bytes),
+        pq_bytes=choose_pq_bytes(_coded_dimension(first.dimension, options.rotation), options.pq_bytes),
         train_rows=choose_train_rows(rows, nlist, options.train_sample),
         seed=options.seed,
         nprobe=choose_nprobe(rows, nlist, options.nprobe),
@@ -145,6 +147,7 @@ def _new_plan(store: Datastore, options: IndexOptions) -> IndexPlan:
         key_dtype=first.plan.key_dtype,
         trained_on=references,
         removed=store.manifest.removed,
+        rotation=options.rotation,
     )
 
 
@@ -158,15 +161,21 @@ def _present_plan(store: Datastore, options: IndexOptions) -> IndexPlan | None:
     nlist = plan.nlist if options.nlist is None else choose_nlist(rows, options.nlist)[0]
     if nlist < plan.nlist <= (options.nlist or 0):  # there are more than could be trained today, and no more than asked
         nlist = plan.nlist
+    rotation = options.rotation or plan.rotation
     asked = replace(
         plan,
         nlist=nlist,
-        pq_bytes=choose_pq_bytes(plan.dimension, options.pq_bytes or plan.pq_bytes),
+        rotation=rotation,
+        pq_bytes=choose_pq_bytes(_coded_dimension(plan.dimension, rotation), options.pq_bytes or plan.pq_bytes),
         train_rows=choose_train_rows(rows, nlist, options.train_sample or plan.train_rows),
         nprobe=choose_nprobe(rows, nlist, options.nprobe or plan.nprobe),
         seed=options.seed,
     )
     return plan if asked == plan else None
+
+
+def _coded_dimension(dimension: int, rotation: str | None) -> int:
+    return dimension if rotation is None else parse_rotation(rotation, dimension)[1]
 
 
 def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
@@ -182,9 +191,10 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
         return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]
     chosen = "" if options.nlist else " (chosen from the number of keys)"
     _, note = choose_nlist(store.live_rows, options.nlist)
+    after = f" after {plan.rotation}" if plan.rotation else ""
     says = [
         f"plan      {work.rows:,} keys of {plan.dimension} {plan.key_dtype} into {plan.nlist:,} lists{chosen}, "
-        f"codes of {plan.pq_bytes} bytes, trained on {plan.train_rows:,} keys",
+        f"codes of {plan.pq_bytes} bytes{after}, trained on {plan.train_rows:,} keys",
         disk,
     ]
     return [*says, f"          {note}"] if note else says

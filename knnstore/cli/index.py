@@ -19,6 +19,7 @@ from knnstore.cli.options import (
 @store_option
 @click.option("--nlist", type=int, help="Inverted lists. Default: planned from the number of keys.")
 @click.option("--pq-bytes", type=int, help="Bytes of a key's code, a divisor of its width. Default: planned.")
+@click.option("--rotation", metavar="OPQ|PCA64", help="Rotate before coding; a number keeps so many dimensions.")
 @click.option("--train-sample", type=int, help="Keys to train on. Default: 40 a list.")
 @click.option(
     "--nprobe", type=int, help="Lists that a query searches by default. Default: 32, more where they are short."

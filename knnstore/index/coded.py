@@ -44,9 +44,12 @@ def look_up_codes(batch: Batch, lists: Lists, quantiser: Quantiser, k: int, rera
 def _tables(query: Float32, numbers: Int64, quantiser: Quantiser) -> torch.Tensor:
     """Squared distance of each part of the query, less each list's centroid, to each codeword: (lists, bytes · 256)."""
     codebooks = torch.from_numpy(quantiser.codebooks)  # (m, 256, s)
-    local = torch.from_numpy(query - quantiser.centroids[numbers]).view(len(numbers), len(codebooks), -1)
-    local = local.transpose(0, 1)  # (m, lists, s)
+    whole = torch.from_numpy(query - quantiser.centroids[numbers])  # (lists, d)
+    coded = whole if quantiser.axes is None else whole @ torch.from_numpy(quantiser.axes)
+    local = coded.view(len(numbers), len(codebooks), -1).transpose(0, 1)  # (m, lists, s)
     squares = local.square().sum(2)[:, :, None] + codebooks.square().sum(2)[:, None]
+    # dimensions that aren't coded count as if keys lay at their centroid there
+    squares += (whole.square().sum(1) - coded.square().sum(1))[:, None] / len(codebooks)
     tables = torch.baddbmm(squares, local, codebooks.transpose(1, 2), alpha=-2)  # (m, lists, 256)
     return tables.transpose(0, 1).reshape(len(numbers), -1)
 

@@ -7,13 +7,15 @@ follow from the memory-mapped ones, in the form that ``faiss.read_index`` expect
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
 from knnstore.atomic import storage_errors
 from knnstore.datastore.store import Datastore
-from knnstore.index.quantiser import Int64, Quantiser
+from knnstore.index.quantiser import Float32, Int64, Quantiser
+from knnstore.index.rotation import rotate
 from knnstore.index.search import Searcher
 
 # Inverted lists: tag, number of lists, bytes a code, whether all sizes follow or those of few lists, how many sizes.
@@ -65,15 +67,32 @@ def _numbers(store: Datastore) -> Callable[[Int64], Int64]:
 
 def _before_the_lists(quantiser: Quantiser, rows: int, nprobe: int) -> bytes:
     """The file's beginning as faiss writes it: all but the inverted lists, which come last."""
-    nlist, dimension = quantiser.centroids.shape
-    pq_bytes = len(quantiser.codebooks)
+    axes, centroids, pq_bytes = quantiser.axes, quantiser.centroids, len(quantiser.codebooks)
+    if axes is not None:
+        centroids = rotate(centroids, axes)
+    nlist, dimension = centroids.shape
     coarse = faiss.IndexFlatL2(dimension)
-    coarse.add(quantiser.centroids)
+    coarse.add(centroids)
     index = faiss.IndexIVFPQ(coarse, dimension, nlist, pq_bytes, 8)
     faiss.copy_array_to_vector(quantiser.codebooks.ravel(), index.pq.centroids)
     index.is_trained, index.ntotal, index.nprobe = True, rows, nprobe
-    data = faiss.serialize_index(index).tobytes()
+    whole = index if axes is None else _behind(axes, index)
+    data = faiss.serialize_index(whole).tobytes()
     empty = struct.pack(_FORM, b"ilar", nlist, pq_bytes, b"sprs", 0)
     if not data.endswith(empty):
         raise NotImplementedError(f"faiss {faiss.__version__} writes inverted lists in another form than this knows")
     return data[: -len(empty)]
+
+
+def _behind(axes: Float32, index: Any) -> Any:
+    """The index behind the rotation of keys and queries, float32 (d, kept): as faiss's factory says, ``OPQ…,IVF…,PQ…``.
+
+    Where the rotation drops dimensions faiss chooses the lists without them as well.
+    """
+    dimension, kept = axes.shape
+    rotation = faiss.LinearTransform(dimension, kept, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(axes.T).ravel(), rotation.A)
+    rotation.is_trained = True
+    whole = faiss.IndexPreTransform(rotation, index)
+    whole.is_trained, whole.ntotal = True, index.ntotal
+    return whole

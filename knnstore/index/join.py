@@ -21,6 +21,7 @@ from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import Nearest, concatenate, spare_slots
 from knnstore.index.quantiser import Float32, Int64, Quantiser
 from knnstore.index.selection import new_nearest
+from knnstore.index.tensors import TensorNearest, read_ahead
 from knnstore.index.threads import query_threads
 from knnstore.index.train import decode
 from knnstore.neighbours import Neighbours
@@ -92,6 +93,7 @@ class Lists:
     """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags.
 
     ``mapped`` names the array that ``residuals`` reads. ``units``: the kernel takes the stored keys instead.
+    ``device``: where the products and the survivors are, None for NumPy's memory.
     """
 
     parts: Sequence[SegmentLists]
@@ -100,12 +102,17 @@ class Lists:
     residuals: ReadResiduals
     tags: ReadTags | None
     units: bool = False
+    device: torch.device | None = None
 
     @property
     def largest_tag(self) -> int | None:
         """The largest tag that a key can have; None if none is asked for."""
         ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
         return max(ends, default=0) if self.tags else None
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor where the products are."""
+        return tensor if self.device is None else tensor.to(self.device)
 
     def read_ahead(self, number: int) -> None:
         """Ask the kernel to read a list from the disk meanwhile."""
@@ -136,6 +143,8 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
             with lock:
                 progress(count)
 
+    if lists.device is not None:  # one queue of work for the device
+        return join(batch, lists, k, advance)
     with query_threads(len(batch)) as (pool, shares):
         return concatenate(list(pool.map(lambda share: join(batch.select(share), lists, k, advance), shares)))
 
@@ -157,15 +166,10 @@ def _scan(
     batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
-    nearest = new_nearest(thresholds, k, largest_tag=lists.largest_tag)
-    groups = list(by_list(batch.probed, len(lists.centroids)))
-    following = [number for number, _ in groups[1:]]
-    for (number, members), upcoming in zip_longest(groups, following):
-        if upcoming is not None:
-            lists.read_ahead(upcoming)
-        for tile in _tiles(number, lists.parts, 1.0, spare_slots(k)):
-            _offer(nearest, batch, lists, tile, members, tags_of=lists.tags)
-        advance(len(members))
+    nearest = _survivors(thresholds, k, lists, lists.largest_tag)
+    asked = lists.place(torch.from_numpy(batch.queries))
+    for tile, members, residuals in _probed_tiles(batch, lists, 1.0, spare_slots(k), advance):
+        _offer(nearest, asked, lists, tile, members, residuals=residuals, tags_of=lists.tags)
     return nearest.neighbours(), nearest.found()
 
 
@@ -179,15 +183,23 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     if int(held.max(initial=0)) <= room:
         return _unlimited(len(batch))
     most = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
-    heads = new_nearest(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1)
+    heads = _survivors(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1, lists, None)
     sampled = np.zeros(len(batch), np.int64)
-    for number, members in by_list(batch.probed, len(lists.centroids)):
-        for tile in _tiles(number, lists.parts, _HEAD_SHARE, spare_slots(heads.k)):
-            sampled[members] += _offer(heads, batch, lists, tile, members, tags_of=None)
+    asked = lists.place(torch.from_numpy(batch.queries))
+    for tile, members, residuals in _probed_tiles(batch, lists, _HEAD_SHARE, spare_slots(heads.k), lambda _: None):
+        sampled[members] += _offer(heads, asked, lists, tile, members, residuals=residuals, tags_of=None)
     ranks = _safe_ranks(k * sampled / np.maximum(held, 1))
     thresholds = np.take_along_axis(heads.neighbours().distances, ranks[:, None], 1)[:, 0]
     thresholds[held <= room] = np.inf
     return thresholds
+
+
+def _survivors(
+    thresholds: Float32, k: int, lists: Lists, largest_tag: int | None
+) -> Nearest | CompiledNearest | TensorNearest:
+    if lists.device is not None:
+        return TensorNearest(thresholds, k, lists.device, tags=largest_tag is not None)
+    return new_nearest(thresholds, k, largest_tag=largest_tag)
 
 
 def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
@@ -196,15 +208,19 @@ def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
 
 
 def _offer(
-    nearest: Nearest | CompiledNearest,
-    batch: Batch,
+    nearest: Nearest | CompiledNearest | TensorNearest,
+    asked: torch.Tensor,
     lists: Lists,
     tile: Tile,
     members: Int64,
     *,
+    residuals: torch.Tensor | None,
     tags_of: ReadTags | None,
 ) -> int:
-    """Offer a tile's keys that aren't hidden to the queries that probe its list; return how many there are."""
+    """Offer a tile's keys that aren't hidden to the queries that probe its list; return how many there are.
+
+    ``asked``: all queries (n, d); ``residuals``: the tile's, if they have been read.
+    """
     rows = tile.part.kept(tile.begin, tile.end)
     kept: slice | Int64 = slice(None) if rows is None else rows
     values = tile.part.values.rows(tile.begin, tile.end)[kept]
@@ -215,16 +231,20 @@ def _offer(
     if lists.units and isinstance(nearest, CompiledNearest):
         keys, scales = tile.part.keys.rows(tile.begin, tile.end)[kept], tile.part.scales
         assert scales is not None
-        nearest.offer_units(batch.queries, members, keys, scales, centroid, values=values, tags=tags)
+        nearest.offer_units(asked.numpy(), members, keys, scales, centroid, values=values, tags=tags)
         return len(values)
-    residuals = lists.residuals(tile)
+    residuals = lists.residuals(tile) if residuals is None else residuals
     if rows is not None:
-        residuals = residuals[torch.from_numpy(rows)]
+        residuals = residuals[lists.place(torch.from_numpy(rows))]
+    middle = lists.place(torch.from_numpy(centroid))
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
-        local = torch.from_numpy(batch.queries[block] - centroid)  # (m, d)
-        scores, offsets = squared_distances(local, residuals).numpy(), local.square().sum(1).numpy()
-        nearest.offer(block, scores, offsets, values, tags)
+        local = asked[lists.place(torch.from_numpy(block))] - middle  # (m, d)
+        scores, offsets = squared_distances(local, residuals), local.square().sum(1)
+        if isinstance(nearest, TensorNearest):
+            nearest.offer(block, scores, offsets, values, tags)
+        else:
+            nearest.offer(block, scores.numpy(), offsets.numpy(), values, tags)
     return len(values)
 
 
@@ -247,6 +267,27 @@ def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor
 
 def _at_least(rows: torch.Tensor, count: int) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - len(rows))))
+
+
+def _probed_tiles(
+    batch: Batch, lists: Lists, share: float, most: int, advance: Callable[[int], None]
+) -> Iterator[tuple[Tile, Int64, torch.Tensor | None]]:
+    """Tiles of a share of each probed list and who probes it; for a device also the residuals, read ahead onto it."""
+
+    def tiles() -> Iterator[tuple[Tile, Int64]]:
+        groups = list(by_list(batch.probed, len(lists.centroids)))
+        following = [number for number, _ in groups[1:]]
+        for (number, members), upcoming in zip_longest(groups, following):
+            if upcoming is not None and share == 1:
+                lists.read_ahead(upcoming)
+            for tile in _tiles(number, lists.parts, share, most):
+                yield tile, members
+            advance(len(members))
+
+    if lists.device is None:
+        return ((tile, members, None) for tile, members in tiles())
+    read = read_ahead(tiles(), lambda item: lists.residuals(item[0]), lists.device)
+    return ((tile, members, residuals) for (tile, members), residuals in read)
 
 
 def _tiles(number: int, parts: Sequence[SegmentLists], share: float, most: int) -> Iterator[Tile]:

@@ -4,7 +4,7 @@
 
     index/<first 16 digits of the plan's fingerprint>/
         index.json           IndexPlan: everything that the quantisers depend on
-        quantizer/           zarr.json, cells/, centroids/, codebooks/          float32
+        quantizer/           zarr.json, cells/, centroids/, codebooks/          float32; axes/ with a rotation
         commits/             the record of the training
         lists/<segment>/     zarr.json, and in list order, uncompressed:
             offsets/         (nlist + 1,)      int64             list l is rows [offsets[l], offsets[l + 1])
@@ -20,7 +20,7 @@ A segment that is added later gets lists of its own under the same quantisers; n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
 from knnstore.errors import MismatchError, UnfinishedError
-from knnstore.records import fingerprint, from_json, to_json
+from knnstore.planning import parse_rotation
+from knnstore.records import LATER, fingerprint, from_json, to_json
 
 PLAN_FILE = "index.json"
 CHECK_FILE = "check.json"
@@ -61,6 +62,7 @@ class SegmentReference:
 class IndexPlan:
     """Everything that the quantisers depend on. Neither memory nor the number of workers is among them.
 
+    ``rotation``: of the residuals before they are coded, ``OPQ`` or ``PCA`` and the dimensions that are kept.
     ``trained_on``: the segments that the sample was drawn from, without the documents of the table ``removed``.
     """
 
@@ -75,6 +77,7 @@ class IndexPlan:
     key_dtype: str
     trained_on: tuple[SegmentReference, ...]
     removed: str | None = None
+    rotation: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:
@@ -83,7 +86,7 @@ class IndexPlan:
         sizes += [number for segment in self.trained_on for number in (segment.rows, segment.chunk_rows)]
         if not all(0 < size <= _LARGEST for size in sizes) or not self.trained_on:
             raise ValueError("a size is not positive")
-        if max(self.cells, self.nprobe) > self.nlist or self.dimension % self.pq_bytes:
+        if max(self.cells, self.nprobe) > self.nlist or self.coded_dimension % self.pq_bytes:
             raise ValueError(
                 f"impossible nlist {self.nlist}, cells {self.cells}, nprobe {self.nprobe}, pq_bytes {self.pq_bytes}"
             )
@@ -92,6 +95,11 @@ class IndexPlan:
     def name(self) -> str:
         """The name of the index's folder."""
         return fingerprint(self)[:16]
+
+    @property
+    def coded_dimension(self) -> int:
+        """Dimensions of what PQ codes: fewer than the keys' if the rotation drops some."""
+        return self.dimension if self.rotation is None else parse_rotation(self.rotation, self.dimension)[1]
 
     @property
     def trained_rows(self) -> int:

@@ -14,6 +14,7 @@ from knnstore.index.assignment import CompiledFilling
 from knnstore.index.grouping import by_list
 from knnstore.index.kernel import load_kernel
 from knnstore.index.plan import IndexFolder
+from knnstore.index.rotation import rotate
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -28,11 +29,16 @@ _SEARCH_CELLS = 8
 
 @dataclass(frozen=True, eq=False)
 class Quantiser:
-    """float32 ``cells`` (ncells, d), ``centroids`` (nlist, d), ``codebooks`` (pq_bytes, 256, d / pq_bytes)."""
+    """float32 ``cells`` (ncells, d), ``centroids`` (nlist, d), ``codebooks`` (pq_bytes, 256, d / pq_bytes).
+
+    ``axes`` (d, kept): orthonormal, along which residuals are coded; None for those of the keys. Codebooks are then
+    of ``kept`` dimensions.
+    """
 
     cells: Float32
     centroids: Float32
     codebooks: Float32
+    axes: Float32 | None = None
 
     def assign(self, keys: Float32) -> Int64:
         """The list of each key ``(n, d)``: int64 ``(n,)``."""
@@ -89,7 +95,7 @@ class Quantiser:
 
     def encode(self, keys: Float32, lists: Int64) -> Uint8:
         """PQ codes of the keys' residuals, uint8 ``(n, pq_bytes)``."""
-        if self._compiled is None:
+        if self._compiled is None or self.axes is not None:
             return self.encode_by_faiss(keys, lists)
         codes, close = self._compiled.encode(keys, lists)
         if close.any():
@@ -98,13 +104,15 @@ class Quantiser:
 
     def encode_by_faiss(self, keys: Float32, lists: Int64) -> Uint8:
         """The reference of ``encode``."""
-        return np.asarray(self._product.compute_codes(keys - self.centroids[lists]))
+        residuals = keys - self.centroids[lists]
+        return np.asarray(self._product.compute_codes(residuals if self.axes is None else rotate(residuals, self.axes)))
 
     def decode(self, codes: Uint8) -> torch.Tensor:
         """Residuals that the codes stand for, float32 ``(n, d)``."""
         # row number in the codebooks laid end to end; one gather for all of them
         rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
-        return self._codebook_rows[rows.flatten()].view(len(codes), -1)
+        decoded = self._codebook_rows[rows.flatten()].view(len(codes), -1)
+        return decoded if self.axes is None else decoded @ torch.from_numpy(self.axes).T
 
     def errors(self, keys: Float32, lists: Int64, codes: Uint8) -> Float32:
         """Squared distance of each key ``(n, d)`` to what its list and code stand for: float32 ``(n,)``."""
@@ -153,7 +161,8 @@ class Quantiser:
             return None
         flat = self._is_flat(_ASSIGN_CELLS, _FLAT_LISTS)
         cells, members = (self.cells[:1], [np.arange(len(self.centroids))]) if flat else (self.cells, self._members)
-        return CompiledFilling(kernel, cells, self.centroids, members, self.codebooks)
+        codebooks = self.codebooks if self.axes is None else self.codebooks[:0]  # it codes along the keys' own axes
+        return CompiledFilling(kernel, cells, self.centroids, members, codebooks)
 
     @property
     def is_compiled(self) -> bool:
@@ -170,7 +179,8 @@ class Quantiser:
 
     @cached_property
     def _product(self) -> Any:
-        product = faiss.ProductQuantizer(self.centroids.shape[1], len(self.codebooks), 8)
+        size, _, width = self.codebooks.shape
+        product = faiss.ProductQuantizer(size * width, size, 8)
         faiss.copy_array_to_vector(self.codebooks.ravel(), product.centroids)
         return product
 
@@ -203,8 +213,10 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
     shapes = {
         "cells": (plan.cells, plan.dimension),
         "centroids": (plan.nlist, plan.dimension),
-        "codebooks": (plan.pq_bytes, PQ_LEVELS, plan.dimension // plan.pq_bytes),
+        "codebooks": (plan.pq_bytes, PQ_LEVELS, plan.coded_dimension // plan.pq_bytes),
     }
+    if plan.rotation is not None:
+        shapes["axes"] = (plan.dimension, plan.coded_dimension)
     arrays = {}
     for name, shape in shapes.items():
         array = read_all(folder.quantizer(name), shape, np.dtype(np.float32))
@@ -215,4 +227,5 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
 
 
 def _arrays(quantiser: Quantiser) -> dict[str, Float32]:
-    return {"cells": quantiser.cells, "centroids": quantiser.centroids, "codebooks": quantiser.codebooks}
+    arrays = {"cells": quantiser.cells, "centroids": quantiser.centroids, "codebooks": quantiser.codebooks}
+    return arrays if quantiser.axes is None else arrays | {"axes": quantiser.axes}

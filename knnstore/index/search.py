@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Literal
 
 import numpy as np
+import torch
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError, UsageError
@@ -20,6 +21,7 @@ from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_
 from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.selection import takes_units
+from knnstore.index.tensors import device_memory
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.planning import Lookup, choose_lookup
 
@@ -38,8 +40,14 @@ class Searcher:
     what is on disk isn't what was planned.
     """
 
-    def __init__(self, store: Datastore, unchecked: IndexFolder | None = None) -> None:
-        """``unchecked``: an index of these segments that isn't the store's yet, nor has passed its self-check."""
+    def __init__(
+        self, store: Datastore, unchecked: IndexFolder | None = None, *, device: torch.device | None = None
+    ) -> None:
+        """``unchecked``: an index of these segments that isn't the store's yet, nor has passed its self-check.
+
+        ``device``: where bulk joins are computed, None for the CPU's kernel or NumPy.
+        """
+        self._device = device
         self._store = store
         self._folder = unchecked or _finished_index(store)
         self.plan: IndexPlan = self._folder.plan
@@ -125,7 +133,9 @@ class Searcher:
         read = stored_residuals if method == "lists" else coded_residuals
         mapped = attrgetter("keys" if method == "lists" else "codes")
         units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
-        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units)
+        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units, self._device)
+        if self._device is not None and self._device.type == "cuda":
+            memory = min(memory, device_memory(self._device))
         found = []
         queries = np.ascontiguousarray(queries)
         each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe

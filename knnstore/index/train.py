@@ -11,6 +11,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.index.kmeans import Float32, Int64, two_level_kmeans
 from knnstore.index.plan import IndexPlan
 from knnstore.index.quantiser import Quantiser, train_codebooks
+from knnstore.index.rotation import optimised_axes, principal_axes, rotate
+from knnstore.planning import parse_rotation
 
 _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
@@ -57,8 +59,22 @@ def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tu
     keys = sample.take(chosen)
     unfinished = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
     lists = unfinished.assign(keys)
-    trained = Quantiser(cells, centroids, train_codebooks(keys - centroids[lists], plan.pq_bytes, plan.seed))
+    residuals = keys - centroids[lists]
+    axes = train_axes(plan, residuals)
+    if axes is not None:
+        residuals = rotate(residuals, axes)
+    trained = Quantiser(cells, centroids, train_codebooks(residuals, plan.pq_bytes, plan.seed), axes)
     return trained, float(trained.errors(keys, lists, trained.encode(keys, lists)).mean(dtype=np.float64))
+
+
+def train_axes(plan: IndexPlan, residuals: Float32) -> Float32 | None:
+    """The axes along which the plan codes residuals (n, d), float32 (d, kept); None for those of the keys."""
+    if plan.rotation is None:
+        return None
+    kind, kept = parse_rotation(plan.rotation, plan.dimension)
+    if kind == "PCA":
+        return principal_axes(residuals, kept)
+    return optimised_axes(residuals, kept, plan.pq_bytes, plan.seed)
 
 
 def draw_sample(store: Datastore, count: int, seed: int, advance: Callable[[int], None]) -> Sample:

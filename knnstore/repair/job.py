@@ -138,6 +138,7 @@ class _Repair:
             pq_bytes=plan.pq_bytes,
             train_sample=plan.train_rows,
             nprobe=plan.nprobe,
+            rotation=plan.rotation,
             seed=plan.seed,
             memory=self._options.memory,
         )

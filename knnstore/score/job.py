@@ -132,7 +132,7 @@ class _Job:
         self._model = model
         self._reporter = reporter
         memory = block_memory(options.memory, model)
-        self.search = Search(stores, options, search_memory(memory), runner)
+        self.search = Search(stores, options, search_memory(memory), runner, model.loaded.device)
         self._pass = Pass(model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache)
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
@@ -16,8 +18,17 @@ from knnstore.score.shards import search_sharded
 class Search:
     """Searches all stores; the nearest keys are the nearest of all of them, since one LM made them."""
 
-    def __init__(self, stores: Stores, options: ScoreOptions, memory: int, runner: Runner | None = None) -> None:
-        self._parts = [_StoreSearch(store, options, memory, runner) for store in stores.each]
+    def __init__(
+        self,
+        stores: Stores,
+        options: ScoreOptions,
+        memory: int,
+        runner: Runner | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """``device``: that of the LM; lists are joined there too if it is a GPU."""
+        gpu = device if device is not None and device.type == "cuda" else None
+        self._parts = [_StoreSearch(store, options, memory, runner, gpu) for store in stores.each]
         self._rows = [store.rows for store in stores.each]
 
     def __call__(
@@ -55,13 +66,15 @@ class Search:
 class _StoreSearch:
     """How neighbours are found in one store."""
 
-    def __init__(self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None = None) -> None:
+    def __init__(
+        self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None, gpu: torch.device | None
+    ) -> None:
         self._runner = runner
         self._store = store
         self.name = store.name
         self._memory = memory
         self._quantised = options.quantised
-        self._searcher = None if options.exact else Searcher(store)
+        self._searcher = None if options.exact else Searcher(store, device=gpu)
         self.nprobe = None
         if self._searcher is not None:
             self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_stores import brute_force, clustered_keys, make_store, stored_keys
@@ -116,6 +117,28 @@ def test_a_query_looked_up_by_codes_finds_what_the_lists_hold_if_re_ranked_deep_
     for k, nprobe in [(1, 1), (10, 4), (300, 32), (1100, 3)]:
         coded = searcher.search(queries, k, nprobe, method="quantised", rerank=3000 // k + 1, rows=True)
         assert_nearest(coded, store, probed_distances(searcher, store, queries, nprobe), k)
+
+
+@pytest.mark.parametrize(("key_dtype", "removed"), [("float16", False), ("int8", False), ("float16", True)])
+def test_the_join_on_a_device_finds_what_numpy_finds(tmp_path, monkeypatch, key_dtype, removed):
+    """On CPU tensors: the same products, so the same distances, values and rows to the last bit."""
+    monkeypatch.setattr("knnstore.index.selection.load_kernel", lambda: None)
+    keys = clustered_keys(20_200, 8, clusters=3)
+    segments = [keys[:15_000], keys[15_000:20_000]]
+    store = make_store(tmp_path / "s", segments, key_dtype=key_dtype, chunk_rows=4096, document_rows=500)
+    store = indexed(store, nlist=16)
+    if removed:
+        store = store.masked({"0000": np.array([3, 8]), "0001": np.array([0])})
+    queries = keys[20_000:]
+    for k, nprobe, method in [(64, 16, "lists"), (7, 1, "lists"), (64, 5, "quantised"), (3000, 3, "lists")]:
+        told = []
+        expected = Searcher(store).search(queries, k, nprobe, method=method, rows=True)
+        device = Searcher(store, device=torch.device("cpu"))
+        found = device.search(queries, k, nprobe, method=method, rows=True, progress=told.append)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.values, expected.values)
+        assert sum(told) == len(queries) * nprobe
 
 
 def test_few_candidates_by_their_codes_are_nearly_the_nearest(store):

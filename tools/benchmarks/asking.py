@@ -1,6 +1,8 @@
 """What is searched and what for: an indexed store, and keys of text that it doesn't hold."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from make_keys import ClusteredKeys, make_store
@@ -12,17 +14,26 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Searcher
-from knnstore.lm.forward import key_model, window_keys
+from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.neighbours import Float32, Int64
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.score.options import ScoreOptions
-from knnstore.score.texts import gather_texts
+from knnstore.score.texts import Texts, gather_texts
 from knnstore.windows import cut_windows
 
 DIMENSION = 256
 HELD_OUT = 0.06  # of a store made here: the queries come from it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AskedTokens:
+    """Keys as queries, float32 (n, d), the tokens, int64 (n,), and their ln p by the LM, float64 (n,)."""
+
+    keys: Float32
+    targets: Int64
+    log_p: Any
 
 
 def keys_and_queries(settings: Settings, work: Path) -> tuple[Datastore, Float32]:
@@ -39,24 +50,50 @@ def keys_and_queries(settings: Settings, work: Path) -> tuple[Datastore, Float32
         return store, text_keys(store, settings, count)
     rows = settings.size(settings.rows, quick=65_536, full=1_200_000)
     synthetic = settings.quick and settings.corpus is None
-    if synthetic:
-        store = make_store(work / "keys", rows, dimension=DIMENSION)
-    else:
-        store = ingested(settings, text_folder(settings, work, rows), work / "keys", holdout=HELD_OUT, workers=0)
+    store = make_store(work / "keys", rows, dimension=DIMENSION) if synthetic else text_store(settings, work, rows)
     build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
     store = Datastore(store.root)
     return store, ClusteredKeys(DIMENSION).queries(2, count) if synthetic else text_keys(store, settings, count)
+
+
+def text_store(settings: Settings, work: Path, rows: int) -> Datastore:
+    """``--store``, or one of about so many tokens of ``--corpus``, with a part held out."""
+    if settings.store is not None:
+        return Datastore(store_path(str(settings.store)))
+    return ingested(settings, text_folder(settings, work, rows), work / "keys", holdout=HELD_OUT, workers=0)
+
+
+def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) -> AskedTokens:
+    """Keys of, and what the LM says of, about ``count`` tokens: pieces of so many from all over the asked text."""
+    recipe = store.manifest.key
+    model = key_model(LmSpec(settings.model, recipe.layer, "float32", exact=True))
+    texts = _asked_texts(store, settings, model)
+    parts = []
+    last = max(0, len(texts.ids) - piece)
+    for begin in np.unique(np.linspace(0, last, -(-count // piece)).astype(int)).tolist():
+        rows = (begin, min(begin + piece, len(texts.ids)))
+        windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride, rows=rows)
+        for scored in window_scores(model, windows, texts.read, 4096):
+            inside = np.flatnonzero((scored.rows >= rows[0]) & (scored.rows < rows[1]))
+            parts.append([column[inside] for column in (scored.rows, scored.keys, scored.targets, scored.log_p)])
+    rows_of, keys, targets, log_p = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(rows_of, kind="stable")
+    return AskedTokens(np.ascontiguousarray(keys[order]), targets[order], log_p[order])
 
 
 def text_keys(store: Datastore, settings: Settings, count: int) -> Float32:
     """Keys of the first tokens of the text that is asked about, float32 (at most count, d)."""
     recipe = store.manifest.key
     keys = key_model(LmSpec(settings.model, recipe.layer))
-    text = () if settings.text is None else (str(settings.text),)
-    _, texts = gather_texts(ScoreOptions(model=settings.model, text=text), Stores([store]), keys.loaded)
+    texts = _asked_texts(store, settings, keys)
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride, rows=(0, count))
     parts = [part for _, part in window_keys(keys, windows, texts.read, 4096)]
     return np.ascontiguousarray(np.concatenate(parts)[:count])
+
+
+def _asked_texts(store: Datastore, settings: Settings, model: KeyModel) -> Texts:
+    text = () if settings.text is None else (str(settings.text),)
+    return gather_texts(ScoreOptions(model=settings.model, text=text), Stores([store]), model.loaded)[1]
 
 
 def spread(queries: Float32, count: int) -> Float32:

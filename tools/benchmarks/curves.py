@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.asking import found_rows, spread, true_neighbours
 from benchmarks.coldness import cool, drop_pages, list_files
-from benchmarks.faiss_baselines import OnDisk, reranked
+from benchmarks.faiss_baselines import OnDisk, reranked, set_nprobe
 from benchmarks.measuring import Table, machine, rate_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
@@ -60,7 +60,8 @@ def curve(material: Material) -> list[Point]:
     found_rows(searcher, material.queries[:1], 1, searcher.plan.nlist)  # verifies every chunk's checksum once
     points = []
     for nprobe in (number for number in PROBES if number <= searcher.plan.nlist):
-        material.in_ram.nprobe = material.on_disk.index.nprobe = nprobe
+        set_nprobe(material.in_ram, nprobe)
+        set_nprobe(material.on_disk.index, nprobe)
         ours = recall(true, found_rows(searcher, some, material.k, nprobe))
         theirs = recall(true, material.in_ram.search(some, material.k)[1])
         points += [_knnstore(material, searcher, nprobe, ours), *_faiss(material, nprobe, theirs)]
@@ -141,6 +142,7 @@ def curve_table(points: list[Point]) -> Table:
 def draw_curves(points: list[Point], about: str, path: Path) -> None:
     """A PNG: recall against queries a second in bulk, and against the latency of one query."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -161,6 +163,9 @@ def draw_curves(points: list[Point], about: str, path: Path) -> None:
     left.set(xscale="log", xlabel="queries a second in bulk", ylabel="recall@1024", title="Bulk: right is faster")
     right.set(xscale="log", xlabel="ms for one query (median)", title="One at a time: left is faster")
     for axes in (left, right):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
     facts = machine()

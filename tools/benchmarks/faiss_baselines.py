@@ -64,6 +64,11 @@ def in_ram(store: Datastore, folder: Path) -> Any:
     return faiss.read_index(str(exported(store, folder)))
 
 
+def set_nprobe(index: Any, nprobe: int) -> None:
+    """Lists that each query searches, whether or not keys are rotated before."""
+    faiss.extract_index_ivf(index).nprobe = nprobe
+
+
 class OnDisk:
     """faiss's index with the lists of the same file mapped, as its ``IO_FLAG_MMAP`` leaves them on disk."""
 
@@ -71,7 +76,8 @@ class OnDisk:
         self.path = exported(store, folder)
         index: Any = faiss.read_index(str(self.path), faiss.IO_FLAG_MMAP)
         self.index = index
-        self._lists: Any = faiss.downcast_InvertedLists(index.invlists)
+        lists: Any = faiss.extract_index_ivf(index).invlists
+        self._lists: Any = faiss.downcast_InvertedLists(lists)
 
     def unmap(self) -> None:
         """Let go of the mapped pages, so that the page cache may drop them; they come back when they are read."""

@@ -16,7 +16,7 @@ import faiss
 
 from benchmarks.asking import found_rows, keys_and_queries, spread, true_neighbours
 from benchmarks.curves import Material, curve, curve_table, draw_curves
-from benchmarks.faiss_baselines import OnDisk, float16_map, in_ram, plan_of, reranked
+from benchmarks.faiss_baselines import OnDisk, float16_map, in_ram, plan_of, reranked, set_nprobe
 from benchmarks.measuring import Contestant, Result, Settings, Table, in_turn, rate_of, rate_rows, ratio
 from benchmarks.other_tools import compare_others
 from knnstore.errors import UsageError
@@ -37,7 +37,8 @@ def run(settings: Settings, work: Path) -> Result:
     rounds = settings.size(settings.rounds, quick=2, full=3)
     faiss.omp_set_num_threads(available_cores())
     searcher, index, plan = Searcher(store), in_ram(store, work), plan_of(store)
-    index.nprobe = nprobe = min(NPROBE, plan.nlist)
+    nprobe = min(NPROBE, plan.nlist)
+    set_nprobe(index, nprobe)
     k = min(K, store.rows)
     keys = float16_map(store, work)
     spent: dict[str, list[float]] = {}

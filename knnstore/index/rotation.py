@@ -1,0 +1,39 @@
+"""Rotations of keys before they are coded: principal axes, and those of optimised product quantisation."""
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+_OPQ_ROWS = 16_384
+_OPQ_ROUNDS = 12
+
+
+def principal_axes(points: Float32, keep: int) -> Float32:
+    """The ``keep`` orthonormal axes along which points (n, d) vary most, float32 (d, keep), widest first (PCA)."""
+    moments = np.cov(points.astype(np.float64), rowvar=False).reshape(points.shape[1], -1)
+    _, axes = np.linalg.eigh(moments)
+    return np.ascontiguousarray(axes[:, ::-1][:, :keep], np.float32)
+
+
+def rotate(points: Float32, axes: Float32) -> Float32:
+    """Points (n, d) along the axes (d, kept): float32 (n, kept).
+
+    Summed in float64, so that the codes that follow don't depend on how a product is cut into blocks and threads.
+    """
+    return np.asarray(points.astype(np.float64) @ axes.astype(np.float64), np.float32)
+
+
+def optimised_axes(points: Float32, keep: int, pq_bytes: int, seed: int) -> Float32:
+    """``keep`` orthonormal axes, float32 (d, keep), in which PQ codes of points (n, d) err least.
+
+    Ge et al., *Optimized Product Quantization*, CVPR 2013, as faiss trains it.
+    """
+    matrix = faiss.OPQMatrix(points.shape[1], pq_bytes, keep)
+    matrix.niter, matrix.niter_pq = _OPQ_ROUNDS, 4
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(len(points), min(len(points), _OPQ_ROWS), replace=False))
+    matrix.train(np.ascontiguousarray(points[chosen]))
+    axes = faiss.vector_to_array(matrix.A).reshape(keep, points.shape[1])
+    return np.ascontiguousarray(axes.T, np.float32)

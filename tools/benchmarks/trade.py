@@ -1,0 +1,175 @@
+"""Bytes of a key against recall@k and against perplexity: int8 keys, fewer dimensions, and PQ codes of several lengths.
+
+Keys of a real store (``--store``, else one made of ``--corpus``) and held-out text (``--text``); and, for the wider
+models that aren't at hand, the same keys through a random layer of 1024 rectified units. Every form is searched in
+full, so that lists play no part: the distances are those to what the form's bytes stand for. λ and T are tuned on one
+half of the tokens and the perplexity is that of the other half. ``--quick`` leaves OPQ out, which takes long to train.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.asking import scored_tokens, text_store
+from benchmarks.measuring import Result, Settings, Table
+from knnstore.datastore.keycodec import KeyCodec, scales_of
+from knnstore.datastore.store import Datastore
+from knnstore.index.check import recall
+from knnstore.index.kmeans import two_level_kmeans
+from knnstore.index.quantiser import Quantiser, train_codebooks
+from knnstore.index.rotation import optimised_axes, principal_axes
+from knnstore.index.train import PQ_ROWS, decode
+from knnstore.interpolation import best_lambda, mix
+from knnstore.neighbours import Float32, Int64, Neighbours, target_probabilities
+from knnstore.planning import LOOKUP_RERANK, choose_cells
+
+K, WIDE, NLIST = 1024, 1024, 1024
+PIECE = 64  # tokens that follow each other, of many places in the text
+_QUERIES_AT_ONCE = 128
+_TEMPERATURES = 2.0 ** np.arange(-4, 3, 0.5)  # by the mean of d_k − d_1
+Form = tuple[str, int, Float32, Float32, Float32 | None]
+"""What it is, its bytes a key, keys (n, d) and queries (q, d) between which its distances are, and the keys that the
+best candidates are re-ranked by, if they are."""
+
+
+def run(settings: Settings, work: Path) -> Result:
+    rows = settings.size(settings.rows, quick=8_000, full=131_072)
+    store = text_store(settings, work, rows)
+    count = settings.size(settings.queries, quick=512, full=2048)
+    keys, values = some_keys(store, rows)
+    scored = scored_tokens(store, settings, count, PIECE)
+    tables: list[Table] = []
+    ratios: dict[str, float] = {}
+    wide = random_layer(keys.shape[1], WIDE)
+    for name, own, asked in (
+        ("wiki-lm", keys, scored.keys),
+        ("random layer", wide(keys[: rows // 2]), wide(scored.keys[: count // 2])),
+    ):
+        few = len(asked)
+        judge = Judge(own, asked, values[: len(own)], scored.targets[:few], scored.log_p[:few])
+        lines = [
+            (what, size, *judge(mine, query, exact)) for what, size, mine, query, exact in forms(own, asked, settings)
+        ]
+        base = lines[0][3]
+        table = [(*line, f"{100 * (line[3] / base - 1):+.2f} %") for line in lines]
+        title = f"{name}: {len(own):,} keys of {own.shape[1]}, {few:,} tokens; the LM alone {judge.lm:.2f}"
+        tables.append(Table(title, ("form", "bytes a key", f"recall@{judge.k}", "perplexity", "÷ int8"), table))
+        ratios |= {f"{name}, {line[0]}": round(line[3] / base, 4) for line in lines}
+    about = {"keys": rows, "tokens": count, "k": K}
+    first = tables[0]
+    return Result("trade", about, first.columns, first.rows, ratios, tuple(tables[1:]))
+
+
+def some_keys(store: Datastore, rows: int) -> tuple[Float32, Any]:
+    """About so many keys, float32 (n, d), and values (n,), of chunks spread over the store's largest segment."""
+    segment = max(store.segments, key=lambda one: one.rows)
+    parts, found = [], []
+    chunks = min(segment.chunks, 8)
+    for chunk in np.linspace(0, segment.chunks - 1, chunks).astype(int).tolist():
+        begin, end = segment.chunk_range(chunk)
+        end = min(end, begin + rows // chunks)
+        parts.append(decode(segment.keys(begin, end), segment.codec.scales))
+        found.append(segment.values(begin, end))
+    return np.concatenate(parts), np.concatenate(found).astype(np.int64)
+
+
+def random_layer(width: int, units: int) -> Callable[[Float32], Float32]:
+    """Keys (n, width) to rectified random features, float32 (n, units)."""
+    weights = np.random.default_rng(0).standard_normal((width, units), np.float32) * np.float32(width**-0.5)
+    return lambda keys: np.maximum(keys @ weights, np.float32(0))
+
+
+class Judge:
+    """Recall and perplexity of a form of keys (n, d), for queries (q, d) whose targets and ln p_LM (q,) are known."""
+
+    def __init__(self, keys: Float32, queries: Float32, values: Int64, targets: Int64, log_lm: Any) -> None:
+        self._values, self._targets, self._log_lm = values, targets, log_lm
+        self.k = min(K, len(keys) // 4)
+        self._half = np.arange(len(queries)) % (2 * PIECE) < PIECE  # tuned on: every other piece of the text
+        self._true = nearest(keys, queries, self.k)[1]
+        self.lm = float(np.exp(-log_lm[~self._half].mean()))
+
+    def __call__(self, keys: Float32, queries: Float32, exact: Float32 | None) -> tuple[float, float]:
+        """Recall@k and perplexity of a form, or of its best candidates by the distances to ``exact`` keys (n, d)."""
+        if exact is None:
+            distances, rows = nearest(keys, queries, self.k)
+        else:
+            distances, rows = self._reranked(nearest(keys, queries, LOOKUP_RERANK * self.k)[1], queries, exact)
+        return round(recall(self._true, rows), 4), round(self.perplexity(distances, rows), 2)
+
+    def _reranked(self, candidates: Int64, queries: Float32, exact: Float32) -> tuple[Float32, Int64]:
+        distances = np.stack(
+            [np.square(exact[rows] - query).sum(1) for rows, query in zip(candidates, queries, strict=True)]
+        )
+        order = np.argsort(distances, axis=1)[:, : self.k]
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1)
+
+    def perplexity(self, distances: Float32, rows: Int64) -> float:
+        """Of one half of the tokens, with λ and T from the other."""
+        spread = float((distances[:, -1] - distances[:, 0]).mean())
+        found = Neighbours(distances, self._values[rows])
+        knn = target_probabilities(found, self._targets, (self.k,), (spread * _TEMPERATURES).tolist())[:, 0]
+        weights, losses = best_lambda(self._log_lm[self._half], knn[self._half])
+        best = int(np.argmin(losses))
+        log_p = mix(self._log_lm[~self._half], knn[~self._half, best], float(weights[best]))
+        return float(np.exp(-log_p.mean()))
+
+
+def forms(keys: Float32, queries: Float32, settings: Settings) -> Iterator[Form]:
+    """Every form, the plain one first."""
+    width = keys.shape[1]
+    exact = _int8(keys)
+    yield f"int8 of {width}", width, exact, queries, None
+    centre = keys.mean(axis=0)
+    sample = keys[:: max(1, len(keys) // PQ_ROWS)]
+    axes = principal_axes(sample, width)
+    for keep in (width * 3 // 4, width // 2, width // 4, width // 8):
+        mine, asked = (keys - centre) @ axes[:, :keep], (queries - centre) @ axes[:, :keep]
+        yield f"PCA to {keep}, int8", keep, _int8(mine), asked, None
+    nlist = min(NLIST, len(keys) // 40)
+    cells, centroids = two_level_kmeans(
+        lambda rows: sample[rows], len(sample), nlist, choose_cells(nlist), seed=0, advance=lambda _: None
+    )
+    lists = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32)).assign(keys)
+    residuals = keys - centroids[lists]
+    some = residuals[:: max(1, len(keys) // PQ_ROWS)]
+    for size in (32,) if settings.quick else (64, 32, 16):
+        rotations = {"": None, f"PCA to {width // 2}, ": principal_axes(some, width // 2)}
+        if not settings.quick:
+            rotations["OPQ, "] = optimised_axes(some, width, size, 0)
+        for way, rotation in rotations.items():
+            coded = centroids[lists] + _coded(residuals, some, size, rotation)
+            yield f"{way}codes of {size}", size, coded, queries, None
+            yield f"{way}codes of {size}, re-ranked", size, coded, queries, exact
+
+
+def _int8(keys: Float32) -> Float32:
+    codec = KeyCodec("int8", scales_of(keys[:16384]))
+    return codec.decode(codec.encode(keys))
+
+
+def _coded(residuals: Float32, some: Float32, size: int, rotation: Float32 | None) -> Float32:
+    """What PQ codes of the residuals stand for."""
+    turned, trained = (residuals, some) if rotation is None else (residuals @ rotation, some @ rotation)
+    width = turned.shape[1]
+    nothing = np.zeros((1, width), np.float32)
+    quantiser = Quantiser(nothing, nothing, train_codebooks(trained, size, 0))
+    codes = quantiser.encode(turned, np.zeros(len(turned), np.int64))
+    decoded = quantiser.decode(codes).numpy()
+    return decoded if rotation is None else decoded @ rotation.T
+
+
+def nearest(keys: Float32, queries: Float32, k: int) -> tuple[Float32, Int64]:
+    """Squared distances, float32 (q, k), and rows, int64 (q, k), of the k nearest of all keys, nearest first."""
+    every, asked = torch.from_numpy(np.ascontiguousarray(keys)), torch.from_numpy(np.ascontiguousarray(queries))
+    norms, distances, rows = every.square().sum(1), [], []
+    for begin in range(0, len(asked), _QUERIES_AT_ONCE):
+        block = asked[begin : begin + _QUERIES_AT_ONCE]
+        scores = torch.addmm(norms, block, every.T, alpha=-2)
+        least, places = scores.topk(k, largest=False)
+        distances.append(least + block.square().sum(1, keepdim=True))
+        rows.append(places)
+    return torch.cat(distances).clamp_(min=0).numpy(), torch.cat(rows).numpy()
