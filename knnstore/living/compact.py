@@ -14,6 +14,7 @@ from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep
+from knnstore.diskspace import require_room
 from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import Source
