@@ -8,6 +8,7 @@
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
     scale    CPU of a key as the store grows   ÷ that of a store of a tenth
     search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map
+    lookup   ms of one query, warm and cold    ÷ faiss on disk, ÷ faiss in RAM
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
     append   CPU s of adding and removing     ÷ making the store anew
@@ -17,17 +18,21 @@
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+# before any library with OpenMP: threads that spin while they wait take the cores from those that work, as in the CLI
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.measuring import Result, Settings
 
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "score", "append", "cluster", "scale")
+NAMES = ("ingest", "keys", "memory", "index", "search", "score", "append", "cluster", "scale", "lookup")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
