@@ -1,11 +1,17 @@
-"""Durable writes: aside, fsync, rename; JSON that carries its own checksum; foreign OS errors as sentences of ours."""
+"""Durable writes: aside, fsync, rename; JSON that carries its own checksum; foreign OS errors as sentences of ours.
+
+All of it works on object storage as well, where a file is written by one request: whole and durable, or not at all.
+"""
 
 import errno
+import io
 import json
 import os
 import secrets
 import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,6 +21,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from knnstore.errors import ResourceError
+from knnstore.objects.path import ObjectPath
 from knnstore.sizes import format_size
 
 _BLOCK = 2**22
@@ -23,19 +30,20 @@ TEMPORARY_SUFFIX = ".tmp"
 CHECKSUM_FIELD = "crc32c"
 
 
-def crc32c_of(path: Path, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
-    """CRC-32C of a file's first ``length`` bytes (None: all), read in blocks; ``advance`` is told of bytes read."""
-    checksum, left = 0, float("inf") if length is None else length
-    with open_regular(path) as file:
-        while block := file.read(int(min(_BLOCK, left))):
-            checksum = google_crc32c.extend(checksum, block)
-            left -= len(block)
-            advance(len(block))
+def crc32c_of(file: BinaryIO, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
+    """CRC-32C of the next ``length`` bytes of an open file (None: all)."""
+    checksum, left = 0, sys.maxsize if length is None else length
+    while block := file.read(min(_BLOCK, left)):
+        checksum = google_crc32c.extend(checksum, block)
+        left -= len(block)
+        advance(len(block))
     return int(checksum)
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading; OSError for anything else. Links aren't followed, a FIFO isn't waited for."""
+    if isinstance(path, ObjectPath):
+        return io.BytesIO(path.read_bytes())
     file = open(path, "rb", opener=_open_plainly)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -49,6 +57,8 @@ def _open_plainly(path: str, flags: int) -> int:
 
 def sync_file(path: Path) -> None:
     """Flush a file's bytes to the device."""
+    if isinstance(path, ObjectPath):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,6 +78,9 @@ def sync_all(paths: Iterable[Path]) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a mixture."""
+    if isinstance(path, ObjectPath):
+        path.put(data)
+        return
     with replacing(path) as file:
         file.write(data)
 
@@ -79,7 +92,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     It is set aside under a name of its own, since two processes may write the same: the second copy of a task that
     seemed lost. (Process ids won't do: containers and machines that share a disk have them in common.)
     """
-    with storage_errors("write", path), replacing_path(path) as aside, aside.open("wb") as file:
+    if isinstance(path, ObjectPath):
+        with storage_errors("write", path), tempfile.TemporaryFile() as aside:
+            yield aside
+            path.put_file(aside)
+        return
+    with storage_errors("write", path), replacing_path(path) as named, named.open("wb") as file:
         yield file
 
 
@@ -89,6 +107,10 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
 
     They are flushed at the same time; that their names reach the device is left to the commit.
     """
+    if any(isinstance(path, ObjectPath) for path in paths):
+        with ExitStack() as stack:
+            yield [stack.enter_context(replacing(path)) for path in paths]
+        return
     asides = [_aside(path) for path in paths]
     with storage_errors("write", paths[0].parent):
         try:
@@ -106,6 +128,12 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
 @contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
     """``replacing`` for who opens the file by its name."""
+    if isinstance(path, ObjectPath):
+        with tempfile.TemporaryDirectory(prefix="knnstore-") as folder:
+            yield Path(folder) / path.name
+            with (Path(folder) / path.name).open("rb") as file:
+                path.put_file(file)
+        return
     aside = _aside(path)
     try:
         yield aside
@@ -152,11 +180,33 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it that aren't there, so that a power cut doesn't take them away again."""
+    if isinstance(path, ObjectPath):
+        return
     with storage_errors("make", path):
         missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for folder in reversed(missing):
             sync_folder(folder.absolute().parent)
+
+
+def read_raw(path: Path, begin: int = 0, end: int | None = None) -> bytes:
+    """Bytes ``[begin, end)`` of a file (None: up to its end), or as many of them as it has."""
+    with storage_errors("read", path):
+        if isinstance(path, ObjectPath):
+            return path.read_bytes()[begin:] if end is None else path.read_range(begin, end)
+        with open_regular(path) as file:
+            file.seek(begin)
+            return file.read(-1 if end is None else end - begin)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there, for good."""
+    if isinstance(path, ObjectPath):
+        path.remove_below()
+    elif path.exists():
+        with storage_errors("remove", path):
+            shutil.rmtree(path)
+            sync_folder(path.parent)
 
 
 @contextmanager
@@ -172,6 +222,8 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
 
 def free_bytes(path: Path) -> int:
     """Bytes that the file system of ``path``, or of its nearest existing parent, has free."""
+    if isinstance(path, ObjectPath):
+        return sys.maxsize
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
 

@@ -117,7 +117,7 @@ def attribute_texts(joined: Joined, texts: Texts, reporter: Reporter) -> Attribu
     windows = cut_windows(texts.first, texts.tokens, context=joined.recipe.context, stride=joined.recipe.stride)
     ledger = Ledger(joined.passages)
     with reporter.bar("attribute", len(texts.ids), "tokens") as advance:
-        for part in window_scores(model, windows, texts.read, _BATCH_TOKENS, model.loaded.identity.vocabulary):
+        for part in window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source):
             neighbours = joined.search(part.keys, setting.k)
             ledger.add(neighbours, shares(neighbours, part.targets, part.log_p, setting))
             advance(len(part.rows))

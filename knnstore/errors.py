@@ -8,7 +8,7 @@
     │   ├── ModelError                no such language model, or not one that can be used
     │   └── StoreNotFoundError        no such store
     ├── StoreError                    the store on disk isn't what the call needs            exit code 1
-    │   ├── MismatchError             made by another model, tokenizer, layer or setting
+    │   ├── MismatchError             made by another model, tokenizer, layer, setting or version
     │   ├── UnfinishedError           a stage before this one hasn't ended
     │   ├── CorruptStoreError         what is on disk isn't what was written
     │   └── LockedError               another process is writing
@@ -49,7 +49,7 @@ class StoreError(KnnstoreError):
 
 
 class MismatchError(StoreError):
-    """The store was made by another model, tokenizer, key layer or setting."""
+    """The store was made by another model, tokenizer, key layer or setting, or by another version of knnstore."""
 
 
 class UnfinishedError(StoreError):

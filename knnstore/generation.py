@@ -36,7 +36,8 @@ class WrittenToken:
 class Generation:
     """A text in the making: iterate over its tokens; then ``text`` and ``attribution`` tell of those written so far.
 
-    The LM is joined to the store in the thread that writes, and there alone. To leave off early, close the iterator.
+    An encoder-decoder model writes what the prompt becomes, such as its translation. The LM is joined to the store in
+    the thread that writes, and there alone. To leave off early, close the iterator.
     """
 
     def __init__(self, joined: Joined, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None) -> None:
@@ -84,8 +85,11 @@ class Generation:
 
     def _write(self, emit: Callable[[tuple[WrittenToken, Neighbours, Shares]], None]) -> None:
         model = self._joined.model
-        ids = [model.loaded.bos, *model.loaded.tokenise(self.prompt).tolist()]
-        stream = TextStream(model.loaded, ids)
+        if model.loaded.task == "seq2seq":
+            ids, stream = model.loaded.tokenise_source(self.prompt).tolist(), TextStream(model.loaded, [])
+        else:
+            ids = [model.loaded.bos, *model.loaded.tokenise(self.prompt).tolist()]
+            stream = TextStream(model.loaded, ids)
         steps: list[Step] = []
 
         def take(token: int) -> None:

@@ -34,6 +34,12 @@ def choose_heldout(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) 
     return heldout
 
 
+def choose_heldout_pairs(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) -> Int64:
+    """The same of pairs of texts, which are held out whole or not at all: of fewer than four none is."""
+    heldout = choose_heldout(tokens, share, most_tokens)
+    return np.where(heldout == tokens, heldout, 0)
+
+
 def choose_more_heldout(tokens: Int64, share: float, most_tokens: int) -> Int64:
     """How many tokens at the end of each document that is added to a store are held out: int64 (documents,).
 

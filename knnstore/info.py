@@ -14,6 +14,7 @@ from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, Mode
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
 from knnstore.datastore.store import SUFFIX, segment_root
+from knnstore.datastore.sweeping import sizes_below
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.index.plan import Check, load_check, open_index, segment_reference
 from knnstore.records import from_json
@@ -278,11 +279,9 @@ def _has_size(path: Path, size: int) -> bool:
 def _parts(root: Path) -> dict[str, int]:
     """Bytes on disk: what a store keeps of its keys and tokens, and what the index adds."""
     totals: dict[str, int] = {}
-    for folder, _, names in os.walk(root):
-        where = Path(folder).relative_to(root).parts
-        for name in names:
-            part = _part_of((*where, name))
-            totals[part] = totals.get(part, 0) + (Path(folder) / name).lstat().st_size
+    for path, size in sizes_below(root):
+        part = _part_of(path.relative_to(root).parts)
+        totals[part] = totals.get(part, 0) + size
     order = ["keys", "values", "documents", "index keys", "index codes", "index values and rows", "index quantiser"]
     known = {part: totals.pop(part) for part in order if part in totals}
     return known | {"other": int(np.sum(list(totals.values()), dtype=np.int64))}

@@ -43,6 +43,34 @@ class Neighbours:
         return found
 
 
+def nearest_of_all(parts: Sequence[Neighbours], rows: Sequence[int]) -> Neighbours:
+    """The k nearest of each query out of several searches for its k nearest; among equals the earlier search's first.
+
+    ``rows``: how many rows each of the searched stores has; those of the result are counted over all of them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    shape = parts[0].distances.shape
+    distances, values = np.empty(shape, np.float32), np.empty(shape, np.int64)
+    numbers = np.empty(shape, np.int64) if all(part.rows is not None for part in parts) else None
+    firsts = np.cumsum([0, *rows[:-1]])
+    for begin in range(0, shape[0], _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        every = np.concatenate([part.distances[block] for part in parts], axis=1)
+        order = np.argsort(every, axis=1, kind="stable")[:, : shape[1]]
+        distances[block] = np.take_along_axis(every, order, 1)
+        values[block] = np.take_along_axis(np.concatenate([part.values[block] for part in parts], axis=1), order, 1)
+        if numbers is not None:
+            counted = [_counted_from(int(first), part.rows, block) for part, first in zip(parts, firsts, strict=True)]
+            numbers[block] = np.take_along_axis(np.concatenate(counted, axis=1), order, 1)
+    return Neighbours(distances, values, numbers)
+
+
+def _counted_from(first: int, rows: Any, block: slice) -> Int64:
+    counted: Int64 = np.where(rows[block] == ABSENT, ABSENT, rows[block] + first)
+    return counted
+
+
 def agreeing_weights(neighbours: Neighbours, targets: Int64, temperature: float) -> Float32:
     """softmax_i(−d_i / T) of the neighbours whose value is the query's target, 0 of others: float32 (queries, k).
 

@@ -9,6 +9,7 @@ import numpy as np
 from knnstore.datastore.documents import Document
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Decode = Callable[[Any], str]
@@ -29,9 +30,9 @@ class Passage:
 
 
 class Passages:
-    """Finds the passages of a store's rows; ``decode`` makes text of its token ids."""
+    """Finds the passages of the rows of a store, or of several; ``decode`` makes text of token ids."""
 
-    def __init__(self, store: Datastore, decode: Decode) -> None:
+    def __init__(self, store: Datastore | Stores, decode: Decode) -> None:
         self._segments = store.segments
         self._decode = decode
         self._ends = np.cumsum([segment.rows for segment in store.segments])  # (segments,)

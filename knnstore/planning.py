@@ -20,6 +20,8 @@ _CANDIDATES = 8 * 1024  # keys met by a query, below which recall@1024 falls off
 
 BASE_BYTES = 400_000_000  # resident in a process that has imported torch, faiss, zarr and pyarrow and used them
 SCRATCH_BYTES = 128_000_000  # float32 blocks of a task: decoded keys, residuals, distances
+LOOKUP_RERANK = 4  # candidates by their codes whose keys are read, by neighbours wanted
+RANDOM_READ_BYTES = 18_000  # 31,000 random reads a second against 0.57 GB/s in sequence, on a cloud disk
 _RUN_BYTES = 2**29  # runs no larger than this: little is lost with the one in flight
 _MOST_RUNS = 64  # unless there would be too many to merge by reads of a useful length
 
@@ -49,6 +51,73 @@ class IndexResources:
     temporary_bytes: int
     peak_bytes: int
     run_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """How one query is searched: ``rerank`` 0 for exact distances of all keys in its lists, else by way of the codes.
+
+    ``bytes`` that it reads from the disk; a read here and there counts as the sequential read that takes as long.
+    """
+
+    rerank: int
+    bytes: int
+
+
+def choose_lookup(keys: int, *, key_bytes: int, pq_bytes: int, k: int) -> Lookup:
+    """The way that reads less for a query with ``keys`` keys in its lists: all of them, or codes and candidates."""
+    exact = keys * key_bytes
+    candidates = min(keys, LOOKUP_RERANK * k)
+    coded = keys * pq_bytes + candidates * max(key_bytes, RANDOM_READ_BYTES)
+    return Lookup(0, exact) if exact <= coded else Lookup(LOOKUP_RERANK, coded)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRates:
+    """What building costs on some machine, in seconds.
+
+    ``start``: loading the libraries. ``train``: all of the training. ``fill``, ``merge``, ``check``: a key, in one
+    process; ``cpu``: CPU time of the first two. ``check_once``: of the check, whatever the keys.
+    """
+
+    start: float
+    train: float
+    fill: float
+    merge: float
+    cpu: float
+    check: float
+    check_once: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSeconds:
+    """How long each stage of a build takes."""
+
+    start: float
+    train: float
+    fill: float
+    merge: float
+    check: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.start + self.train + self.fill + self.merge + self.check
+
+
+def forecast(rates: BuildRates, rows: int, *, trains: bool, workers: int, cores: int) -> BuildSeconds:
+    """Seconds of a build of ``rows`` keys in ``workers`` processes of one thread besides this one (0: in this one)."""
+    share = 1.0
+    if workers:
+        waiting = max(0.0, rates.fill + rates.merge - rates.cpu)
+        share = (rates.cpu / min(workers, cores) + waiting) / (rates.fill + rates.merge)
+    return BuildSeconds(
+        start=rates.start,
+        train=rates.train if trains else 0.0,
+        fill=rates.fill * rows * share,
+        merge=rates.merge * rows * share,
+        check=rates.check * rows + rates.check_once,
+    )
 
 
 def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
@@ -130,7 +199,8 @@ def plan_resources(
     run_chunks = max(1, min(affordable, wanted, size.chunks))
     peak = base + max(train, tasks * max(fill + (run_chunks - 1) * extra, merge))
     entries = size.rows * size.entry_bytes(pq_bytes)
-    padding = chunk  # the last chunk of an array is stored whole
+    # the last chunk of an array is stored whole
+    padding = max(0, size.chunks * size.chunk_rows - size.rows) * size.entry_bytes(pq_bytes)
     disk = entries + padding + (2 * nlist + 256) * size.dimension * 4 + 8 * nlist
     runs = math.ceil(size.chunks / run_chunks)
     return IndexResources(disk, entries + runs * 8 * (nlist + 1), peak, run_chunks)

@@ -116,3 +116,30 @@ def built(
         "score --model wiki-lm --store books",
     )
     return folder, [knnstore(folder, *command.split()) for command in commands]
+
+
+@pytest.fixture(scope="session")
+def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``a/`` and ``b/``, half of ``books/`` each, the indexed stores of both, and ``text/``.
+
+    The text is two documents out of ``a/``, in part. Read only.
+    """
+    from knnstore.build import IndexOptions, build_index
+    from knnstore.datastore.store import Datastore
+    from knnstore.ingest import IngestOptions, ingest
+    from knnstore.progress import Reporter
+
+    folder = tmp_path_factory.mktemp("two")
+    files = sorted(tiny_corpus.iterdir())
+    (folder / "text").mkdir()
+    for number, file in enumerate(files[:2]):
+        (folder / "text" / f"{number}.txt").write_text(file.read_text()[200:900], encoding="utf-8")
+    for name, part in (("a", files[:4]), ("b", files[4:])):
+        (folder / name).mkdir()
+        for file in part:
+            shutil.copy(file, folder / name)
+        store = folder / f"{name}.knnstore"
+        options = IngestOptions(corpus=(str(folder / name),), store=str(store), model="wiki-lm", holdout=0)
+        ingest(options, SerialRunner(), Reporter())
+        build_index(Datastore(store), IndexOptions(), SerialRunner(), Reporter())
+    return folder

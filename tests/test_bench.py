@@ -58,9 +58,76 @@ def test_ingest_ends_with_one_line_of_json_that_names_its_ratios(capsys):
 
 def test_search_reports_recall_beside_speed(capsys):
     result = bench(capsys, "search", "--quick", "--rows", "2000", "--queries", "256", "--rounds", "1")
-    assert {"search_vs_faiss_ram", "search_vs_public_way", "recall_vs_faiss"} == result["ratios"].keys()
+    ways = {"search_vs_faiss_ram", "search_vs_public_way"}
+    assert {*ways, *(f"cpu_{way}" for way in ways), "recall_vs_faiss"} == result["ratios"].keys()
     recalls = {row["contestant"]: row["recall@1024"] for row in result["rows"]}
     assert 0.5 < recalls["faiss in RAM"] <= recalls["knnstore lists"] <= 1
+
+
+def test_the_curve_and_its_figure_have_every_contestant_warm_and_cold(store, tmp_path, monkeypatch):
+    from benchmarks import curves
+    from benchmarks.faiss_baselines import OnDisk, float16_map, in_ram
+    from make_keys import ClusteredKeys
+
+    for name, value in {
+        "PROBES": (2, 64),
+        "BULK": 60,
+        "FAISS": 9,
+        "SCRIPT": 5,
+        "SINGLE_WARM": 3,
+        "SINGLE_COLD": 2,
+    }.items():
+        monkeypatch.setattr(curves, name, value)
+    material = curves.Material(
+        store,
+        in_ram(store, tmp_path),
+        OnDisk(store, tmp_path),
+        float16_map(store, tmp_path),
+        ClusteredKeys(16).queries(2, 60),
+        20,
+        2**30,
+    )
+    points = curves.curve(material)
+    assert [(p.way, p.nprobe) for p in points if p.nprobe == 2] == [
+        (way, 2) for way in ("knnstore", "faiss in RAM", "faiss on disk", "faiss + memmap")
+    ]  # and 64 of 32 lists is left out
+    ours = points[0]
+    assert ours.recall >= points[1].recall > 0.1
+    assert min(ours.bulk_warm, ours.bulk_cold, ours.one_warm, ours.one_cold) > 0
+    pytest.importorskip("matplotlib", reason="the figure needs the extra [figures]")
+    curves.draw_curves(points, "synthetic keys", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_libraries_are_compared_where_they_are_and_named_where_they_are_not(store, tmp_path):
+    from benchmarks.asking import true_neighbours
+    from benchmarks.other_tools import compare_others
+    from make_keys import ClusteredKeys
+
+    queries = ClusteredKeys(16).queries(2, 40)
+    true = true_neighbours(store, queries, 10)
+    tables, notes = compare_others(store, queries, 10, tmp_path, true_of=(queries, true))
+    assert notes[0].startswith("DiskANN: left out")
+    pytest.importorskip("usearch", reason="usearch isn't installed")
+    recalls = {row[0]: row[2] for row in tables[0].rows}
+    assert recalls["usearch, HNSW, expansion 20"] > 0.9
+
+
+def test_a_plan_is_held_against_what_the_build_takes(capsys, monkeypatch):
+    from benchmarks import plan
+
+    monkeypatch.setattr(plan, "make_store", lambda path, rows, like: make_small(path))
+    result = bench(capsys, "plan", "--quick")
+    assert {"time_vs_promise", "memory_vs_promise", "disk_vs_promise", "most_disk_vs_promise"} == result[
+        "ratios"
+    ].keys()
+    assert 0.7 < result["ratios"]["disk_vs_promise"] < 2  # so few keys are no more than the records about them
+
+
+def make_small(path):
+    from make_keys import make_store
+
+    return make_store(path, 4000, dimension=16)
 
 
 def test_a_corpus_without_text_is_one_sentence_and_exit_code_2(capsys, tmp_path):
@@ -158,27 +225,28 @@ def test_the_memmap_loop_saves_the_input_of_the_last_feed_forward_block(tmp_path
     assert np.fromfile(tmp_path / "memmap.values", np.int32).tolist() == ids[mask].tolist()
 
 
-def test_faiss_in_ram_finds_what_the_codes_of_the_index_find(store):
-    from benchmarks.faiss_baselines import filled_index
+def test_faiss_in_ram_and_on_disk_finds_what_the_codes_of_the_index_find(store, tmp_path):
+    from benchmarks.faiss_baselines import OnDisk, in_ram
     from make_keys import ClusteredKeys
 
     from knnstore.index.check import recall
     from knnstore.index.search import Searcher
 
     queries = ClusteredKeys(16).queries(2, 50)
-    index = filled_index(store)
-    index.nprobe = 8
     mine = Searcher(store).search(queries, 20, 8, method="quantised", rows=True).rows
-    assert recall(mine, index.search(queries, 20)[1]) > 0.97
+    mapped = OnDisk(store, tmp_path)
+    mapped.unmap()
+    for index in (in_ram(store, tmp_path), mapped.index):
+        index.nprobe = 8
+        assert recall(mine, index.search(queries, 20)[1]) > 0.97
 
 
 def test_re_ranking_reads_the_right_keys(store, tmp_path):
-    from benchmarks.faiss_baselines import filled_index, key_blocks
-    from benchmarks.search import float16_map, reranked
+    from benchmarks.faiss_baselines import float16_map, in_ram, key_blocks, reranked
     from make_keys import ClusteredKeys
 
     queries = ClusteredKeys(16).queries(2, 70)
-    parts = list(reranked(filled_index(store), float16_map(store, tmp_path), queries, 5))
+    parts = list(reranked(in_ram(store, tmp_path), float16_map(store, tmp_path), queries, 5))
     distances, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
     keys = np.concatenate([block for _, block in key_blocks(store)])
     np.testing.assert_allclose(distances, np.square(queries[:, None] - keys[rows]).sum(2), rtol=1e-2, atol=1e-2)

@@ -16,6 +16,7 @@ MIXING = {"evidence", "gating", "cache"}  # pure as well, over neighbours
 FLOORS: list[set[str]] = [
     {"errors"},
     {"sizes", "progress"},
+    {"objects"},
     {"atomic"},
     {"records"},
     PURE,
@@ -44,6 +45,8 @@ NARROWED = {
 LIBRARIES = {
     "zarr": {"datastore"},
     "faiss": {"index"},
+    "obstore": {"objects"},
+    "boto3": {"objects"},
     "torch": {"lm", "index", "ingest", "score", "evaluation"},
     "transformers": {"lm"},
     "dask": {"scheduling"},

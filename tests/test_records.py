@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from knnstore.atomic import encode_json
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
 from knnstore.datastore.segment import SegmentPlan
-from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.errors import CorruptStoreError, MismatchError, StoreNotFoundError
 from knnstore.records import fingerprint, from_json, to_json
 
 texts = st.text(max_size=20)
@@ -124,7 +124,7 @@ def test_a_missing_field_is_named(name):
     "change",
     [
         {"format": "other"},
-        {"version": 2},
+        {"version": "2"},
         {"segments": ["../../etc"]},
         {"segments": ["0000", "/tmp"]},
         {"index": "../index"},
@@ -141,6 +141,26 @@ def test_a_manifest_of_a_stranger_leads_nowhere(tmp_path, change):
     (tmp_path / "knnstore.json").write_text(json.dumps(to_json(good) | change))
     with pytest.raises(CorruptStoreError, match=r"knnstore\.json"):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"version": 2}, "a newer version of knnstore \\(0.7.0\\): its format is version 2.* Upgrade with 'pip"),
+        ({"version": 0}, "another version of knnstore \\(0.7.0\\): its format is version 0.* Read it with the version"),
+        ({"removed": ..., "state": ...}, "another version of knnstore \\(0.7.0\\): it doesn't say removed, state, and"),
+        ({"version": 2, "segments": ["../x"]}, "a newer version of knnstore: its format"),
+    ],
+)
+def test_the_manifest_of_another_version_says_which_and_what_to_do(tmp_path, change, told):
+    good = Manifest("knnstore", 1, ModelIdentity("m", "a", "b", "c", 10), KeyRecipe("hidden", 8, 4, 2), ("0000",), None)
+    (tmp_path / "segments" / "0000").mkdir(parents=True)
+    (tmp_path / "segments" / "0000" / "segment.json").write_text(json.dumps({"versions": {"knnstore": "0.7.0"}}))
+    found = {name: value for name, value in (to_json(good) | change).items() if value is not ...}
+    (tmp_path / "knnstore.json").write_text(json.dumps(found))
+    with pytest.raises(MismatchError, match=told) as caught:
+        load_manifest(tmp_path)
+    assert f"make it anew with 'knnstore ingest --corpus PATH --store {tmp_path} --overwrite'" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN', b" " * (2**24 + 1)])

@@ -1,16 +1,20 @@
 """Benchmarks: each measures knnstore and named baselines in turn, in one run, and prints their ratios.
 
-    python tools/bench.py NAME [--quick] [--json] [--rows N] [--queries N] [--rounds N] [--corpus DIR] [--store PATH]
+    python tools/bench.py NAME [--quick] [--json] [--rows N] [--queries N] [--rounds N]
+                               [--corpus DIR] [--store PATH] [--text PATH] [--figure FILE]
 
     ingest   tokens/s of making keys          ÷ bare LM, ÷ a memmap-writing loop
     keys     bytes a key and perplexity       of key dtype × LM dtype
     memory   peak memory as the store grows   ÷ the --memory promise
     index    keys/s of filling the lists      ÷ faiss in RAM, ÷ faiss on disk
     scale    CPU of a key as the store grows   ÷ that of a store of a tenth
-    search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map
+    search   queries/s and recall             ÷ faiss in RAM, ÷ faiss and re-ranking from a memory map;
+                                              a curve over nprobe, in bulk and one by one, warm and cold
     lookup   ms of one query, warm and cold    ÷ faiss on disk, ÷ faiss in RAM
+    plan     time, memory, disk of an index   ÷ what 'index --dry-run' promises
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
+    objects  requests, bytes, CPU s of a bucket ÷ a disk
     append   CPU s of adding and removing     ÷ making the store anew
 
 ``--quick`` ends within a minute on an idle machine of two cores. With ``--json`` the last line is one object.
@@ -32,7 +36,10 @@ from benchmarks.measuring import Result, Settings
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
 
-NAMES = ("ingest", "keys", "memory", "index", "search", "score", "append", "cluster", "scale", "lookup")
+NAMES = (
+    *("ingest", "keys", "memory", "index", "scale", "search", "lookup", "plan", "score"),
+    *("append", "cluster", "objects"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,8 +70,12 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store",
         type=Path,
-        help="a finished store, for search and score; default: a synthetic one for search, one of --corpus for score",
+        help="a finished store, for search and score; default: one of --corpus (search --quick: a synthetic one)",
     )
+    parser.add_argument(
+        "--text", type=Path, help="what search asks and score scores; default: the store's held-out text"
+    )
+    parser.add_argument("--figure", type=Path, help="a PNG of search's curves")
     parser.add_argument("--model", default="wiki-lm", help="the LM; default: the one shipped")
     parser.add_argument("--memory", type=parse_size, default="4GB", help="promised to knnstore; default: 4GB")
     parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.api.store import Store, open
-from knnstore.attachment import Attachment, attach_store, choose_setting, require_store_of
-from knnstore.lm.forward import KeyModel
+from knnstore.attachment import Attachment, adopted_model, attach_store, choose_setting
 from knnstore.lm.hooks import Step
-from knnstore.lm.loading import adopt_model
-from knnstore.lm.matching import require_known_model
 
 
 def attach(
@@ -23,7 +20,7 @@ def attach(
     exact: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Attachment:
-    """Join a causal LM of transformers to a store, until ``detach()`` or the end of a ``with``.
+    """Join an LM of transformers, causal or encoder-decoder, to a store, until ``detach()`` or the end of a ``with``.
 
     Meanwhile ``model(...).logits``, ``model.generate(...)`` and pipelines with ``model`` speak for the mixture: the
     logits are ln p, float32, of every position that is returned and isn't padding; a loss is the mixture's. Only this
@@ -40,9 +37,7 @@ def attach(
     UnfinishedError without an index.
     """
     opened = store if isinstance(store, Store) else open(store)
-    require_known_model(opened.datastore.root, opened.datastore.manifest)
-    keyed = KeyModel(adopt_model(model), opened.datastore.manifest.key.layer)
-    require_store_of(opened.datastore, keyed)
+    keyed = adopted_model(opened.datastore, model)
     search = opened.searching(nprobe=nprobe, exact=exact)
     setting = choose_setting(opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
     return attach_store(keyed, search, *setting, on_step=on_step)

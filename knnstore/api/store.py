@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Joined, Search, choose_setting, require_store_of
+from knnstore.attachment import Joined, Search, adopted_model, choose_setting
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
 from knnstore.generation import Generation
-from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.loading import adopt_model
-from knnstore.lm.matching import require_known_model, require_same_model
-from knnstore.lm.spec import LmSpec, default_model
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.matching import model_of_store
+from knnstore.lm.sources import SourceBatch
+from knnstore.lm.spec import default_model
 from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
@@ -100,16 +101,11 @@ class Store:
     @cached_property
     def lm(self) -> KeyModel:
         """The LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it is another."""
-        require_known_model(self.datastore.root, self.datastore.manifest)
-        layer = self.datastore.manifest.key.layer
         if self._model is None or isinstance(self._model, str | Path):
             name = default_model() if self._model is None else str(self._model)
-            model = key_model(LmSpec(name, layer, self._dtype, self._device, exact=True))
-            require_same_model(self.datastore.root, self.datastore.manifest, model)
-            return model
-        model = KeyModel(adopt_model(self._model, self._tokenizer), layer)
-        require_store_of(self.datastore, model)
-        return model
+            root, manifest = self.datastore.root, self.datastore.manifest
+            return model_of_store(root, manifest, name, dtype=self._dtype, device=self._device)
+        return adopted_model(self.datastore, self._model, self._tokenizer)
 
     @cached_property
     def passages(self) -> Passages:
@@ -133,11 +129,27 @@ class Store:
             self._searches[nprobe, exact] = Search(self.datastore, nprobe=nprobe, exact=exact)
         return self._searches[nprobe, exact]
 
-    def key(self, text: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """The key of what comes after ``text``, float32 (d,): the LM's state when it has read all of it."""
-        loaded = self.lm.loaded
-        ids = np.concatenate([[loaded.bos], loaded.tokenise(text)])[-self.datastore.manifest.key.context :]
-        key: np.ndarray[Any, np.dtype[np.float32]] = self.lm.keys(ids[None])[0, -1].numpy()
+    @property
+    def task(self) -> str:
+        """``causal``, or ``seq2seq`` for a store of pairs of texts, made by an encoder-decoder model."""
+        return self.datastore.manifest.key.task
+
+    def key(self, text: str, source: str | None = None) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """The key of what comes after ``text``, float32 (d,): the LM's state when it has read all of it.
+
+        ``source``: of a seq2seq store, what ``text`` begins to translate.
+        """
+        loaded, context = self.lm.loaded, self.datastore.manifest.key.context
+        if self.task == "seq2seq":
+            if source is None:
+                raise UsageError(f"{self.name} holds pairs of texts: say what the text translates, with its source")
+            read = SourceBatch.of([loaded.tokenise_source(source)[:context]], loaded.pad)
+            ids = loaded.begun_target(text)[:context]
+        elif source is not None:
+            raise UsageError(f"{self.name} holds texts without sources: give the text alone")
+        else:
+            read, ids = None, np.concatenate([[loaded.bos], loaded.tokenise(text)])[-context:]
+        key: np.ndarray[Any, np.dtype[np.float32]] = self.lm.keys(ids[None], read)[0, -1].numpy()
         return key
 
     def neighbours(
@@ -145,6 +157,7 @@ class Store:
         text: str,
         k: int = 8,
         *,
+        source: str | None = None,
         nprobe: int | None = None,
         exact: bool = False,
         before: int = CONTEXT_TOKENS,
@@ -152,9 +165,10 @@ class Store:
     ) -> list[Neighbour]:
         """The k stored contexts that are nearest to ``text`` for the LM, nearest first, each with what followed it.
 
+        ``source``: of a seq2seq store, what ``text`` begins to translate; ``text`` may be empty then.
         ``before`` and ``after``: tokens of the passage on either side of the one that followed.
         """
-        found = self.search(self.key(text)[None], k, nprobe=nprobe, exact=exact)
+        found = self.search(self.key(text, source)[None], k, nprobe=nprobe, exact=exact)
         assert found.rows is not None
         return [
             Neighbour(float(distance), int(token), self.passages.at(int(row), before, after))
@@ -181,24 +195,31 @@ class Store:
     ) -> Generation:
         """A text after ``prompt``, to iterate over as it is written; each token says what it owes to the store.
 
+        By an encoder-decoder model it is the text that the prompt, its source, becomes.
         ``sampling``: the most probable token each time if None. ``joined``: of this store, with a setting other than
         the default. Raises UsageError for numbers that don't fit.
         """
         return Generation(joined or self.joined(), prompt, max_new_tokens, sampling)
 
     def attribute(
-        self, text: str | ScoreOptions, *, joined: Joined | None = None, reporter: Reporter | None = None
+        self,
+        text: str | ScoreOptions,
+        *,
+        source: str | None = None,
+        joined: Joined | None = None,
+        reporter: Reporter | None = None,
     ) -> Attribution:
         """Which documents of the store earned the probability of ``text``, and how much of it was the LM.
 
+        ``source``: of a seq2seq store, what ``text`` translates.
         Options in place of a text name files, as for ``score``; without any it is the text that the store held out.
         """
         joined = joined or self.joined()
         loaded = joined.model.loaded
         if isinstance(text, ScoreOptions):
-            texts = gather_texts(text, self.datastore, loaded)[1]
+            texts = gather_texts(text, Stores([self.datastore]), loaded)[1]
         else:
-            texts = texts_of([("text", text)], loaded)
+            texts = texts_of([("text", text)], loaded, [] if source is None else [source])
         return attribute_texts(joined, texts, reporter or Reporter())
 
 

@@ -1,8 +1,8 @@
 """A language model joined to a store: the search, the setting, the check that they belong together, the hooks."""
 
-from knnstore.attachment.attach import Attachment, Joined, attach_store, require_store_of
+from knnstore.attachment.attach import Attachment, Joined, adopted_model, attach_store
 from knnstore.attachment.defaults import choose_setting
 from knnstore.attachment.search import Search
 from knnstore.score.result import Setting
 
-__all__ = ["Attachment", "Joined", "Search", "Setting", "attach_store", "choose_setting", "require_store_of"]
+__all__ = ["Attachment", "Joined", "Search", "Setting", "adopted_model", "attach_store", "choose_setting"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
-from knnstore.lm.matching import require_same_keys
+from knnstore.lm.loading import adopt_model
+from knnstore.lm.matching import require_known_model, require_same_keys, require_same_task
+from knnstore.lm.sources import SourceBatch
 from knnstore.passages import Passages
 from knnstore.score.result import Setting
 
@@ -87,14 +90,29 @@ def attach_store(
     return Attachment(hooks, setting, source, search.nprobe)
 
 
-def require_store_of(store: Datastore, model: KeyModel) -> None:
-    """Raise MismatchError unless ``model`` makes the keys that the store holds of a window of its text."""
+def adopted_model(store: Datastore, model: Any, tokenizer: Any = None) -> KeyModel:
+    """An LM that is in memory, if it makes the keys that the store holds of a window of its text.
+
+    Raises ModelError if it is no LM, MismatchError if it is another than the store's.
+    """
+    require_known_model(store.root, store.manifest)
+    loaded = adopt_model(model, tokenizer)
+    require_same_task(store.root, store.manifest, loaded.identity.name, loaded.task)
+    keyed = KeyModel(loaded, store.manifest.key.layer)
+    _require_store_of(store, keyed)
+    return keyed
+
+
+def _require_store_of(store: Datastore, model: KeyModel) -> None:
     segment = store.segments[0]
     document = int(np.argmax(segment.documents.tokens))
     first = int(segment.documents.first_row[document])
     count = int(min(segment.documents.tokens[document], store.manifest.key.stride))
     ids = np.concatenate([[model.loaded.bos], segment.values(first, first + count - 1)]).astype(np.int64)
+    source = None
+    if store.manifest.key.task == "seq2seq":
+        source = SourceBatch.of([segment.source(document)], model.loaded.pad)
     stored = segment.codec.decode(segment.keys(first, first + count))
     sample = segment.codec.decode(segment.keys(0, min(segment.rows, _SAMPLE_ROWS)))
     spread = np.square(sample - sample.mean(axis=0)).sum(axis=1).mean() if len(sample) > 1 else np.square(sample).sum()
-    require_same_keys(store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread))
+    require_same_keys(store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread), source=source)

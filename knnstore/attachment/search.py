@@ -7,12 +7,15 @@ from knnstore.errors import UsageError
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Searcher
 from knnstore.neighbours import Float32, Neighbours
+from knnstore.sizes import format_size
 
 _MEMORY = 2**30
 
 
 class Search:
-    """Searches a store, always in the same way: exact distances in ``nprobe`` lists, or of every key if ``exact``.
+    """Searches a store, always in the same way: ``nprobe`` lists, or every key if ``exact``.
+
+    One query takes exact distances of all keys in its lists, or those of the best by their codes: whichever reads less.
 
     Raises UnfinishedError for a store without an index unless ``exact``. May be used by several threads at once.
     """
@@ -33,4 +36,16 @@ class Search:
             return Neighbours(nothing.astype(np.float32), nothing, nothing)
         if self._searcher is None:
             return exact_search(self._store, queries, k, rows=True, memory=_MEMORY)
-        return self._searcher.search(queries, k, self.nprobe, rows=True, memory=_MEMORY)
+        return self._searcher.search(queries, k, self.nprobe, method="auto", rows=True, memory=_MEMORY)
+
+    def words(self, k: int) -> str:
+        """How a token's k neighbours are found, for people."""
+        if self._searcher is None:
+            return "exact distances of every key"
+        way = self._searcher.lookup(k, self.nprobe)
+        how = (
+            f"codes, and exact distances of the best {way.rerank} × {k},"
+            if way.rerank
+            else "exact distances of all keys"
+        )
+        return f"{how} in {self.nprobe} of {self._searcher.plan.nlist} lists, {format_size(way.bytes)} a token"

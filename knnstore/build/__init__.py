@@ -1,6 +1,6 @@
 """Store in, index out: quantisers trained once, and lists of each segment."""
 
 from knnstore.build.job import DRIFT_DUE, GROWTH_DUE, IndexReport, build_index
-from knnstore.build.plan import IndexOptions, plan_index
+from knnstore.build.plan import IndexOptions, dry_run
 
-__all__ = ["DRIFT_DUE", "GROWTH_DUE", "IndexOptions", "IndexReport", "build_index", "plan_index"]
+__all__ = ["DRIFT_DUE", "GROWTH_DUE", "IndexOptions", "IndexReport", "build_index", "dry_run"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import free_bytes, make_folder, write_json
+from knnstore.atomic import free_bytes, make_folder, remove_folder, write_json
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
@@ -24,11 +24,11 @@ from knnstore.index.plan import (
     IndexPlan,
     load_check,
     open_index,
-    remove_folder,
     segment_reference,
 )
 from knnstore.index.quantiser import TASK, save_quantiser
 from knnstore.index.train import draw_sample, train
+from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
@@ -68,7 +68,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
     """
     store.close()
-    with writing(store.root):
+    with writing(store.root, reporter.say):
         runner.require_shared(store.root, [])
         store = Datastore(store.root)  # as it is now that nobody else can change it
         store.close()
@@ -128,7 +128,7 @@ class TrainTask:
 
 def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
     """Draw the sample, train and save; ``advance`` is told of keys read and trained on."""
-    store = Datastore(Path(task.store))
+    store = Datastore(path_of(task.store))
     store.close()
     folder = open_index(store.root, task.index)
     sample = draw_sample(store, folder.plan.train_rows, folder.plan.seed, advance)

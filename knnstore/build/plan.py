@@ -1,5 +1,6 @@
 """Decide what an index build will do before it does any of it."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from knnstore.index.plan import (
     segment_references,
 )
 from knnstore.planning import (
+    BuildSeconds,
     IndexResources,
     IndexSize,
     choose_cells,
@@ -21,8 +23,11 @@ from knnstore.planning import (
     choose_nprobe,
     choose_pq_bytes,
     choose_train_rows,
+    forecast,
     plan_resources,
 )
+from knnstore.progress import duration
+from knnstore.scheduling import available_cores
 from knnstore.sizes import format_size
 
 
@@ -57,19 +62,60 @@ class Work:
         return sum(segment.rows for segment in self.new)
 
 
-def plan_index(store: Datastore, options: IndexOptions) -> tuple[IndexPlan, IndexResources, list[str]]:
-    """What would be built, what it takes, and sentences for a person; nothing is written.
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a build would make and take. ``seconds`` as measured on this machine; None where nothing is left to do."""
+
+    nlist: int
+    pq_bytes: int
+    train_rows: int
+    nprobe: int
+    new_rows: int
+    resources: IndexResources
+    seconds: BuildSeconds | None
+    total_seconds: float
+    sentences: tuple[str, ...]
+
+
+def dry_run(store: Datastore, options: IndexOptions) -> DryRun:
+    """What a build would be and take, the time by a short measurement; nothing is left on the disk.
 
     Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
     """
+    from knnstore.build.calibration import measure_rates  # noqa: PLC0415 - a build needs none of it
+
     work = plan_work(store, options)
-    return work.folder.plan, work.resources, sentences(store, work, options)
+    plan = work.folder.plan
+    says, seconds = sentences(store, work, options), None
+    if work.new:
+        started = time.perf_counter()
+        rates = measure_rates(store, plan)
+        trains = options.overwrite or store.manifest.index != plan.name
+        seconds = forecast(rates, work.rows, trains=trains, workers=options.workers, cores=available_cores())
+        says.append(_time_sentence(seconds, time.perf_counter() - started))
+    return DryRun(
+        nlist=plan.nlist,
+        pq_bytes=plan.pq_bytes,
+        train_rows=plan.train_rows,
+        nprobe=plan.nprobe,
+        new_rows=work.rows,
+        resources=work.resources,
+        seconds=seconds,
+        total_seconds=seconds.total if seconds else 0.0,
+        sentences=tuple(says),
+    )
+
+
+def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
+    stages = [("train", seconds.train), ("fill", seconds.fill), ("merge", seconds.merge), ("check", seconds.check)]
+    told = ", ".join(f"{name} {duration(value)}" for name, value in stages if value)
+    return f"time      about {duration(seconds.total)}: {told} (measured here on two chunks of keys, in {spent:.0f} s)"
 
 
 def plan_work(store: Datastore, options: IndexOptions) -> Work:
     """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
-    kept = None if options.overwrite else _presentplan_work(store, options)
-    plan = kept or _newplan_work(store, options)
+    kept = None if options.overwrite else _present_plan(store, options)
+    plan = kept or _new_plan(store, options)
     indexed = set(store.manifest.indexed) if kept else set()
     new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
     resources = plan_resources(
@@ -83,7 +129,7 @@ def plan_work(store: Datastore, options: IndexOptions) -> Work:
     return Work(IndexFolder(index_root(store.root, plan.name), plan), new, resources)
 
 
-def _newplan_work(store: Datastore, options: IndexOptions) -> IndexPlan:
+def _new_plan(store: Datastore, options: IndexOptions) -> IndexPlan:
     references = segment_references(store)
     first, rows = store.segments[0], store.live_rows
     nlist, _ = choose_nlist(rows, options.nlist)
@@ -102,7 +148,7 @@ def _newplan_work(store: Datastore, options: IndexOptions) -> IndexPlan:
     )
 
 
-def _presentplan_work(store: Datastore, options: IndexOptions) -> IndexPlan | None:
+def _present_plan(store: Datastore, options: IndexOptions) -> IndexPlan | None:
     """The plan of the store's index, unless an option that is given asks for another than it was built with."""
     if store.manifest.index is None:
         return None

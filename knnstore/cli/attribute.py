@@ -7,6 +7,7 @@ import click
 from knnstore.cli.options import (
     mixture_options,
     model_options,
+    pair_options,
     print_json,
     reading_options,
     reporter_for,
@@ -18,6 +19,7 @@ from knnstore.cli.options import (
 @click.option("--store", help="Name or path of the store. Default: the only one here.")
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to read. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
+@pair_options
 @mixture_options
 @reading_options
 @model_options
@@ -36,7 +38,8 @@ def attribute(
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
     opened = open(store, options.pop("model"), device=options.pop("device"), dtype=options.pop("dtype"))
-    reading = ScoreOptions(text=(*text, *more), text_field=options.pop("text_field"), errors=options.pop("errors"))
+    named = ("source", "target", "source_field", "target_field", "text_field", "errors")
+    reading = ScoreOptions(text=(*text, *more), **{name: options.pop(name) for name in named})
     joined = opened.joined(**options)
     result = opened.attribute(reading, joined=joined, reporter=reporter_for(quiet))
     if as_json:

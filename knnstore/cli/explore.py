@@ -31,10 +31,16 @@ def explore(port: int, browser: bool, store: str | None, model: str | None, devi
         ) from None
     from knnstore.explore.explorer import Explorer
 
+    opened = open_api(store, model, device=device)
+    if opened.task == "seq2seq":
+        raise UsageError(
+            f"{opened.name} holds pairs of texts, and the page shows texts without sources: try 'knnstore generate "
+            "--prompt TEXT --explain', 'knnstore neighbours' or 'knnstore score --report FILE'"
+        )
     listening = open_port(port)
     with listening:
         click.echo("explore   loading the LM, opening the store, reading an example", err=True)
-        app = make_app(Explorer(open_api(store, model, device=device), **searching))
+        app = make_app(Explorer(opened, **searching))
         address = f"http://{HOST}:{listening.getsockname()[1]}"
         click.echo(f"page      {address} (Ctrl-C ends it)")
         if browser:

@@ -31,6 +31,8 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain: bool, **options: Any) -> None:
     """Write a text with the LM and the store together, as it comes.
 
+    An encoder-decoder model writes what the prompt becomes: its translation, say.
+
     With --explain, on a terminal, green are the tokens that owe half of their probability to the store, bold green
     those that owe it nine tenths.
     """
@@ -42,16 +44,19 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     most = options.pop("max_new_tokens")
     temperature = options.pop("sampling_temperature")
     sampling = Sampling(temperature, options.pop("top_p"), options.pop("top_k"), options.pop("seed"))
-    generation = opened.generate(prompt, most, sampling=sampling, joined=opened.joined(**options))
-    setting = generation.setting
-    reporter_for(quiet or as_json).say(
+    joined = opened.joined(**options)
+    generation = opened.generate(prompt, most, sampling=sampling, joined=joined)
+    setting, reporter = generation.setting, reporter_for(quiet or as_json)
+    reporter.say(
         f"mixture   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {generation.source}"
     )
+    reporter.say(f"search    {joined.search.words(setting.k)}")
     if as_json:
         list(generation)
         print_json(generation_json(generation))
         return
-    print_styled(printable(prompt), newline=False)
+    if opened.task == "causal":
+        print_styled(printable(prompt), newline=False)
     for token in generation:
         style = next((style for share, style in _STYLES if explain and token.store_share >= share), {})
         print_styled(click.style(printable(token.text), **style) if style else printable(token.text), newline=False)

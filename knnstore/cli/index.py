@@ -25,25 +25,25 @@ from knnstore.cli.options import (
 )
 @click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
 @click.option("--overwrite", is_flag=True, help="Build it anew even if it is there.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done and what it takes; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, the time, memory and disk; do nothing.")
 @cluster_options
 @shared_options
-def index(as_json: bool, quiet: bool, store: str | None, dry_run: bool, **options: Any) -> None:
+def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
     """Build the IVF-PQ index of a store.
 
     The same command after an interruption goes on where it stopped.
     """
-    from knnstore.build import IndexOptions, build_index, plan_index
+    from knnstore.build import IndexOptions, build_index, dry_run
     from knnstore.report.index import index_text
     from knnstore.scheduling import local_runner
 
     opened, reporter = open_store(store), reporter_for(quiet)
-    workers = options.pop("workers")
+    workers, only_say = options.pop("workers"), options.pop("dry_run")
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
     settings = IndexOptions(**options, workers=workers or 0)
-    if dry_run:
-        _, resources, sentences = plan_index(opened, settings)
-        print_result(as_json, resources, "\n".join(sentences))
+    if only_say:
+        planned = dry_run(opened, settings)
+        print_result(as_json, planned, "\n".join(planned.sentences))
         return
     with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers) as runner:
         report = build_index(opened, settings, runner, reporter)

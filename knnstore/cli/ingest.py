@@ -5,13 +5,31 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import cluster_options, find_cluster, lm_options, print_result, reporter_for, shared_options
+from knnstore.cli.options import (
+    cluster_options,
+    find_cluster,
+    lm_options,
+    pair_options,
+    print_result,
+    reporter_for,
+    shared_options,
+    store_cache_option,
+)
 
 
 @click.command()
-@click.option("--corpus", multiple=True, required=True, metavar="PATH…", help="Folders, files or globs of text.")
+@click.option("--corpus", multiple=True, metavar="PATH…", help="Folders, files or globs of text.")
 @click.argument("more", nargs=-1, metavar="")
-@click.option("--store", help="Name, path or file:// URL of the store. Default: named after the corpus.")
+@click.option(
+    "--task",
+    type=click.Choice(["causal", "seq2seq"]),
+    default="causal",
+    show_default=True,
+    help="seq2seq: pairs of texts, by an encoder-decoder model (T5, BART, Marian).",
+)
+@pair_options
+@click.option("--store", help="Name, path or URL of the store. Default: named after the corpus.")
+@store_cache_option
 @click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
 @click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
 @click.option(
@@ -38,6 +56,9 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
 
     .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst and .parquet, each file or record a document. The same command after an
     interruption goes on where it stopped. Into a store that is there it adds what that doesn't have.
+
+    With --task seq2seq documents are pairs of texts: the lines of two parallel files, --source and --target, or records
+    of --corpus, .tsv (two columns), .jsonl or .parquet with the fields that are named.
     """
     from knnstore.ingest import IngestOptions, choose_workers
     from knnstore.ingest import ingest as run

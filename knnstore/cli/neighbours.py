@@ -11,6 +11,7 @@ from knnstore.cli.options import model_options, print_json, print_styled, result
 @click.command()
 @click.argument("text")
 @click.option("--store", help="Name or path of the store. Default: the only one here.")
+@click.option("--source", metavar="TEXT", help="Of a seq2seq store: what TEXT begins to translate; TEXT may be ''.")
 @click.option("--k", type=click.IntRange(1), default=8, show_default=True, help="How many.")
 @click.option("--nprobe", type=int, help="Lists that the query searches. Default: the index's.")
 @click.option("--exact", is_flag=True, help="Search every key; needs no index.")

@@ -79,6 +79,22 @@ def reading_options(command: Command) -> Command:
     return command
 
 
+def pair_options(command: Command) -> Command:
+    """Where pairs of texts are, for an encoder-decoder model."""
+    for option in (
+        click.option(
+            "--target-field", default="target", show_default=True, help="That of the target: a field a.b, or a column."
+        ),
+        click.option(
+            "--source-field", default="source", show_default=True, help="Of pairs in files: where the source is."
+        ),
+        click.option("--target", multiple=True, metavar="FILE", help="What each line of --source becomes."),
+        click.option("--source", multiple=True, metavar="FILE", help="Seq2seq: parallel files, a text a line."),
+    ):
+        command = option(command)
+    return command
+
+
 def lm_options(command: Command) -> Command:
     """The options of the stages that run the LM over files."""
     return model_options(reading_options(command))
@@ -106,8 +122,30 @@ def complete_store(_context: click.Context, _param: click.Parameter, incomplete:
 def store_option(command: Command) -> Command:
     """``--store`` of a command that reads one; the shell completes the names of those here."""
     return click.option(
-        "--store", shell_complete=complete_store, help="Name or path of the store. Default: the only one here."
+        "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: the only one here."
+    )(store_cache_option(command))
+
+
+def store_cache_option(command: Command) -> Command:
+    """``--store-cache``, which this process and those that it starts find in the environment."""
+    return click.option(
+        "--store-cache",
+        type=Size(),
+        expose_value=False,
+        callback=_set_store_cache,
+        help="Most of this disk for what is read from object storage. Default: $KNNSTORE_STORE_CACHE, else 50GB.",
     )(command)
+
+
+def _set_store_cache(_context: click.Context, _param: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        os.environ["KNNSTORE_STORE_CACHE"] = str(value)
+
+
+def stores_option(command: Command) -> Command:
+    """``--store`` of a command that searches one store or several."""
+    words = "Name or path of the store; more than once: search them all together. Default: the only one here."
+    return click.option("--store", multiple=True, shell_complete=complete_store, help=words)(command)
 
 
 def cluster_options(command: Command) -> Command:

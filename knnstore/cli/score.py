@@ -10,16 +10,18 @@ from knnstore.cli.options import (
     find_cluster,
     lm_options,
     open_store,
+    pair_options,
     reporter_for,
     shared_options,
-    store_option,
+    stores_option,
 )
 
 
 @click.command()
-@store_option
+@stores_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
+@pair_options
 @click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
 @click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")
@@ -51,7 +53,8 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     """Perplexity of a text by the LM alone, and joined to the store.
 
     What is not given of k, λ and temperature is as 'knnstore tune' stored it; else it is tuned on half of the documents
-    and reported on the others.
+    and reported on the others. Of a store made with --task seq2seq it is the perplexity of the targets given their
+    sources: of --source and --target, or of pairs in the files of --text.
     """
     from knnstore.report.score import score_text
     from knnstore.score import ScoreOptions
@@ -59,14 +62,15 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    store, reporter = open_store(options.pop("store")), reporter_for(quiet)
+    names, reporter = options.pop("store"), reporter_for(quiet)
+    store, *beside = (open_store(name) for name in names or [None])
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), None)
     settings = ScoreOptions(text=(*text, *more), **options)
     if cluster is None or settings.exact:  # every key, streamed once, is read here
-        report = run(settings, store, reporter)
+        report = run(settings, store, reporter, beside=beside)
     else:
         with cluster.runner(settings.memory, reporter) as runner:
-            report = run(settings, store, reporter, runner)
+            report = run(settings, store, reporter, runner, beside=beside)
     if options["report"]:
         from knnstore.report.page import write_page
 

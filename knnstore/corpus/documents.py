@@ -1,13 +1,15 @@
 """Files -> documents, each a stream of pieces of text, in bounded memory."""
 
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
 from knnstore.corpus.opening import blocks, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.rows import parse_line, parse_row, read_lines, read_rows
+from knnstore.corpus.pairs import unparsed_pairs
+from knnstore.corpus.rows import Record, parse_line, parse_row, read_lines, read_rows
 from knnstore.corpus.sources import Source
 from knnstore.corpus.text import UnusableTextError, cut_pieces, decode_blocks
 from knnstore.errors import CorpusError
@@ -20,13 +22,19 @@ class Document:
     ``path`` is its file's; ``record`` the number from 0 of its line or row, None where the file is the document;
     ``id`` what a field or column of that name says. ``pieces`` joined are the text: one piece, unless it is longer
     than ``ReadOptions.piece_chars``. They are read from the file as they are asked for: take all of them before the
-    next document.
+    next document. ``source``: of a pair of texts the one that the text is a translation of.
     """
 
     path: str
     record: int | None
     id: str | None
     pieces: Iterator[str]
+    source: str | None = None
+
+    @property
+    def digest(self) -> "hashlib._Hash":
+        """SHA-256 of what stands before the text: of a pair the source and a NUL, which no text has."""
+        return hashlib.sha256(b"" if self.source is None else self.source.encode() + b"\0")
 
 
 def read_documents(
@@ -46,7 +54,7 @@ def read_documents(
             counts.empty += 1
         else:
             counts.documents += 1
-            yield Document(document.path, document.record, document.id, chain([first], document.pieces))
+            yield replace(document, pieces=chain([first], document.pieces))
 
 
 def _file(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
@@ -81,21 +89,25 @@ def _texts(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator
 def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
     for number, parse in _unparsed(source, options, counts):
         try:
-            text, label = parse()
+            text, label, beside = parse()
         except UnusableTextError as error:
             if options.errors != "skip":
-                place = f"line {number + 1}" if source.kind == "jsonl" else f"row {number}"
+                place = f"row {number}" if source.kind == "parquet" else f"line {number + 1}"
                 raise CorpusError(f"{source.path!r}, {place}: {error}") from None
             counts.skipped += 1
         else:
-            yield Document(source.path, number, label, cut_pieces([text], options.piece_chars))
+            # a pair is never cut, and without either side is empty
+            pieces = (
+                iter([text] if text and beside else []) if options.pairs else cut_pieces([text], options.piece_chars)
+            )
+            yield Document(source.path, number, label, pieces, beside)
 
 
-def _unparsed(
-    source: Source, options: ReadOptions, counts: ReadCounts
-) -> Iterator[tuple[int, Callable[[], tuple[str, str | None]]]]:
-    """Record numbers, and what makes each into a text and an id or raises UnusableTextError."""
-    if source.kind == "jsonl":
+def _unparsed(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[tuple[int, Callable[[], Record]]]:
+    """Record numbers, and what makes each into a record or raises UnusableTextError."""
+    if options.pairs is not None:
+        yield from unparsed_pairs(source, options, counts)
+    elif source.kind == "jsonl":
         for number, line in read_lines(source, options.max_record_bytes):
             yield number, partial(parse_line, line, options, counts)
     else:

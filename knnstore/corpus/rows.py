@@ -5,7 +5,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,51 +18,70 @@ from knnstore.errors import CorpusError
 
 _BATCH_BYTES = 2**24
 _BATCH_ROWS = 1024
-_SKIP_HINT = "mend it, or leave such records out with --errors skip"
+SKIP_HINT = "mend it, or leave such records out with --errors skip"
 
 Row = tuple[bytes | None, object]
 """The UTF-8 bytes of a Parquet row's text, None for null, and its id."""
 
 
+class Record(NamedTuple):
+    """The text of a record, its id, and of a pair of texts the source."""
+
+    text: str
+    id: str | None
+    source: str | None = None
+
+
 def read_lines(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
     """Line numbers from 0 and lines, but for blank ones; None for a line of more than ``max_bytes``, unread."""
+    for number, line in enumerate(every_line(source, max_bytes)):
+        if line is None or (line and not line.isspace()):
+            yield number, line
+
+
+def every_line(source: Source, max_bytes: int) -> Iterator[bytes | None]:
+    """All lines, blank ones too; None for one of more than ``max_bytes``, unread."""
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         stream = _decompress(file, source)
-        number = 0
+        first = True
         while line := stream.readline(max_bytes + 1):
             if len(line) > max_bytes and not line.endswith(b"\n"):
-                yield number, None
+                yield None
                 while line and not line.endswith(b"\n"):
                     line = stream.readline(BLOCK_BYTES)
             else:
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
-                if line and not line.isspace():
-                    yield number, line
-            number += 1
+                yield line.removeprefix(codecs.BOM_UTF8) if first else line
+            first = False
 
 
-def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> tuple[str, str | None]:
+def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
     """The text and the id of a line of JSON; UnusableTextError if it has no usable text."""
+    record = parse_object(line, options, counts)
+    field = options.text_field
+    if field not in record:
+        names = f"{list(record)[:8]!r:.200}"
+        raise UnusableTextError(f"no field {field!r} among {names}; name another with --text-field, or {SKIP_HINT}")
+    text = record[field]
+    if not isinstance(text, str):
+        raise UnusableTextError(f"the field {field!r} is a {type(text).__name__}, not a string; {SKIP_HINT}")
+    return Record(mend(text, options.errors, counts), None if field == "id" else label_of(record.get("id")))
+
+
+def parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> dict[str, Any]:
+    """The object of a line of JSON; UnusableTextError if it is none."""
     if line is None:
         raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
     try:
         record = json.loads(decode(line, options.errors, counts))
     except RecursionError:
-        raise UnusableTextError(f"JSON nested too deeply; {_SKIP_HINT}") from None
+        raise UnusableTextError(f"JSON nested too deeply; {SKIP_HINT}") from None
     except json.JSONDecodeError as error:
-        raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {_SKIP_HINT}") from None
+        raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {SKIP_HINT}") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise UnusableTextError(f"not JSON: {error}; {_SKIP_HINT}") from None
+        raise UnusableTextError(f"not JSON: {error}; {SKIP_HINT}") from None
     if not isinstance(record, dict):
-        raise UnusableTextError(f"a JSON {type(record).__name__} where an object belongs; {_SKIP_HINT}")
-    field = options.text_field
-    if field not in record:
-        names = f"{list(record)[:8]!r:.200}"
-        raise UnusableTextError(f"no field {field!r} among {names}; name another with --text-field, or {_SKIP_HINT}")
-    text = record[field]
-    if not isinstance(text, str):
-        raise UnusableTextError(f"the field {field!r} is a {type(text).__name__}, not a string; {_SKIP_HINT}")
-    return mend(text, options.errors, counts), None if field == "id" else _label(record.get("id"))
+        raise UnusableTextError(f"a JSON {type(record).__name__} where an object belongs; {SKIP_HINT}")
+    return record
 
 
 def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
@@ -85,12 +104,12 @@ def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
                 number += 1
 
 
-def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> tuple[str, str | None]:
+def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
     """The text and the id of a row; UnusableTextError if it has no usable text."""
     data, label = row
     if data is None:
-        raise UnusableTextError(f"the column {options.text_field!r} is null; {_SKIP_HINT}")
-    return decode(data, options.errors, counts), _label(label)
+        raise UnusableTextError(f"the column {options.text_field!r} is null; {SKIP_HINT}")
+    return Record(decode(data, options.errors, counts), label_of(label))
 
 
 def _decompress(file: BinaryIO, source: Source) -> BinaryIO:
@@ -128,7 +147,7 @@ def _as_bytes(column: Any) -> Any:
     return column.cast(pa.large_binary())
 
 
-def _label(value: object) -> str | None:
+def label_of(value: object) -> str | None:
     """An id as text that any file can hold."""
     if value is None:
         return None

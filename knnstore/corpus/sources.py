@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal
 from knnstore.corpus.opening import naming_errors
 from knnstore.errors import CorpusError
 
-Kind = Literal["text", "jsonl", "parquet"]
+Kind = Literal["text", "jsonl", "parquet", "tsv", "aligned"]
 
 _KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -25,7 +25,12 @@ _KINDS: dict[str, Kind] = {
     ".jsonl.zst": "jsonl",
     ".parquet": "parquet",
 }
-_SUFFIXES = " ".join(_KINDS)
+PAIR_KINDS: dict[str, Kind] = {
+    ".tsv": "tsv",
+    ".tsv.gz": "tsv",
+    ".tsv.zst": "tsv",
+    **{suffix: kind for suffix, kind in _KINDS.items() if kind != "text"},
+}
 _STORE_SUFFIX = ".knnstore"
 
 
@@ -34,13 +39,16 @@ class Source:
     """One file of the corpus.
 
     ``path`` is the argument as the user gave it, joined by ``/`` with the path inside it; ``bytes`` is its size
-    on disk; ``folder`` is where a relative path starts, for a reader that works elsewhere.
+    on disk; ``folder`` is where a relative path starts, for a reader that works elsewhere. ``beside``: of the target
+    side of two parallel files the source side, of ``beside_bytes``.
     """
 
     path: str
     kind: Kind
     bytes: int
     folder: str = ""
+    beside: str = ""
+    beside_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +59,14 @@ class Sources:
     ignored: int
 
 
-def find_sources(corpus: Sequence[str]) -> Sources:
+def find_sources(corpus: Sequence[str], kinds: Mapping[str, Kind] = _KINDS) -> Sources:
     """The files that the arguments name: each a file, a folder (with all below it) or a glob pattern (with ``**``).
 
     Arguments keep their order; within one the files are sorted by the bytes of their paths. A file met twice, under
     whatever name, is taken once. Hidden entries and ``*.knnstore`` folders are passed over; other kinds of files, and
     whatever isn't a regular file, are counted in ``ignored``.
+
+    ``kinds``: what a file holds, by the end of its name.
 
     Raises CorpusError where an argument matches nothing, names a file that isn't text, or all together have no text;
     ResourceError where a folder or file can't be looked at.
@@ -66,31 +76,56 @@ def find_sources(corpus: Sequence[str]) -> Sources:
     ignored = 0
     for argument in corpus:
         for path in _paths(argument):
-            source, identity = _examine(path)
+            source, identity = _examine(path, kinds)
             if source is None:
                 if path == argument:
-                    raise CorpusError(f"{path!r} is not a file of text that can be read: give {_SUFFIXES}")
+                    raise CorpusError(f"{path!r} is not a file of text that can be read: give {' '.join(kinds)}")
                 ignored += 1
             elif identity not in seen:
                 seen.add(identity)
                 found.append(source)
     if not found:
         given = ", ".join(repr(argument) for argument in corpus) or "no argument at all"
-        raise CorpusError(f"no text found in {given}: looked for {_SUFFIXES}, ignored {ignored} other files")
+        raise CorpusError(f"no text found in {given}: looked for {' '.join(kinds)}, ignored {ignored} other files")
     return Sources(tuple(found), ignored)
+
+
+def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[str]) -> Sources:
+    """The files of a corpus of pairs: ``corpus`` as for ``find_sources``, and parallel files, n-th beside n-th.
+
+    Raises CorpusError for files that aren't there, or that have no other side.
+    """
+    if len(source) != len(target):
+        raise CorpusError(
+            f"{len(source)} --source and {len(target)} --target files: give each source file its target file"
+        )
+    found = find_sources(corpus, PAIR_KINDS) if corpus else Sources((), 0)
+    sides = [[_aligned(path) for path in paths] for paths in (source, target)]
+    pairs = (replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
+    return Sources((*found.sources, *pairs), found.ignored)
+
+
+def _aligned(path: str) -> Source:
+    if not _exists(path) or Path(path).is_dir():
+        raise CorpusError(f"no such file: {path!r}; give --source and --target files that have a text a line")
+    source, _ = _examine(path, {"": "aligned"})
+    if source is None:
+        raise CorpusError(f"{path!r} is not a file of text that can be read")
+    return source
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
     """SHA-256, as 64 hex digits, of every path, kind and size in order: equal while the corpus lists the same."""
     digest = hashlib.sha256()
     for source in sources:
-        digest.update(json.dumps([source.path, source.kind, source.bytes]).encode() + b"\n")
+        beside = [source.beside, source.beside_bytes] if source.beside else []
+        digest.update(json.dumps([source.path, source.kind, source.bytes, *beside]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _examine(path: str) -> tuple[Source | None, int]:
+def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, int]:
     """The source at ``path``, or None for other kinds and for what isn't a regular file; and the file's identity."""
-    kind = next((kind for suffix, kind in _KINDS.items() if path.lower().endswith(suffix)), None)
+    kind = next((kind for suffix, kind in kinds.items() if path.lower().endswith(suffix)), None)
     if kind is None:
         return None, 0
     with naming_errors(path):

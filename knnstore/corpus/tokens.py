@@ -1,8 +1,7 @@
 """Documents -> tokens: the corpus is cut into parts, and each part written as a run of ids and a table of documents."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -30,9 +29,13 @@ DOCUMENTS_SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=False),
         pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("source_tokens", pa.int64()),
     ]
 )
-"""The table of documents; ``bytes`` and ``sha256`` are of the text in UTF-8, after newline translation."""
+"""The table of documents; ``bytes`` and ``sha256`` are of the text in UTF-8, after newline translation.
+
+Of a pair ``bytes`` and ``tokens`` are the target's, ``source_tokens`` the source's, and ``sha256`` is of both.
+"""
 
 SURVEY_SCHEMA = pa.schema([DOCUMENTS_SCHEMA.field(name) for name in ("path", "record", "id", "sha256")])
 
@@ -57,7 +60,7 @@ class PartSummary:
     """What a part held: documents with tokens, their tokens and UTF-8 bytes, and what was left out or mended.
 
     ``empty``: documents without a character or a token; ``skipped``: unusable ones; ``replaced``: characters put as
-    U+FFFD.
+    U+FFFD; ``too_long``: pairs of texts of which one is longer than the LM takes.
     """
 
     documents: int
@@ -66,6 +69,16 @@ class PartSummary:
     empty: int
     skipped: int
     replaced: int
+    too_long: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairTokens:
+    """Of pairs of texts: what makes tokens of a source, the file that they go to, and the most of either text."""
+
+    tokenise: Tokenise
+    file: Path
+    longest: int
 
 
 def plan_parts(sources: Sequence[Source], part_bytes: int = 32 * 2**20) -> list[TokenPart]:
@@ -88,11 +101,13 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
     dtype: npt.DTypeLike,
     tokens_file: Path,
     documents_file: Path,
+    pairs: PairTokens | None = None,
 ) -> PartSummary:
     """Write the part's token ids, little-endian ``dtype`` (uint16 or uint32), and its table of documents.
 
-    Each piece of a document is tokenised by itself. Both files are written afresh, and neither is synced; the same
-    part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), a row a document that has tokens.
+    Of ``pairs`` of texts the ids are the targets', and those of the sources are written as well; pairs that are too
+    long are left out. Each piece of a document is tokenised by itself. The files are written afresh and not synced, and
+    the same part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), a row a document that has tokens.
 
     Raises what ``read_documents`` does, ModelError for ids that aren't integers in the range of ``dtype``, and
     ResourceError where a file can't be written.
@@ -105,17 +120,22 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
     with (
         _naming_errors(tokens_file, documents_file),
         tokens_file.open("wb") as file,
+        pairs.file.open("wb") if pairs else nullcontext() as sources,
         pq.ParquetWriter(documents_file, DOCUMENTS_SCHEMA, compression="zstd") as table,
     ):
-        write = partial(_write_tokens, tokenise=tokenise, dtype=dtype.newbyteorder("<"), file=file)
+        stored = dtype.newbyteorder("<")
+        write = partial(_write_tokens, tokenise=tokenise, dtype=stored, file=file)
+        if pairs is not None and sources is not None:
+            write = partial(_write_pair, tokenise=tokenise, pairs=pairs, dtype=stored, files=(file, sources))
         rows = (row for row in map(write, _documents(part, options, counts)) if row["tokens"])
         while group := list(islice(rows, _ROW_GROUP)):
             table.write_table(pa.Table.from_pylist(group, DOCUMENTS_SCHEMA))
             documents += len(group)
             tokens += sum(row["tokens"] for row in group)
             size += sum(row["bytes"] for row in group)
-    empty = counts.empty + counts.documents - documents
-    return PartSummary(documents, tokens, size, empty, counts.skipped, counts.replaced)
+    too_long = 0 if pairs is None else counts.documents - documents
+    empty = counts.empty + counts.documents - documents - too_long
+    return PartSummary(documents, tokens, size, empty, counts.skipped, counts.replaced, too_long)
 
 
 def survey_part(part: TokenPart, options: ReadOptions) -> pa.Table:
@@ -125,7 +145,7 @@ def survey_part(part: TokenPart, options: ReadOptions) -> pa.Table:
     """
     rows = []
     for document in _documents(part, options, ReadCounts()):
-        digest = hashlib.sha256()
+        digest = document.digest
         for piece in document.pieces:
             digest.update(piece.encode())
         rows.append({"path": document.path, "record": document.record, "id": document.id, "sha256": digest.digest()})
@@ -145,7 +165,7 @@ def _documents(part: TokenPart, options: ReadOptions, counts: ReadCounts) -> Ite
 
 def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any], file: BinaryIO) -> dict[str, Any]:
     """Tokenise a document to the end of ``file``; its row of the table."""
-    digest = hashlib.sha256()
+    digest = document.digest
     size = tokens = 0
     for piece in document.pieces:
         data = piece.encode()
@@ -161,6 +181,40 @@ def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any
         "bytes": size,
         "sha256": digest.digest(),
         "tokens": tokens,
+        "source_tokens": None,
+    }
+
+
+def _write_pair(
+    document: Document,
+    *,
+    tokenise: Tokenise,
+    pairs: PairTokens,
+    dtype: np.dtype[Any],
+    files: tuple[BinaryIO, BinaryIO],
+) -> dict[str, Any]:
+    """Tokenise a pair to the ends of the files of targets and sources; its row, of no tokens if it is too long.
+
+    The special tokens of both sides are among them, so none is empty.
+    """
+    text, digest = "".join(document.pieces), document.digest
+    digest.update(text.encode())
+    sides = [
+        _checked(tokenise_side(side), dtype, document.path)
+        for tokenise_side, side in ((tokenise, text), (pairs.tokenise, document.source or ""))
+    ]
+    if max(map(len, sides)) > pairs.longest:
+        sides = [side[:0] for side in sides]
+    for file, side in zip(files, sides, strict=True):
+        file.write(side.tobytes())
+    return {
+        "path": document.path,
+        "record": document.record,
+        "id": document.id,
+        "bytes": len(text.encode()),
+        "sha256": digest.digest(),
+        "tokens": len(sides[0]),
+        "source_tokens": len(sides[1]),
     }
 
 

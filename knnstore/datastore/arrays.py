@@ -7,7 +7,6 @@ and the length that it unpacks to agree with that form, and an absent chunk is d
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +19,7 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.atomic import open_regular, replacing_together, storage_errors, write_atomically
+from knnstore.atomic import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, UsageError
 
@@ -94,7 +93,7 @@ def create_array(
             zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
             write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
         if not _has_form(path, form):
-            shutil.rmtree(path / "c", ignore_errors=True)  # chunks of another form
+            remove_folder(path / "c")  # chunks of another form
             array: dict[str, Any] = {}
             zarr.create_array(
                 store=zarr.storage.MemoryStore(array),
@@ -225,7 +224,9 @@ def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
     most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
     try:
         with open_regular(file) as handle:
-            data = handle.read(min(most, os.fstat(handle.fileno()).st_size) + 1)  # Python reserves what is asked for
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
+            data = handle.read(min(most, size) + 1)  # Python reserves what is asked for
     except FileNotFoundError:
         raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
     except OSError as error:

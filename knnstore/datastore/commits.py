@@ -14,7 +14,8 @@ from typing import Any
 from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_all, write_json
 from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
-from knnstore.errors import CorruptStoreError, MismatchError
+from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
+from knnstore.objects.path import ObjectPath
 from knnstore.records import from_json, to_json
 
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
@@ -71,7 +72,7 @@ class CommitLog:
         Raises MismatchError if it was done with another fingerprint.
         """
         path = self.folder / f"{task}.json"
-        if not path.exists():
+        if not path.is_file():
             return None
         commit = load_commit(path)
         if commit.fingerprint != self.fingerprint:
@@ -112,8 +113,11 @@ class CommitLog:
             raise CorruptStoreError(f"{self.root / path} {damage}: see what else is, with 'knnstore verify'")
 
     def _record(self, file: Path) -> FileRecord:
-        path, size = file.relative_to(self.root).as_posix(), file.stat().st_size
-        return FileRecord(path, size, _checksums(file, size, chunk=chunk_number(path) is not None)[0])
+        path, chunk = file.relative_to(self.root).as_posix(), chunk_number(file.as_posix()) is not None
+        if isinstance(file, ObjectPath) and (sums := file.describe().sums):
+            return FileRecord(path, sums.size, sums.body if chunk else sums.crc32c)  # taken when it was written
+        size = file.stat().st_size
+        return FileRecord(path, size, _checksums(file, size, chunk=chunk)[0])
 
     def _folders(self, file: Path) -> Iterator[Path]:
         for parent in file.parents:
@@ -153,17 +157,15 @@ def _checksums(
     path: Path, size: int, *, chunk: bool, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[int, int]:
     """CRC-32C of a file, or of a chunk's part before its own; and the chunk's own, or the same again."""
-    if not chunk:
-        found = crc32c_of(path, advance=advance)
-        return found, found
-    found = crc32c_of(path, max(0, size - CHECKSUM_BYTES), advance)
     with open_regular(path) as file:
-        file.seek(max(0, size - CHECKSUM_BYTES))
-        return found, int.from_bytes(file.read(), "little")
+        found = crc32c_of(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
+        return found, int.from_bytes(file.read(), "little") if chunk else found
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat(follow_symlinks=False).st_size
+    except ResourceError:
+        raise  # a service that doesn't answer has lost nothing
     except OSError:
         return -1

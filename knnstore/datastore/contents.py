@@ -6,6 +6,7 @@ from pathlib import Path
 
 from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, sync_folder
 from knnstore.errors import CorruptStoreError
+from knnstore.objects.path import ObjectPath
 
 LEFTOVERS = (TEMPORARY_SUFFIX, ".partial")
 """Endings of what a killed writer leaves half-written: our files set aside, and Zarr's."""
@@ -15,8 +16,10 @@ def require_plain(root: Path) -> None:
     """Raise CorruptStoreError if anything below ``root`` is a link, a FIFO, a socket or a device.
 
     A store may come from a stranger: a link in it would have files outside of it read, or written to, and a FIFO would
-    be waited for. One pass over the folders' entries, which opens none of the files.
+    be waited for. One pass over the folders' entries, which opens none of the files. Object storage has none of them.
     """
+    if isinstance(root, ObjectPath):
+        return
     for path, kind in entries_below(root):
         if kind is not None:
             raise CorruptStoreError(
@@ -27,6 +30,9 @@ def require_plain(root: Path) -> None:
 
 def entries_below(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Everything below ``root`` but folders, in a fixed order; with each, what it is if no regular file, in words."""
+    if isinstance(root, ObjectPath):
+        yield from sorted((path, None) for path, _ in root.below())
+        return
     waiting = [root]
     while waiting:
         folder = waiting.pop()
@@ -43,6 +49,8 @@ def entries_below(root: Path) -> Iterator[tuple[Path, str | None]]:
 
 def remove_leftovers(root: Path) -> None:
     """Remove what a killed writer left half-written anywhere in the store. The caller holds it for writing."""
+    if isinstance(root, ObjectPath):
+        return  # an object is never there by half
     with storage_errors("clean", root):
         for path in [path for path, _ in entries_below(root) if path.suffix in LEFTOVERS]:
             path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.atomic import open_regular
 from knnstore.errors import CorruptStoreError
 
 VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
 HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
+SOURCE_TOKENS = 2**18  # of the arrays of source tokens and their offsets, which are read a few documents at a time
 
 DOCUMENTS_SCHEMA = pa.schema(
     [
@@ -124,11 +127,11 @@ class DocumentTable:
 
 def _read(path: Path) -> Any:
     try:
-        with pq.ParquetFile(path) as file:  # not mapped: Arrow lets go of a map some time later
+        with open_regular(path) as source, pq.ParquetFile(source) as file:
             if file.schema_arrow.remove_metadata() != DOCUMENTS_SCHEMA:
                 raise CorruptStoreError(f"{path}: its columns are not those of a documents table")
             rows = file.metadata.num_rows
-            if rows > _MOST_ROWS_A_BYTE * path.stat().st_size:
+            if rows > _MOST_ROWS_A_BYTE * source.seek(0, os.SEEK_END):
                 raise CorruptStoreError(f"{path} claims {rows} documents, more than its size can hold")
             table = file.read(use_threads=False)
         table.validate(full=True)

@@ -15,18 +15,23 @@ import getpass
 import os
 import re
 import time
+from calendar import timegm
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.atomic import make_folder, write_json
-from knnstore.datastore.manifest import Manifest, load_json, load_manifest, save_manifest
+from knnstore.atomic import make_folder
+from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_json, load_manifest, replace_record
 from knnstore.errors import CorruptStoreError, UsageError
+from knnstore.objects.path import ObjectPath, version_of
 from knnstore.records import from_json, to_json
 
 FOLDER = "log"
 FORGETS = ("compact", "merge", "subset")
 """Changes behind which the store can't be taken back: what was before them is gone."""
+READ_SECONDS = 24 * 3600
+"""So long after a state is over it may be read yet, in object storage, where readers can't be seen."""
+_WHEN = "%Y-%m-%dT%H:%M:%SZ"
 _RECORD = re.compile(r"(\d{6,9})\.json")
 
 
@@ -63,11 +68,14 @@ def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) 
 
     The caller holds the store for writing, and every file that the manifest names is on the device.
     """
+    seen = version_of(root / MANIFEST_FILE)
     state = replace(manifest, state=load_manifest(root).state + 1)
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    record = record_path(root, state.state)
+    earlier = version_of(record)  # of a change that was cut short
     make_folder(root / FOLDER)
-    write_json(record_path(root, state.state), to_json(Change(kind, what, facts, when, _user(), state)))
-    save_manifest(root, state)
+    change = Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state)
+    replace_record(record, to_json(change), earlier)
+    replace_record(root / MANIFEST_FILE, to_json(state), seen)
     return state
 
 
@@ -108,6 +116,8 @@ def hold(root: Path, state: int) -> IO[bytes] | None:
 
     None where the state has no record, or the file system has no locks: then nothing tells writers of this reader.
     """
+    if isinstance(root, ObjectPath):
+        return None
     try:
         file = record_path(root, state).open("rb")
     except OSError:
@@ -121,7 +131,9 @@ def hold(root: Path, state: int) -> IO[bytes] | None:
 
 
 def is_held(root: Path, state: int) -> bool:
-    """Whether a reader holds the state."""
+    """Whether a reader holds the state, or may hold it."""
+    if isinstance(root, ObjectPath):
+        return _is_fresh(root, state)
     try:
         file = record_path(root, state).open("rb")
     except OSError:
@@ -134,6 +146,17 @@ def is_held(root: Path, state: int) -> bool:
         except OSError:
             return False
     return False
+
+
+def _is_fresh(root: Path, state: int) -> bool:
+    """Whether the state is the present one, or was not long ago."""
+    if not record_path(root, state + 1).is_file():
+        return True
+    try:
+        over = timegm(time.strptime(load_change(root, state + 1).when, _WHEN))
+    except ValueError:
+        return True
+    return time.time() - over < READ_SECONDS
 
 
 def open_state(root: Path) -> tuple[Manifest, IO[bytes] | None]:

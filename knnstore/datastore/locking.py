@@ -1,28 +1,41 @@
-"""One writer at a time: an advisory lock that the operating system lets go of when its holder dies."""
+"""One writer at a time: an advisory lock that the operating system lets go of when its holder dies.
+
+In object storage the lock is a lease, which lapses some seconds after its holder died.
+"""
 
 import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from knnstore.atomic import storage_errors
 from knnstore.datastore.contents import remove_leftovers, require_plain
 from knnstore.errors import LockedError
+from knnstore.objects.lease import Lease, describe_holder, parse_holder
+from knnstore.objects.path import ObjectPath
 
 LOCK_FILE = ".lock"
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Hold the store at ``root`` for writing.
+def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold the store at ``root`` for writing. ``say`` is told if there is something to wait for.
 
     Raises LockedError that names the holder, CorruptStoreError if there are links in the store.
     """
     path = root / LOCK_FILE
+    if isinstance(path, ObjectPath):
+        lease = Lease(path, _this_process(), say)
+        try:
+            yield
+        finally:
+            lease.release()
+        return
     require_plain(root)
     with storage_errors("lock", path):
         file = path.open("a+")
@@ -32,7 +45,7 @@ def writing(root: Path) -> Iterator[None]:
         except BlockingIOError:
             raise LockedError(f"{root} is being written by {_holder(path)}: wait for it, or stop it") from None
         file.truncate(0)
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}, file)
+        json.dump(_this_process(), file)
         file.flush()
         os.fsync(file.fileno())  # on a network file system, other machines look for it
         remove_leftovers(root)
@@ -46,6 +59,9 @@ def writing(root: Path) -> Iterator[None]:
 def holder(root: Path) -> str | None:
     """Who holds the store at ``root`` for writing, for people; None if nobody does. Takes nothing away from anyone."""
     path = root / LOCK_FILE
+    if isinstance(path, ObjectPath):
+        found = _lease_holder(path)
+        return describe_holder(found) if found else None
     try:
         if not path.stat().st_size:  # the usual case needs no probe that could meet a writer who is just starting
             return None
@@ -58,6 +74,17 @@ def holder(root: Path) -> str | None:
     return None
 
 
+def _this_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
+
+
+def _lease_holder(path: ObjectPath) -> dict[str, Any]:
+    try:
+        return parse_holder(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text())
@@ -68,7 +95,10 @@ def _holder(path: Path) -> str:
 
 def read_holder(root: Path) -> str:
     """What the lock of the store at ``root`` says of its holder; empty if there is none."""
+    path = root / LOCK_FILE
+    if isinstance(path, ObjectPath):
+        return str(_lease_holder(path).get("token", ""))
     try:
-        return (root / LOCK_FILE).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -1,11 +1,22 @@
 """The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from knnstore.atomic import open_regular, unseal_json, write_json
-from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore import __version__
+from knnstore.atomic import open_regular, seal_json, unseal_json, write_json
+from knnstore.errors import (
+    CorruptStoreError,
+    KnnstoreError,
+    LockedError,
+    MismatchError,
+    ResourceError,
+    StoreNotFoundError,
+)
+from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
+from knnstore.objects.service import ConditionError
 from knnstore.records import from_json, to_json
 
 MANIFEST_FILE = "knnstore.json"
@@ -13,6 +24,14 @@ FORMAT_VERSION = 1
 SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
 _LARGEST_JSON = 2**24
+
+DECODER = "decoder-"
+"""Before the name of a layer: keys of an encoder-decoder model, taken in its decoder."""
+
+
+def task_of(layer: str) -> str:
+    """``seq2seq`` for a layer of a decoder that reads a source, else ``causal``."""
+    return "seq2seq" if layer.startswith(DECODER) else "causal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +50,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecipe:
-    """How a key is made: layer, width, and the windows that give its context (tokens)."""
+    """How a key is made: layer, width, and the windows that give its context (tokens).
+
+    The name of the layer says what kind of LM it is: ``decoder-…`` is an encoder-decoder model's, whose every document
+    is a pair of texts and one window.
+    """
 
     layer: str
     dimension: int
@@ -41,6 +64,13 @@ class KeyRecipe:
     def __post_init__(self) -> None:
         if not (0 < self.dimension <= 2**20 and 0 < self.stride <= self.context <= 2**30):
             raise ValueError(f"impossible dimension {self.dimension}, context {self.context} or stride {self.stride}")
+        if self.task == "seq2seq" and self.stride != self.context:
+            raise ValueError(f"a pair of texts is one window, not one of {self.context} that slides by {self.stride}")
+
+    @property
+    def task(self) -> str:
+        """``causal`` or ``seq2seq``."""
+        return task_of(self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +107,72 @@ class Manifest:
 
 
 def load_manifest(root: Path) -> Manifest:
-    """The manifest of the store at ``root``. Raises StoreNotFoundError or CorruptStoreError."""
+    """The manifest of the store at ``root``.
+
+    Raises StoreNotFoundError, CorruptStoreError, or MismatchError for one of another version of the format.
+    """
     path = root / MANIFEST_FILE
     if not path.is_file():
         raise StoreNotFoundError(f"no store at {root}: make one with 'knnstore ingest --corpus PATH --store {root}'")
-    return from_json(Manifest, load_json(path), str(path))
+    value = load_json(path)
+    _require_this_version(root, value)
+    return from_json(Manifest, value, str(path))
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
-    """Replace the manifest: the one atomic step that makes finished work visible."""
-    write_json(root / MANIFEST_FILE, to_json(manifest))
+    """Write the first manifest of a store."""
+    replace_record(root / MANIFEST_FILE, to_json(manifest), version_of(root / MANIFEST_FILE))
+
+
+def replace_record(path: Path, value: dict[str, Any], seen: Version | None) -> None:
+    """Replace a record of the store's state, in one atomic step.
+
+    ``seen``: its ``version_of`` when this change began. In object storage, where a writer that was frozen may wake up
+    after another one took its place, only that version is replaced: raises LockedError if there is another by now.
+    """
+    if not isinstance(path, ObjectPath):
+        write_json(path, value)
+        return
+    try:
+        replace_only(path, seal_json(value), seen)
+    except ConditionError:
+        raise LockedError(
+            f"{path} was changed by another writer, which took this one for dead: nothing of it is lost; "
+            "run the same command again, it goes on from what is there"
+        ) from None
+
+
+def _require_this_version(root: Path, value: Any) -> None:
+    """Raise MismatchError for the manifest of another version of knnstore: its number says so, or fields that it lacks.
+
+    Fields that it has too many are damage: of the name of the checksum, say.
+    """
+    if not isinstance(value, dict) or value.get("format") != "knnstore" or not isinstance(value.get("version"), int):
+        return
+    version, lacking = value["version"], [field.name for field in fields(Manifest) if field.name not in value]
+    if version == FORMAT_VERSION and not lacking:
+        return
+    newer = version > FORMAT_VERSION
+    told = f"its format is version {version}" if version != FORMAT_VERSION else f"it doesn't say {', '.join(lacking)}"
+    step = "Upgrade with 'pip install --upgrade knnstore'" if newer else "Read it with the version that made it"
+    raise MismatchError(
+        f"{root} was made by {'a newer' if newer else 'another'} version of knnstore{_maker(root, value)}: {told}, and "
+        f"knnstore {__version__} reads format {FORMAT_VERSION}. {step}, or make it anew with "
+        f"'knnstore ingest --corpus PATH --store {root} --overwrite'"
+    )
+
+
+def _maker(root: Path, value: dict[str, Any]) -> str:
+    """The version that made a store's first segment, in brackets, if that can be read."""
+    try:
+        first = value["segments"][0]
+        if not SEGMENT_NAME.fullmatch(first):
+            return ""
+        plan: Any = load_json(root / "segments" / first / "segment.json")
+        version = str(plan["versions"]["knnstore"])
+    except (KnnstoreError, LookupError, TypeError):
+        return ""
+    return f" ({version})" if re.fullmatch(r"[0-9A-Za-z.+!-]{1,40}", version) else ""
 
 
 def load_json(path: Path) -> object:
@@ -100,6 +186,8 @@ def load_json(path: Path) -> object:
         if len(data) > _LARGEST_JSON:
             raise CorruptStoreError(f"{path} is larger than {_LARGEST_JSON} bytes, which no metadata is")
         return unseal_json(data)
+    except ResourceError:
+        raise
     except (ValueError, OSError, RecursionError) as error:
         raise CorruptStoreError(
             f"{path} is damaged, or isn't JSON: {error}. See what else is with 'knnstore verify'"

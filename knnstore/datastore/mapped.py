@@ -3,7 +3,8 @@
 Mapped pages belong to the operating system, which may drop them; so a store larger than the memory can be
 searched. No byte is given out unverified. Where the array has checksums of its blocks (``block_sums.py``), a block is
 verified when the process first touches it; else the whole chunk is, by plain reads, so that verifying doesn't make
-all of it resident.
+all of it resident. Of a store in object storage a file of the local cache is mapped, and blocks of it are fetched and
+verified before they are first touched.
 """
 
 import mmap
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import google_crc32c
 import numpy as np
@@ -22,10 +23,14 @@ from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums
 from knnstore.errors import CorruptStoreError
+from knnstore.objects.cache import CachedObject, the_cache
+from knnstore.objects.path import ObjectPath
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
 MAPPED_BYTES = 2**27
 _BLOCK = 2**22
+_MEND = "build the index again with 'knnstore index --overwrite'"
+_Map = tuple[mmap.mmap, CachedObject | None]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -42,7 +47,7 @@ class Pieces:
     starts: Int64
     counts: Int64
     addresses: Int64
-    maps: dict[int, mmap.mmap]
+    maps: dict[int, _Map]
 
 
 class MappedArray:
@@ -54,7 +59,9 @@ class MappedArray:
         self.shape, self.dtype = form.shape, form.dtype
         self._chunk_rows, self._row_bytes, self.chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
         self._kept = max(2, min(64, MAPPED_BYTES // max(1, self.chunk_bytes)))
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._maps: OrderedDict[int, _Map] = OrderedDict()
+        # what a process has mapped stays in the cache
+        self._most = max(2, the_cache().limit // 16 // self.chunk_bytes) if isinstance(path, ObjectPath) else None
         self._verified: set[int] = set()
         self._sums = BlockSums.of(path, form)
         self._scattered = False
@@ -77,7 +84,7 @@ class MappedArray:
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         pieces = self.locate(rows, rows + 1)
         self.verify(pieces)
-        for chunk, mapped in pieces.maps.items():
+        for chunk, (mapped, _) in pieces.maps.items():
             here = np.flatnonzero(pieces.chunks == chunk)
             whole = np.frombuffer(mapped, self.dtype).reshape(self._chunk_rows, *self.shape[1:])
             result[here] = whole[pieces.starts[here] // self._row_bytes]
@@ -100,13 +107,18 @@ class MappedArray:
         met = np.zeros(-(-self.shape[0] // size), np.int64)
         met[chunks] = 1
         maps = {chunk: self._map(chunk) for chunk in np.flatnonzero(met).tolist()}
-        for chunk, mapped in maps.items():
+        for chunk, (mapped, _) in maps.items():
             met[chunk] = np.frombuffer(mapped, np.uint8).ctypes.data
         starts = firsts * self._row_bytes
         return Pieces(ranges, chunks, starts, counts, met[chunks] + starts, maps)
 
     def verify(self, pieces: Pieces) -> None:
         """Verify what of the pieces wasn't yet. Raises CorruptStoreError if a block is damaged."""
+        for chunk, (_, cached) in pieces.maps.items():
+            if cached is not None:
+                for piece in np.flatnonzero(pieces.chunks == chunk):
+                    start = int(pieces.starts[piece])
+                    cached.require(start, start + int(pieces.counts[piece]) * self._row_bytes)
         self._verify_blocks(self._unverified(pieces), pieces.maps)
 
     def unread_sums(self, pieces: Pieces) -> list[Callable[[], None]]:
@@ -120,37 +132,47 @@ class MappedArray:
 
     def _unverified(self, pieces: Pieces) -> Int64:
         if self._sums is None or not len(pieces.starts):
-            return np.empty(0, np.int64)  # done when the chunks were mapped
+            return np.empty(0, np.int64)  # done when the chunks were mapped, or by the cache
         return self._sums.unverified(pieces.chunks, pieces.starts, pieces.starts + pieces.counts * self._row_bytes)
 
-    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, mmap.mmap]) -> None:
+    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, _Map]) -> None:
         if self._sums is None or not len(blocks):
             return
         with self._lock:
-            damaged = self._sums.verify(blocks, maps)
+            damaged = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()})
         if damaged is not None:
             chunk, number = damaged
             first = chunk * self._chunk_rows + number * BLOCK_BYTES // self._row_bytes
             last = chunk * self._chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
             raise CorruptStoreError(
                 f"{chunk_file(self.path, chunk, len(self.shape))} (rows {first} to {min(last, self.shape[0])}) is "
-                f"damaged (CRC-32C of block {number}): build the index again with 'knnstore index --overwrite'"
+                f"damaged (CRC-32C of block {number}): {_MEND}"
             )
 
     def read_here_and_there(self, maps: int) -> None:
         """From now on let go of a map only when so many newer ones are held, and read no more than is asked for."""
+        maps = maps if self._most is None else min(maps, self._most)
         if maps <= self._kept and self._scattered:
             return
         with self._lock:
             self._kept, self._scattered = max(self._kept, maps), True
-            for mapped in self._maps.values():
+            for mapped, _ in self._maps.values():
                 mapped.madvise(mmap.MADV_RANDOM)
+
+    def release(self) -> None:
+        """Let go of all maps, so that the operating system may drop their pages; they come back when they are read."""
+        with self._lock:
+            self._maps.clear()
 
     def will_need(self, begin: int, end: int) -> None:
         """Ask the kernel to read rows ``[begin, end)`` ahead."""
         for chunk, first, last in self._pieces(begin, end):
+            mapped, cached = self._map(chunk)
+            if cached is not None:
+                cached.will_need(first * self._row_bytes, last * self._row_bytes)
+                continue
             start = first * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map(chunk).madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
+            mapped.madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
 
     def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
         size = self._chunk_rows
@@ -161,44 +183,64 @@ class MappedArray:
 
     def _view(self, chunk: int, first: int, last: int) -> np.ndarray[Any, Any]:
         count = (last - first) * (self._row_bytes // self.dtype.itemsize)
-        mapped = self._map(chunk)
-        if self._sums is not None:
+        mapped, cached = self._map(chunk)
+        if cached is not None:
+            cached.require(first * self._row_bytes, last * self._row_bytes)
+        elif self._sums is not None:
             bounds = (np.array([row * self._row_bytes]) for row in (first, last))
-            self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: mapped})
+            self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: (mapped, None)})
         flat = np.frombuffer(mapped, self.dtype, count, first * self._row_bytes)
         return flat.reshape(last - first, *self.shape[1:])
 
-    def _map(self, chunk: int) -> mmap.mmap:
+    def _map(self, chunk: int) -> _Map:
         with self._lock:
             return self._map_alone(chunk)
 
-    def _map_alone(self, chunk: int) -> mmap.mmap:
+    def _map_alone(self, chunk: int) -> _Map:
         if chunk in self._maps:
             self._maps.move_to_end(chunk)
             return self._maps[chunk]
         file = chunk_file(self.path, chunk, len(self.shape))
-        if chunk not in self._verified:
-            self._verify(file, chunk)
-            self._verified.add(chunk)
-        # with checksums of blocks that was the file's length alone
-        with storage_errors("map", file), open_regular(file) as handle:
-            # copy-on-write, though nobody writes: torch takes no array that is read-only
-            self._maps[chunk] = mmap.mmap(handle.fileno(), self.chunk_bytes, access=mmap.ACCESS_COPY)
+        if isinstance(file, ObjectPath):
+            self._maps[chunk] = self._map_cached(file, chunk)
+        else:
+            if chunk not in self._verified:
+                self._verify(file, chunk)
+                self._verified.add(chunk)
+            with storage_errors("map", file), open_regular(file) as handle:
+                self._maps[chunk] = self._mmap(handle), None
         if self._scattered:
-            self._maps[chunk].madvise(mmap.MADV_RANDOM)
+            self._maps[chunk][0].madvise(mmap.MADV_RANDOM)
         while len(self._maps) > self._kept:
             self._maps.popitem(last=False)
         return self._maps[chunk]
 
-    def _verify(self, file: Path, chunk: int) -> None:
+    def _mmap(self, file: IO[bytes]) -> mmap.mmap:
+        # copy-on-write, though nobody writes: torch takes no array that is read-only
+        return mmap.mmap(file.fileno(), self.chunk_bytes, access=mmap.ACCESS_COPY)
+
+    def _map_cached(self, file: ObjectPath, chunk: int) -> _Map:
+        where, wanted = self._where(file, chunk), self.chunk_bytes + CHECKSUM_BYTES
+        try:
+            cached = CachedObject(file)
+        except FileNotFoundError:
+            raise CorruptStoreError(f"{where} is missing: {_MEND}") from None
+        if cached.size != wanted:
+            raise CorruptStoreError(f"{where} has {cached.size} bytes, not {wanted}: {_MEND}")
+        return self._mmap(cached.file), cached
+
+    def _where(self, file: Path, chunk: int) -> str:
         first = chunk * self._chunk_rows
-        where = f"{file} (rows {first} to {min(first + self._chunk_rows, self.shape[0])})"
+        return f"{file} (rows {first} to {min(first + self._chunk_rows, self.shape[0])})"
+
+    def _verify(self, file: Path, chunk: int) -> None:
+        where = self._where(file, chunk)
         size = file.stat().st_size if file.is_file() else -1
         if size != self.chunk_bytes + CHECKSUM_BYTES:
             found = "is missing" if size < 0 else f"has {size} bytes, not {self.chunk_bytes + CHECKSUM_BYTES}"
-            raise CorruptStoreError(f"{where} {found}: build the index again with 'knnstore index --overwrite'")
+            raise CorruptStoreError(f"{where} {found}: {_MEND}")
         if self._sums is not None:
-            return
+            return  # its blocks are verified when they are touched
         checksum, left = 0, self.chunk_bytes
         with storage_errors("read", file), open_regular(file) as handle:
             while left and (block := handle.read(min(_BLOCK, left))):
@@ -206,7 +248,4 @@ class MappedArray:
                 left -= len(block)
             expected = int.from_bytes(handle.read(CHECKSUM_BYTES), "little")
         if checksum != expected:
-            raise CorruptStoreError(
-                f"{where} is damaged (CRC-32C {checksum:08x}, recorded {expected:08x}): "
-                f"build the index again with 'knnstore index --overwrite'"
-            )
+            raise CorruptStoreError(f"{where} is damaged (CRC-32C {checksum:08x}, recorded {expected:08x}): {_MEND}")

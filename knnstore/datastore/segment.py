@@ -12,6 +12,8 @@
         heldout/              (tokens,)          like values       documents kept out, to measure on
         queries/              (n, dimension)     float32           keys of held-out tokens, for the index's self-check
         query_tokens/         (n,)               int64             which of the held-out tokens those are
+        sources/              (tokens,)          like values       seq2seq only: what each document is a translation of
+        source_offsets/       (documents + 1,)   int64             seq2seq only: where each begins there
         commits/              one record a task
 """
 
@@ -35,6 +37,7 @@ DOCUMENTS_FILE = "documents.parquet"
 # the tasks that make a segment, besides its chunks of keys
 DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK = "documents", "layout", "samples"
 _MOST_QUERIES = 2**20
+_SOURCES_AT_ONCE = 2**12
 
 
 def keys_task(chunk: int) -> str:
@@ -46,8 +49,9 @@ def keys_task(chunk: int) -> str:
 class SegmentPlan:
     """What a segment is made of; its fingerprint is in every commit record, so no two plans ever mix.
 
-    ``sources`` is the digest of the corpus files' names and sizes; ``compute`` the LM's dtype and ``versions``
-    those of the libraries, since another one may change the last bits of a key.
+    ``sources`` is the digest of the corpus files' names and sizes; ``text_field`` the field of the text, or those of a
+    pair's source and target with a tab between; ``compute`` the LM's dtype and ``versions`` those of the libraries,
+    since another one may change the last bits of a key.
     """
 
     model: ModelIdentity
@@ -80,6 +84,7 @@ class Segment:
         self.root = root
         self.plan = from_json(SegmentPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE))
         self.fingerprint = fingerprint(self.plan)
+        self._sources_read: tuple[int, list[np.ndarray[Any, Any]]] | None = None
 
     @property
     def commits(self) -> CommitLog:
@@ -157,10 +162,39 @@ class Segment:
     def heldout(self, document: int) -> np.ndarray[Any, Any]:
         """Token ids of the held-out part of a document."""
         table = self.documents
-        begin, total = int(table.heldout_first[document]), int(table.heldout_tokens.sum())
-        end = begin + int(table.heldout_tokens[document])
-        tokens = self._rows("heldout", begin, end, (total,), self.plan.value_dtype)
-        return self._in_vocabulary("heldout", tokens)
+        begin = int(table.heldout_first[document])
+        return self._heldout[begin : begin + int(table.heldout_tokens[document])].copy()
+
+    @cached_property
+    def _heldout(self) -> np.ndarray[Any, Any]:
+        """All held-out tokens: a few hundred thousand, read document by document."""
+        total = int(self.documents.heldout_tokens.sum())
+        return self._in_vocabulary("heldout", self._rows("heldout", 0, total, (total,), self.plan.value_dtype))
+
+    @cached_property
+    def source_offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where the source of each document begins in the array of sources, and where the last ends."""
+        count = len(self.documents) + 1
+        offsets = self._rows("source_offsets", 0, count, (count,), np.dtype(np.int64)).astype(np.int64)
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise CorruptStoreError(f"{self.array_path('source_offsets')}: the sources don't follow each other")
+        return offsets
+
+    def source(self, document: int) -> np.ndarray[Any, Any]:
+        """Token ids of what a document of a seq2seq store is a translation of."""
+        begin = document - document % _SOURCES_AT_ONCE
+        block = self._sources_read
+        if block is None or block[0] != begin:  # they are asked for in order
+            block = begin, self.sources(begin, min(begin + _SOURCES_AT_ONCE, len(self.documents)))
+            self._sources_read = block
+        return block[1][document - begin]
+
+    def sources(self, begin: int, end: int) -> list[np.ndarray[Any, Any]]:
+        """Token ids of the sources of documents ``[begin, end)``."""
+        offsets = self.source_offsets
+        first, last, total = int(offsets[begin]), int(offsets[end]), int(offsets[-1])
+        tokens = self._in_vocabulary("sources", self._rows("sources", first, last, (total,), self.plan.value_dtype))
+        return np.split(tokens, offsets[begin + 1 : end] - first)
 
     def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
         """Up to ``tokens`` token ids that stand before a row in its document."""

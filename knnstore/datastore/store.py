@@ -15,6 +15,8 @@ from knnstore.datastore.removed import Removed, joined, load_removed
 from knnstore.datastore.rowranges import Int64, RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
+from knnstore.objects.path import ObjectPath, is_url, path_of
+from knnstore.objects.service import SCHEMES
 
 SUFFIX = ".knnstore"
 
@@ -113,17 +115,21 @@ def index_root(root: Path, name: str) -> Path:
 
 
 def store_path(store: str) -> Path:
-    """The folder that a store's name, path or ``file://`` URL means.
+    """The folder that a store's name, path or URL (``file://``, ``s3://``, ``gs://``, ``az://``) means.
 
     A name becomes ``NAME.knnstore`` in the current folder, so that the store of ``books/`` can lie beside it;
     a path gets the suffix unless it has it, or is a store already.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", store):
         parts = urlsplit(store)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-            raise UsageError(f"--store {store}: only local paths and file:// URLs are supported by this version")
-        store = unquote(parts.path)
-    path = Path(store)
+        if not is_url(store) and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise UsageError(f"--store {store}: {parts.scheme}:// isn't known; give a path, file://, {known}")
+        store = store if is_url(store) else unquote(parts.path)
+    path = path_of(store)
+    if isinstance(path, ObjectPath) and not path.key:
+        example = f"{store.rstrip('/')}/books"
+        raise UsageError(f"--store {store} is a whole bucket: give the store a name in it, such as {example}")
     if not path.name or path.name == "..":
         raise UsageError(f"--store {store!r} has no name: give a name such as 'books', or a path that ends in one")
     if path.name.endswith(SUFFIX) or (path / MANIFEST_FILE).is_file():

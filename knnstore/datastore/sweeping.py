@@ -1,17 +1,17 @@
 """What no state needs any more leaves the disk: at once, or when the last reader of its state has gone."""
 
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, sync_folder
+from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
 from knnstore.datastore.store import index_root, segment_root
+from knnstore.objects.path import ObjectPath
 
 
 @dataclass(slots=True)
@@ -34,7 +34,9 @@ def sweep(root: Path) -> Swept:
     ]
     swept = Swept()
     past = {state.state for state in reach} | {present.state}
-    swept.held = sorted(state.state for state in held if state.state not in past or state.index != present.index)
+    swept.held = sorted(
+        state.state for state in held if state.state not in past or state.index not in (None, present.index)
+    )
     contents = [present, *reach, *held]
     segments = {name for state in contents for name in state.segments}
     ever = {name for change in known for name in change.state.segments}
@@ -81,17 +83,19 @@ def next_segment(root: Path) -> str:
 
 def remove_tree(path: Path) -> int:
     """Remove a folder, if it is there, for good; the bytes that were in it."""
+    if isinstance(path, ObjectPath):
+        return path.remove_below()
     if not path.exists():
         return 0
     size = bytes_below(path)
-    with storage_errors("remove", path):
-        shutil.rmtree(path)
-        sync_folder(path.parent)
+    remove_folder(path)
     return size
 
 
 def sweep_partial(root: Path) -> None:
     """Remove what a killed writer left half-written below a folder: Zarr's partial chunks, files of ours set aside."""
+    if isinstance(root, ObjectPath):
+        return
     with storage_errors("clean", root):
         for path in root.rglob("*"):
             if path.suffix in (".partial", TEMPORARY_SUFFIX):
@@ -100,7 +104,15 @@ def sweep_partial(root: Path) -> None:
 
 def bytes_below(*paths: Path) -> int:
     """Bytes of all files in the folders."""
-    return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+    return sum(size for path in paths for _, size in sizes_below(path))
+
+
+def sizes_below(path: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below a folder, with its bytes."""
+    if isinstance(path, ObjectPath):
+        yield from path.below()
+    else:
+        yield from ((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
 
 
 def state_bytes(root: Path, state: Manifest) -> int:
@@ -115,4 +127,4 @@ def state_bytes(root: Path, state: Manifest) -> int:
 def _folders(folder: Path, name: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and name.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_dir())

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import make_folder, read_raw, replacing_path, storage_errors
 from knnstore.datastore.history import FOLDER, changes
 from knnstore.errors import CorruptStoreError
 
@@ -21,9 +21,9 @@ def save_takedown(root: Path, state: int, digests: Digests) -> None:
     """Write the digests of the texts that the change to ``state`` removes."""
     path = _path(root, state)
     values = pa.array([digest.ljust(32, b"\0") for digest in np.unique(digests).tolist()], pa.binary(32))
-    with storage_errors("write", path):
-        path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table({"sha256": values}, schema=_SCHEMA), path, compression="zstd")
+    make_folder(path.parent)
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table({"sha256": values}, schema=_SCHEMA), aside, compression="zstd")
 
 
 def load_takedowns(root: Path) -> Digests:
@@ -47,6 +47,6 @@ def _path(root: Path, state: int) -> Path:
 
 def _load(path: Path) -> frozenset[bytes]:
     try:
-        return frozenset(pq.read_table(path, schema=_SCHEMA).column("sha256").to_pylist())
+        return frozenset(pq.read_table(pa.BufferReader(read_raw(path)), schema=_SCHEMA).column("sha256").to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path}, which says what was taken down, can't be read: {error}") from error

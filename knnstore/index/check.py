@@ -9,7 +9,7 @@ from knnstore.index.search import Searcher
 from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64
 
-_MOST_QUERIES = 512
+MOST_CHECK_QUERIES = 512
 
 
 def self_check(store: Datastore, searcher: Searcher, held_out: Float32, k: int, memory: int) -> Check:
@@ -30,7 +30,7 @@ def recall(true: Int64, found: Int64) -> float:
 
 
 def _spread(queries: Float32) -> Float32:
-    rows = np.unique(np.linspace(0, len(queries) - 1, min(_MOST_QUERIES, len(queries))).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(queries) - 1, min(MOST_CHECK_QUERIES, len(queries))).astype(np.int64))
     return np.ascontiguousarray(queries[rows])
 
 

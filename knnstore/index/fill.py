@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.atomic import make_folder, replacing_together, storage_errors, write_json
+from knnstore.atomic import make_folder, remove_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
-from knnstore.index.plan import IndexFolder, SegmentReference, open_index, remove_folder
+from knnstore.index.plan import IndexFolder, SegmentReference, open_index
 from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.train import decode
+from knnstore.objects.path import path_of
 from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"
@@ -84,8 +85,9 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
 
 def fill_run(task: FillTask) -> int:
     """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
-    folder = open_index(Path(task.store), task.index)
-    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    store = path_of(task.store)
+    folder = open_index(store, task.index)
+    segment = Segment(segment_root(store, task.segment.name))
     quantiser = load_quantiser(folder)
     arrays, lists, error, measured = _read_run(segment, quantiser, task)
     first_row = segment.chunk_range(task.first)[0]

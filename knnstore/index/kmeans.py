@@ -25,9 +25,9 @@ def two_level_kmeans(
     cell follow each other. Needs nlist <= rows; equal keys give equal centroids. ``advance`` is told of rows done.
     """
     generator = np.random.default_rng(seed)
-    sample = np.sort(generator.choice(rows, min(rows, cells * _POINTS_A_CELL), replace=False))
+    sample = np.sort(generator.choice(rows, coarse_rows(rows, cells), replace=False))
     coarse = kmeans(take(sample), cells, seed)
-    cell_of = _assign(take, rows, coarse)
+    cell_of = _assign_all(take, rows, coarse)
     members = np.argsort(cell_of, kind="stable")
     counts = np.bincount(cell_of, minlength=cells)
     ends = np.cumsum(counts)
@@ -65,8 +65,18 @@ def allot(counts: Int64, total: int) -> Int64:
     return shares
 
 
-def _assign(take: Callable[[Int64], Float32], rows: int, centroids: Float32) -> Int64:
+def coarse_rows(rows: int, cells: int) -> int:
+    """Keys that the first of the two levels is trained on."""
+    return min(rows, cells * _POINTS_A_CELL)
+
+
+def assign_flat(keys: Float32, centroids: Float32) -> Int64:
+    """The nearest centroid of each key, by comparing with all of them: int64 ``(n,)``."""
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
+    return np.asarray(index.search(keys, 1)[1][:, 0])
+
+
+def _assign_all(take: Callable[[Int64], Float32], rows: int, centroids: Float32) -> Int64:
     blocks = [np.arange(begin, min(begin + _BLOCK, rows)) for begin in range(0, rows, _BLOCK)]
-    return np.concatenate([index.search(take(block), 1)[1][:, 0] for block in blocks])
+    return np.concatenate([assign_flat(take(block), centroids) for block in blocks])

@@ -19,6 +19,7 @@ from knnstore.index.kernel import load_kernel
 from knnstore.index.lists import SegmentLists
 from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.objects.path import ObjectPath
 
 FEW = 8
 """So many queries at most are quicker looked up than joined."""
@@ -106,7 +107,7 @@ def _ask_for(part: SegmentLists, ranges: _Ranges, pieces: Pieces) -> None:
     """Have the disk read the keys of all the lists, and the rest of a list that is met for the first time."""
     if not len(ranges.begins):
         return
-    if load_kernel() is None:
+    if load_kernel() is None or isinstance(part.keys.path, ObjectPath):
         for begin, end in zip(ranges.begins.tolist(), ranges.ends.tolist(), strict=True):
             part.keys.will_need(begin, end)
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, storage_errors
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
 from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
@@ -20,6 +20,7 @@ from knnstore.index.cuts import Uint64, cut_list
 from knnstore.index.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.index.quantiser import Int64
+from knnstore.objects.path import ObjectPath, path_of
 
 OFFSETS = "offsets"
 
@@ -96,8 +97,9 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
 
 def merge_chunk(task: MergeTask) -> int:
     """Gather one chunk from all runs, write and commit it; return its rows."""
-    folder = open_index(Path(task.store), task.index)
-    segment = Segment(segment_root(Path(task.store), task.segment.name))
+    store = path_of(task.store)
+    folder = open_index(store, task.index)
+    segment = Segment(segment_root(store, task.segment.name))
     pieces, lists = _pieces(folder, task)
     forms = array_forms(folder.plan, segment, task.segment)
     runs = folder.runs(task.segment.name)
@@ -168,8 +170,12 @@ def _gather(
 
 
 def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray[Any, Any]:
+    begin = first * dtype.itemsize
     with storage_errors("read", path):
-        part = np.fromfile(path, dtype, count, offset=first * dtype.itemsize)
+        if isinstance(path, ObjectPath):
+            part = np.frombuffer(read_raw(path, begin, begin + count * dtype.itemsize), dtype)
+        else:
+            part = np.fromfile(path, dtype, count, offset=begin)
     if len(part) != count:
         raise CorruptStoreError(f"{path} is shorter than its offsets say: run 'knnstore index --overwrite'")
     return part

@@ -19,7 +19,6 @@
 A segment that is added later gets lists of its own under the same quantisers; nothing that is there is touched.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors, sync_folder
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
@@ -195,11 +193,3 @@ def segment_reference(segment: Segment) -> SegmentReference:
     # zarr stores the last chunk whole, so a segment of few keys gets chunks of just as many rows
     chunk_rows = min(segment.plan.chunk_rows, segment.rows)
     return SegmentReference(segment.root.name, segment.fingerprint, segment.rows, chunk_rows)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder, if it is there, for good."""
-    if path.exists():
-        with storage_errors("remove", path):
-            shutil.rmtree(path)
-            sync_folder(path.parent)

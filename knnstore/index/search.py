@@ -10,6 +10,7 @@ import numpy as np
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError, UsageError
+from knnstore.index.coded import look_up_codes
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
@@ -20,8 +21,9 @@ from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.selection import takes_units
 from knnstore.neighbours import Float32, Neighbours
+from knnstore.planning import Lookup, choose_lookup
 
-Method = Literal["lists", "quantised", "exact"]
+Method = Literal["auto", "lists", "quantised", "exact"]
 Progress = Callable[[int], None]
 
 _SCRATCH_BYTES = 2**27
@@ -98,7 +100,8 @@ class Searcher:
             k: neighbours a query; where fewer are found the rest is padded with inf and −1.
             nprobe: lists a query, at most nlist; the index's default if None.
             method: ``lists``, exact distances of all keys in the probed lists; ``quantised``, distances of the PQ
-                codes there; ``exact``, every key of the store.
+                codes there; ``exact``, every key of the store; ``auto``, ``lists``, or for a few queries what
+                ``lookup`` chooses.
             rerank: for ``quantised``: the best rerank × k candidates get their exact distance (0: none does).
             rows: whether to say the neighbours' row numbers.
             memory: bytes for the working set, besides the queries and the result; fewer mean more passes.
@@ -109,13 +112,14 @@ class Searcher:
         check_queries(queries, self.plan.dimension, k)
         if rerank < 0 or (rerank and method != "quantised"):
             raise UsageError(f"re-ranking {rerank} × k goes with method 'quantised', not {method!r}")
+        if method == "auto":
+            rerank = self.lookup(k, nprobe).rerank if len(queries) <= FEW else 0
+            method = "quantised" if rerank else "lists"
         if method == "exact":
             return exact_search(self._store, queries, k, rows=rows, memory=memory, progress=progress)
         if method not in ("lists", "quantised"):
-            raise UsageError(f"method {method!r} is none of lists, quantised, exact")
-        nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
-        if nprobe < 1:
-            raise UsageError(f"nprobe is {nprobe}: give at least 1")
+            raise UsageError(f"method {method!r} is none of auto, lists, quantised, exact")
+        nprobe = self._lists_probed(nprobe)
         wanted = max(1, rerank) * k
         tags = positions if rerank else stored_rows if rows else None
         read = stored_residuals if method == "lists" else coded_residuals
@@ -130,14 +134,28 @@ class Searcher:
             batch = Batch(block, self.probe(block, nprobe))
             if method == "lists" and len(batch) <= FEW:
                 neighbours = look_up(batch, lists, k, rows=rows)
-                if progress:
-                    progress(batch.probed.size)
+            elif rerank and len(batch) <= FEW:
+                neighbours = look_up_codes(batch, lists, self._quantiser, k, rerank, rows=rows)
             else:
                 neighbours = join_in_threads(batch, lists, wanted, progress)
-            if rerank:
-                neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
+                if rerank:
+                    neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
+            if progress and len(batch) <= FEW and (rerank or method == "lists"):
+                progress(batch.probed.size)
             found.append(neighbours)
         return concatenate(found)
+
+    def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
+        """How a single query is best searched, by the bytes that it reads."""
+        keys = self._lists_probed(nprobe) * int(self.list_sizes().sum()) // self.plan.nlist
+        width = self.plan.dimension * np.dtype(self.plan.key_dtype).itemsize
+        return choose_lookup(keys, key_bytes=width, pq_bytes=self.plan.pq_bytes, k=k)
+
+    def _lists_probed(self, nprobe: int | None) -> int:
+        nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
+        if nprobe < 1:
+            raise UsageError(f"nprobe is {nprobe}: give at least 1")
+        return nprobe
 
     def probe(self, queries: Float32, nprobe: int) -> Int64:
         """The lists nearest to each query, nearest first: int64 (n, nprobe)."""

@@ -14,7 +14,7 @@ from knnstore.index.quantiser import Quantiser, train_codebooks
 
 _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
-_PQ_ROWS = 65_536
+PQ_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tu
     rows = len(sample.stored)
     cells, centroids = two_level_kmeans(sample.take, rows, plan.nlist, plan.cells, seed=plan.seed, advance=advance)
     generator = np.random.default_rng(plan.seed)
-    chosen = np.sort(generator.choice(rows, min(rows, _PQ_ROWS), replace=False))
+    chosen = np.sort(generator.choice(rows, min(rows, PQ_ROWS), replace=False))
     keys = sample.take(chosen)
     unfinished = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
     lists = unfinished.assign(keys)

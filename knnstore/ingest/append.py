@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors, sync_folder, write_json
+from knnstore.atomic import read_raw, replacing_path, storage_errors, write_json
 from knnstore.corpus.sources import Source
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
@@ -98,7 +98,7 @@ class Append:
 
     def _compare(self, store: Datastore, corpus: Any) -> Differences:
         takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.root)
-        return compare(store, corpus, self.options.corpus, takedowns)
+        return compare(store, corpus, self.options.named, takedowns)
 
     def _add(self, store: Datastore, found: Differences) -> Making | None:
         """Make the segment of the new documents; None if they haven't a token."""
@@ -228,17 +228,15 @@ def _write_replaced(segment: Path, replaced: Removed) -> None:
     names = np.repeat(np.array(sorted(replaced), object), [len(replaced[name]) for name in sorted(replaced)])
     documents = np.concatenate([np.empty(0, np.int64), *(replaced[name] for name in sorted(replaced))])
     path = segment / FOLDER / "replaced.parquet"
-    with storage_errors("write", path):
-        pq.write_table(
-            pa.table({"segment": pa.array(names.tolist(), pa.string()), "document": documents}, schema=_REPLACED), path
-        )
-        sync_folder(path.parent)
+    table = pa.table({"segment": pa.array(names.tolist(), pa.string()), "document": documents}, schema=_REPLACED)
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(table, aside)
 
 
 def _read_replaced(segment: Path) -> Removed:
     path = segment / FOLDER / "replaced.parquet"
     try:
-        table = pq.read_table(path, schema=_REPLACED)
+        table = pq.read_table(pa.BufferReader(read_raw(path)), schema=_REPLACED)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read: remove {segment} and run the ingest again ({error})") from error
     names, documents = np.array(table.column("segment").to_pylist(), object), table.column("document").to_numpy()

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, replacing_path, storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.sources import write_sources
 from knnstore.holdout import Int64
-from knnstore.ingest.tasks import part_files
+from knnstore.ingest.tasks import part_sources, part_table, part_tokens
+from knnstore.objects.path import ObjectPath
 
 
 def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldout_bytes: Any) -> None:
@@ -24,7 +26,9 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
     held out.
     """
-    table = pa.concat_tables(pq.read_table(part_files(segment.root, part)[1]) for part in range(parts))
+    table = pa.concat_tables(
+        pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts)
+    )
     tokens = table.column("tokens").to_numpy()
     heldout = choose(table)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
@@ -34,7 +38,7 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     ends = []
     writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
     heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
-    for keep, end, whole in _split(_memory_maps(segment, parts), tokens, heldout):
+    for keep, end, whole in _split(_memory_maps(segment, parts, part_tokens), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
         if len(end) and not whole:
@@ -43,6 +47,10 @@ def assemble(segment: Segment, parts: int, choose: Callable[[Any], Int64], heldo
     if ends:
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
+    if segment.plan.key.task == "seq2seq":
+        files += write_sources(
+            segment, table.column("source_tokens").to_numpy(), _memory_maps(segment, parts, part_sources)
+        )
     files.append(_write_documents(segment, table, tokens - heldout, heldout, sizes))
     segment.commits.commit(DOCUMENTS_TASK, files)
 
@@ -57,15 +65,18 @@ def _write_documents(segment: Segment, table: Any, stored: Any, heldout: Any, he
         "heldout_bytes": heldout_bytes,
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
     return path
 
 
-def _memory_maps(segment: Segment, parts: int) -> Iterator[Any]:
+def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]) -> Iterator[Any]:
+    """The token ids of each part, in that file of it."""
     for part in range(parts):
-        path = part_files(segment.root, part)[0]
-        if path.stat().st_size:
+        path = file(segment.root, part)
+        if isinstance(path, ObjectPath):
+            yield np.frombuffer(path.read_bytes(), segment.plan.value_dtype)
+        elif path.stat().st_size:
             yield np.memmap(path, segment.plan.value_dtype, mode="r")
 
 

@@ -1,12 +1,11 @@
 """The ingest job: a store of a corpus, made, finished, or brought up to date."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, storage_errors, write_json
-from knnstore.corpus.sources import Source, find_sources, fingerprint
+from knnstore.atomic import make_folder, remove_folder, storage_errors, write_json
+from knnstore.corpus.sources import Source, fingerprint
 from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
@@ -16,7 +15,7 @@ from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import CorpusError, MismatchError, UsageError
-from knnstore.holdout import choose_heldout
+from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.making import Making, count
 from knnstore.ingest.plan import IngestOptions, check_memory, differences, segment_plan
@@ -68,23 +67,24 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     the message.
     """
     reporter = reporter or Reporter()
-    found = find_sources(options.corpus)
+    found = options.files()
     ignored = f" ({count(found.ignored, 'file')} of other kinds left out)" if found.ignored else ""
-    size = format_size(sum(source.bytes for source in found.sources))
-    reporter.say(f"corpus    {count(len(found.sources), 'file')}, {size}{ignored}")
+    size = format_size(sum(source.bytes + source.beside_bytes for source in found.sources))
+    files = len(found.sources) + sum(1 for source in found.sources if source.beside)
+    reporter.say(f"corpus    {count(files, 'file')}, {size}{' of pairs' if options.pairs else ''}{ignored}")
     model = options.model or default_model()
     folder = resolve_model(model)
-    spec = LmSpec(str(folder.resolve()), options.key, options.dtype, options.device)
+    spec = LmSpec(str(folder.resolve()), options.layer, options.dtype, options.device)
     facts = next(iter(runner.run(describe_model, [spec])))
-    reporter.say(_model_line(model, folder, facts, options.key))
+    reporter.say(_model_line(model, folder, facts, options.layer))
     plan = segment_plan(options, facts, fingerprint(found.sources))
     check_memory(options, facts, plan)
-    root = store_path(options.store or default_store(options.corpus[0]))
+    root = store_path(options.store or default_store(options.named[0]))
     make_folder(root)
     # workers may stand elsewhere: they get absolute places
     here = Path.cwd()
     sources = [replace(source, folder=str(here)) for source in found.sources]
-    with writing(root):
+    with writing(root, reporter.say):
         runner.require_shared(root, [folder, here / sources[0].path])
         _open_root(root, plan, overwrite=options.overwrite)
         if load_manifest(root).segments:
@@ -102,7 +102,8 @@ def _make_first(
     """Make the first segment of a store and publish it."""
     segment = making.segment
     tasks = [TokenTask(segment.root.absolute(), spec, part, options.reading) for part in plan_parts(sources)]
-    if not making.tokenise(tasks, lambda table: choose_heldout(table.column("tokens").to_numpy(), options.holdout)):
+    choose = choose_heldout_pairs if options.pairs else choose_heldout
+    if not making.tokenise(tasks, lambda table: choose(table.column("tokens").to_numpy(), options.holdout)):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")
     if segment.rows == 0:
         raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
@@ -149,7 +150,7 @@ def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
     if overwrite:
         with storage_errors("clear", root):
             for entry in others:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                remove_folder(entry) if entry.is_dir() else entry.unlink()
     if not (root / MANIFEST_FILE).exists() and not (segment_root(root, _SEGMENT) / PLAN_FILE).exists():
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
 

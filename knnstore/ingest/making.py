@@ -131,6 +131,8 @@ def _left_out(summaries: list[PartSummary]) -> str:
         "skipped as unreadable": sum(summary.skipped for summary in summaries),
     }
     told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
+    if too_long := sum(summary.too_long for summary in summaries):
+        told.append(f"{count(too_long, 'pair')} longer than the LM takes")
     if replaced := sum(summary.replaced for summary in summaries):
         told.append(f"{count(replaced, 'undecodable character')} replaced")
     return f"          left out: {', '.join(told)}" if told else ""

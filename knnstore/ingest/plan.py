@@ -5,8 +5,10 @@ from importlib.metadata import version
 from typing import Any
 
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
+from knnstore.corpus.pairs import DEFAULT_FIELDS
+from knnstore.corpus.sources import Sources, find_pairs, find_sources
 from knnstore.datastore.keycodec import KeyDtype, stored_dtype
-from knnstore.datastore.manifest import KeyRecipe
+from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import ResourceError, UsageError
 from knnstore.lm.spec import LmFacts, default_model, resolve_model
@@ -31,9 +33,16 @@ class IngestOptions:
 
     ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
+    ``task`` seq2seq: the corpus is of pairs of texts, ``source`` and ``target`` parallel files of them, and
+    ``source_field`` and ``target_field`` say where the two are in a record of ``corpus``.
     """
 
-    corpus: tuple[str, ...]
+    corpus: tuple[str, ...] = ()
+    task: str = "causal"
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    source_field: str = DEFAULT_FIELDS[0]
+    target_field: str = DEFAULT_FIELDS[1]
     store: str | None = None
     model: str | None = None
     text_field: str = "text"
@@ -53,15 +62,45 @@ class IngestOptions:
     chunk_rows: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.corpus:
-            raise UsageError("no corpus: give --corpus PATH, a folder or files of text")
+        if self.task not in ("causal", "seq2seq"):
+            raise UsageError(f"--task {self.task!r} is none of causal, seq2seq")
+        if self.task == "causal" and (self.source or self.target):
+            raise UsageError(
+                "--source and --target are parallel files for an encoder-decoder model: add --task seq2seq"
+            )
+        if not (self.named or self.source):
+            pairs = (
+                "--source FILE --target FILE, two parallel files, or --corpus PATH, pairs in .tsv, .jsonl or .parquet"
+            )
+            raise UsageError(f"no corpus: give {pairs if self.pairs else '--corpus PATH, a folder or files of text'}")
+        if self.pairs and self.stride is not None:
+            raise UsageError(f"--stride {self.stride}: a pair of texts is one window, and slides by nothing")
         if not 0 <= self.holdout < 1:
             raise UsageError(f"--holdout {self.holdout:g} is not a share between 0 and 1: 0.01 holds out one in 100")
 
     @property
+    def pairs(self) -> tuple[str, str] | None:
+        """The fields of a pair, of a corpus of pairs."""
+        return (self.source_field, self.target_field) if self.task == "seq2seq" else None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The files and folders whose documents these are; of parallel files the target side."""
+        return (*self.corpus, *self.target)
+
+    @property
+    def layer(self) -> str:
+        """The layer whose activations are the keys, as a store names it."""
+        return f"{DECODER if self.pairs else ''}{self.key}"
+
+    @property
     def reading(self) -> ReadOptions:
         """How the corpus is read."""
-        return ReadOptions(text_field=self.text_field, errors=self.errors)
+        return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=self.pairs)
+
+    def files(self) -> Sources:
+        """The files of the corpus. Raises CorpusError where there are none."""
+        return find_pairs(self.corpus, self.source, self.target) if self.pairs else find_sources(self.corpus)
 
 
 def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> SegmentPlan:
@@ -72,7 +111,7 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
     context = options.context or facts.default_context
     if not 0 < context <= facts.longest_context:
         raise UsageError(f"--context {context}: {facts.identity.name} takes 1 to {facts.longest_context} positions")
-    stride = options.stride or max(1, context // 2)
+    stride = context if options.pairs else options.stride or max(1, context // 2)
     if not 0 < stride <= context:
         raise UsageError(f"--stride {stride} is not between 1 and the context {context}")
     return SegmentPlan(
@@ -81,7 +120,7 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
         key_dtype=options.key_dtype,
         chunk_rows=options.chunk_rows or chunk_rows(facts.dimension, options.key_dtype),
         sources=sources,
-        text_field=options.text_field,
+        text_field=options.text_field if options.pairs is None else "\t".join(options.pairs),
         errors=options.errors,
         holdout=options.holdout,
         compute=f"{facts.dtype} on {facts.device.split(':')[0]}",

@@ -4,6 +4,7 @@ torch and transformers are imported when a task runs, so that the process which 
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
-from knnstore.corpus.tokens import PartSummary, TokenPart, survey_part, tokenise_part
+from knnstore.corpus.tokens import PairTokens, PartSummary, TokenPart, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.queries import MOST_QUERIES, write_queries
@@ -89,10 +90,19 @@ class DecodeTask:
     texts: tuple[tuple[int, ...], ...]
 
 
-def part_files(segment: Path, part: int) -> tuple[Path, Path]:
-    """The temporary files of a part: its token ids, and its table of documents."""
-    folder = segment / "parts"
-    return folder / f"{part:06d}.tokens", folder / f"{part:06d}.parquet"
+def part_tokens(segment: Path, part: int) -> Path:
+    """The temporary file of the token ids of a part."""
+    return segment / "parts" / f"{part:06d}.tokens"
+
+
+def part_table(segment: Path, part: int) -> Path:
+    """That of its table of documents."""
+    return segment / "parts" / f"{part:06d}.parquet"
+
+
+def part_sources(segment: Path, part: int) -> Path:
+    """Of pairs of texts, that of the token ids of the sources."""
+    return segment / "parts" / f"{part:06d}.sources"
 
 
 def describe_model(spec: LmSpec) -> LmFacts:
@@ -110,10 +120,18 @@ def survey(task: SurveyTask) -> tuple[int, Any]:
 def tokenise(task: TokenTask) -> PartSummary:
     """Write a part's token ids and documents."""
     segment = Segment(task.segment)
-    files = part_files(task.segment, task.part.index)
-    model = _key_model(task.spec, segment)
-    with storage_errors("write", files[0]), replacing_path(files[0]) as ids, replacing_path(files[1]) as table:
-        summary = tokenise_part(task.part, model.loaded.tokenise, task.options, segment.plan.value_dtype, ids, table)
+    files = [file(task.segment, task.part.index) for file in (part_tokens, part_table)]
+    loaded = _key_model(task.spec, segment).loaded
+    if pairs := task.options.pairs is not None:
+        files.append(part_sources(task.segment, task.part.index))
+    with storage_errors("write", files[0]), ExitStack() as stack:
+        ids, table, *sources = (stack.enter_context(replacing_path(file)) for file in files)
+        write = partial(tokenise_part, task.part, options=task.options, dtype=segment.plan.value_dtype)
+        if pairs:
+            sides = PairTokens(loaded.tokenise_source, sources[0], segment.plan.key.context)
+            summary = write(loaded.tokenise_target, tokens_file=ids, documents_file=table, pairs=sides)
+        else:
+            summary = write(loaded.tokenise, tokens_file=ids, documents_file=table)
     segment.commits.commit(task.name, files, **to_json(summary))
     return summary
 
@@ -161,7 +179,7 @@ def write_keys(task: KeyTask) -> int:
         table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
     )
     block = np.empty((end - begin, segment.dimension), codec.stored)
-    for rows, keys in _window_keys(model, windows, _stored(segment, windows)):
+    for rows, keys in _window_keys(segment, model, windows, _stored(segment, windows)):
         mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
     if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
@@ -198,10 +216,19 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     return model
 
 
-def _window_keys(model: "KeyModel", windows: Windows, tokens: TokenReader) -> Any:
+def _window_keys(segment: Segment, model: "KeyModel", windows: Windows, tokens: TokenReader) -> Any:
     from knnstore.lm.forward import window_keys  # noqa: PLC0415 - see the module
 
-    return window_keys(model, windows, tokens, _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"]))
+    batch_tokens = _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"])
+    sources = _sources(segment, windows) if segment.plan.key.task == "seq2seq" else None
+    return window_keys(model, windows, tokens, batch_tokens, sources)
+
+
+def _sources(segment: Segment, windows: Windows) -> Callable[[int], "np.ndarray[Any, Any]"]:
+    """Reads sources of documents; all between the windows' first and last are fetched at once."""
+    first = int(windows.document.min())
+    texts = segment.sources(first, int(windows.document.max()) + 1)
+    return lambda document: texts[document - first]
 
 
 def _stored(segment: Segment, windows: Windows) -> TokenReader:
@@ -228,7 +255,7 @@ def _sampled_keys(
     parts = []
     for index in chosen:  # one window at a time: what is read for them lies far apart
         window = windows.select(slice(int(index), int(index) + 1))
-        parts += list(_window_keys(model, window, reader(segment, window)))
+        parts += list(_window_keys(segment, model, window, reader(segment, window)))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 

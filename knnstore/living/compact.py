@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import free_bytes
+from knnstore.atomic import free_bytes, remove_folder
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import index_size
 from knnstore.datastore.history import publish
@@ -16,7 +16,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep, sweep_partial
 from knnstore.errors import ResourceError
-from knnstore.index.plan import IndexFolder, open_index, remove_folder
+from knnstore.index.plan import IndexFolder, open_index
 from knnstore.living.copying import Source
 from knnstore.living.lists import regroup_lists
 from knnstore.living.segments import copy_segment, discard_copies

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.atomic import read_raw, replacing_path, storage_errors
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.sources import write_sources
 from knnstore.errors import CorruptStoreError
 
 FOLDER = "copy"
@@ -82,6 +83,10 @@ def copy_tables(segment: Segment, sources: Sequence[Source]) -> None:
             *_write_values(segment, sources),
             *_write_heldout(segment, sources),
         ]
+        if segment.plan.key.task == "seq2seq":
+            offsets = [(s.segment.source_offsets, s.documents) for s in sources]
+            tokens = np.concatenate([(ends[1:] - ends[:-1])[documents] for ends, documents in offsets])
+            files += write_sources(segment, tokens, _sources_of(sources))
         segment.commits.commit(DOCUMENTS_TASK, files)
     if segment.commits.find(LAYOUT_TASK) is None:
         shape, plan = (segment.rows, segment.dimension), segment.plan
@@ -168,13 +173,14 @@ def write_kept(segment: Path, sources: Sequence[Source]) -> None:
     path = segment / FOLDER / "kept.parquet"
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns, schema=_KEPT), path, compression="zstd")
+        with replacing_path(path) as aside:
+            pq.write_table(pa.table(columns, schema=_KEPT), aside, compression="zstd")
 
 
 def _read_kept(segment: Path) -> Any:
     path = segment / FOLDER / "kept.parquet"
     try:
-        return pq.read_table(path, schema=_KEPT)
+        return pq.read_table(pa.BufferReader(read_raw(path)), schema=_KEPT)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read: run the same command again ({error})") from error
 
@@ -193,8 +199,8 @@ def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
         "heldout_bytes": np.where(heldout > 0, sizes, 0),
     }
     path = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", path):
-        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), path, compression="zstd")
+    with storage_errors("write", path), replacing_path(path) as aside:
+        pq.write_table(pa.table(columns).cast(DOCUMENTS_SCHEMA), aside, compression="zstd")
     return path
 
 
@@ -224,6 +230,14 @@ def _write_heldout(segment: Segment, sources: Sequence[Source]) -> list[Path]:
 def _heldout_ranges(source: Source) -> RowRanges:
     table = source.segment.documents
     return RowRanges.of_documents(table.heldout_first, table.heldout_tokens, source.documents[source.heldout])
+
+
+def _sources_of(sources: Sequence[Source]) -> Iterator[np.ndarray[Any, Any]]:
+    """What the copied documents are translations of, held out or not, block by block."""
+    for source in sources:
+        offsets = source.segment.source_offsets
+        wanted = RowRanges.of_documents(offsets[:-1], np.diff(offsets), source.documents)
+        yield from _ranged(source.segment.array_path("sources"), int(offsets[-1]), wanted)
 
 
 def _ranged(path: Path, rows: int, wanted: RowRanges) -> Iterator[np.ndarray[Any, Any]]:

@@ -13,6 +13,7 @@ import torch
 from knnstore.errors import ModelError
 from knnstore.lm.keylayer import KeyPoint, find_key_point, module_input
 from knnstore.lm.loading import LoadedModel, load_model
+from knnstore.lm.sources import SourceBatch, SourceReader, batches_with_sources
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.windows import Windows
 
@@ -29,46 +30,68 @@ class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
 
 
 class KeyModel:
-    """A loaded LM with its key point."""
+    """A loaded LM with its key point.
+
+    Of an encoder-decoder model ``ids`` are the decoder's, and ``source`` is what its encoder reads.
+    """
 
     def __init__(self, loaded: LoadedModel, layer: str) -> None:
         self.loaded = loaded
         self.point: KeyPoint = find_key_point(loaded.model, layer)
-        self._body = loaded.model.base_model
+        self._decodes = loaded.task == "seq2seq"
+        self._body = loaded.model if self._decodes else loaded.model.base_model
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
 
+    @property
+    def dimension(self) -> int:
+        """Width of a key."""
+        one = np.zeros((1, 1), np.int64)
+        return int(self.keys(one, SourceBatch(one, one + 1) if self._decodes else None).shape[-1])
+
     @torch.inference_mode()
-    def keys(self, ids: Int64) -> torch.Tensor:
+    def keys(self, ids: Int64, source: SourceBatch | None = None) -> torch.Tensor:
         """Keys of token ids (batch, length): float32 (batch, length, d) on the CPU.
 
         Position p's key is the state after reading ids[:, :p + 1]. Pad on the right: a causal LM's earlier
         positions don't see it.
         """
-        tokens = torch.from_numpy(ids).to(self.loaded.device)
+        arguments = self._arguments(ids, source)
         if self.point.module is None:
-            hidden: torch.Tensor = self._body(input_ids=tokens, use_cache=False).last_hidden_state
+            if self._decodes:
+                return self.keys_and_logits(ids, 0, source)[0]
+            hidden: torch.Tensor = self._body(**arguments).last_hidden_state
             return hidden.float().cpu()
         with self._captured(stop=True) as captured, suppress(_KeyReached):
-            self._body(input_ids=tokens, use_cache=False)
-        return self._shaped(captured, tokens)
+            self._body(**arguments)
+        return self._shaped(captured, ids)
 
     @torch.inference_mode()
-    def keys_and_logits(self, ids: Int64, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_and_logits(self, ids: Int64, first: int, source: SourceBatch | None = None) -> tuple[torch.Tensor, Any]:
         """Keys and logits of positions ``first …`` of token ids (batch, length).
 
         Returns float32 keys (batch, length − first, d) on the CPU, and logits (batch, length − first, vocabulary) on
         the LM's device: the model's own, with all that its head does.
         """
-        tokens = torch.from_numpy(ids).to(self.loaded.device)
-        keep = {"logits_to_keep": tokens.shape[1] - first} if self._keeps_logits else {}
+        arguments = self._arguments(ids, source)
+        if self._keeps_logits:
+            arguments["logits_to_keep"] = ids.shape[1] - first
         if self.point.module is None:
-            output = self.loaded.model(input_ids=tokens, use_cache=False, output_hidden_states=True, **keep)
-            keys = output.hidden_states[-1].float().cpu()
+            output = self.loaded.model(**arguments, output_hidden_states=True)
+            states = output.decoder_hidden_states if self._decodes else output.hidden_states
+            keys = states[-1].float().cpu()
         else:
             with self._captured(stop=False) as captured:
-                output = self.loaded.model(input_ids=tokens, use_cache=False, **keep)
-            keys = self._shaped(captured, tokens)
-        return keys[:, first:], output.logits[:, -(tokens.shape[1] - first) :]
+                output = self.loaded.model(**arguments)
+            keys = self._shaped(captured, ids)
+        return keys[:, first:], output.logits[:, -(ids.shape[1] - first) :]
+
+    def _arguments(self, ids: Int64, source: SourceBatch | None) -> dict[str, Any]:
+        """Those of a forward pass, without a cache."""
+        tokens = torch.from_numpy(ids).to(self.loaded.device)
+        if not self._decodes:
+            return {"input_ids": tokens, "use_cache": False}
+        assert source is not None, "an encoder-decoder model reads a source"
+        return source.arguments(self.loaded.device) | {"decoder_input_ids": tokens, "use_cache": False}
 
     @contextmanager
     def _captured(self, *, stop: bool) -> Iterator[list[torch.Tensor]]:
@@ -87,14 +110,14 @@ class KeyModel:
         finally:
             handle.remove()
 
-    def _shaped(self, captured: list[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    def _shaped(self, captured: list[torch.Tensor], ids: Int64) -> torch.Tensor:
         if len(captured) != 1:
             raise ModelError(
                 f"{self.point.path} ran {len(captured)} times in one pass of {self.loaded.identity.name}: "
                 "its input is no key; use --key hidden"
             )
         # some families (OPT of old) flatten batch and length before the feed-forward block
-        return captured[0].float().reshape(*tokens.shape, -1).cpu()
+        return captured[0].float().reshape(*ids.shape, -1).cpu()
 
 
 @lru_cache(maxsize=1)
@@ -111,7 +134,7 @@ def describe(spec: LmSpec) -> LmFacts:
         identity=loaded.identity,
         layer=model.point.layer,
         path=model.point.path,
-        dimension=model.keys(np.array([[loaded.bos]])).shape[-1],
+        dimension=model.dimension,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         default_context=loaded.default_context,
         longest_context=loaded.longest_context,
@@ -134,10 +157,25 @@ def padded_ids(windows: Windows, tokens: Any, bos: int) -> Int64:
     return ids
 
 
-def window_keys(model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int) -> Iterator[tuple[Int64, Any]]:
+def input_batches(
+    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None
+) -> Iterator[tuple[Windows, Int64, SourceBatch | None]]:
+    """Windows, batch by batch, their padded ids, and of an encoder-decoder model what its encoder reads."""
+    bos = model.loaded.bos
+    if sources is None:
+        for batch in windows.batches(batch_tokens):
+            yield batch, padded_ids(batch, tokens, bos), None
+        return
+    for batch, texts in batches_with_sources(windows, batch_tokens, sources):
+        yield batch, padded_ids(batch, tokens, bos), SourceBatch.of(texts, model.loaded.pad)
+
+
+def window_keys(
+    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
+) -> Iterator[tuple[Int64, Any]]:
     """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d)."""
-    for batch in windows.batches(batch_tokens):
-        keys = model.keys(padded_ids(batch, tokens, model.loaded.bos))
+    for batch, ids, source in input_batches(model, windows, tokens, batch_tokens, sources):
+        keys = model.keys(ids, source)
         rows, lines, positions = scored_positions(batch)
         yield rows, keys[lines, positions].numpy()
 
@@ -163,13 +201,14 @@ class ScoredTokens:
 
 
 def window_scores(
-    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, vocabulary: int
+    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
 ) -> Iterator[ScoredTokens]:
     """Keys and ln p of every scored token, batch by batch; the logits of a batch hold at most ``_LOGITS`` numbers."""
-    for batch in windows.batches(min(batch_tokens, max(1, _LOGITS // vocabulary))):
+    batch_tokens = min(batch_tokens, max(1, _LOGITS // model.loaded.identity.vocabulary))
+    for batch, ids, source in input_batches(model, windows, tokens, batch_tokens, sources):
         rows, lines, positions = scored_positions(batch)
         first = int((batch.length - batch.scored).min())
-        keys, logits = model.keys_and_logits(padded_ids(batch, tokens, model.loaded.bos), first)
+        keys, logits = model.keys_and_logits(ids, first, source)
         targets = np.concatenate(
             [
                 tokens(int(document), int(end - scored), int(end))

@@ -15,6 +15,7 @@ import torch
 
 from knnstore.errors import CorruptStoreError, ModelError, NumericsError
 from knnstore.lm.keylayer import KeyPoint, module_input
+from knnstore.lm.loading import task_of_config
 from knnstore.neighbours import ABSENT, Neighbours
 
 # Numbers of p_kNN that are held at once: 256 MB in float32.
@@ -76,8 +77,10 @@ class MixtureHooks:
         self._path = point.path
         self._signature = inspect.signature(model.forward)
         self._running = threading.local()  # .states: what the forward pass of this thread has captured so far
+        self._decodes = task_of_config(model.config) == "seq2seq"
         if point.module is None:
-            capture = model.base_model.register_forward_hook(self._capture_output)
+            body = model.get_decoder() if self._decodes else model.base_model
+            capture = body.register_forward_hook(self._capture_output)
         else:
             capture = point.module.register_forward_pre_hook(self._capture_input, with_kwargs=True)
         self._handles = [
@@ -125,10 +128,14 @@ class MixtureHooks:
             )
         # some families flatten batch and length before the feed-forward block
         keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])
-        asked = _kept(_not_padding(given, keys), given)
+        mask = given.get("decoder_attention_mask" if self._decodes else "attention_mask")
+        asked = _kept(_not_padding(mask, keys), given)
         log_p = self._mix(_kept(keys, given), logits, asked)
         if loss is not None:
-            loss = _loss_of_mixture(model, loss, logits, log_p, given)
+            if self._decodes:
+                loss = loss - _cross_entropy(logits, given["labels"]) + _cross_entropy(log_p, given["labels"])
+            else:
+                loss = _loss_of_mixture(model, loss, logits, log_p, given)
         return _replaced(output, loss, log_p)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +194,8 @@ def _kept(of_positions: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     return of_positions[:, slice(-keep, None) if isinstance(keep, int) else keep.to(of_positions.device)]
 
 
-def _not_padding(given: dict[str, Any], keys: torch.Tensor) -> torch.Tensor:
+def _not_padding(mask: Any, keys: torch.Tensor) -> torch.Tensor:
     """Bool (batch, length): the positions that hold text. A mask of other than two dimensions tells nothing of it."""
-    mask = given.get("attention_mask")
     if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
         return torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
     # with a cache the mask covers what is in it as well; this pass is fed the last positions
@@ -205,6 +211,11 @@ def _loss_of_mixture(
     ours: torch.Tensor = model.loss_function(logits=log_p, **settings)
     theirs: torch.Tensor = model.loss_function(logits=logits, **settings)
     return loss - theirs + ours
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss of encoder-decoder models: mean −ln p of the labels that aren't −100, position by position."""
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
 
 
 def store_distribution(

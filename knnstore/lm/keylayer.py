@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from knnstore.datastore.manifest import DECODER
 from knnstore.errors import ModelError
 
 KeyLayer = Literal["ffn-input", "attention-input", "hidden"]
@@ -14,47 +15,51 @@ KeyLayer = Literal["ffn-input", "attention-input", "hidden"]
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _OTHER_MIXERS = re.compile(r"mixer|mamba|ssm|rwkv|conv|recurrent|temporal|linear_attn", re.IGNORECASE)
 _NORM = re.compile(r"norm|^ln|_ln|drop|^act", re.IGNORECASE)
+_NORM_LAYER = re.compile(r"^layer_?norm$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPoint:
     """Where keys are taken: the input of ``module``, or the final hidden state where it is None.
 
-    ``path`` is the module's name in the model, for people.
+    ``layer`` is a ``KeyLayer``, behind ``decoder-`` if it is in a decoder. ``path`` is the module's name in the model,
+    for people.
     """
 
-    layer: KeyLayer
+    layer: str
     path: str
     module: nn.Module | None
 
 
 def find_key_point(model: Any, layer: str) -> KeyPoint:
-    """The place in ``model`` (a Hugging Face causal LM) that ``layer`` means.
+    """The place in ``model`` (an LM of Hugging Face) that ``layer`` means.
 
     ``ffn-input``: input of the last block's feed-forward part, after its layer norm (Khandelwal et al. 2020, §4);
-    a model without one gives its final hidden state, and ``layer`` of the result says so.
+    a model without one gives its final hidden state, and ``layer`` of the result says so. ``decoder-…``: the same in
+    the decoder of an encoder-decoder model (Khandelwal et al. 2021, §2).
     Raises ModelError if the layer's name is unknown or the model has no attention to take the input of.
     """
-    if layer not in get_args(KeyLayer):
-        raise ModelError(f"--key {layer!r} is none of {', '.join(get_args(KeyLayer))}")
-    hidden = KeyPoint("hidden", "final hidden state", None)
-    if layer == "hidden":
+    prefix, kind = (DECODER, layer.removeprefix(DECODER)) if layer.startswith(DECODER) else ("", layer)
+    if kind not in get_args(KeyLayer):
+        raise ModelError(f"--key {kind!r} is none of {', '.join(get_args(KeyLayer))}")
+    hidden = KeyPoint(f"{prefix}hidden", "final hidden state", None)
+    if kind == "hidden":
         return hidden
     found = _last_block(model)
     if found is None:
         return hidden
     path, block = found
-    if layer == "attention-input":
+    if kind == "attention-input":
         names = [name for name, child in block.named_children() if _is_kind(_ATTENTION, name, child)]
         if not names:
             raise ModelError(f"{type(model).__name__} has no attention in {path}: use --key hidden")
-        return KeyPoint("attention-input", f"{path}.{names[0]}", block.get_submodule(names[0]))
+        return KeyPoint(layer, *_behind_norm(f"{path}.{names[0]}", block.get_submodule(names[0])))
     # What holds weight matrices in a block and mixes no positions is its feed-forward part; where it is written
     # out in several modules (OPT's fc1, fc2) the first takes its input.
     names = [name for name, child in block.named_children() if _is_feed_forward(name, child)]
     if not names:
         return hidden
-    return KeyPoint("ffn-input", f"{path}.{names[0]}", block.get_submodule(names[0]))
+    return KeyPoint(layer, *_behind_norm(f"{path}.{names[0]}", block.get_submodule(names[0])))
 
 
 def module_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -76,7 +81,20 @@ def _last_block(model: Any) -> tuple[str, nn.Module] | None:
     if not outer:
         return None
     path, blocks = max(outer, key=lambda row: ("encoder" not in row[0].replace("decoder", ""), len(row[1])))
-    return f"{path}.{len(blocks) - 1}", blocks[-1]
+    path, block = f"{path}.{len(blocks) - 1}", blocks[-1]
+    parts = list(block.named_children())
+    if len(parts) == 1 and isinstance(parts[0][1], nn.ModuleList):  # T5 lists the parts of a block
+        return f"{path}.{parts[0][0]}", parts[0][1]
+    return path, block
+
+
+def _behind_norm(path: str, part: nn.Module) -> tuple[str, nn.Module]:
+    """The part of a block that computes, where one wraps it and its layer norm (T5): its input is after the norm."""
+    children = dict(part.named_children())
+    inner = [name for name, child in children.items() if any(p.dim() >= 2 for p in child.parameters())]
+    if len(inner) == 1 and any(_NORM_LAYER.search(name) for name in children):
+        return f"{path}.{inner[0]}", children[inner[0]]
+    return path, part
 
 
 def _is_kind(pattern: re.Pattern[str], name: str, module: nn.Module) -> bool:

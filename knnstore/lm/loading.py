@@ -1,16 +1,16 @@
-"""Load a causal LM and its tokenizer, safely and fast, and say exactly which one it is."""
+"""Load an LM and its tokenizer, safely and fast, and say exactly which one it is."""
 
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from knnstore.datastore.manifest import ModelIdentity
@@ -20,12 +20,17 @@ from knnstore.lm.spec import LmSpec, resolve_model
 # What a config says of its own file, not of the computation.
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
 _LONGEST_DEFAULT_CONTEXT = 1024
+KINDS = {"causal": "a causal LM", "seq2seq": "an encoder-decoder model"}
+_NEXT = {
+    "causal": "leave out --task seq2seq, or give a model such as T5, BART or Marian",
+    "seq2seq": "give --task seq2seq with parallel files, or a causal LM",
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A causal LM ready to run: in evaluation mode, on its device, with its tokenizer and identity."""
+    """An LM ready to run: in evaluation mode, on its device, with its tokenizer and identity."""
 
     model: Any
     tokenizer: Any  # None for a model from memory that came without one
@@ -35,13 +40,36 @@ class LoadedModel:
     dtype: str
 
     @property
+    def task(self) -> str:
+        """``causal``, or ``seq2seq`` for a decoder that reads a source."""
+        return task_of_config(self.model.config)
+
+    @property
     def bos(self) -> int:
-        """The token that stands before every document: BOS, or EOS where there is no BOS."""
+        """The token that stands before every document: BOS, or EOS where there is no BOS; a decoder's start token."""
         source = self.model.config.get_text_config() if self.tokenizer is None else self.tokenizer
+        if self.task == "seq2seq":
+            return self._decoder_start
         for token in (source.bos_token_id, source.eos_token_id):
             if token is not None:
                 return int(token[0] if isinstance(token, list) else token)
         raise ModelError(f"model {self.identity.name}: its tokenizer has neither a BOS nor an EOS token")
+
+    @cached_property
+    def _decoder_start(self) -> int:
+        """What the model itself puts before a target text: a token of its own, or (mBART) the text's last."""
+        shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        start = self.model.config.decoder_start_token_id
+        if shift is not None and self.tokenizer is not None:
+            start = shift(torch.tensor([self.tokenise_target("").tolist()]))[0, 0]
+        if start is None:
+            raise ModelError(f"model {self.identity.name}: its configuration has no decoder_start_token_id")
+        return int(start)
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up a source; the mask keeps it out of sight."""
+        return int(self.model.config.pad_token_id or 0)
 
     @property
     def longest_context(self) -> int:
@@ -60,6 +88,23 @@ class LoadedModel:
         ids = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         return np.asarray(ids, np.int64)
 
+    def tokenise_source(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Token ids of what an encoder reads, int64 (tokens,), with the special tokens that it was trained with."""
+        return np.asarray(self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"], np.int64)
+
+    def tokenise_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Token ids of what a decoder writes, int64 (tokens,), with its special tokens: EOS is among them."""
+        ids = self.tokenizer(text_target=text, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.asarray(ids, np.int64)
+
+    def begun_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """What a decoder has read when it has written ``text`` and goes on: int64 (tokens,), its start token first."""
+        whole = self.tokenise_target(text)
+        # the special tokens that end a text are those that end the empty one; ones that begin it (BART's) stay
+        end = int(self.tokenise_target("")[-1])
+        written = whole[:-1] if len(whole) and whole[-1] == end else whole
+        return np.concatenate([[self.bos], written])
+
     def decode(self, tokens: Any) -> str:
         """The text of token ids, nothing tidied."""
         return str(self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
@@ -67,17 +112,21 @@ class LoadedModel:
 
 @lru_cache(maxsize=1)
 def load_model(spec: LmSpec) -> LoadedModel:
-    """The LM of ``spec``; loaded once a process. Raises ModelError for one that isn't there or can't be loaded."""
+    """The LM of ``spec``; loaded once a process.
+
+    Raises ModelError for one that isn't there, is of the other kind, or can't be loaded.
+    """
     folder = resolve_model(spec.model)
     device = _device(spec.device)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    if (task := model_task(spec.model)) != spec.task:
+        raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
+    kind = AutoModelForSeq2SeqLM if task == "seq2seq" else AutoModelForCausalLM
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         dtype = _dtype(spec, device)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-        )
+        model = kind.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:  # transformers raises whatever its hundred model families raise
@@ -90,13 +139,29 @@ def load_model(spec: LmSpec) -> LoadedModel:
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
 
 
+def model_task(model: str) -> str:
+    """``causal`` or ``seq2seq``, by the configuration of a model that ``--model`` names."""
+    folder = resolve_model(model)
+    try:
+        return task_of_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    except Exception as error:  # as above
+        raise ModelError(f"model {model} ({folder}) can't be loaded: {_first_line(error)}") from error
+
+
+def task_of_config(config: Any) -> str:
+    """``causal``, or ``seq2seq`` for an encoder-decoder model."""
+    return "seq2seq" if getattr(config, "is_encoder_decoder", False) else "causal"
+
+
 def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
-    """A causal LM that is in memory already, as it is: nothing of it is changed, and only its keys tell which it is.
+    """An LM that is in memory already, as it is: nothing of it is changed, and only its keys tell which it is.
 
     Raises ModelError for one that is being trained: its dropout would make other keys at every pass.
     """
     if not hasattr(model, "config") or model.get_output_embeddings() is None:
-        raise ModelError(f"{type(model).__name__} isn't a causal language model of transformers")
+        raise ModelError(
+            f"{type(model).__name__} isn't a causal language model of transformers, nor an encoder-decoder model"
+        )
     if model.training:
         raise ModelError(
             f"{type(model).__name__} is in training mode, where dropout spoils the keys: call model.eval()"

@@ -7,7 +7,10 @@ import numpy as np
 
 from knnstore.datastore.manifest import Manifest, ModelIdentity
 from knnstore.errors import MismatchError
-from knnstore.lm.forward import KeyModel
+from knnstore.lm.forward import KeyModel, key_model
+from knnstore.lm.loading import KINDS, model_task
+from knnstore.lm.sources import SourceBatch
+from knnstore.lm.spec import LmSpec
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -23,6 +26,28 @@ def require_known_model(root: Path, manifest: Manifest) -> None:
         raise MismatchError(
             f"{root} was imported without saying which LM made its keys: run 'knnstore import' again with --model, "
             "which compares them"
+        )
+
+
+def model_of_store(root: Path, manifest: Manifest, name: str, *, dtype: str, device: str) -> KeyModel:
+    """The LM called ``name``, loaded, if it made the keys of the store.
+
+    Raises ModelError if it can't be loaded, MismatchError if it is another, or nothing says which it was.
+    """
+    require_known_model(root, manifest)
+    require_same_task(root, manifest, name, model_task(name))
+    model = key_model(LmSpec(name, manifest.key.layer, dtype, device, exact=True))
+    require_same_model(root, manifest, model)
+    return model
+
+
+def require_same_task(root: Path, manifest: Manifest, name: str, task: str) -> None:
+    """Raise MismatchError unless a model of this task is of the kind that made the store."""
+    if task != manifest.key.task:
+        corpus = "--task seq2seq --source FILE --target FILE" if task == "seq2seq" else "--corpus PATH"
+        raise MismatchError(
+            f"{root} was made by {KINDS[manifest.key.task]}, {manifest.model.name!r}, and {name!r} is {KINDS[task]}: "
+            f"give the model that made it, or make a store for this one with 'knnstore ingest {corpus} --model {name}'"
         )
 
 
@@ -45,7 +70,14 @@ def require_same_layer(root: Path, manifest: Manifest, model: KeyModel) -> None:
 
 
 def require_same_keys(
-    root: Path, manifest: Manifest, model: KeyModel, *, ids: Int64, stored: Float32, spread: float
+    root: Path,
+    manifest: Manifest,
+    model: KeyModel,
+    *,
+    ids: Int64,
+    stored: Float32,
+    spread: float,
+    source: SourceBatch | None = None,
 ) -> None:
     """Raise MismatchError unless ``model``, from wherever it comes, makes the store's keys.
 
@@ -54,9 +86,10 @@ def require_same_keys(
         ids: int64 (n,), the input of a window of the store.
         stored: float32 (n, d), the keys that the store holds of its positions.
         spread: mean squared distance of the store's keys from their mean.
+        source: of an encoder-decoder model, the window's source.
     """
     require_same_layer(root, manifest, model)
-    made, dimension = manifest.model.name, model.keys(np.zeros((1, 1), np.int64)).shape[-1]
+    made, dimension = manifest.model.name, model.dimension
     if dimension != stored.shape[1]:
         raise MismatchError(
             f"{root} holds keys of {stored.shape[1]} dimensions by model {made!r}, this one's have {dimension}: "
@@ -68,7 +101,13 @@ def require_same_keys(
             f"{root} was made by model {made!r}: this one has {vocabulary} tokens, and no token {ids.max()}: "
             "load the model that made it"
         )
-    keys = model.keys(ids[None])[0].numpy()  # (n, d)
+    embedded = int(model.loaded.model.get_input_embeddings().weight.shape[0])
+    if source is not None and int(source.ids.max()) >= embedded:
+        raise MismatchError(
+            f"{root} was made by model {made!r}: this one reads {embedded} tokens, and no token {source.ids.max()}: "
+            "load the model that made it"
+        )
+    keys = model.keys(ids[None], source)[0].numpy()  # (n, d)
     error = np.square(keys - stored).sum(axis=1)
     # the median, so that a BOS that the model in memory doesn't know spoils the first few positions alone
     share = float(np.median(error)) / spread

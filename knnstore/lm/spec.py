@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnstore.datastore.manifest import ModelIdentity
+from knnstore.datastore.manifest import ModelIdentity, task_of
 from knnstore.errors import ModelError
 
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
@@ -15,8 +15,8 @@ DEFAULT_MODEL = "wiki-lm"
 class LmSpec:
     """Which LM, and how to run it. ``dtype`` and ``device``: a name, or ``auto`` for what the machine is good at.
 
-    ``exact`` keeps an ``auto`` dtype from trading precision for speed on a CPU, for where the LM's own
-    probabilities count.
+    ``layer``: where its keys are, which says whether it is a causal LM or an encoder-decoder model. ``exact`` keeps an
+    ``auto`` dtype from trading precision for speed on a CPU, for where the LM's own probabilities count.
     """
 
     model: str
@@ -24,6 +24,11 @@ class LmSpec:
     dtype: str = "auto"
     device: str = "auto"
     exact: bool = False
+
+    @property
+    def task(self) -> str:
+        """``causal`` or ``seq2seq``."""
+        return task_of(self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def _checked(folder: Path) -> Path:
         others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights at all"
         raise ModelError(
             f"model {folder} has no .safetensors weights ({others}); knnstore doesn't load pickles: convert it with "
-            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(FOLDER)"
+            "from_pretrained(…).save_pretrained(FOLDER) of its class in transformers"
         )
     return folder
 

@@ -69,36 +69,50 @@ def write_tokens(
 ) -> None:
     """Call ``emit`` with up to ``most`` tokens that follow ``ids``, each as soon as it is chosen, EOS not among them.
 
-    A window that is full is begun anew with its latter half.
+    A window that is full is begun anew with its latter half. Of an encoder-decoder model ``ids`` are its source, and
+    it writes no more than a window. Raises UsageError for a source that is longer.
     """
     model, context = loaded.model, loaded.longest_context
     ends = model.generation_config.eos_token_id
     ends = set(ends) if isinstance(ends, list) else {ends}
     ids, left, over = list(ids), most, False
+    # what an encoder-decoder model begins with (BART) is no text
+    unspoken = set(loaded.tokenizer.all_special_ids) if loaded.task == "seq2seq" else set()
 
     def take(token: int) -> None:
         nonlocal left, over
         over = token in ends
         left -= 1
-        if not over:
+        if not over and token not in unspoken:
             ids.append(token)
             emit(token)
 
     with torch.random.fork_rng(enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
+        if loaded.task == "seq2seq":
+            if len(ids) > context:
+                raise UsageError(f"the source has {len(ids):,} tokens, and the LM reads {context:,}: split it")
+            _write_window(loaded, ids, min(left, context - 1), sampling, take)
+            return
         while left > 0 and not over:
             window = ids if len(ids) < context else ids[-max(1, context // 2) :]
-            tokens = torch.tensor([window], device=loaded.device)
-            model.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=min(left, context - len(window)),
-                pad_token_id=0,  # one text needs none, and transformers would complain
-                num_beams=1,
-                streamer=_Tokens(take),
-                **sampling.arguments,
-            )
+            _write_window(loaded, window, min(left, context - len(window)), sampling, take)
+
+
+def _write_window(
+    loaded: LoadedModel, ids: list[int], most: int, sampling: Sampling, take: Callable[[int], None]
+) -> None:
+    tokens = torch.tensor([ids], device=loaded.device)
+    loaded.model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=most,
+        pad_token_id=loaded.pad,  # one text needs none, and transformers would complain
+        num_beams=1,
+        streamer=_Tokens(take),
+        **sampling.arguments,
+    )
 
 
 class TextStream:

@@ -14,7 +14,7 @@ from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
-from knnstore.datastore.documents import HELDOUT_TOKENS, VALUE_CHUNK_ROWS
+from knnstore.datastore.documents import HELDOUT_TOKENS, SOURCE_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
@@ -114,6 +114,8 @@ class Remaker:
 
     def tokens(self) -> str:
         """The documents, the values and the held-out tokens, from the corpus."""
+        if self.segment.plan.key.task == "seq2seq":
+            raise CorruptStoreError("pairs of texts aren't made again from their files: use a copy, or ingest again")
         if not self.corpus:
             raise CorpusError("it takes the corpus: give the paths that it was ingested from with --corpus")
         found = find_sources(self.corpus).sources
@@ -161,6 +163,8 @@ class Remaker:
             "heldout": lambda: (
                 (int(segment.documents.heldout_tokens.sum()),), HELDOUT_TOKENS, segment.plan.value_dtype, "values"
             ),
+            "sources": lambda: ((int(segment.source_offsets[-1]),), SOURCE_TOKENS, segment.plan.value_dtype, "values"),
+            "source_offsets": lambda: ((len(segment.documents) + 1,), SOURCE_TOKENS, np.dtype(np.int64), "values"),
             "key_scales": lambda: ((segment.dimension,), segment.dimension, single, "none"),
             "query_tokens": lambda: ((self._queries(),), max(1, self._queries()), np.dtype(np.int64), "none"),
             "queries": lambda: ((self._queries(), segment.dimension), max(1, self._queries()), single, "none"),
@@ -184,5 +188,6 @@ def work_of(path: str) -> tuple[str, int]:
     if parts[-1] == METADATA_FILE:
         return "metadata", 0
     samples = dict.fromkeys(("key_scales", "queries", "query_tokens"), "samples")
-    works = samples | {"keys": "keys", "values": "values", "heldout": "tokens"}
+    sides = dict.fromkeys(("heldout", "sources", "source_offsets"), "tokens")
+    works = samples | sides | {"keys": "keys", "values": "values"}
     return works.get(parts[0], "tokens" if path == DOCUMENTS_FILE else ""), chunk_number(path) or 0

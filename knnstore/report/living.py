@@ -5,7 +5,8 @@ from knnstore.living.compact import CompactReport
 from knnstore.living.deriving import DeriveReport
 from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
-from knnstore.report.words import documents, one_line, shown_store
+from knnstore.objects.path import ObjectPath
+from knnstore.report.words import documents, one_line, shown_store, wrapped
 from knnstore.sizes import format_size
 
 _SHOWN = 10
@@ -45,10 +46,10 @@ def compact_text(report: CompactReport, *, planned: bool = False) -> str:
         lines.append(f"disk      {format_size(report.freed)} freed, {format_size(report.bytes)} in use")
     if report.held:
         states = ", ".join(map(str, report.held))
-        lines.append(
-            f"          the files of state {states} stay while a reader has them open: run 'knnstore compact' again "
-            "when it has ended"
-        )
+        why = "while a reader has them open: run 'knnstore compact' again when it has ended"
+        if isinstance(report.store, ObjectPath):
+            why = "for a day, since nobody can see who reads a bucket: run 'knnstore compact' again after that"
+        lines += wrapped("", f"the files of state {states} stay {why}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """What a repair says at its end."""
 
-from pathlib import Path
-
+from knnstore.objects.path import path_of
 from knnstore.repair import RepairReport
 from knnstore.report.words import shown_store
 
@@ -18,5 +17,5 @@ def repair_text(report: RepairReport) -> str:
         left = f", {len(report.left):,} can't be" if report.left else "; every byte is as it was written"
         lines.append(f"repair    {len(report.repaired):,} damaged files made good again{left}")
     if not report.left:
-        lines.append(f"next      knnstore score --store {shown_store(Path(report.store))}")
+        lines.append(f"next      knnstore score --store {shown_store(path_of(report.store))}")
     return "\n".join(lines)

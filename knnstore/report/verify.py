@@ -1,7 +1,6 @@
 """What a verification says at its end."""
 
-from pathlib import Path
-
+from knnstore.objects.path import path_of
 from knnstore.report.words import shown_store
 from knnstore.sizes import format_size
 from knnstore.verify import Damage, Source, VerifyReport
@@ -30,7 +29,7 @@ def verify_text(report: VerifyReport) -> str:
     found = f"{len(report.damages):,} damaged" if report.damages else "every byte is as it was written"
     lines.append(f"verify    {report.files:,} files, {format_size(report.bytes)}: {found}{state}")
     if report.damages:
-        lines.append(f"next      knnstore repair --store {shown_store(Path(report.store))}")
+        lines.append(f"next      knnstore repair --store {shown_store(path_of(report.store))}")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from knnstore.datastore.locking import read_holder
 from knnstore.errors import MismatchError, UsageError
+from knnstore.objects.path import path_of
 
 # What the bytes of a store follow from, besides the corpus and the LM.
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "pyarrow", "faiss-cpu")
@@ -108,8 +109,9 @@ def _require_store(terms: Terms) -> None:
     if not terms.store:
         return
     waited = 0
-    while not (Path(terms.store).is_dir() and read_holder(Path(terms.store)) == terms.holder):
-        if waited == _SEEN_WITHIN_SECONDS or not Path(terms.store).is_dir():
+    store = path_of(terms.store)
+    while not (store.is_dir() and read_holder(store) == terms.holder):
+        if waited == _SEEN_WITHIN_SECONDS or not store.is_dir():
             raise UsageError(
                 f"{_name()} doesn't see the store {terms.store} as this command does: "
                 "give a --store on a file system that every worker shares, under the same path"

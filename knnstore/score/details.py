@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
 from knnstore.passages import Passages
 from knnstore.score.mixture import Mixed, Mixture, store_probabilities
 from knnstore.score.options import ScoreOptions
-from knnstore.score.passes import Block, Search
+from knnstore.score.passes import Block
+from knnstore.score.search import Search
 from knnstore.score.texts import Texts
 from knnstore.score.tuning import Grid, make_grid, surface
 
@@ -125,7 +126,7 @@ class DetailsGatherer:
             p = np.full(len(lm), np.nan)
         return np.stack([lm, p, tokens.top == tokens.targets], axis=1)
 
-    def details(self, texts: Texts, store: Datastore, model: LoadedModel, search: Search) -> Details:
+    def details(self, texts: Texts, store: Stores, model: LoadedModel, search: Search) -> Details:
         """All that was gathered, with the frequencies of the tokens and the telling ones explained."""
         column = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         assert self.grid is not None
@@ -158,7 +159,7 @@ class DetailsGatherer:
         )
 
 
-def _frequencies(store: Datastore) -> Any:
+def _frequencies(store: Stores) -> Any:
     """How often each token occurs a million tokens of the store (of its first 2²⁵): float64 (vocabulary,)."""
     counts, left = np.zeros(store.manifest.model.vocabulary), _COUNTED_ROWS
     for segment in store.segments:
@@ -172,7 +173,7 @@ def _frequencies(store: Datastore) -> Any:
 def _explained(
     chosen: list[tuple[float, int, int, Any, float, float]],
     texts: Texts,
-    store: Datastore,
+    store: Stores,
     model: LoadedModel,
     search: Search,
 ) -> tuple[Telling, ...]:

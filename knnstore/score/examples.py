@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
 from knnstore.passages import Passage, Passages
-from knnstore.score.passes import Search
 from knnstore.score.result import Example
+from knnstore.score.search import Search
 from knnstore.score.texts import Texts
 
 _CANDIDATES = 64
@@ -74,7 +74,7 @@ def best_candidates(found: list[Candidate]) -> list[Candidate]:
 
 
 def explain(
-    found: list[Candidate], texts: Texts, store: Datastore, model: LoadedModel, *, search: Search, k: int
+    found: list[Candidate], texts: Texts, store: Stores, model: LoadedModel, *, search: Search, k: int
 ) -> tuple[Example, ...]:
     """The best candidates as examples, each another word."""
     words: dict[int, Candidate] = {}

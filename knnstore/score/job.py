@@ -1,6 +1,7 @@
 """The scoring job: open, compare fingerprints, choose a mixture, report on what it wasn't tuned on."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,10 +11,11 @@ import numpy as np
 
 from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
-from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.matching import require_known_model, require_same_model
-from knnstore.lm.spec import LmSpec, default_model
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.matching import model_of_store, require_known_model, require_same_model
+from knnstore.lm.spec import default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
@@ -25,9 +27,10 @@ from knnstore.score.examples import Candidate, best_candidates, candidates, expl
 from knnstore.score.fitting import fit_mixture, gather
 from knnstore.score.mixture import Mixed, Mixture
 from knnstore.score.options import DEFAULT_K, ScoreOptions
-from knnstore.score.passes import Block, Clock, Pass, Search, search_memory
+from knnstore.score.passes import Block, Clock, Pass, search_memory
 from knnstore.score.result import ScoreReport, Seconds
 from knnstore.score.saved import NeighboursWriter
+from knnstore.score.search import Search
 from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
 from knnstore.score.tuning import Evidence, make_cache_temperatures
@@ -37,29 +40,55 @@ _MOST_TUNING_TOKENS = 250_000
 
 
 def score(
-    options: ScoreOptions, store: Datastore, reporter: Reporter | None = None, runner: Runner | None = None
+    options: ScoreOptions,
+    store: Datastore,
+    reporter: Reporter | None = None,
+    runner: Runner | None = None,
+    *,
+    beside: Sequence[Datastore] = (),
 ) -> ScoreReport:
     """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers search, None for here.
 
-    Raises MismatchError if the store was made by another LM, tokenizer or key layer; UsageError if there is nothing
+    ``beside``: more stores that the same LM made, searched along with the first.
+
+    Raises MismatchError if a store was made by another LM, tokenizer or key layer; UsageError if there is nothing
     to score; UnfinishedError without an index unless ``options.exact``.
     """
     reporter = reporter or Reporter()
-    require_known_model(store.root, store.manifest)
-    recipe = store.manifest.key
-    model = key_model(LmSpec(options.model or default_model(), recipe.layer, options.dtype, options.device, exact=True))
-    require_same_model(store.root, store.manifest, model)
-    store = _masked(store, options, reporter)
-    job = _Job(options, store, model, reporter, runner)
-    text, texts = gather_texts(options, store, model.loaded)
-    reporter.say(f"score     {len(texts.ids):,} tokens of {len(texts.names):,} {text}; {job.search.words}")
+    stores = Stores([store, *beside])
+    _require_one_for_more(stores, options)
+    name = options.model or default_model()
+    model = model_of_store(store.root, store.manifest, name, dtype=options.dtype, device=options.device)
+    for one in beside:
+        require_known_model(one.root, one.manifest)
+        require_same_model(one.root, one.manifest, model)
+    stores = _masked(stores, options, reporter)
+    job = _Job(options, stores, model, reporter, runner)
+    text, texts = gather_texts(options, stores, model.loaded)
+    count = f"{len(texts.names):,} document{'' if len(texts.names) == 1 else 's'}"
+    reporter.say(f"score     {text}: {count}, {len(texts.ids):,} tokens; {job.search.words}")
     return job.run(text, texts)
 
 
-def _masked(store: Datastore, options: ScoreOptions, reporter: Reporter) -> Datastore:
-    """The store with only those documents searched that the options name."""
-    if not options.only and not options.without:
-        return store
+def _require_one_for_more(stores: Stores, options: ScoreOptions) -> None:
+    """Raise UsageError for what is said of, or kept with, a single store."""
+    if stores.only is not None:
+        return
+    asked = {
+        "--only": options.only,
+        "--without": options.without,
+        "--tuned": options.tuned,
+        "--save-neighbours": options.save_neighbours,
+    }
+    for name in (name for name, value in asked.items() if value):
+        raise UsageError(f"{name} goes with a single store, and --store names {len(stores.each)} ({stores.name})")
+
+
+def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores:
+    """The store with only those documents searched that the options name; several as they are."""
+    store = stores.only
+    if store is None or not (options.only or options.without):
+        return stores
     every = store.live_rows
     if options.only:
         store = store.masked(others(store, selected(store, options.only, "--only")))
@@ -68,7 +97,7 @@ def _masked(store: Datastore, options: ScoreOptions, reporter: Reporter) -> Data
     if not store.live_rows:
         raise UsageError("--only and --without leave no key to search")
     reporter.say(f"mask      {store.live_rows:,} of {every:,} keys are searched")
-    return store
+    return Stores([store])
 
 
 @dataclass(slots=True)
@@ -94,15 +123,15 @@ class _Job:
     """One run: passes over texts with one model, one store and one clock."""
 
     def __init__(
-        self, options: ScoreOptions, store: Datastore, model: KeyModel, reporter: Reporter, runner: Runner | None
+        self, options: ScoreOptions, stores: Stores, model: KeyModel, reporter: Reporter, runner: Runner | None
     ) -> None:
         self._options = options
-        self._store = store
+        self._stores = stores
         self._model = model
         self._reporter = reporter
         memory = block_memory(options.memory, model)
-        self.search = Search(store, options, search_memory(memory), runner)
-        self._pass = Pass(model, store.manifest.key, self.search, memory, Clock(), reporter, options.cache)
+        self.search = Search(stores, options, search_memory(memory), runner)
+        self._pass = Pass(model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache)
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()
 
@@ -113,10 +142,10 @@ class _Job:
             result = self._report(text, texts, choice)
             if self._saving is not None:
                 self._saving.finish(
-                    store=self._store.name,
+                    store=self._stores.name,
                     model=self._model.loaded.identity,
-                    layer=self._store.manifest.key.layer,
-                    rows=self._store.rows,
+                    layer=self._stores.manifest.key.layer,
+                    rows=self._stores.rows,
                     k=self._width,
                     search=self.search.words,
                     text=text,
@@ -128,20 +157,21 @@ class _Job:
     @property
     def _width(self) -> int:
         """Neighbours that tuning looks at, and that are saved."""
-        return min(self._options.k or DEFAULT_K, self._store.rows)
+        return min(self._options.k or DEFAULT_K, self._stores.rows)
 
     def _choose(self, texts: Texts) -> tuple[Texts, Choice]:
         """The texts to report on, and the mixture: as given, as stored, or tuned on some of the documents."""
         if self._options.complete:
-            return texts, given_choice(self._options, self._store.rows)
-        stored = stored_choice(self._options, self._store, texts, self._reporter)
-        if stored is not None:
+            return texts, given_choice(self._options, self._stores.rows)
+        store = self._stores.only
+        stored = store and stored_choice(self._options, store, texts, self._reporter)
+        if store and stored:
             mixture = stored[1].mixture
-            suffixes = open_suffixes(self._store) if mixture.needs_matches else None
+            suffixes = open_suffixes(store) if mixture.needs_matches else None
             self._pass = replace(self._pass, cache=mixture.setting.cache, suffixes=suffixes)
             return stored
-        if self._options.adaptive:
-            self._pass = replace(self._pass, suffixes=open_suffixes(self._store))
+        if store and self._options.adaptive:
+            self._pass = replace(self._pass, suffixes=open_suffixes(store))
         tuning, texts = split_for_tuning(texts, _MOST_TUNING_TOKENS)
         return texts, self._tune(tuning)
 
@@ -150,7 +180,7 @@ class _Job:
         evidence: Evidence | None = None
         for block in self._pass.blocks(texts, self._width, "tune", partial(self._cache_temperatures, None)):
             started = time.perf_counter()
-            evidence = evidence or gather(self._options, self._store.rows, block, gate=bool(self._options.adaptive))
+            evidence = evidence or gather(self._options, self._stores.rows, block, gate=bool(self._options.adaptive))
             evidence.add(block)
             self._save(block, texts)
             self._pass.clock.mix += time.perf_counter() - started
@@ -164,12 +194,12 @@ class _Job:
         """Perplexities of the texts under a mixture."""
         totals, mixture = _Totals(), choice.mixture
         path, telling = self._options.per_token, whole_words(self._model.loaded)
-        width = min(max(mixture.k, self._width if self._saving else 0), self._store.rows)
+        width = min(max(mixture.k, self._width if self._saving else 0), self._stores.rows)
         temperatures = partial(self._cache_temperatures, mixture.setting.cache_temperature)
         details = None
         if self._options.report:
-            details = DetailsGatherer(mixture, self._options, len(texts.ids), self._store.rows)
-            width = max(width, min(DEFAULT_K, self._store.rows))
+            details = DetailsGatherer(mixture, self._options, len(texts.ids), self._stores.rows)
+            width = max(width, min(DEFAULT_K, self._stores.rows))
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
             for block in self._pass.blocks(texts, width, "score", temperatures):
                 started = time.perf_counter()
@@ -185,7 +215,7 @@ class _Job:
         result = self._result(text, texts, choice, totals)
         if details is None:
             return result
-        return replace(result, details=details.details(texts, self._store, self._model.loaded, self.search))
+        return replace(result, details=details.details(texts, self._stores, self._model.loaded, self.search))
 
     def _cache_temperatures(self, chosen: float | None, neighbours: Neighbours) -> tuple[float, ...]:
         """The chosen one alone; where one is to be chosen or saved the whole grid, which is the first block's."""
@@ -205,11 +235,11 @@ class _Job:
         constant = self._likelihood(texts, document, totals.log_constant) if totals.log_constant else None
         clock, setting = self._pass.clock, choice.mixture.setting
         examples = explain(
-            totals.candidates, texts, self._store, self._model.loaded, search=self.search, k=choice.mixture.k
+            totals.candidates, texts, self._stores, self._model.loaded, search=self.search, k=choice.mixture.k
         )
         return ScoreReport(
-            store=self._store.name,
-            keys=self._store.live_rows,
+            store=self._stores.name,
+            keys=self._stores.live_rows,
             model=self._model.loaded.identity.name,
             text=text,
             documents=len(texts.names),

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
+from knnstore.corpus.pairs import DEFAULT_FIELDS
+from knnstore.corpus.sources import Sources, find_pairs, find_sources
 from knnstore.errors import UsageError
 
 DEFAULT_K = 1024
@@ -13,7 +15,8 @@ DEFAULT_K = 1024
 class ScoreOptions:
     """What to score, and how. ``None`` for k, ``lambda_`` or temperature: tuned on half of the documents.
 
-    ``text``: files to score; empty for the documents that the store held out. ``exact`` searches every key;
+    ``text``: files to score; empty for the documents that the store held out. Of a seq2seq store they hold pairs, in
+    ``source_field`` and ``target_field``; ``source`` and ``target`` are parallel files. ``exact`` searches every key;
     ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and ``save_neighbours``:
     Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past that are a source too,
     with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune``
@@ -25,6 +28,10 @@ class ScoreOptions:
     store: str | None = None
     model: str | None = None
     text: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    source_field: str = DEFAULT_FIELDS[0]
+    target_field: str = DEFAULT_FIELDS[1]
     text_field: str = "text"
     errors: ErrorPolicy = "strict"
     k: int | None = None
@@ -84,7 +91,20 @@ class ScoreOptions:
         cache = (self.cache_weight, self.cache_temperature) if self.cache else ()
         return None not in (self.k, self.lambda_, self.temperature, *cache)
 
+    def reading(self, task: str) -> ReadOptions:
+        """How the texts are read, of a store of this task."""
+        pairs = (self.source_field, self.target_field) if task == "seq2seq" else None
+        return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=pairs)
+
     @property
-    def reading(self) -> ReadOptions:
-        """How the texts are read."""
-        return ReadOptions(text_field=self.text_field, errors=self.errors)
+    def named(self) -> bool:
+        """Whether files are named; else it is the text that the store held out."""
+        return bool(self.text or self.source or self.target)
+
+    def files(self, task: str) -> Sources:
+        """The files to score, of a store of this task. Raises UsageError for those of another."""
+        if task == "seq2seq":
+            return find_pairs(self.text, self.source, self.target)
+        if self.source or self.target:
+            raise UsageError("--source and --target go with a store made with --task seq2seq: give --text PATH")
+        return find_sources(self.text)

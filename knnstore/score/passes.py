@@ -9,17 +9,12 @@ import numpy as np
 
 from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError
-from knnstore.index.exact import exact_search
-from knnstore.index.search import Method, Searcher
 from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
 from knnstore.lm.loading import LoadedModel
 from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
-from knnstore.score.options import ScoreOptions
-from knnstore.score.shards import search_sharded
+from knnstore.score.search import Search
 from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
 from knnstore.suffixes.search import MATCH_BYTES, Matches, Suffixes
@@ -40,62 +35,6 @@ class Clock:
     lm: float = 0.0
     search: float = 0.0
     mix: float = 0.0
-
-
-class Search:
-    """How this run finds neighbours: here, or by the workers of a runner."""
-
-    def __init__(self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None = None) -> None:
-        self._runner = runner
-        self._store = store
-        self._memory = memory
-        self._quantised = options.quantised
-        self._searcher = None if options.exact else Searcher(store)
-        self.nprobe = None
-        if self._searcher is not None:
-            self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)
-
-    def __call__(
-        self, queries: Any, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
-    ) -> Neighbours:
-        """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
-        each = self.nprobe or self._store.rows  # pairs of a query with a list, or with a key
-        progress = lambda pairs: advance(pairs / each)  # noqa: E731 - one expression, used in two calls
-        if self._searcher is None:
-            return exact_search(self._store, queries, k, rows=rows, memory=self._memory, progress=progress)
-        method: Method = "quantised" if self._quantised else "lists"
-        if self._runner is not None and not rows and self.nprobe is not None:
-            return search_sharded(
-                self._store,
-                self._searcher,
-                queries,
-                k,
-                self.nprobe,
-                method=method,
-                memory=self._memory,
-                runner=self._runner,
-                advance=advance,
-            )
-        return self._searcher.search(
-            queries, k, self.nprobe, method=method, rows=rows, memory=self._memory, progress=progress
-        )
-
-    @property
-    def recall(self) -> float | None:
-        """What the index's self-check measured for this way of searching, if it did."""
-        if self._searcher is None or self.nprobe != self._searcher.nprobe:
-            return None
-        check = self._searcher.check
-        return check.recall_quantised if self._quantised else check.recall
-
-    @property
-    def words(self) -> str:
-        """How neighbours are found, for people."""
-        if self._searcher is None:
-            return "exact: every key"
-        how = "distances of the PQ codes" if self._quantised else "exact distances"
-        recall = "" if self.recall is None else f", recall {self.recall:.3f} in the index's self-check"
-        return f"{how} in {self.nprobe} of {self._searcher.plan.nlist} lists{recall}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,8 +80,8 @@ class Pass:
         """
         past: Past | None = None
         temperatures: tuple[float, ...] = ()
-        # keys and neighbours of a token, the latter twice while a search hands them over
-        each = 4 * self.recipe.dimension + 2 * 12 * k + (MATCH_BYTES if self.suffixes else 0)
+        # keys and neighbours of a token, the latter once more for each store while a search hands them over
+        each = 4 * self.recipe.dimension + (1 + self.search.stores) * 12 * k + (MATCH_BYTES if self.suffixes else 0)
         size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
         total = len(texts.ids)
         count = -(-total // size)
@@ -177,7 +116,7 @@ class Pass:
         loaded = self.model.loaded
         batch_tokens = _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
         parts = []
-        for part in window_scores(self.model, windows, texts.read, batch_tokens, loaded.identity.vocabulary):
+        for part in window_scores(self.model, windows, texts.read, batch_tokens, texts.source):
             parts.append(part)
             advance(len(part.rows))
         rows = np.concatenate([part.rows for part in parts])

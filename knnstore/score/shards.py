@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.index.search import Method, Searcher
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.objects.path import path_of
 from knnstore.scheduling import Runner
 
 _MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
@@ -62,7 +62,7 @@ def search_shard(queries: Float32, task: ShardTask) -> ShardAnswer:
 
 @lru_cache(maxsize=1)
 def _open_searcher(root: str, state: int) -> Searcher:
-    store = Datastore(Path(root))
+    store = Datastore(path_of(root))
     if store.manifest.state != state:
         raise MismatchError(f"{root} has changed since the search began (state {state}, now {store.manifest.state})")
     searcher = Searcher(store)

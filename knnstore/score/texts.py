@@ -1,17 +1,17 @@
 """The text to score: held-out documents of the store, or files."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from knnstore.corpus.documents import read_documents
-from knnstore.corpus.sources import find_sources
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.stores import Stores
 from knnstore.errors import CorpusError, UsageError
-from knnstore.lm.loading import LoadedModel
+from knnstore.lm.loading import KINDS, LoadedModel
+from knnstore.lm.sources import SourceReader
 from knnstore.score.options import ScoreOptions
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -23,7 +23,8 @@ class Texts:
 
     ``names``: where each is from. ``ids``: uint32 (all tokens,). ``first``, ``tokens``, ``bytes``: int64
     (documents,), where each begins in ``ids``, and its length. ``digests``: SHA-256 of each document's ids, by which
-    it is known again; both halves of one that is cut have the whole's.
+    it is known again; both halves of one that is cut have the whole's. ``sources``: of pairs of texts, the token ids of
+    what each document is a translation of.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,12 @@ class Texts:
     tokens: Int64
     bytes: Int64
     digests: tuple[str, ...] = ()
+    sources: tuple[Any, ...] = ()
+
+    @property
+    def source(self) -> SourceReader | None:
+        """Reads the source of a document; None where documents are no pairs."""
+        return self.sources.__getitem__ if self.sources else None
 
     def read(self, document: int, begin: int, end: int) -> Any:
         """Token ids ``[begin, end)`` of a document."""
@@ -45,6 +52,7 @@ class Texts:
             parts,
             self.bytes[documents].tolist(),
             [self.digests[int(document)] for document in documents] if self.digests else None,
+            [self.sources[int(document)] for document in documents] if self.sources else [],
         )
 
     def without(self, digests: frozenset[str]) -> "Texts":
@@ -52,54 +60,86 @@ class Texts:
         return self.select(np.array([i for i, digest in enumerate(self.digests) if digest not in digests], np.int64))
 
 
-def gather_texts(options: ScoreOptions, store: Datastore, model: LoadedModel) -> tuple[str, Texts]:
+def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> tuple[str, Texts]:
     """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
-    if options.text:
-        return f"--text {' '.join(options.text)}", _from_files(options, model)
-    names, parts, sizes = [], [], []
-    for segment in store.segments:
-        for document in store.heldout(segment):
+    if options.named:
+        longest = stores.manifest.key.context if model.task == "seq2seq" else None
+        return texts_of_files(options, model, longest)
+    names, parts, sizes, sources = [], [], [], []
+    for segment, documents in stores.heldout():
+        for document in documents:
             names.append(str(segment.documents[int(document)]))
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))
+            if model.task == "seq2seq":
+                sources.append(segment.source(int(document)))
     if not parts:
-        raise UsageError(f"{store.root} holds no documents out: say what to score with --text PATH")
-    return "held-out documents", _texts(names, parts, sizes)
+        files = "--source FILE --target FILE" if model.task == "seq2seq" else "--text PATH"
+        raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
+    return "held-out documents", _texts(names, parts, sizes, sources=sources)
 
 
-def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel) -> Texts:
-    """Named texts that are in memory. Raises UsageError if they hold nothing."""
+def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = ()) -> Texts:
+    """Named texts that are in memory; ``sources``: of an encoder-decoder model, what each is a translation of.
+
+    Raises UsageError if they hold nothing, or have no sources where there must be some.
+    """
     names, texts = zip(*documents, strict=True)
-    parts = [model.tokenise(text).astype(np.uint32) for text in texts]
-    if not sum(map(len, parts)):
+    if (model.task == "seq2seq") != bool(sources):
+        needs = "its text needs the source that it translates" if not sources else "it takes a text without a source"
+        raise UsageError(f"the store was made by {KINDS[model.task]}: {needs}")
+    tokenise = model.tokenise_target if sources else model.tokenise
+    parts = [tokenise(text).astype(np.uint32) for text in texts]
+    if not any(texts) or not sum(map(len, parts)):
         raise UsageError("the text is empty: there is nothing to score")
-    return _texts(list(names), parts, [len(text.encode()) for text in texts])
+    read = [model.tokenise_source(source) for source in sources]
+    return _texts(list(names), parts, [len(text.encode()) for text in texts], sources=read)
 
 
-def _from_files(options: ScoreOptions, model: LoadedModel) -> Texts:
-    names, parts, sizes = [], [], []
-    for source in find_sources(options.text).sources:
-        for document in read_documents(source, options.reading):
-            ids, size = [], 0
+def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | None = None) -> tuple[str, Texts]:
+    """The documents in the files that the options name, and what they are, in words.
+
+    ``longest``: of pairs of texts, the most tokens of either. Raises CorpusError if the files hold no text.
+    """
+    names, parts, sizes, sources, too_long = [], [], [], [], 0
+    for file in options.files(model.task).sources:
+        for document in read_documents(file, options.reading(model.task)):
+            ids, size, tokenise = [], 0, model.tokenise if longest is None else model.tokenise_target
             for piece in document.pieces:
-                ids.append(model.tokenise(piece).astype(np.uint32))
+                ids.append(tokenise(piece).astype(np.uint32))
                 size += len(piece.encode())
-            if sum(map(len, ids)):
-                label = document.id if document.id is not None else document.record
-                names.append(document.path if label is None else f"{document.path}#{label}")
-                parts.append(np.concatenate(ids))
-                sizes.append(size)
+            if not sum(map(len, ids)):
+                continue
+            if longest is not None:
+                source = model.tokenise_source(document.source or "")
+                if max(len(source), len(ids[0])) > longest:
+                    too_long += 1
+                    continue
+                sources.append(source)
+            label = document.id if document.id is not None else document.record
+            names.append(document.path if label is None else f"{document.path}#{label}")
+            parts.append(np.concatenate(ids))
+            sizes.append(size)
+    told = [("--text", options.text), ("--source", options.source), ("--target", options.target)]
+    words = " ".join(" ".join((option, *paths)) for option, paths in told if paths)
     if not parts:
-        raise CorpusError(f"--text {' '.join(options.text)} holds no text: every document is empty")
-    return _texts(names, parts, sizes)
+        raise CorpusError(f"{words} holds no text: every document is empty{' or too long' * bool(too_long)}")
+    left_out = f" ({too_long:,} pairs longer than {longest:,} tokens left out)" if too_long else ""
+    return f"{words}{left_out}", _texts(names, parts, sizes, sources=sources)
 
 
-def _texts(names: list[str], parts: list[Any], sizes: list[int], digests: list[str] | None = None) -> Texts:
+def _texts(
+    names: list[str], parts: list[Any], sizes: list[int], digests: list[str] | None = None, sources: Sequence[Any] = ()
+) -> Texts:
     if digests is None:
-        digests = [hashlib.sha256(part.astype("<u4").tobytes()).hexdigest() for part in parts]
+        # a pair is its source as well
+        whole = [np.concatenate(pair) for pair in zip(sources, parts, strict=True)] if sources else parts
+        digests = [hashlib.sha256(ids.astype("<u4").tobytes()).hexdigest() for ids in whole]
     tokens = np.array([len(part) for part in parts], np.int64)
     ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
-    return Texts(tuple(names), ids, np.cumsum(tokens) - tokens, tokens, np.array(sizes, np.int64), tuple(digests))
+    return Texts(
+        tuple(names), ids, np.cumsum(tokens) - tokens, tokens, np.array(sizes, np.int64), tuple(digests), tuple(sources)
+    )
 
 
 def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
@@ -108,6 +148,8 @@ def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
     A single document is cut in two: its first half to tune on.
     """
     count = len(texts.tokens)
+    if count == 1 and texts.sources:
+        raise UsageError("one pair can't be tuned and reported on: give --k, --lambda and --temperature, or more pairs")
     if count == 1:
         half = int(texts.tokens[0]) // 2
         if half == 0:

@@ -7,6 +7,7 @@ sequential, nothing is merged, and the bytes don't depend on how the ranges were
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,10 @@ def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = No
     with writing(store.root):
         if folder.finished:
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
-        _prepare(folder, store)
+        metadata = _prepare(folder, store)
         _write_stream(folder, store, reporter)
         _write_order(folder, most, reporter)
-        folder.commits.commit(DONE, [folder.root / PLAN_FILE])
+        folder.commits.commit(DONE, [folder.root / PLAN_FILE, *metadata])
         for other in folder.root.parent.iterdir():
             if other != folder.root:
                 remove_tree(other)
@@ -77,7 +78,8 @@ def open_suffixes(store: Datastore) -> Suffixes | None:
     return Suffixes(MappedArray(folder.array("stream")), MappedArray(folder.array("order")), folder.plan.packing)
 
 
-def _prepare(folder: SuffixFolder, store: Datastore) -> None:
+def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
+    """Write the plan and the empty arrays, whose metadata files are returned."""
     free = free_bytes(store.root)
     if free < folder.plan.bytes * _MORE:
         raise ResourceError(
@@ -88,9 +90,10 @@ def _prepare(folder: SuffixFolder, store: Datastore) -> None:
         folder.root.mkdir(parents=True, exist_ok=True)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
-    plan = folder.plan
+    plan, files = folder.plan, list[Path]()
     for name, rows, dtype in (("stream", plan.positions, plan.packing.dtype), ("order", plan.rows, plan.order_dtype)):
-        create_array(folder.array(name), (rows,), chunk_rows(rows), np.dtype(dtype), "none")
+        files += create_array(folder.array(name), (rows,), chunk_rows(rows), np.dtype(dtype), "none")
+    return list(dict.fromkeys(files))
 
 
 class _ChunkWriter:

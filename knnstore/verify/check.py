@@ -19,6 +19,7 @@ from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.store import index_root, segment_root
 from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.objects.cache import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
@@ -67,7 +68,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     coverage, finished = _cover(files), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
-    with reporter.bar("verify", total, "B") as advance:
+    with reporter.bar("verify", total, "B") as advance, read_afresh():
         for path in sorted({*files, *(_expected(coverage, finished))} - {*leftovers, *problems}):
             problem = coverage.problems.get(path) or _problem(path, coverage, advance)
             if problem:

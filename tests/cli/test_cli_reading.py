@@ -25,7 +25,9 @@ def test_generate_prints_the_prompt_and_what_follows_it_and_says_how_it_mixed(he
     done = said("generate", "--prompt", "The assignment", "--max-new-tokens", "4", *SETTING)
     assert done.stdout.startswith("The assignment")
     assert len(done.stdout) > len("The assignment\n")
-    assert done.stderr == "mixture   k 16, λ 0.6, temperature 10; as given\n"
+    mixture, search = done.stderr.splitlines()
+    assert mixture == "mixture   k 16, λ 0.6, temperature 10; as given"
+    assert search.startswith("search    exact distances of all keys in ")
     assert "λ as published" in said("generate", "--max-new-tokens", "1").stderr
 
 

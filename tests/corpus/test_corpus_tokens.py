@@ -69,6 +69,7 @@ def test_a_part_is_written_as_ids_and_a_table(corpus, tmp_path, dtype):
         "bytes": [len(text.encode()) for text in texts],
         "sha256": [hashlib.sha256(text.encode()).digest() for text in texts],
         "tokens": [3, 2, 1, 2],
+        "source_tokens": [None] * 4,  # of pairs of texts alone
     }
     assert summary == PartSummary(documents=4, tokens=8, bytes=12, empty=2, skipped=0, replaced=1)
 

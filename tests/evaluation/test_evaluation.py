@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 from click.testing import CliRunner
@@ -62,6 +64,20 @@ def test_the_harness_finds_the_perplexity_that_score_finds(here, knnstore, monke
     assert theirs["word_perplexity,none"] == pytest.approx(word_perplexity, rel=1e-4)
     assert theirs["bits_per_byte,none"] == pytest.approx(ours["knn"]["bits_per_byte"], rel=1e-4)
     assert abs(ours["knn"]["perplexity"] / ours["base"]["perplexity"] - 1) > 0.1
+
+
+def test_the_entry_point_names_the_model_that_the_harness_registers(repository):
+    from lm_eval.api.registry import model_registry
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (found,) = EntryPoints(
+        EntryPoint(name, value, "lm_eval.models") for name, value in project["entry-points"]["lm_eval.models"].items()
+    )
+    # what a harness that reads entry points does: a placeholder first, the class once it is asked for
+    if found.name not in model_registry:
+        model_registry.register(found.name, target=found.value)
+    assert model_registry.get(found.name) is found.load()
+    assert found.load().__name__ == "KnnstoreLM"
 
 
 def test_a_missing_harness_is_one_sentence():

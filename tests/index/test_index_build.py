@@ -2,13 +2,14 @@
 
 import shutil
 
+import google_crc32c
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
 import knnstore.build.job
-from knnstore.atomic import crc32c_of, write_json
-from knnstore.build import IndexOptions, build_index, plan_index
+from knnstore.atomic import write_json
+from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
@@ -54,7 +55,7 @@ def build(store, runner=None, reporter=None, **options):
 def snapshot(root):
     """Checksum of every file of an index and of the manifest."""
     files = [path for path in (root / "index").rglob("*") if path.is_file()] + [root / "knnstore.json"]
-    return {path.relative_to(root).as_posix(): crc32c_of(path) for path in files}
+    return {path.relative_to(root).as_posix(): google_crc32c.value(path.read_bytes()) for path in files}
 
 
 @pytest.fixture
@@ -177,12 +178,22 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
     assert not (store.root / "index").exists() or not list((store.root / "index").rglob("zarr.json"))
 
 
-def test_a_dry_run_writes_nothing(store):
-    plan, resources, sentences = plan_index(store, IndexOptions())
-    assert plan.trained_rows == 2700
-    assert resources.disk_bytes > 0
-    assert "64 lists" in sentences[0]
-    assert not (store.root / "index").exists()
+def test_a_dry_run_says_what_a_build_takes_and_leaves_nothing(store):
+    before = sorted(store.root.parent.rglob("*"))
+    told = dry_run(store, IndexOptions())
+    assert (told.nlist, told.new_rows) == (64, 2700)
+    assert told.resources.disk_bytes > 0
+    assert told.total_seconds > sum((told.seconds.train, told.seconds.fill, told.seconds.merge)) > 0
+    assert "64 lists" in told.sentences[0]
+    assert "time      about" in told.sentences[-1]
+    assert sorted(store.root.parent.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_finished_index_says_that_nothing_is_to_be_done(store):
+    build(store)
+    told = dry_run(Datastore(store.root), IndexOptions())
+    assert (told.seconds, told.new_rows) == (None, 0)
+    assert "nothing to do" in told.sentences[0]
 
 
 @pytest.mark.parametrize("name", ["keys", "values"])

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.planning import IndexSize, choose_nlist, choose_nprobe, choose_pq_bytes, choose_train_rows, plan_resources
+from knnstore.planning import (
+    BuildRates,
+    IndexSize,
+    choose_lookup,
+    choose_nlist,
+    choose_nprobe,
+    choose_pq_bytes,
+    choose_train_rows,
+    forecast,
+    plan_resources,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +94,26 @@ def test_short_lists_are_probed_more_of_so_that_the_candidates_suffice():
     assert choose_nprobe(24_000, 600, 8) == 8
     with pytest.raises(UsageError, match="nprobe 0"):
         choose_nprobe(100, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "key_bytes", "pq_bytes", "k", "rerank"),
+    [
+        (10_000, 256, 64, 1024, 0),  # the shipped LM's keys at a million
+        (50_000, 8192, 64, 64, 4),  # wide keys, few neighbours: 410 MB against 3 MB of codes and 256 keys
+        (50_000, 8192, 64, 8192, 0),  # so many neighbours that reading them here and there takes longer
+    ],
+)
+def test_a_query_reads_all_its_keys_unless_codes_and_candidates_are_less(keys, key_bytes, pq_bytes, k, rerank):
+    way = choose_lookup(keys, key_bytes=key_bytes, pq_bytes=pq_bytes, k=k)
+    assert way.rerank == rerank
+    assert way.bytes <= keys * key_bytes
+
+
+def test_a_forecast_shares_the_arithmetic_of_fill_and_merge_among_the_workers_there_are_cores_for():
+    rates = BuildRates(start=4, train=10, fill=6e-6, merge=2e-6, cpu=7e-6, check=1e-6, check_once=0.5)
+    alone = forecast(rates, 10**6, trains=True, workers=0, cores=4)
+    assert alone.total == pytest.approx(4 + 10 + 6 + 2 + 1.5)
+    shared = forecast(rates, 10**6, trains=False, workers=8, cores=4)
+    assert shared.fill + shared.merge == pytest.approx(7 / 4 + 1)  # the disk isn't shared out
+    assert shared.train == 0

@@ -12,6 +12,7 @@ from knnstore.errors import NumericsError, UnfinishedError, UsageError
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Searcher
 from knnstore.neighbours import ABSENT
+from knnstore.planning import Lookup
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
@@ -105,6 +106,35 @@ def test_codes_alone_find_most_of_what_the_keys_find(store):
     exactly, coded = (searcher.search(queries, 50, 64, method=m, rows=True).rows for m in ("lists", "quantised"))
     shared = np.mean([len(np.intersect1d(a, b)) / 50 for a, b in zip(exactly, coded, strict=True)])
     assert shared > 0.7
+
+
+@pytest.mark.parametrize("key_dtype", ["float16", "int8"])
+def test_a_query_looked_up_by_codes_finds_what_the_lists_hold_if_re_ranked_deep_enough(tmp_path, key_dtype):
+    keys = clustered_keys(3008, 16)
+    store = indexed(make_store(tmp_path / "s", [keys[:2000], keys[2000:3000]], key_dtype=key_dtype), nlist=32)
+    searcher, queries = Searcher(store), keys[3000:]
+    for k, nprobe in [(1, 1), (10, 4), (300, 32), (1100, 3)]:
+        coded = searcher.search(queries, k, nprobe, method="quantised", rerank=3000 // k + 1, rows=True)
+        assert_nearest(coded, store, probed_distances(searcher, store, queries, nprobe), k)
+
+
+def test_few_candidates_by_their_codes_are_nearly_the_nearest(store):
+    searcher, queries = Searcher(indexed(store, pq_bytes=8)), clustered_keys(2706, 16)[2700:]
+    exactly = searcher.search(queries, 20, 16, rows=True).rows
+    coded = searcher.search(queries, 20, 16, method="quantised", rerank=4, rows=True).rows
+    assert np.mean([len(np.intersect1d(a, b)) / 20 for a, b in zip(exactly, coded, strict=True)]) > 0.9
+
+
+def test_a_query_is_looked_up_in_the_way_that_reads_less(store, monkeypatch):
+    searcher, query = Searcher(indexed(store)), clustered_keys(1, 16, seed=5)
+    exact = searcher.search(query, 10, 8, rows=True)
+    assert searcher.lookup(10, 8).rerank == 0
+    assert (searcher.search(query, 10, 8, method="auto", rows=True).rows == exact.rows).all()
+    monkeypatch.setattr("knnstore.index.search.choose_lookup", lambda *_, **__: Lookup(3, 1))
+    asked = []
+    monkeypatch.setattr("knnstore.index.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
+    searcher.search(query, 10, 8, method="auto", rows=True)
+    assert [arguments[-2:] for arguments in asked] == [(10, 3)]
 
 
 def test_no_queries_give_no_neighbours(store):

@@ -218,7 +218,7 @@ def test_batched_windows_give_each_row_the_key_and_the_probability_of_a_pass_of_
         np.testing.assert_allclose(found, keys[rows], atol=2e-4)
         seen += rows.tolist()
     assert sorted(seen) == list(range(sum(COUNTS)))
-    for part in window_scores(wiki, windows, read, batch_tokens, 8192):
+    for part in window_scores(wiki, windows, read, batch_tokens):
         np.testing.assert_allclose(part.keys, keys[part.rows], atol=2e-4)
         np.testing.assert_allclose(part.log_p, log_p[part.rows], atol=1e-4)
         np.testing.assert_array_equal(part.targets, np.concatenate(DOCUMENTS)[part.rows])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
+from knnstore.neighbours import ABSENT, Neighbours, nearest_of_all, target_probabilities
 
 
 def naive(distances, values, target, k, temperature):
@@ -77,3 +77,25 @@ def test_a_query_without_neighbours_is_told_apart_from_one_whose_neighbours_disa
 def test_vast_distances_and_a_tiny_temperature_leave_the_nearest_alone():
     neighbours = Neighbours(np.array([[1e30, 2e30]], np.float32), np.array([[1, 2]]))
     assert target_probabilities(neighbours, np.array([1]), [1, 2], [1e-6])[0].tolist() == [[1], [1]]
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 8), st.integers(1, 3))
+def test_the_nearest_of_several_searches_are_those_of_one_search_of_everything(data, stores, k, queries):
+    every, parts, sizes = [], [], []
+    for _ in range(stores):
+        keys = data.draw(st.lists(st.integers(0, 9), max_size=10))
+        sizes.append(len(keys))
+        order = np.argsort(keys, kind="stable")[:k]
+        pad = (0, k - len(order))
+        distances = np.pad(np.array(keys, np.float32)[order], pad, constant_values=np.inf)
+        rows = np.pad(order, pad, constant_values=ABSENT)
+        values = np.where(rows == ABSENT, ABSENT, rows + 100 * len(parts))
+        parts.append(Neighbours(*(np.tile(column, (queries, 1)) for column in (distances, values, rows))))
+        every += [(distance, len(every) + place) for place, distance in enumerate(keys)]
+    found = nearest_of_all(parts, sizes)
+    expected = sorted(range(len(every)), key=lambda row: (every[row][0], row))[:k]
+    for query in range(queries):
+        rows = [row for row in found.rows[query] if row != ABSENT]
+        assert rows == expected
+        assert found.distances[query].tolist()[: len(rows)] == [every[row][0] for row in rows]
+    assert (np.isinf(found.distances) == (found.values == ABSENT)).all()

@@ -10,6 +10,7 @@ from knnstore.errors import CorruptStoreError, ResourceError
 from knnstore.suffixes import build, plan
 from knnstore.suffixes.build import build_suffixes, open_suffixes
 from knnstore.suffixes.contexts import contexts_of
+from knnstore.verify import verify
 
 ENOUGH = 10**9
 
@@ -28,6 +29,7 @@ def test_a_store_without_it_has_none_and_with_it_finds_what_it_holds(store):
     report = build_suffixes(store, ENOUGH)
     assert (report.rows, report.built) == (store.rows, True)
     assert not build_suffixes(store, ENOUGH).built
+    assert verify(store.root).damages == ()
     suffixes = open_suffixes(store)
     segment = store.segments[0]
     first, tokens = (int(column[0]) for column in (segment.documents.first_row, segment.documents.tokens))

@@ -29,6 +29,8 @@ class Settings:
     rounds: int | None = None
     corpus: Path | None = None
     store: Path | None = None
+    text: Path | None = None
+    figure: Path | None = None
     model: str = "wiki-lm"
     memory: int = 4_000_000_000
 
@@ -38,33 +40,67 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under named columns; the first column names what a row is of."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def lines(self) -> list[str]:
+        """For a person: aligned, the first column to the left."""
+        cells = [self.columns, *[tuple(map(_cell, row)) for row in self.rows]]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
+        return [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in cells
+        ]
+
+    def records(self) -> list[dict[str, Any]]:
+        """For a script."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """A benchmark's outcome. ``about``: the sizes compared; ``rows``: one a contestant, as ``columns`` name them."""
+    """A benchmark's outcome. ``about``: the sizes compared; ``rows``: one a contestant, as ``columns`` name them.
+
+    ``more``: further tables, such as a curve's points; ``notes``: sentences on what was left out.
+    """
 
     bench: str
     about: dict[str, Any]
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     ratios: dict[str, float] = field(default_factory=dict)
+    more: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def text(self) -> str:
         """For a person: the sizes, the table, the ratios."""
-        cells = [self.columns, *[tuple(map(_cell, row)) for row in self.rows]]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in cells
-        ]
         about = ", ".join(f"{name} {_cell(value)}" for name, value in self.about.items())
         width = max(map(len, self.ratios), default=0)
         ratios = [f"{name.ljust(width)}  {value:.3f}" for name, value in self.ratios.items()]
-        return "\n".join([f"{self.bench}: {about}", "", *lines, "", *ratios])
+        lines = [f"{self.bench}: {about}", "", *self._table.lines(), "", *ratios]
+        for table in self.more:
+            lines += ["", table.title, "", *table.lines()]
+        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
     def to_json(self) -> str:
         """For a script: one line."""
-        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-        value = {"bench": self.bench, "ratios": self.ratios, "about": self.about, "rows": rows, "machine": _machine()}
+        value = {
+            "bench": self.bench,
+            "ratios": self.ratios,
+            "about": self.about,
+            "rows": self._table.records(),
+            "machine": machine(),
+        }
+        value |= {table.title: table.records() for table in self.more}
         return json.dumps(value, ensure_ascii=False)
+
+    @property
+    def _table(self) -> Table:
+        return Table(self.bench, self.columns, self.rows)
 
 
 def in_turn(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
@@ -125,7 +161,8 @@ def _status_bytes(name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {name}: memory is measured on Linux only")
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it ran on, and when."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0].split(":")[1].strip() if models else platform.machine(),

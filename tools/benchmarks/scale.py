@@ -20,7 +20,7 @@ import numpy as np
 from make_keys import ClusteredKeys, make_store
 
 from benchmarks.measuring import Measured, Result, Settings, in_own_process
-from knnstore.build import IndexOptions, build_index, plan_index
+from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.index.search import Searcher
@@ -59,7 +59,7 @@ def _moving(row: dict[str, Any]) -> float:
 
 def _measured(settings: Settings, work: Path, rows: int, queries: int) -> tuple[Any, ...]:
     store = make_store(work / f"keys-{rows}", rows, dimension=DIMENSION)
-    _, resources, _ = plan_index(store, IndexOptions(memory=settings.memory))
+    resources = dry_run(store, IndexOptions(memory=settings.memory)).resources
     store.close()
     built: Measured = in_own_process(build_costs, store.root, settings.memory)
     searched: Measured = in_own_process(search_cost, store.root, settings.memory, queries)

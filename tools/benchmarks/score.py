@@ -14,6 +14,7 @@ from benchmarks.material import bare_model, forward, ingested, input_batches, te
 from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
+from knnstore.datastore.stores import Stores
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
@@ -69,6 +70,6 @@ def window_batches(store: Datastore, options: ScoreOptions) -> tuple[list[tuple[
     recipe = store.manifest.key
     # the LM as score loads it, so that it is loaded before the clock runs
     loaded = key_model(LmSpec(str(options.model), recipe.layer, options.dtype, options.device, exact=True)).loaded
-    _, texts = gather_texts(options, store, loaded)
+    _, texts = gather_texts(options, Stores([store]), loaded)
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
     return input_batches(windows, texts.read, loaded.bos), len(texts.ids)

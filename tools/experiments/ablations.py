@@ -1,10 +1,11 @@
 """Perplexity over k (each with its best temperature and λ), and over the temperature (at the largest k)."""
 
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import numpy as np
 
-from experiments.material import Material, perplexity
+from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from knnstore.interpolation import best_lambda
 from knnstore.neighbours import target_probabilities
@@ -13,7 +14,12 @@ _KS = (1, 4, 16, 64, 256, 1024, 2048)
 _LAMBDAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 
 
-def run(material: Material, output: Output) -> None:
+def add_arguments(command: ArgumentParser) -> None:
+    saved_arguments(command)
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    material = Material.of(arguments)
     grid = output.computed("grid", lambda: _grid(material))
     base, ks, temperatures = grid["lm"], grid["ks"], grid["temperatures"]
     best = [min(line) for line in grid["perplexity"]]

@@ -1,13 +1,19 @@
 """What each part is worth: constants, the gate, exact matches, the cache; the paper's own rows beside them."""
 
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import Any
 
-from experiments.material import Fit, Material, perplexity
+from experiments.material import Fit, Material, perplexity, saved_arguments
 from experiments.output import Output
 
 
-def run(material: Material, output: Output) -> None:
+def add_arguments(command: ArgumentParser) -> None:
+    saved_arguments(command)
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    material = Material.of(arguments)
     evidence = material.evidence
     fits: dict[str, Fit | None] = {"LM alone": None, "LM + store": material.constants()}
     fits["LM + store, gate"] = material.gate()

@@ -4,13 +4,14 @@ The nearest of a random part of the keys are those of the nearest of all that ar
 whole store gives all smaller ones, with a k that shrinks with them: a quarter of the keys has a quarter of the k.
 """
 
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.material import Material, perplexity
+from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from knnstore.interpolation import best_lambda, mix
 from knnstore.neighbours import ABSENT, Neighbours
@@ -20,7 +21,12 @@ from knnstore.score.tune import FOLDS, folds_of
 _SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
-def run(material: Material, output: Output) -> None:
+def add_arguments(command: ArgumentParser) -> None:
+    saved_arguments(command)
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    material = Material.of(arguments)
     base = output.computed("lm", lambda: perplexity(material.log_lm))
     numbers = [output.computed(f"share {share:g}", partial(_measure, material, share)) for share in _SHARES]
     keys = [int(material.saved.facts.rows * share) for share in _SHARES]

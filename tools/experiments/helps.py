@@ -1,11 +1,12 @@
 """Where the store helps and where it hurts, with the best constants and with the gate."""
 
+from argparse import ArgumentParser, Namespace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from experiments.material import Material, perplexity
+from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec
@@ -14,7 +15,12 @@ from knnstore.score.mixture import FEATURES
 _EDGES = (1, 10, 100, 1000, 10_000)
 
 
-def run(material: Material, output: Output) -> None:
+def add_arguments(command: ArgumentParser) -> None:
+    saved_arguments(command)
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    material = Material.of(arguments)
     table = output.computed("groups", lambda: _groups(material))
     rows = [["tokens", "share", "LM alone", "LM + store", "gate"]]
     for name, share, lm, constant, gate in table:

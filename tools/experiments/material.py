@@ -1,5 +1,6 @@
 """Saved neighbours as evidence, and mixtures fitted to some documents and measured on the others."""
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -23,13 +24,24 @@ Fit = Callable[[Any, Any], Any]
 """Rows to fit to and rows to measure on, to ln p of the latter."""
 
 
+def saved_arguments(command: ArgumentParser) -> None:
+    """What an experiment with saved neighbours is told."""
+    command.add_argument("--neighbours", required=True, help="what 'knnstore score --save-neighbours' wrote")
+    command.add_argument("--store", required=True, help="the store that was searched")
+
+
 class Material:
     """A file of neighbours with the store that they are from."""
 
-    def __init__(self, neighbours: str, store: str) -> None:
-        self.saved = SavedNeighbours(neighbours)
-        self.store = Datastore(store_path(store))
+    def __init__(self, saved: SavedNeighbours, store: Datastore, *, matches: bool = True) -> None:
+        """``matches``: whether the store's exact-match memory is asked, if there is one."""
+        self.saved, self.store, self._matches = saved, store, matches
         self._settings: dict[int, Setting] = {}
+
+    @classmethod
+    def of(cls, arguments: Namespace) -> "Material":
+        """What ``saved_arguments`` name."""
+        return cls(SavedNeighbours(arguments.neighbours), Datastore(store_path(arguments.store)))
 
     def _chosen(self, learned: Any) -> Setting:
         """The best k, λ and T of some rows; asked for again and again, found once."""
@@ -39,6 +51,12 @@ class Material:
             knn = evidence.column("knn")[learned]
             self._settings[key] = choose(evidence.grid, self.log_lm[learned], knn, None)
         return self._settings[key]
+
+    def best_column(self, learned: Any) -> Any:
+        """p_kNN of every token at the best k and T of some rows: float32 (n,)."""
+        setting, evidence = self._chosen(learned), self.evidence
+        k, t = evidence.grid.ks.index(setting.k), evidence.grid.temperatures.index(setting.temperature)
+        return evidence.column("knn")[:, k, t]
 
     def _best_cache(self, learned: Any, others: Any) -> tuple[Any, float]:
         """p_cache, float32 (n, 1), at the temperature that goes best with other sources (n, s) on some rows."""
@@ -54,7 +72,8 @@ class Material:
     def evidence(self) -> Evidence:
         """Everything at once: features, matches if the store has them, cache if it was saved."""
         options = ScoreOptions(adaptive=True)
-        return gather_saved(self.saved, options, open_suffixes(self.store), TerminalReporter())
+        suffixes = open_suffixes(self.store) if self._matches else None
+        return gather_saved(self.saved, options, suffixes, TerminalReporter())
 
     @cached_property
     def targets(self) -> Any:
@@ -86,12 +105,9 @@ class Material:
 
     def constants(self, *, cache: bool = False, store: bool = True) -> Fit:
         """The best k, T and weights."""
-        evidence = self.evidence
 
         def fit(learned: Any, measured: Any) -> Any:
-            setting = self._chosen(learned)
-            k, t = evidence.grid.ks.index(setting.k), evidence.grid.temperatures.index(setting.temperature)
-            sources = evidence.column("knn")[:, k, t, None][:, : int(store)]  # (n, 0 or 1)
+            sources = self.best_column(learned)[:, None][:, : int(store)]  # (n, 0 or 1)
             if cache:
                 sources = np.concatenate([sources, self._best_cache(learned, sources)[0]], axis=1)
             weights, _ = best_weights(self.log_lm[learned], sources[learned])

@@ -3,11 +3,12 @@
 What a search gains is predicted by least squares on the features that are known before it, and their products.
 """
 
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import numpy as np
 
-from experiments.material import Material, perplexity
+from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from knnstore.evidence import LM_FEATURES
 from knnstore.score.mixture import FEATURES
@@ -15,7 +16,12 @@ from knnstore.score.mixture import FEATURES
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def run(material: Material, output: Output) -> None:
+def add_arguments(command: ArgumentParser) -> None:
+    saved_arguments(command)
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    material = Material.of(arguments)
     curves = output.computed("curves", lambda: _curves(material))
     names = list(curves)
     rows = [["searches skipped", *names]]

@@ -1,0 +1,153 @@
+"""Pairs of texts, source and target: two parallel files, columns of a TSV, fields of JSON Lines or of Parquet."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
+from knnstore.corpus.options import ReadCounts, ReadOptions
+from knnstore.corpus.rows import SKIP_HINT, Record, every_line, label_of, parse_object, read_lines
+from knnstore.corpus.sources import Source
+from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.errors import CorpusError
+
+DEFAULT_FIELDS = ("source", "target")
+_BATCH_ROWS = 1024
+_FIELD_HINT = "name others with --source-field and --target-field"
+
+Parse = Callable[[], Record]
+
+
+def unparsed_pairs(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[tuple[int, Parse]]:
+    """Record numbers from 0, and what makes each into a pair or raises UnusableTextError."""
+    assert options.pairs is not None
+    if source.kind == "aligned":
+        for number, lines in _read_aligned(source, options.max_record_bytes):
+            yield number, partial(_parse_aligned, lines, options, counts)
+    elif source.kind == "tsv":
+        columns = _columns_of_tsv(source, options.pairs)
+        for number, line in read_lines(source, options.max_record_bytes):
+            yield number, partial(_parse_tsv, line, columns, options, counts)
+    elif source.kind == "jsonl":
+        for number, line in read_lines(source, options.max_record_bytes):
+            yield number, partial(_parse_object, line, options, counts)
+    else:
+        for number, row in _read_rows(source, options.pairs):
+            yield number, partial(_parse_row, row, options, counts)
+
+
+def _read_aligned(source: Source, max_bytes: int) -> Iterator[tuple[int, tuple[bytes | None, bytes | None]]]:
+    other = replace(source, path=source.beside, bytes=source.beside_bytes)
+    sides = [every_line(file, max_bytes) for file in (other, source)]
+    number = 0
+    while True:
+        ours, theirs = ([*islice(side, 1)] for side in sides)  # empty at the end of a file
+        if len(ours) != len(theirs):
+            short, long = (source.beside, source.path) if theirs else (source.path, source.beside)
+            raise CorpusError(
+                f"{short!r} ends after {number} lines and {long!r} goes on, so they aren't parallel: line n of one has "
+                "to be line n of the other"
+            )
+        if not ours:
+            return
+        yield number, (ours[0], theirs[0])
+        number += 1
+
+
+def _parse_aligned(lines: tuple[bytes | None, bytes | None], options: ReadOptions, counts: ReadCounts) -> Record:
+    if None in lines:
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+    source, target = (decode(line or b"", options.errors, counts).strip() for line in lines)
+    return Record(target, None, source)
+
+
+def _columns_of_tsv(source: Source, fields: tuple[str, str]) -> tuple[int, int]:
+    """Numbers from 0 of the columns that hold source and target: the first two unless numbers from 1 are given."""
+    if fields == DEFAULT_FIELDS:
+        return 0, 1
+    if not all(field.isascii() and field.isdigit() and int(field) > 0 for field in fields):
+        raise CorpusError(
+            f"{source.path!r} has columns without names, not {' and '.join(map(repr, fields))}: give their numbers, as "
+            "in --source-field 1 --target-field 2"
+        )
+    return int(fields[0]) - 1, int(fields[1]) - 1
+
+
+def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOptions, counts: ReadCounts) -> Record:
+    if line is None:
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+    cells = decode(line, options.errors, counts).rstrip("\r\n").split("\t")
+    if len(cells) <= max(columns):
+        raise UnusableTextError(f"{len(cells)} columns, and column {max(columns) + 1} is wanted; {SKIP_HINT}")
+    source, target = (cells[column].strip() for column in columns)
+    return Record(target, None, source)
+
+
+def _parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
+    record = parse_object(line, options, counts)
+    assert options.pairs is not None
+    source, target = (mend(_field(record, name), options.errors, counts) for name in options.pairs)
+    return Record(target, label_of(record.get("id")), source)
+
+
+def _field(record: dict[str, Any], name: str) -> str:
+    """The string in a field; ``translation.de`` is the field ``de`` of the object in ``translation``."""
+    value: Any = record
+    for part in [name] if name in record else name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise UnusableTextError(f"no field {name!r} among {f'{list(record)[:8]!r:.200}'}; {_FIELD_HINT}")
+        value = value[part]
+    if not isinstance(value, str):
+        raise UnusableTextError(f"the field {name!r} is a {type(value).__name__}, not a string; {SKIP_HINT}")
+    return value
+
+
+Row = tuple[bytes | None, bytes | None, object]
+"""The UTF-8 bytes of a Parquet row's source and target, None for null, and its id."""
+
+
+def _read_rows(source: Source, fields: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
+        parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
+        for name in fields:
+            _require_strings(parquet.schema_arrow, source.path, name)
+        labelled = parquet.schema_arrow.get_field_index("id") >= 0
+        columns = [*fields, *(["id"] if labelled else [])]
+        number = 0
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+            texts = [_column(batch, name) for name in fields]
+            for row in range(batch.num_rows):
+                label = batch.column("id")[row].as_py() if labelled else None
+                yield number, (texts[0][row].as_py(), texts[1][row].as_py(), label)
+                number += 1
+
+
+def _require_strings(schema: Any, path: str, name: str) -> None:
+    kind: Any = pa.struct(list(schema))
+    for part in [name] if schema.get_field_index(name) >= 0 else name.split("."):
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            raise CorpusError(f"{path!r} has no column {name!r} among {f'{schema.names[:8]!r:.200}'}; {_FIELD_HINT}")
+        kind = kind.field(part).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise CorpusError(f"{path!r} has {kind} in column {name!r}, not strings; {_FIELD_HINT}")
+
+
+def _column(batch: Any, name: str) -> Any:
+    """A column, or a field of a column of structs, as bytes."""
+    if name in batch.schema.names:
+        return batch.column(name).cast(pa.large_binary())
+    first, *rest = name.split(".")
+    return pc.struct_field(batch.column(first), rest).cast(pa.large_binary())
+
+
+def _parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
+    source, target, label = row
+    if source is None or target is None:
+        raise UnusableTextError(f"the source or the target is null; {SKIP_HINT}")
+    return Record(decode(target, options.errors, counts), label_of(label), decode(source, options.errors, counts))

@@ -1,0 +1,55 @@
+"""Several stores of one LM, searched as if they were one."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from knnstore.datastore.manifest import Manifest
+from knnstore.datastore.rowranges import Int64
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore
+from knnstore.errors import UsageError
+
+
+class Stores:
+    """One store or several, each with its own index; rows are counted on from one to the next."""
+
+    def __init__(self, stores: Sequence[Datastore]) -> None:
+        self.each = tuple(stores)
+        roots = [store.root.resolve() for store in stores]
+        for root in roots:
+            if roots.count(root) > 1:
+                raise UsageError(f"--store {root.name} is given twice: its keys would count double")
+
+    @property
+    def only(self) -> Datastore | None:
+        """The store, if it is a single one."""
+        return self.each[0] if len(self.each) == 1 else None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The first store's, whose windows the text is cut into."""
+        return self.each[0].manifest
+
+    @property
+    def name(self) -> str:
+        """``wiki + books``."""
+        return " + ".join(store.name for store in self.each)
+
+    @cached_property
+    def rows(self) -> int:
+        """(key, value) pairs, hidden ones too."""
+        return sum(store.rows for store in self.each)
+
+    @cached_property
+    def live_rows(self) -> int:
+        """(key, value) pairs that a search can find."""
+        return sum(store.live_rows for store in self.each)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All stores' segments, in the order of their rows."""
+        return tuple(segment for store in self.each for segment in store.segments)
+
+    def heldout(self) -> list[tuple[Segment, Int64]]:
+        """Of each segment, the documents with a held-out part that haven't been removed."""
+        return [(segment, store.heldout(segment)) for store in self.each for segment in store.segments]

@@ -1,0 +1,208 @@
+"""Requests to an object storage service, and its errors as sentences of ours.
+
+Credentials are those that the service's own tools use, from the environment or, for S3, a profile. They stay with
+obstore: nothing here keeps, prints or logs one.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from knnstore.errors import KnnstoreError, ResourceError, UsageError
+
+SCHEMES = ("s3", "gs", "az")
+_EXTRA = "pip install 'knnstore[cloud]'"
+_STALLED = timedelta(seconds=30)  # without a byte
+_TIMEOUT = timedelta(minutes=10)  # of a request, body included
+_RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+_BODY_ATTEMPTS = 4  # of an answer that broke off
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+Result = TypeVar("Result")
+
+
+class ConditionError(Exception):
+    """The object isn't (any more) what the request said it must be."""
+
+
+class UnchangedError(Exception):
+    """The object is the one that the request said it has already."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Requests of this process by kind, and bytes of objects that went either way."""
+
+    gets: int = 0
+    heads: int = 0
+    puts: int = 0
+    lists: int = 0
+    deletes: int = 0
+    read: int = 0
+    written: int = 0
+
+    @property
+    def requests(self) -> int:
+        """All requests, not counting attempts."""
+        return self.gets + self.heads + self.puts + self.lists + self.deletes
+
+
+traffic = Traffic()
+_counting = Lock()
+
+
+def count(**more: int) -> None:
+    """Add to this process' traffic."""
+    with _counting:
+        for name, number in more.items():
+            setattr(traffic, name, getattr(traffic, name) + number)
+
+
+def forget_traffic() -> None:
+    """Start counting anew."""
+    with _counting:
+        for field in fields(Traffic):
+            setattr(traffic, field.name, 0)
+
+
+def load_obstore() -> Any:
+    """The library. Raises UsageError where it isn't installed."""
+    try:
+        import obstore  # noqa: PLC0415 - an extra, and local stores don't wait for it
+        import obstore.exceptions  # noqa: PLC0415
+        import obstore.store  # noqa: PLC0415
+    except ImportError as error:
+        raise UsageError(f"stores in object storage need obstore: {_EXTRA}") from error
+    return obstore
+
+
+@lru_cache(maxsize=64)
+def bucket_of(root: str) -> Any:
+    """The client of a bucket, named as ``s3://bucket``."""
+    obstore = load_obstore()
+    scheme = root.partition(":")[0]
+    client: dict[str, Any] = {"timeout": _TIMEOUT, "read_timeout": _STALLED}
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options["endpoint"] = endpoint
+            client["allow_http"] = endpoint.startswith("http://")
+        if profile := _profile():
+            options["credential_provider"] = profile
+    try:
+        return obstore.store.from_url(root, client_options=client, retry_config=_RETRY, **options)
+    except (ValueError, obstore.exceptions.BaseError) as error:
+        raise UsageError(
+            f"{root} can't be used: {reason(error)}; credentials are taken from {_CREDENTIALS[scheme]}"
+        ) from error
+
+
+def _profile() -> Any:
+    """Credentials of an AWS profile, where there is one and the environment holds no keys."""
+    chosen = os.environ.get("AWS_PROFILE")
+    folder = Path.home() / ".aws"
+    files = [
+        Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials")),
+        Path(os.environ.get("AWS_CONFIG_FILE", folder / "config")),
+    ]
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not (chosen or any(file.is_file() for file in files)):
+        return None
+    try:
+        from boto3 import Session  # noqa: PLC0415 - an extra
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+    except ImportError as error:
+        if chosen is None:
+            return None
+        raise UsageError(f"AWS_PROFILE={chosen} needs boto3, which reads profiles: {_EXTRA}") from error
+    try:
+        session = Session()
+        return Boto3CredentialProvider(session) if chosen or session.get_credentials() else None
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"the AWS profile {chosen or 'default'} can't be used: {error}") from error
+
+
+@contextmanager
+def service_errors(action: str, url: str) -> Iterator[None]:
+    """Turn what obstore raises within into errors of ours that name the URL, the cause and the next step.
+
+    What isn't there stays a FileNotFoundError; ConditionError and UnchangedError are for the caller.
+    """
+    exceptions = load_obstore().exceptions
+    try:
+        yield
+    except KnnstoreError:
+        raise
+    except exceptions.NotModifiedError as error:
+        raise UnchangedError(url) from error
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+        raise ConditionError(url) from error
+    except FileNotFoundError as error:
+        if action != "write":
+            raise FileNotFoundError(f"{url} isn't there") from error
+        raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise ResourceError(
+            f"can't {action} {url}: the service refuses it ({reason(error)}): see that the credentials "
+            f"({_CREDENTIALS[url.partition(':')[0]]}) are right, and that they may do it"
+        ) from error
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
+
+
+def request(action: str, url: str, work: Callable[[], Result]) -> Result:
+    """``work()``, again if its answer breaks off on the way; errors as ``service_errors`` has them."""
+    attempt = 1
+    while True:
+        try:
+            with service_errors(action, url):
+                return work()
+        except FileNotFoundError:
+            raise
+        except ResourceError as error:
+            if attempt == _BODY_ATTEMPTS or not _broke_off(error.__cause__):
+                raise
+        time.sleep(0.1 * 2**attempt)
+        attempt += 1
+
+
+def reason(error: BaseException) -> str:
+    """What a service's error says, in few words: status and code, or the first line without what follows a ``?``."""
+    text = str(error)
+    found = [
+        match[1] for match in (re.search(p, text) for p in (r"status code: (\d+)", r"<Code>(\w+)</Code>")) if match
+    ]
+    if found:
+        return "it answered " + " ".join(found)
+    if "169.254" in text or "redential" in text:
+        return "there are no credentials"
+    line = text.partition("\n")[0]
+    return re.sub(r"\?\S+", "", line.rpartition(" - ")[2] or line)[:160].strip(" .:")
+
+
+def _broke_off(error: BaseException | None) -> bool:
+    text = str(error)
+    return "status code" not in text and "redential" not in text
+
+
+def _next_step(error: BaseException, url: str) -> str:
+    text = str(error)
+    scheme, _, rest = url.partition("://")
+    if "NoSuchBucket" in text:
+        return f"Make the bucket {scheme}://{rest.partition('/')[0]} first"
+    if reason(error) == "there are no credentials":
+        return f"Set {_CREDENTIALS[scheme]}"
+    return "Run the same command again: what is done stays done"

@@ -1,0 +1,201 @@
+"""A store in a bucket: the bytes of one on a disk, whatever the service and the machine do meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from s3_servers import BUCKET, SECRET, objects_of
+
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.segment import Segment
+from knnstore.datastore.store import Datastore, segment_root
+from knnstore.errors import CorruptStoreError
+from knnstore.index.search import Searcher
+from knnstore.ingest import IngestOptions, ingest
+from knnstore.living.compact import CompactOptions, compact
+from knnstore.living.remove import remove
+from knnstore.objects.path import ObjectPath
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+from knnstore.score import ScoreOptions, score
+from knnstore.verify import verify
+
+pytestmark = pytest.mark.slow
+
+CHUNK_ROWS, CONTEXT = 512, 128
+INDEX = IndexOptions(nlist=32, pq_bytes=8)
+
+
+def options(**others):
+    return IngestOptions(corpus=("books/",), chunk_rows=CHUNK_ROWS, context=CONTEXT, **others)
+
+
+def scores(root):
+    return score(ScoreOptions(k=100), Datastore(root)).to_json()
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_corpus, tmp_path_factory):
+    """A folder with ``books/`` and its store, made and indexed on a disk."""
+    folder = tmp_path_factory.mktemp("reference")
+    shutil.copytree(tiny_corpus, folder / "books")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ingest(options(), SerialRunner())
+        build_index(Datastore(folder / "books.knnstore"), INDEX, SerialRunner(), Reporter())
+    return folder
+
+
+@pytest.fixture
+def here(reference, monkeypatch):
+    """The folder with ``books/``, to work in."""
+    monkeypatch.chdir(reference)
+    return reference
+
+
+def contents(client, root):
+    found = objects_of(client, root.key)
+    return {name: data for name, data in found.items() if name != ".lock" and "log/" not in name}
+
+
+def copied(client, store, root):
+    """Put a store of this machine into the bucket, as a tool that copies files does: without our sums."""
+    for path in store.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            key = f"{root.key}/{path.relative_to(store).as_posix()}"
+            client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+
+
+def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_and_slow_answers(
+    here, url, s3, client, bytes_of
+):
+    s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 11, 13, 17, 29
+    s3.faults.pause = 0.02
+    root = ObjectPath(f"{url}.knnstore")
+    report = ingest(options(store=str(root)), SerialRunner())
+    build_index(Datastore(root), INDEX, SerialRunner(), Reporter())
+    expected = bytes_of(here / "books.knnstore")
+    assert contents(client, root) == expected
+    assert report.store == root
+    assert report.bytes == sum(len(data) for name, data in expected.items() if name.startswith("segments/"))
+    there, local = scores(root), scores(here / "books.knnstore")
+    for name in ("base", "knn", "tokens", "search"):
+        assert there[name] == local[name], name
+    assert all(s3.struck[kind] for kind in ("broken", "cut", "slow", "lost"))
+    # and once more, all well: what was read is here, and next to nothing passes
+    s3.faults = type(s3.faults)()
+    s3.forget()
+    assert scores(root)["knn"] == local["knn"]
+    assert s3.requests.total() < 100
+    assert s3.received < 100_000
+    assert not any(SECRET.encode() in data for data in objects_of(client, root.key).values())
+
+
+def test_zarr_itself_reads_the_arrays(here, url, s3, client):
+    import zarr
+    from obstore.store import from_url
+
+    root = ObjectPath(f"{url}.knnstore")
+    copied(client, here / "books.knnstore", root)
+    store = zarr.storage.ObjectStore(
+        from_url(f"{root}/segments/0000", endpoint=s3.url, client_options={"allow_http": True}), read_only=True
+    )
+    segment = Segment(segment_root(here / "books.knnstore", "0000"))
+    group = zarr.open_group(store, mode="r")
+    np.testing.assert_array_equal(group["keys"][:], segment.keys(0, segment.rows))
+    np.testing.assert_array_equal(group["values"][:], segment.values(0, segment.rows))
+
+
+def test_a_store_that_was_copied_to_a_bucket_is_searched_verified_and_its_damage_found(here, url, s3, client):
+    root = ObjectPath(f"{url}.knnstore")
+    copied(client, here / "books.knnstore", root)
+    queries = Segment(segment_root(here / "books.knnstore", "0000")).queries()[:50]
+    local = Searcher(Datastore(here / "books.knnstore")).search(queries, 20, rows=True)
+    there = Searcher(Datastore(root)).search(queries, 20, rows=True)
+    np.testing.assert_array_equal(there.rows, local.rows)
+    np.testing.assert_array_equal(there.distances, local.distances)
+    for query in queries[:3]:  # looked up, not joined
+        one = Searcher(Datastore(root)).search(query[None], 20, rows=True)
+        np.testing.assert_array_equal(
+            one.rows, Searcher(Datastore(here / "books.knnstore")).search(query[None], 20, rows=True).rows
+        )
+    assert verify(root).damages == ()
+    name = next(path.relative_to(root).as_posix() for path in root.rglob("0") if "/keys/c/0/0" in str(path))
+    body = bytearray(client.get_object(Bucket=BUCKET, Key=f"{root.key}/{name}")["Body"].read())
+    body[100] ^= 1
+    client.put_object(Bucket=BUCKET, Key=f"{root.key}/{name}", Body=bytes(body))
+    assert [damage.path for damage in verify(root).damages] == [name]
+    with pytest.raises(CorruptStoreError, match="damaged"):
+        Searcher(Datastore(root)).search(queries, 20)
+
+
+def test_an_interrupted_build_goes_on_with_the_tasks_that_are_left(here, url, client, counting_runner, bytes_of):
+    root = ObjectPath(f"{url}.knnstore")
+    stopped = counting_runner(most=5)
+    with pytest.raises(InterruptedError):
+        ingest(options(store=str(root)), stopped)
+    resumed = counting_runner()
+    ingest(options(store=str(root)), resumed)
+    with pytest.raises(InterruptedError):
+        build_index(Datastore(root), INDEX, counting_runner(most=2), Reporter())
+    indexing = counting_runner()
+    build_index(Datastore(root), INDEX, indexing, Reporter())
+    chunks = Segment(segment_root(root, "0000")).chunks
+    assert stopped.ran["write_keys"] + resumed.ran["write_keys"] == chunks
+    assert indexing.ran["fill_run"] == 0
+    assert indexing.ran["merge_chunk"] == chunks - 1
+    assert contents(client, root) == bytes_of(here / "books.knnstore")
+
+
+def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, client, bytes_of, monkeypatch):
+    tmp_path = here.parent / "living"
+    tmp_path.mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(here / "books", tmp_path / "books")
+    shutil.copytree(here / "books.knnstore", tmp_path / "books.knnstore")
+    root = ObjectPath(f"{url}.knnstore")
+    copied(client, tmp_path / "books.knnstore", root)
+    gone = sorted(path.name for path in (tmp_path / "books").iterdir())[0]
+    (tmp_path / "books" / "new.txt").write_text("A text that was written for this test alone. " * 30)
+    for store in (root, tmp_path / "books.knnstore"):
+        ingest(options(store=str(store)), SerialRunner())
+        remove(store, [f"books/{gone}"])
+        build_index(Datastore(store), IndexOptions(), SerialRunner(), Reporter())
+        done = compact(store, CompactOptions(), SerialRunner(), Reporter())
+        assert done.due
+    local, there = bytes_of(tmp_path / "books.knnstore"), contents(client, root)
+    assert {name: there[name] for name in local} == local
+    # what the states before had stays in the bucket for a day: somebody may be reading it
+    assert {name.split("/")[1] for name in there if name.startswith("segments/")} > {
+        name.split("/")[1] for name in local if name.startswith("segments/")
+    }
+    assert done.held == ()
+
+
+def test_an_ingest_that_is_killed_goes_on_by_the_same_command(here, url, s3, client, bytes_of):
+    root = ObjectPath(f"{url}.knnstore")
+    command = [sys.executable, "-m", "knnstore", "ingest", "--corpus", "books/", "--store", str(url), "--workers", "0"]
+    command += ["--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT), "--json"]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while sum("commits/keys-" in path and method == "PUT" for method, path in s3.paths) < 2:
+        assert time.monotonic() - begun < 120
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["tasks_kept"] >= 2
+    found = contents(client, root)
+    expected = bytes_of(here / "books.knnstore")
+    assert {name: data for name, data in found.items() if name != "knnstore.json"} == {
+        name: data for name, data in expected.items() if name.startswith("segments/")
+    }
+    assert SECRET not in again.stderr + again.stdout

@@ -1,0 +1,120 @@
+"""A store in a bucket against one on a disk: requests, bytes that pass and CPU seconds of each stage, in one run.
+
+The bucket is moto's server on loopback, a process of its own, so that its seconds aren't counted, and the numbers of
+requests and bytes are those of any service; the time that a request takes is not.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.material import text_folder
+from benchmarks.measuring import Result, Settings
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.store import Datastore, store_path
+from knnstore.datastore.sweeping import bytes_below
+from knnstore.ingest import IngestOptions, ingest
+from knnstore.objects import cache, service
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+from knnstore.score import ScoreOptions, score
+
+_CHUNK_ROWS = 4096
+_BUCKET = "bucket"
+
+
+def run(settings: Settings, work: Path) -> Result:
+    tokens = settings.size(settings.rows, quick=30_000, full=300_000)
+    text = text_folder(settings, work, tokens)
+    with bucket(work):
+        stores = {"disk": str(work / "here"), "bucket": f"s3://{_BUCKET}/there"}
+        rows: list[tuple[Any, ...]] = []
+        seconds: dict[tuple[str, str], float] = {}
+        stages = ("ingest", "index", "score", "score again")
+        for stage in stages:
+            for place, store in stores.items():
+                if stage == "score":
+                    forget_cache(work)
+                service.forget_traffic()
+                seconds[stage, place] = cpu_seconds(stage_of(stage, store, text, settings))
+                passed = asdict(service.traffic)
+                kinds = [passed[kind] for kind in ("puts", "gets", "heads", "lists", "deletes")]
+                moved = (passed["written"] / 1e6, passed["read"] / 1e6)
+                rows.append((f"{stage}, {place}", *kinds, *moved, seconds[stage, place]))
+        done = Datastore(store_path(stores["bucket"]))
+        about = {
+            "keys": done.rows,
+            "chunks of keys": sum(segment.chunks for segment in done.segments),
+            "MB in the bucket": bytes_below(done.root) / 1e6,
+        }
+    columns = ("stage", "PUT", "GET", "HEAD", "LIST", "DELETE", "MB written", "MB read", "CPU s")
+    ratios = {f"{stage}_cpu_vs_disk": seconds[stage, "bucket"] / seconds[stage, "disk"] for stage in stages}
+    return Result("objects", about, columns, rows, ratios)
+
+
+def stage_of(stage: str, store: str, text: Path, settings: Settings) -> Callable[[], Any]:
+    """A stage on a store."""
+    root = store_path(store)
+    if stage == "ingest":
+        options = IngestOptions(corpus=(str(text),), store=store, model=settings.model, chunk_rows=_CHUNK_ROWS)
+        return lambda: ingest(options, SerialRunner())
+    if stage == "index":
+        return lambda: build_index(Datastore(root), IndexOptions(nlist=64), SerialRunner(), Reporter())
+    return lambda: score(ScoreOptions(model=settings.model), Datastore(root))
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of this process."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def forget_cache(work: Path) -> None:
+    """Empty the cache, as on another machine."""
+    for file in (work / "cache").glob("??/*"):
+        file.unlink()
+
+
+@contextmanager
+def bucket(work: Path) -> Iterator[None]:
+    """An empty bucket of moto's server on loopback, to which the environment leads."""
+    from boto3 import client
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "example",
+        "AWS_REGION": "us-east-1",
+        cache.FOLDER_VARIABLE: str(work / "cache"),
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        client("s3", region_name="us-east-1").create_bucket(Bucket=_BUCKET)
+        service.bucket_of.cache_clear()
+        yield
+    finally:
+        server.kill()
+        server.wait()
+        service.bucket_of.cache_clear()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

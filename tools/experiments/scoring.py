@@ -1,0 +1,67 @@
+"""An LM's scores of a text, and mixtures of them with neighbours, kept out by document."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from experiments.material import perplexity
+from knnstore.datastore.manifest import KeyRecipe
+from knnstore.interpolation import mix
+from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
+from knnstore.neighbours import Neighbours, target_probabilities
+from knnstore.score import ScoreOptions
+from knnstore.score.texts import Texts, texts_of_files
+from knnstore.score.tune import FOLDS, folds_of
+from knnstore.score.tuning import choose, make_grid
+from knnstore.windows import cut_windows
+
+_BATCH_TOKENS = 4096
+
+
+def some_texts(paths: list[str], model: KeyModel, most_tokens: int) -> Texts:
+    """The documents below the paths, as many pieces of equal length of each as make ``most_tokens`` together."""
+    _, texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded)
+    each = max(1, most_tokens // len(texts.names))
+    kept = np.minimum(texts.tokens, each)
+    begins = (texts.tokens - kept) // 2  # from the middle, where no title page or index is
+    pieces = [texts.read(number, int(b), int(b + kept[number])) for number, b in enumerate(begins)]
+    ids = np.concatenate(pieces)
+    size = np.round(texts.bytes * kept / texts.tokens).astype(np.int64)
+    return Texts(texts.names, ids, np.cumsum(kept) - kept, kept, size, texts.digests)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an LM says of texts: ``tokens`` in the order of the texts, ``document`` int64 (n,) of each."""
+
+    tokens: ScoredTokens
+    document: Any
+
+    @cached_property
+    def fold(self) -> Any:
+        """The part in which each token is kept out: int64 (n,)."""
+        return folds_of(self.document)[0]
+
+    def kept_out(self, neighbours: Neighbours) -> float:
+        """Perplexity with the neighbours of every token, k, T and λ chosen on the other parts."""
+        grid = make_grid(ScoreOptions(), neighbours.distances.shape[1], neighbours)
+        knn = target_probabilities(neighbours, self.tokens.targets, grid.ks, grid.temperatures)
+        log_lm, log_p = self.tokens.log_p, np.empty(len(self.document))
+        for number in range(FOLDS):
+            here, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
+            chosen = choose(grid, log_lm[others], knn[others], None)
+            column = knn[here, grid.ks.index(chosen.k), grid.temperatures.index(chosen.temperature)]
+            log_p[here] = mix(log_lm[here], column, chosen.lambda_)
+        return perplexity(log_p)
+
+
+def scores_of(model: KeyModel, texts: Texts, recipe: KeyRecipe) -> Scores:
+    """Run the LM over the texts, in the windows of a store's recipe."""
+    windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
+    parts = list(window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source))
+    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    columns = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in ScoredTokens.__slots__}
+    document = np.searchsorted(texts.first + texts.tokens, columns["rows"], side="right")
+    return Scores(ScoredTokens(**columns), document)

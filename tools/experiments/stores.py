@@ -1,0 +1,97 @@
+"""Two stores of one LM: the nearest keys of both together, or each store's vote with a weight of its own.
+
+Two files of neighbours of the same text, one a store, each searched once.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.material import Fit, Material, perplexity
+from experiments.output import Output
+from knnstore.datastore.store import Datastore, store_path
+from knnstore.errors import UsageError
+from knnstore.interpolation import best_weights, mix_sources
+from knnstore.neighbours import nearest_of_all
+from knnstore.score import SavedNeighbours
+from knnstore.score.passes import Block
+from knnstore.suffixes.search import Suffixes
+
+
+def add_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--neighbours", nargs=2, required=True, metavar=("A", "B"), help="saved ones of the same text")
+    command.add_argument("--store", nargs=2, required=True, metavar=("A", "B"), help="the stores that were searched")
+
+
+def run(arguments: Namespace, output: Output) -> None:
+    files = [SavedNeighbours(path) for path in arguments.neighbours]
+    stores = [Datastore(store_path(path)) for path in arguments.store]
+    alone = [Material(file, store, matches=False) for file, store in zip(files, stores, strict=True)]
+    merged = Material(MergedNeighbours(files), stores[0], matches=False)
+    names = [file.facts.store for file in files]
+    fits: dict[str, Fit | None] = {
+        "LM alone": None,
+        **{f"LM + {name}": material.constants() for name, material in zip(names, alone, strict=True)},
+        "merged: the nearest of both": merged.constants(),
+        "a weight for each": weight_each(alone),
+        "merged, weighed by a gate": merged.gate(),
+    }
+    measured = {
+        name: output.computed(name, partial(_measure, merged, fit))  # the documents are the same for all
+        for name, fit in fits.items()
+    }
+    base = measured["LM alone"]
+    rows = [["", "perplexity", "against the LM"]]
+    rows += [[name, f"{value:.2f}", f"{100 * (value / base - 1):+.1f} %"] for name, value in measured.items()]
+    output.show(rows, merged.about)
+
+    def draw(axes: Any) -> None:
+        axes.barh(list(measured)[::-1], list(measured.values())[::-1], color="#2a9d6f")
+        axes.set_xlabel("perplexity")
+
+    output.figure(draw, (8, 3))
+
+
+class MergedNeighbours(SavedNeighbours):
+    """Several files of neighbours of one text as one, of the nearest of all. Raises UsageError for other texts."""
+
+    def __init__(self, files: list[SavedNeighbours]) -> None:
+        first, *others = files
+        for file in others:
+            same = ("model", "layer", "digests", "tokens", "k")
+            told = [name for name in same if getattr(file.facts, name) != getattr(first.facts, name)]
+            if told:
+                raise UsageError(f"{file.path} and {first.path} differ in {', '.join(told)}: score the same text alike")
+        self._files = files
+        self.path = first.path
+        rows = sum(file.facts.rows for file in files)
+        self.facts = replace(first.facts, store=" + ".join(file.facts.store for file in files), rows=rows, cache=0)
+
+    def __len__(self) -> int:
+        return len(self._files[0])
+
+    def blocks(self, suffixes: Suffixes | None = None) -> Iterator[Block]:
+        """The first file's blocks with the nearest of all files."""
+        rows = [file.facts.rows for file in self._files]
+        for blocks in zip(*(file.blocks(suffixes) for file in self._files), strict=True):
+            neighbours = nearest_of_all([block.neighbours for block in blocks], rows)
+            yield replace(blocks[0], neighbours=neighbours, cache=None, cache_temperatures=())
+
+
+def weight_each(alone: list[Material]) -> Fit:
+    """Each store at its own best k and T, all weights found together."""
+
+    def fit(learned: Any, measured: Any) -> Any:
+        columns = np.stack([material.best_column(learned) for material in alone], axis=1)
+        weights, _ = best_weights(alone[0].log_lm[learned], columns[learned])
+        return mix_sources(alone[0].log_lm[measured], columns[measured], weights)
+
+    return fit
+
+
+def _measure(material: Material, fit: Fit | None) -> float:
+    return perplexity(material.log_lm if fit is None else material.kept_out(fit))
