@@ -75,8 +75,9 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(tmp_path, byte
     compact(root, CompactOptions(), SerialRunner())
     name = Datastore(root).manifest.index
     copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
+    from knnstore.atomic import remove_folder
     from knnstore.build.lists import fill_lists
-    from knnstore.index.plan import open_index, remove_folder
+    from knnstore.index.plan import open_index
 
     folder = open_index(root, name)
     remove_folder(folder.lists("0003"))
