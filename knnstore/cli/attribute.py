@@ -12,11 +12,12 @@ from knnstore.cli.options import (
     reading_options,
     reporter_for,
     result_options,
+    store_option,
 )
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--text", multiple=True, metavar="PATH…", help="Text to read. Default: the documents held out.")
 @click.argument("more", nargs=-1, metavar="")
 @pair_options

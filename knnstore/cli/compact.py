@@ -2,11 +2,11 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_root
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--auto", is_flag=True, help="Only if there are many segments, or a tenth of the keys is removed.")
 @click.option(
     "--most-segments", type=click.IntRange(1), default=8, show_default=True, help="How many segments --auto lets be."

@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import complete_store, open_store, print_result, reporter_for, shared_options
 
 _workers = click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process."
@@ -11,7 +11,7 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Discard what the ne
 
 
 @click.command()
-@click.argument("stores", nargs=-1, required=True, metavar="STORE STORE…")
+@click.argument("stores", shell_complete=complete_store, nargs=-1, required=True, metavar="STORE STORE…")
 @click.option("--into", required=True, help="Name or path of the store to make.")
 @_workers
 @_overwrite
@@ -32,7 +32,7 @@ def merge(
 
 
 @click.command()
-@click.argument("store", required=False)
+@click.argument("store", shell_complete=complete_store, required=False)
 @click.option("--into", required=True, help="Name or path of the store to make.")
 @click.option("--sample", metavar="SHARE", help="About so much of the keys, in whole documents: 10%.")
 @click.option("--documents", multiple=True, metavar="GLOB…", help="Paths, ids or PATH#ID; FOLDER/ means all below.")

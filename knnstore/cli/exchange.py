@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, store_option
+from knnstore.cli.options import complete_store, open_store, print_result, reporter_for, store_option
 
 _FILE = click.Path(path_type=Path)
 
@@ -19,7 +19,9 @@ _FILE = click.Path(path_type=Path)
 @click.option("--rows", type=int, help="Rows that were written, where the files are longer. Default: all.")
 @click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Of the file. Default: found out.")
 @click.option("--value-type", type=click.Choice(["int16", "int32", "int64"]), help="Of the file. Default: found out.")
-@click.option("--store", help="Name or path of the store. Default: named after the keys.")
+@click.option(
+    "--store", shell_complete=complete_store, help="Name or path of the store. Default: named after the keys."
+)
 @click.option("--model", help="The LM that made the keys. Without it the store can be searched but nothing scored.")
 @click.option(
     "--key", type=click.Choice(["ffn-input", "hidden", "attention-input"]), help="Their layer. Default: found out."

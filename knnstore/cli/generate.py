@@ -4,7 +4,15 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import mixture_options, model_options, print_json, print_styled, reporter_for, result_options
+from knnstore.cli.options import (
+    mixture_options,
+    model_options,
+    print_json,
+    print_styled,
+    reporter_for,
+    result_options,
+    store_option,
+)
 
 # From which share of a token's probability on it is shown as the store's, and as the store's alone.
 _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
@@ -12,7 +20,7 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 
 @click.command()
 @click.option("--prompt", default="", help="The text to go on from. Default: none, the beginning of a document.")
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--explain", is_flag=True, help="Say of each token what it owes to the store, and to which passage.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="When to stop at last.")
 @click.option(

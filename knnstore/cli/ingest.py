@@ -7,6 +7,7 @@ import click
 
 from knnstore.cli.options import (
     cluster_options,
+    complete_store,
     find_cluster,
     lm_options,
     pair_options,
@@ -28,7 +29,9 @@ from knnstore.cli.options import (
     help="seq2seq: pairs of texts, by an encoder-decoder model (T5, BART, Marian).",
 )
 @pair_options
-@click.option("--store", help="Name, path or URL of the store. Default: named after the corpus.")
+@click.option(
+    "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: named after the corpus."
+)
 @store_cache_option
 @click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
 @click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")

@@ -2,11 +2,11 @@
 
 import click
 
-from knnstore.cli.options import json_option, print_result, store_root
+from knnstore.cli.options import json_option, print_result, store_option, store_root
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @json_option
 def log(as_json: bool, store: str | None) -> None:
     """List the changes of a store: who, when and what."""
@@ -18,7 +18,7 @@ def log(as_json: bool, store: str | None) -> None:
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--state", type=click.IntRange(0), help="Which state of the log. Default: the last with other documents.")
 @json_option
 def restore(as_json: bool, store: str | None, state: int | None) -> None:

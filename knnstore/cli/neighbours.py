@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import model_options, print_json, print_styled, result_options
+from knnstore.cli.options import model_options, print_json, print_styled, result_options, store_option
 
 
 @click.command()
 @click.argument("text")
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--source", metavar="TEXT", help="Of a seq2seq store: what TEXT begins to translate; TEXT may be ''.")
 @click.option("--k", type=click.IntRange(1), default=8, show_default=True, help="How many.")
 @click.option("--nprobe", type=int, help="Lists that the query searches. Default: the index's.")

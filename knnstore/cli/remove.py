@@ -2,11 +2,11 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_root
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option(
     "--document",
     "patterns",

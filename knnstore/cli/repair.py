@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_root
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--corpus", multiple=True, metavar="PATH…", help="The corpus that it was made of, if need be.")
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--model", help="The LM that made it. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")

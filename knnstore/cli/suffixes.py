@@ -2,11 +2,11 @@
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, shared_options
+from knnstore.cli.options import open_store, print_result, reporter_for, shared_options, store_option
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @shared_options
 def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None:
     """Sort the store's tokens by what stands before them: an exact-match memory.

@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import open_store, reporter_for
+from knnstore.cli.options import complete_store, open_store, reporter_for
 
 
 @click.command()
 @click.argument("file")
-@click.option("--store", help="The store that keeps the result. Default: the only one here.")
+@click.option(
+    "--store", shell_complete=complete_store, help="The store that keeps the result. Default: the only one here."
+)
 @click.option("--k", type=int, help="Neighbours. Default: tuned.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
 @click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")

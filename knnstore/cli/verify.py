@@ -2,11 +2,11 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, store_root
+from knnstore.cli.options import print_result, reporter_for, store_option, store_root
 
 
 @click.command()
-@click.option("--store", help="Name or path of the store. Default: the only one here.")
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
 @click.pass_context

@@ -152,27 +152,32 @@ def _require_this_version(root: Path, value: Any) -> None:
     version, lacking = value["version"], [field.name for field in fields(Manifest) if field.name not in value]
     if version == FORMAT_VERSION and not lacking:
         return
-    newer = version > FORMAT_VERSION
-    told = f"its format is version {version}" if version != FORMAT_VERSION else f"it doesn't say {', '.join(lacking)}"
-    step = "Upgrade with 'pip install --upgrade knnstore'" if newer else "Read it with the version that made it"
+    told = f"its format is version {version}, and knnstore {__version__} reads version {FORMAT_VERSION}"
+    if version == FORMAT_VERSION:  # of a time before the format had settled
+        told = f"its manifest doesn't say {', '.join(lacking)}, which knnstore {__version__} asks for"
+    step = "Read it with the version that made it"
+    if version > FORMAT_VERSION:
+        step = "Upgrade with 'pip install --upgrade knnstore'"
     raise MismatchError(
-        f"{root} was made by {'a newer' if newer else 'another'} version of knnstore{_maker(root, value)}: {told}, and "
-        f"knnstore {__version__} reads format {FORMAT_VERSION}. {step}, or make it anew with "
+        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store anew with "
         f"'knnstore ingest --corpus PATH --store {root} --overwrite'"
     )
 
 
 def _maker(root: Path, value: dict[str, Any]) -> str:
-    """The version that made a store's first segment, in brackets, if that can be read."""
+    """Which version made a store's first segment, in words, as far as that can be read."""
+    unknown = "another version of knnstore"
     try:
         first = value["segments"][0]
         if not SEGMENT_NAME.fullmatch(first):
-            return ""
+            return unknown
         plan: Any = load_json(root / "segments" / first / "segment.json")
         version = str(plan["versions"]["knnstore"])
     except (KnnstoreError, LookupError, TypeError):
-        return ""
-    return f" ({version})" if re.fullmatch(r"[0-9A-Za-z.+!-]{1,40}", version) else ""
+        return unknown
+    if not re.fullmatch(r"[0-9A-Za-z.+!-]{1,40}", version):
+        return unknown
+    return f"an earlier build of knnstore {version}" if version == __version__ else f"knnstore {version}"
 
 
 def load_json(path: Path) -> object:

@@ -130,6 +130,9 @@ def load_model(spec: LmSpec) -> LoadedModel:
     except ModelError:
         raise
     except Exception as error:  # transformers raises whatever its hundred model families raise
+        if isinstance(error, ImportError) and "sentencepiece" in str(error).lower():
+            told = "its tokenizer needs sentencepiece: pip install 'knnstore[seq2seq]'"
+            raise ModelError(f"model {spec.model} can't be loaded: {told}") from error
         raise ModelError(f"model {spec.model} ({folder}) can't be loaded: {_first_line(error)}") from error
     if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
         raise ModelError(

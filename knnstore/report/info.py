@@ -104,10 +104,10 @@ def _index(info: StoreInfo) -> list[str]:
 
 
 def _disk(info: StoreInfo) -> list[str]:
-    each = info.rows_done or 1
+    each = info.rows_done
     rows = [("disk", "bytes", "a key")]
-    rows += [(part, format_size(size), f"{size / each:.1f}") for part, size in info.parts.items()]
-    rows.append(("all", format_size(info.bytes), f"{info.bytes / each:.1f}"))
+    parts = [*info.parts.items(), ("all", info.bytes)]
+    rows += [(part, format_size(size), f"{size / each:.1f}" if each else "") for part, size in parts]
     raw = info.raw_bytes_per_key
     rows.append(("float32 key, 8-byte value", format_size(raw * info.rows_done), f"{raw:.1f}"))
     return _table(rows, left=(0,))

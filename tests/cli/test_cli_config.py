@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -108,3 +109,18 @@ def test_each_shell_has_its_script(here, shell):
     environment = os.environ | {"_KNNSTORE_COMPLETE": f"{shell}_source"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "_KNNSTORE_COMPLETE" in done.stdout
+
+
+def test_every_command_that_takes_a_store_completes_its_name(here, monkeypatch):
+    monkeypatch.chdir(here)
+    for name in ("wiki", "books"):
+        (here / f"{name}.knnstore").mkdir(exist_ok=True)
+        (here / f"{name}.knnstore" / "knnstore.json").touch()
+    found = {
+        f"{name} {parameter.name}": [item.value for item in parameter.shell_complete(click.Context(command), "")]
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if parameter.name in ("store", "stores")
+    }
+    assert len(found) > 15
+    assert {name: names for name, names in found.items() if names != ["books", "wiki"]} == {}
