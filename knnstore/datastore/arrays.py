@@ -193,7 +193,7 @@ def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
     for chunk in range(begin // form.chunk_rows, (end - 1) // form.chunk_rows + 1):
         first = chunk * form.chunk_rows
         rows = slice(max(begin - first, 0), min(end - first, form.chunk_rows))
-        blocks.append(_read_chunk(path, form, chunk)[rows])
+        blocks.append(read_chunk(path, form, chunk)[rows])
     whole = len(blocks) == 1 and len(blocks[0]) == form.chunk_rows and blocks[0].flags.writeable
     # else a copy, so that the rest of a chunk isn't kept, and writable, for torch takes no other
     return blocks[0] if whole else np.concatenate(blocks)
@@ -212,8 +212,11 @@ def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
     return read_rows(path, 0, shape[0])
 
 
-def _read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
-    """A whole chunk, ``(chunk_rows, …)``."""
+def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
+    """A whole chunk of the array at ``path``, which has this form: ``(chunk_rows, …)``, padded.
+
+    Raises CorruptStoreError if it is absent, of a wrong size, or fails its checksum.
+    """
     file = chunk_file(path, chunk, len(form.shape))
     first = chunk * form.chunk_rows
     where = f"{file} (rows {first} to {min(first + form.chunk_rows, form.shape[0])})"

@@ -1,13 +1,17 @@
 """Uncompressed Zarr arrays as memory maps: a chunk file is the raw rows and four bytes of CRC-32C.
 
 Mapped pages belong to the operating system, which may drop them; so a store larger than the memory can be
-searched. A chunk's checksum is verified when the process first touches it, by plain reads, so that verifying
-doesn't make a whole chunk resident. Of a store in object storage a file of the local cache is mapped, and blocks of it
-are fetched and verified before they are first touched.
+searched. No byte is given out unverified. Where the array has checksums of its blocks (``block_sums.py``), a block is
+verified when the process first touches it; else the whole chunk is, by plain reads, so that verifying doesn't make
+all of it resident. Of a store in object storage a file of the local cache is mapped, and blocks of it are fetched and
+verified before they are first touched.
 """
 
 import mmap
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -17,6 +21,7 @@ import numpy as np
 
 from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
+from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums
 from knnstore.errors import CorruptStoreError
 from knnstore.objects.blocks import CachedObject
 from knnstore.objects.cache import the_cache
@@ -27,21 +32,40 @@ MAPPED_BYTES = 2**27
 _BLOCK = 2**22
 _MEND = "build the index again with 'knnstore index --overwrite'"
 _Map = tuple[mmap.mmap, CachedObject | None]
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """Ranges of rows, cut where chunks end: where each of them lies, int64 (pieces,).
+
+    ``ranges``: which range a piece is of; its ``chunks``, its ``starts`` there in bytes, its ``counts`` of rows and its
+    ``addresses`` in memory. These hold as long as ``maps``, by chunk.
+    """
+
+    ranges: Int64
+    chunks: Int64
+    starts: Int64
+    counts: Int64
+    addresses: Int64
+    maps: dict[int, _Map]
 
 
 class MappedArray:
-    """Rows of an uncompressed array at ``path``: ``shape`` (rows, …), ``dtype``; read-only."""
+    """Rows of an uncompressed array at ``path``: ``shape`` (rows, …), ``dtype``, ``chunk_bytes`` a chunk; read-only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         form = open_raw(path)
         self.shape, self.dtype = form.shape, form.dtype
-        self._chunk_rows, self._row_bytes, self._chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
-        self._kept = max(2, min(64, MAPPED_BYTES // max(1, self._chunk_bytes)))
+        self._chunk_rows, self._row_bytes, self.chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
+        self._kept = max(2, min(64, MAPPED_BYTES // max(1, self.chunk_bytes)))
         self._maps: OrderedDict[int, _Map] = OrderedDict()
         # what a process has mapped stays in the cache
-        self._most = max(2, the_cache().limit // 16 // self._chunk_bytes) if isinstance(path, ObjectPath) else None
+        self._most = max(2, the_cache().limit // 16 // self.chunk_bytes) if isinstance(path, ObjectPath) else None
         self._verified: set[int] = set()
+        self._sums = BlockSums.of(path, form)
+        self._scattered = False
         self._lock = Lock()
 
     def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
@@ -56,20 +80,85 @@ class MappedArray:
         pieces = [self._view(*piece) for piece in self._pieces(begin, end)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def take(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def take(self, rows: Int64) -> np.ndarray[Any, Any]:
         """Copies of the given rows, int64 ``(n,)`` in any order: ``(n, …)``."""
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        chunks = rows // self._chunk_rows
-        for chunk in np.unique(chunks):
-            here = np.flatnonzero(chunks == chunk)
-            first = int(chunk) * self._chunk_rows
-            last = min(first + self._chunk_rows, self.shape[0])
-            result[here] = self._view(int(chunk), 0, last - first)[rows[here] - first]
+        pieces = self.locate(rows, rows + 1)
+        self.verify(pieces)
+        for chunk, (mapped, _) in pieces.maps.items():
+            here = np.flatnonzero(pieces.chunks == chunk)
+            whole = np.frombuffer(mapped, self.dtype).reshape(self._chunk_rows, *self.shape[1:])
+            result[here] = whole[pieces.starts[here] // self._row_bytes]
         return result
 
-    def keep_maps(self, count: int) -> None:
-        """Let go of a map only when ``count`` newer ones are held: for reads here and there rather than a scan."""
-        self._kept = max(self._kept, count if self._most is None else min(count, self._most))
+    def locate(self, begins: Int64, ends: Int64) -> Pieces:
+        """Where in memory ranges of rows ``[begins, ends)``, int64 (n,), none empty, lie; not verified yet."""
+        if len(begins) and not (begins.min() >= 0 and ends.max() <= self.shape[0]):
+            raise IndexError(f"{self.path}: rows [{begins.min()}, {ends.max()}) of {self.shape[0]}")
+        size = self._chunk_rows
+        chunks, last = begins // size, (ends - 1) // size
+        ranges = np.arange(len(begins))
+        if (last > chunks).any():
+            pieces = last - chunks + 1
+            ranges = np.repeat(ranges, pieces)
+            chunks = chunks[ranges] + np.arange(len(ranges)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+            begins, ends = begins[ranges], ends[ranges]
+        firsts = np.maximum(begins - chunks * size, 0)
+        counts = np.minimum(ends - chunks * size, size) - firsts
+        met = np.zeros(-(-self.shape[0] // size), np.int64)
+        met[chunks] = 1
+        maps = {chunk: self._map(chunk) for chunk in np.flatnonzero(met).tolist()}
+        for chunk, (mapped, _) in maps.items():
+            met[chunk] = np.frombuffer(mapped, np.uint8).ctypes.data
+        starts = firsts * self._row_bytes
+        return Pieces(ranges, chunks, starts, counts, met[chunks] + starts, maps)
+
+    def verify(self, pieces: Pieces) -> None:
+        """Verify what of the pieces wasn't yet. Raises CorruptStoreError if a block is damaged."""
+        for chunk, (_, cached) in pieces.maps.items():
+            if cached is not None:
+                for piece in np.flatnonzero(pieces.chunks == chunk):
+                    start = int(pieces.starts[piece])
+                    cached.require(start, start + int(pieces.counts[piece]) * self._row_bytes)
+        self._verify_blocks(self._unverified(pieces), pieces.maps)
+
+    def unread_sums(self, pieces: Pieces) -> list[Callable[[], None]]:
+        """What ``verify`` would have to read first: calls that may be made at the same time."""
+        blocks, sums = self._unverified(pieces), self._sums
+        return [] if sums is None else [partial(sums.load, chunk) for chunk in sums.chunks_of(blocks)]
+
+    def is_verified(self, pieces: Pieces) -> bool:
+        """Whether ``verify`` has nothing to do."""
+        return not len(self._unverified(pieces))
+
+    def _unverified(self, pieces: Pieces) -> Int64:
+        if self._sums is None or not len(pieces.starts):
+            return np.empty(0, np.int64)  # done when the chunks were mapped, or by the cache
+        return self._sums.unverified(pieces.chunks, pieces.starts, pieces.starts + pieces.counts * self._row_bytes)
+
+    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, _Map]) -> None:
+        if self._sums is None or not len(blocks):
+            return
+        with self._lock:
+            damaged = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()})
+        if damaged is not None:
+            chunk, number = damaged
+            first = chunk * self._chunk_rows + number * BLOCK_BYTES // self._row_bytes
+            last = chunk * self._chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
+            raise CorruptStoreError(
+                f"{chunk_file(self.path, chunk, len(self.shape))} (rows {first} to {min(last, self.shape[0])}) is "
+                f"damaged (CRC-32C of block {number}): {_MEND}"
+            )
+
+    def read_here_and_there(self, maps: int) -> None:
+        """From now on let go of a map only when so many newer ones are held, and read no more than is asked for."""
+        maps = maps if self._most is None else min(maps, self._most)
+        if maps <= self._kept and self._scattered:
+            return
+        with self._lock:
+            self._kept, self._scattered = max(self._kept, maps), True
+            for mapped, _ in self._maps.values():
+                mapped.madvise(mmap.MADV_RANDOM)
 
     def release(self) -> None:
         """Let go of all maps, so that the operating system may drop their pages; they come back when they are read."""
@@ -98,6 +187,9 @@ class MappedArray:
         mapped, cached = self._map(chunk)
         if cached is not None:
             cached.require(first * self._row_bytes, last * self._row_bytes)
+        elif self._sums is not None:
+            bounds = (np.array([row * self._row_bytes]) for row in (first, last))
+            self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: (mapped, None)})
         flat = np.frombuffer(mapped, self.dtype, count, first * self._row_bytes)
         return flat.reshape(last - first, *self.shape[1:])
 
@@ -118,16 +210,18 @@ class MappedArray:
                 self._verified.add(chunk)
             with storage_errors("map", file), open_regular(file) as handle:
                 self._maps[chunk] = self._mmap(handle), None
+        if self._scattered:
+            self._maps[chunk][0].madvise(mmap.MADV_RANDOM)
         while len(self._maps) > self._kept:
             self._maps.popitem(last=False)
         return self._maps[chunk]
 
     def _mmap(self, file: IO[bytes]) -> mmap.mmap:
         # copy-on-write, though nobody writes: torch takes no array that is read-only
-        return mmap.mmap(file.fileno(), self._chunk_bytes, access=mmap.ACCESS_COPY)
+        return mmap.mmap(file.fileno(), self.chunk_bytes, access=mmap.ACCESS_COPY)
 
     def _map_cached(self, file: ObjectPath, chunk: int) -> _Map:
-        where, wanted = self._where(file, chunk), self._chunk_bytes + CHECKSUM_BYTES
+        where, wanted = self._where(file, chunk), self.chunk_bytes + CHECKSUM_BYTES
         try:
             cached = CachedObject(file)
         except FileNotFoundError:
@@ -143,10 +237,12 @@ class MappedArray:
     def _verify(self, file: Path, chunk: int) -> None:
         where = self._where(file, chunk)
         size = file.stat().st_size if file.is_file() else -1
-        if size != self._chunk_bytes + CHECKSUM_BYTES:
-            found = "is missing" if size < 0 else f"has {size} bytes, not {self._chunk_bytes + CHECKSUM_BYTES}"
+        if size != self.chunk_bytes + CHECKSUM_BYTES:
+            found = "is missing" if size < 0 else f"has {size} bytes, not {self.chunk_bytes + CHECKSUM_BYTES}"
             raise CorruptStoreError(f"{where} {found}: {_MEND}")
-        checksum, left = 0, self._chunk_bytes
+        if self._sums is not None:
+            return  # its blocks are verified when they are touched
+        checksum, left = 0, self.chunk_bytes
         with storage_errors("read", file), open_regular(file) as handle:
             while left and (block := handle.read(min(_BLOCK, left))):
                 checksum = google_crc32c.extend(checksum, block)

@@ -4,6 +4,7 @@ The same numbers come out for the same scores. A tile of int8 keys is multiplied
 bits relative to its largest residual, so its distances differ from the reference's in about the fifth digit.
 """
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,31 @@ class CompiledNearest:
         return -(-self._scratch.ctypes.data // 64) * 64
 
 
-def squared_distances_of_units(query: Float32, units: np.ndarray[Any, np.dtype[np.int8]], scales: Float32) -> Float32:
-    """Squared distances, float32 (t,), of one query (d,) to int8 keys (t, d) as they are stored."""
-    query, units = np.ascontiguousarray(query), np.ascontiguousarray(units)
-    distances = np.empty(len(units), np.float32)
-    load_kernel().unit_distances(_address(query), _address(units), *units.shape, _address(scales), _address(distances))
+def squared_distances_of_pieces(query: Float32, addresses: Int64, counts: Int64, scales: Float32) -> Float32:
+    """Squared distances, float32 (sum of counts,), of one query (d,) to the int8 keys in memory at some addresses."""
+    distances = np.empty(int(counts.sum()), np.float32)
+    load_kernel().unit_distances_of(
+        _address(query),
+        _address(addresses),
+        _address(counts),
+        len(counts),
+        len(query),
+        _address(scales),
+        _address(distances),
+    )
     return distances
+
+
+def items_at(addresses: Int64, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The items in memory at some addresses, (n,)."""
+    items = np.empty(len(addresses), dtype)
+    load_kernel().take_items(_address(addresses), len(addresses), dtype.itemsize, _address(items))
+    return items
+
+
+def read_ahead(addresses: Int64, sizes: Int64) -> None:
+    """Ask for mapped memory, ``sizes`` bytes at each of the addresses, to be read from the disk meanwhile."""
+    load_kernel().will_need(_address(addresses), _address(sizes), len(addresses), mmap.PAGESIZE)
 
 
 def _words(numbers: np.ndarray[Any, Any]) -> Uint32:

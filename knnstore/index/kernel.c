@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -163,7 +164,7 @@ void offer_scores(
 /* ---- int8 keys: one query ---------------------------------------------------------------------------------------- */
 
 /* Squared distances, float32 (t), of one query (d) to scales * units (t, d). */
-void unit_distances(
+static void unit_distances(
     const float *query, const int8_t *units, int64_t t, int64_t d, const float *scales, float *distances
 ) {
     for (int64_t key = 0; key < t; key++, units += d) {
@@ -184,6 +185,34 @@ void unit_distances(
             sum += gap * gap;
         }
         distances[key] = sum;
+    }
+}
+
+/* unit_distances of several pieces of keys, at `addresses`, laid end to end: distances (sum of counts). */
+void unit_distances_of(
+    const float *query, const int64_t *addresses, const int64_t *counts, int64_t pieces, int64_t d,
+    const float *scales, float *distances
+) {
+    for (int64_t piece = 0; piece < pieces; distances += counts[piece++])
+        unit_distances(query, (const int8_t *)(intptr_t)addresses[piece], counts[piece], d, scales, distances);
+}
+
+/* The n items of `size` bytes at `addresses`, next to each other. */
+void take_items(const int64_t *addresses, int64_t n, int64_t size, char *items) {
+    for (int64_t i = 0; i < n; i++) memcpy(items + i * size, (const char *)(intptr_t)addresses[i], (size_t)size);
+}
+
+static int is_resident(int64_t page_address, int64_t page) {
+    unsigned char resident = 0;
+    return !mincore((void *)(intptr_t)page_address, (size_t)page, (void *)&resident) && resident & 1;
+}
+
+/* Ask for mapped memory to be read from the disk: whole pages, of pieces whose middle isn't there yet. */
+void will_need(const int64_t *addresses, const int64_t *bytes, int64_t pieces, int64_t page) {
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const int64_t begin = addresses[piece] / page * page, end = addresses[piece] + bytes[piece];
+        if (is_resident((begin + (end - begin) / 2) / page * page, page)) continue;
+        posix_madvise((void *)(intptr_t)begin, (size_t)(end - begin), POSIX_MADV_WILLNEED);
     }
 }
 

@@ -130,7 +130,9 @@ def _declared(library: Any) -> Any:
         "nearest_lists": [pointer, *[number] * 3, pointer, number, *[pointer] * 3, one, *[pointer] * 3],
         "encode_residuals": [pointer, number, number, pointer, pointer, number, pointer, one, *[pointer] * 3],
         "select_nearest": [nearest, number, pointer, pointer, pointer],
-        "unit_distances": [pointer, pointer, number, number, pointer, pointer],
+        "unit_distances_of": [pointer, pointer, pointer, number, number, pointer, pointer],
+        "take_items": [pointer, number, number, pointer],
+        "will_need": [pointer, pointer, number, number],
         "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
         "scan_units": [nearest, pointer, number, number, *[pointer] * 6, number, pointer],
     }

@@ -78,6 +78,12 @@ class SegmentLists:
         bits = np.unpackbits(self._hidden[first : -(-end // 8)])[begin - 8 * first : end - 8 * first]
         return np.flatnonzero(bits == 0) if bits.any() else None
 
+    def hidden_at(self, places: Int64) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """Whether the rows at some places in list order are hidden, bool (n,); None if none of the segment's is."""
+        if self._hidden is None:
+            return None
+        return np.asarray(self._hidden[places // 8] >> (7 - places % 8).astype(np.uint8) & 1, np.bool_)
+
     def _hide(self, hidden: RowRanges) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One bit a row in list order, set where it is hidden; takes those out of ``live``. Reads all row numbers."""
         size = self.rows.shape[0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from knnstore.atomic import read_raw, storage_errors
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
+from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
@@ -84,7 +85,8 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
     files = []
     for name, (width, dtype) in array_forms(folder.plan, segment, reference).items():
         shape = (reference.rows, *width)
-        files += create_array(folder.lists(reference.name, name), shape, reference.chunk_rows, dtype, "none")
+        path = folder.lists(reference.name, name)
+        files += create_array(path, shape, reference.chunk_rows, dtype, "none") + create_sums(path)
     path = folder.lists(reference.name, "offsets")
     entries = folder.plan.nlist + 1
     files += create_array(path, (entries,), entries, np.dtype(np.int64), "none")
@@ -113,7 +115,8 @@ def merge_chunk(task: MergeTask) -> int:
     blocks = {
         folder.lists(task.segment.name, name): _gather(runs, name, form, pieces, place) for name, form in forms.items()
     }
-    folder.list_commits(task.segment).commit(task.name, write_raw_chunks(task.chunk, blocks))
+    sums = {sums_path(path): block_sums(path, block) for path, block in blocks.items()}
+    folder.list_commits(task.segment).commit(task.name, write_raw_chunks(task.chunk, blocks | sums))
     return len(rows)
 
 

@@ -1,0 +1,101 @@
+"""CRC-32C of every 16 KiB of an uncompressed array, so that a list can be read without reading its whole chunk.
+
+They are an array of their own beside it, ``keys_sums`` beside ``keys``, with a chunk for each chunk and a number for
+each block: uint32 (chunks · blocks a chunk,). An older index has none.
+"""
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from knnstore.datastore.arrays import METADATA_FILE, ArrayForm, create_array, open_array, read_chunk
+from knnstore.errors import CorruptStoreError
+from knnstore.objects.path import ObjectPath
+
+BLOCK_BYTES = 2**14
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
+
+
+def sums_path(path: Path) -> Path:
+    """Where the checksums of the array at ``path`` are."""
+    return path.with_name(f"{path.name}_sums")
+
+
+def blocks_a_chunk(form: ArrayForm) -> int:
+    """Blocks of a chunk; the last may be shorter."""
+    return -(-form.chunk_bytes // BLOCK_BYTES)
+
+
+def create_sums(path: Path) -> list[Path]:
+    """Make the array of checksums of the array at ``path``; return its metadata files."""
+    form = open_array(path)
+    size = blocks_a_chunk(form)
+    return create_array(sums_path(path), (form.chunks * size,), size, np.dtype(np.uint32), "none")
+
+
+def block_sums(path: Path, block: np.ndarray[Any, Any]) -> Uint32:
+    """The checksums of a chunk of the array at ``path``, whose rows are ``block``: uint32 (blocks a chunk,)."""
+    form = open_array(path)
+    data = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+    sums = np.empty(blocks_a_chunk(form), np.uint32)
+    for number in range(len(sums)):
+        begin, end = number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, form.chunk_bytes)
+        part = data[begin:end]  # the last chunk is padded by zeros
+        sums[number] = google_crc32c.extend(google_crc32c.extend(0, part), bytes(end - begin - len(part)))
+    return sums
+
+
+class BlockSums:
+    """Verifies blocks of an array, each once."""
+
+    def __init__(self, path: Path, form: ArrayForm) -> None:
+        self._path, self._size, self._chunk_bytes = path, blocks_a_chunk(form), form.chunk_bytes
+        found = open_array(path)
+        if found.shape != (form.chunks * self._size,) or found.chunk_rows != self._size or found.dtype != np.uint32:
+            raise CorruptStoreError(f"{path} isn't of the array beside it: build the index again with --overwrite")
+        self._form = found
+        self._verified = np.zeros(form.chunks * self._size, np.bool_)
+        self._sums: dict[int, Uint32] = {}
+
+    @classmethod
+    def of(cls, path: Path, form: ArrayForm) -> "BlockSums | None":
+        """Those of the array at ``path``; None where it has none, or the cache of object storage has its own."""
+        if isinstance(path, ObjectPath):
+            return None
+        sums = sums_path(path)
+        return cls(sums, form) if (sums / METADATA_FILE).is_file() else None
+
+    def unverified(self, chunks: Int64, begins: Int64, ends: Int64) -> Int64:
+        """The blocks, by their places in the array of checksums, that ranges of bytes ``[begins, ends)`` of some chunks
+        lie in and that aren't verified yet: int64 (some,), each once."""
+        firsts = chunks * self._size + begins // BLOCK_BYTES
+        counts = chunks * self._size + (ends - 1) // BLOCK_BYTES + 1 - firsts
+        blocks = np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+        return np.unique(blocks[~self._verified[blocks]])
+
+    def chunks_of(self, blocks: Int64) -> list[int]:
+        """The chunks that these blocks are of and whose checksums haven't been read yet."""
+        return [chunk for chunk in np.unique(blocks // self._size).tolist() if chunk not in self._sums]
+
+    def load(self, chunk: int) -> None:
+        """Read the checksums of a chunk."""
+        self._sums[chunk] = read_chunk(self._path, self._form, chunk)
+
+    def verify(self, blocks: Int64, maps: Mapping[int, mmap.mmap]) -> tuple[int, int] | None:
+        """Verify blocks of the mapped chunks; return chunk and number of one that is damaged."""
+        for block in blocks.tolist():
+            chunk, number = divmod(block, self._size)
+            if chunk not in self._sums:
+                self.load(chunk)
+            begin = number * BLOCK_BYTES
+            data = np.frombuffer(maps[chunk], np.uint8, min(BLOCK_BYTES, self._chunk_bytes - begin), begin)
+            if google_crc32c.extend(0, data) != self._sums[chunk][number]:
+                return chunk, number
+            self._verified[block] = True
+        return None

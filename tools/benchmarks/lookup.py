@@ -1,0 +1,212 @@
+"""Latency of one query at a time, as generation asks them: warm and cold, against faiss on disk and in RAM.
+
+    python tools/bench.py lookup                  1M keys of 256 dimensions, then 10M of 64
+    python tools/bench.py lookup --quick          65,536 of 256
+    python tools/bench.py lookup --rows N         N keys of 256; --store PATH: an indexed store
+
+k = 1024, nprobe 32, the contestants in turn for each query. knnstore computes exact distances of the probed lists' keys
+and says row numbers; faiss scans the very same PQ codes, in RAM or through ``OnDiskInvertedLists``, without re-ranking.
+*Warm*: everything is in the page cache, each query has been asked before. *Cold*: before each query its files are
+dropped from the page cache and the index is opened anew (the opening isn't counted), so that checksums are verified as
+well. What the disk had to read is counted by the kernel; the disk's own rate is that of one large file, read cold.
+"""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from make_keys import ClusteredKeys, make_store
+
+from benchmarks.faiss_baselines import empty_index, plan_of
+from benchmarks.measuring import Result, Settings
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.store import Datastore, store_path
+from knnstore.index.search import Searcher
+from knnstore.neighbours import Float32
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+K, NPROBE = 1024, 32
+COLUMNS = ("keys", "d", "contestant", "state", "median ms", "p95 ms", "÷ faiss on disk", "read MB")
+_LARGE = 2**28  # bytes of the file that the disk's rate is measured with
+Search = Callable[[Float32], Any]
+Times = dict[str, list[float]]
+
+
+def run(settings: Settings, work: Path) -> Result:
+    shapes = [(65_536, 256)] if settings.quick else [(1_000_000, 256), (10_000_000, 64)]
+    if settings.rows is not None:
+        shapes = [(settings.rows, 256)]
+    table: list[tuple[Any, ...]] = []
+    ratios: dict[str, float] = {}
+    rate = disk_rate(work)
+    stores = (
+        [Datastore(store_path(str(settings.store)))] if settings.store else (_made(settings, work, *s) for s in shapes)
+    )
+    for store in stores:
+        rows, shape_ratios = measured(settings, store, work, rate)
+        table += rows
+        ratios |= shape_ratios
+    about = {"k": K, "nprobe": NPROBE, "disk MB/s": round(rate / 1e6)}
+    return Result("lookup", about, COLUMNS, table, ratios)
+
+
+def _made(settings: Settings, work: Path, rows: int, dimension: int) -> Datastore:
+    store = make_store(work / f"keys-{rows}", rows, dimension=dimension)
+    build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    return Datastore(store.root)
+
+
+def measured(
+    settings: Settings, store: Datastore, work: Path, rate: float
+) -> tuple[list[tuple[Any, ...]], dict[str, float]]:
+    """The rows of the table, and the ratios, of one store."""
+    dimension = store.segments[0].dimension
+    queries = ClusteredKeys(dimension).queries(2, settings.size(settings.queries, quick=100, full=300))
+    few = queries[: settings.size(None, quick=10, full=40)]
+    file = on_disk(store, work)
+    warm = warm_times(store, file, queries, settings.size(settings.rounds, quick=2, full=3))
+    cold, read = cold_times(store, file, few)
+    rows = []
+    for state, times in (("warm", warm), ("cold", cold)):
+        base = statistics.median(times["faiss on disk"])
+        for name, of in times.items():
+            median, late = statistics.median(of), float(np.quantile(of, 0.95))
+            megabytes = round(read[name] / 1e6, 2) if state == "cold" else 0.0
+            numbers = (round(median * 1e3, 3), round(late * 1e3, 3), round(median / base, 3), megabytes)
+            rows.append((store.rows, dimension, name, state, *numbers))
+    mine = statistics.median(warm["knnstore"])
+    suffix = f"{store.rows}x{dimension}"
+    return rows, {
+        f"warm_vs_faiss_on_disk_{suffix}": round(mine / statistics.median(warm["faiss on disk"]), 4),
+        f"warm_vs_faiss_in_ram_{suffix}": round(mine / statistics.median(warm["faiss in RAM"]), 4),
+        f"cold_vs_faiss_on_disk_{suffix}": round(
+            statistics.median(cold["knnstore"]) / statistics.median(cold["faiss on disk"]), 4
+        ),
+        f"cold_vs_sequential_read_{suffix}": round(statistics.median(cold["knnstore"]) / (read["knnstore"] / rate), 4),
+    }
+
+
+def warm_times(store: Datastore, file: Path, queries: Float32, rounds: int) -> Times:
+    """Seconds of each query, contestants in turn; the first round, which warms up, doesn't count."""
+    searcher, ram = Searcher(store), filled_from_lists(store)
+    disk: Any = faiss.read_index(str(file))
+    nprobe = min(NPROBE, searcher.plan.nlist)
+    disk.nprobe = ram.nprobe = nprobe
+    contestants: dict[str, Search] = {
+        "knnstore": lambda query: searcher.search(query, K, nprobe, rows=True),
+        "faiss on disk": lambda query: disk.search(query, K),
+        "faiss in RAM": lambda query: ram.search(query, K),
+    }
+    times: Times = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for line in range(len(queries)):
+            for name, search in contestants.items():
+                seconds = seconds_of(search, queries[line : line + 1])
+                if number:
+                    times[name].append(seconds)
+    return times
+
+
+def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, dict[str, float]]:
+    """Seconds of each query, and the median bytes that the disk read for it."""
+    lists = [path for path in store.root.joinpath("index").rglob("*") if path.is_file()]
+    faiss_files = [file, file.with_suffix(".ivfdata")]
+
+    def opened_searcher() -> Search:
+        searcher = Searcher(store)
+        nprobe = min(NPROBE, searcher.plan.nlist)
+        searcher.probe(queries[:1], nprobe)  # what it holds in memory is there
+        drop(lists)
+        return lambda query: searcher.search(query, K, nprobe, rows=True)
+
+    def opened_faiss() -> Search:
+        index: Any = faiss.read_index(str(file))
+        index.nprobe = min(NPROBE, index.nlist)
+        index.quantizer.search(queries[:1], 1)
+        drop(faiss_files)
+        return lambda query: index.search(query, K)
+
+    openers = {"knnstore": opened_searcher, "faiss on disk": opened_faiss}
+    times: Times = {name: [] for name in openers}
+    read: Times = {name: [] for name in openers}
+    for line in range(len(queries)):
+        for name, opener in openers.items():
+            gc.collect()  # maps of the last one would keep their pages
+            search = opener()
+            before = bytes_read()
+            times[name].append(seconds_of(search, queries[line : line + 1]))
+            read[name].append(bytes_read() - before)
+            del search
+    return times, {name: statistics.median(of) for name, of in read.items()}
+
+
+def seconds_of(search: Search, query: Float32) -> float:
+    started = time.perf_counter()
+    search(query)
+    return time.perf_counter() - started
+
+
+def drop(paths: Iterable[Path]) -> None:
+    """Have the kernel forget files that nobody has mapped."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # what isn't written yet can't be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def bytes_read() -> int:
+    """Bytes that the disk has read for this process."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["read_bytes"])
+
+
+def disk_rate(work: Path) -> float:
+    """Bytes a second of reading a large file from its beginning, cold."""
+    path = work / "large"
+    path.write_bytes(os.urandom(2**20) * (_LARGE // 2**20))
+    drop([path])
+    started = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.read(2**23):
+            pass
+    seconds = time.perf_counter() - started
+    path.unlink()
+    return _LARGE / seconds
+
+
+def filled_from_lists(store: Datastore) -> Any:
+    """faiss's index in RAM, with the codes and rows of the store's own lists."""
+    index, searcher = empty_index(store), Searcher(store)
+    for number in range(plan_of(store).nlist):
+        for part in searcher.parts:
+            begin, end = part.bounds(number)
+            if begin == end:
+                continue
+            ids, codes = part.store_rows(begin, end), np.ascontiguousarray(part.codes.rows(begin, end))
+            index.invlists.add_entries(number, end - begin, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    index.ntotal = store.rows
+    return index
+
+
+def on_disk(store: Datastore, work: Path) -> Path:
+    """faiss's index with its lists in a file beside it, as its demo of indexes on disk makes it."""
+    file = work / f"faiss-{store.rows}.index"
+    source, index = filled_from_lists(store), empty_index(store)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(file.with_suffix(".ivfdata")))
+    vector: Any = faiss.InvertedListsPtrVector()  # type: ignore[attr-defined]
+    vector.push_back(source.invlists)
+    lists.merge_from_multiple(vector.data(), 1, False, False)
+    index.replace_invlists(lists)
+    index.ntotal = store.rows
+    faiss.write_index(index, str(file))
+    return file
