@@ -2,8 +2,9 @@
 
 A centroid is the mean of a few keys, and of a single one where that lies far from all others. So keys that must leave
 no trace have to leave the quantisers too. The lists keep their members: each centroid becomes the mean of them, each
-cell that of its lists, and the codebooks are trained on what the keys then differ from their centroids by. Nothing of
-the old quantisers is left in the new but which keys lie together; codes have to be made again, lists have not.
+cell that of its lists, and the codebooks, with the axes of a rotation, are trained on what the keys then differ from
+their centroids by. Nothing of the old quantisers is left in the new but which keys lie together; codes have to be made
+again, lists have not.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,20 +13,22 @@ import numpy as np
 
 from knnstore.index.kmeans import Float32, Int64, allot
 from knnstore.index.lists import SegmentLists
-from knnstore.index.quantiser import Quantiser, train_codebooks
-from knnstore.index.train import PQ_ROWS, decode
+from knnstore.index.plan import IndexPlan
+from knnstore.index.quantiser import Quantiser
+from knnstore.index.train import PQ_ROWS, decode, train_codes
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it
 _FAR = 16.0  # times the norm of the longest centroid
 
 
 def recentre(
-    quantiser: Quantiser, parts: Sequence[SegmentLists], seed: int, advance: Callable[[int], None]
+    quantiser: Quantiser, parts: Sequence[SegmentLists], plan: IndexPlan, advance: Callable[[int], None]
 ) -> tuple[Quantiser, float]:
     """The quantisers of the keys in ``parts`` that aren't hidden, and their mean squared error on a sample of those.
 
-    ``parts``: lists under ``quantiser``, with one key at least. A list without any gets a centroid that is farther from
-    every key than all others, so that it is never probed before them and stays empty. ``advance`` is told of lists.
+    ``parts``: lists under ``quantiser``, with one key at least; ``plan``: of the new quantisers, for seed, code bytes
+    and rotation. A list without any key gets a centroid that is farther from every key than all others, so that it is
+    never probed before them and stays empty. ``advance`` is told of lists.
     """
     live: Int64 = np.sum([part.live for part in parts], axis=0)
     quotas = allot(live, min(int(live.sum()), PQ_ROWS))
@@ -39,8 +42,7 @@ def recentre(
     cells = _cell_means(centroids, live, quantiser.cells_of_lists(), len(quantiser.cells))
     centroids[live == 0] = _beyond(centroids[live > 0])
     keys, lists = np.concatenate(sample), np.repeat(np.arange(len(live)), quotas)
-    codebooks = train_codebooks(keys - centroids[lists], len(quantiser.codebooks), seed)
-    made = Quantiser(cells, centroids, codebooks)
+    made = Quantiser(cells, centroids, *train_codes(plan, keys - centroids[lists]))
     return made, float(made.errors(keys, lists, made.encode(keys, lists)).mean(dtype=np.float64))
 
 

@@ -59,11 +59,7 @@ def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tu
     keys = sample.take(chosen)
     unfinished = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
     lists = unfinished.assign(keys)
-    residuals = keys - centroids[lists]
-    axes = train_axes(plan, residuals)
-    if axes is not None:
-        residuals = rotate(residuals, axes)
-    trained = Quantiser(cells, centroids, train_codebooks(residuals, plan.pq_bytes, plan.seed), axes)
+    trained = Quantiser(cells, centroids, *train_codes(plan, keys - centroids[lists]))
     return trained, float(trained.errors(keys, lists, trained.encode(keys, lists)).mean(dtype=np.float64))
 
 
@@ -75,6 +71,12 @@ def train_axes(plan: IndexPlan, residuals: Float32) -> Float32 | None:
     if kind == "PCA":
         return principal_axes(residuals, kept)
     return optimised_axes(residuals, kept, plan.pq_bytes, plan.seed)
+
+
+def train_codes(plan: IndexPlan, residuals: Float32) -> tuple[Float32, Float32 | None]:
+    """Codebooks of a plan's codes, and the axes along which they are, trained on residuals (n, d)."""
+    axes = train_axes(plan, residuals)
+    return train_codebooks(residuals if axes is None else rotate(residuals, axes), plan.pq_bytes, plan.seed), axes
 
 
 def draw_sample(store: Datastore, count: int, seed: int, advance: Callable[[int], None]) -> Sample:

@@ -124,7 +124,7 @@ def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) ->
         others = np.setdiff1d(np.arange(len(table)), origins.documents(number))
         hidden = RowRanges.of_documents(table.first_row, table.tokens, others)
         parts.append(SegmentLists(given, source, 0, hidden))
-    save_quantiser(folder, *recentre(load_quantiser(given), parts, folder.plan.seed, advance))
+    save_quantiser(folder, *recentre(load_quantiser(given), parts, folder.plan, advance))
 
 
 def _given(base: Datastore) -> IndexFolder:

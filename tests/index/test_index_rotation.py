@@ -9,9 +9,12 @@ from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.faissfile import write_faiss
-from knnstore.index.plan import IndexPlan, SegmentReference
+from knnstore.index.plan import IndexPlan, SegmentReference, open_index
+from knnstore.index.quantiser import load_quantiser
 from knnstore.index.rotation import optimised_axes, principal_axes, rotate
 from knnstore.index.search import Searcher
+from knnstore.living.compact import CompactOptions, compact
+from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json, to_json
@@ -57,6 +60,23 @@ def test_rotated_codes_of_as_many_bytes_find_more_and_lookups_agree_with_the_joi
     assert (looked_up.rows == joined.rows[:4]).mean() > 0.98
     exact = Searcher(plain).search(few, 20, 16, rows=True)
     np.testing.assert_allclose(searcher.search(few, 20, 16, rows=True).distances, exact.distances, rtol=1e-5)
+
+
+def test_codes_of_a_rotated_index_outlive_a_removal_and_a_compaction(tmp_path):
+    """The quantisers are made anew of what is left, and so are the axes."""
+    keys = mixed_keys(2040)
+    store = make_store(tmp_path / "s.knnstore", [keys[:2000]], document_rows=100, chunk_rows=256)
+    store = indexed(store, pq_bytes=4, rotation="PCA8")
+    before = load_quantiser(open_index(store.root, store.manifest.index)).axes
+    store.close()
+    remove(store.root, ["0.txt", "500.txt", "1100.txt"])
+    compact(store.root, CompactOptions(), SerialRunner())
+    store = Datastore(store.root)
+    axes = Searcher(store).quantiser.axes
+    assert store.rows == 1700
+    assert axes.shape == (16, 8)
+    assert not np.array_equal(axes, before)
+    assert recall(store, keys[2000:]) > 0.5
 
 
 def test_a_rotated_index_goes_to_faiss_whole(tmp_path):

@@ -25,7 +25,7 @@ def store(tmp_path):
 
 
 def recentred(searcher):
-    return recentre(searcher.quantiser, searcher.parts, 0, lambda _: None)
+    return recentre(searcher.quantiser, searcher.parts, searcher.plan, lambda _: None)
 
 
 def lists_of(searcher):
