@@ -9,16 +9,18 @@ import binascii
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import google_crc32c
-import numpy as np
 
 _BLOCK = 2**20
 _MOST_BLOCKS = 128  # 684 characters in base64: services take 2 KB of metadata
 _TAIL = 4
 
-Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
+if TYPE_CHECKING:
+    import numpy as np
+
+Uint32: TypeAlias = "np.ndarray[Any, np.dtype[np.uint32]]"
 
 
 def block_bytes(size: int) -> int:
@@ -70,11 +72,15 @@ def sums_of_file(read: Callable[[int], bytes], size: int) -> Sums:
         inside = len(piece) - max(0, _TAIL - left)
         body = int(google_crc32c.extend(body, piece[: max(0, inside)])) if inside > 0 else body
         crc = int(google_crc32c.extend(crc, piece))
+    import numpy as np  # noqa: PLC0415 - who only writes local files needs none of it
+
     return Sums(size, crc, body if size > _TAIL else 0, np.array(sums, np.uint32))
 
 
 def sums_from(attributes: Any, size: int) -> Sums | None:
     """The sums that an object's metadata tells; None where it has none, or none that can be right."""
+    import numpy as np  # noqa: PLC0415 - as above
+
     try:
         blocks = np.frombuffer(base64.b64decode(attributes["blocks"], validate=True), "<u4").astype(np.uint32)
         sums = Sums(size, int(attributes["crc32c"], 16), int(attributes["body"], 16), blocks)

@@ -23,7 +23,7 @@ _CHECKSUM_LINE = re.compile(rb'\n "' + CHECKSUM_FIELD.encode() + rb'": ([0-9]+)(
 
 def mended_file(root: Path, path: Path) -> bytes | None:
     """What a damaged file of the store at ``root`` was, if it can be told to differ by one bit from what it is."""
-    if not path.is_file() or path.is_symlink():
+    if not _is_plain_file(path):
         return None
     if path.suffix == ".json" and path.name != METADATA_FILE:
         return mended(path.read_bytes())
@@ -36,6 +36,13 @@ def mended_file(root: Path, path: Path) -> bytes | None:
             return None
         return _mended(path.read_bytes(), lambda data: hashlib.sha256(data).hexdigest() == digest)
     return None
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:  # damage may have made it a name that no file system takes
+        return False
 
 
 def mended(data: bytes) -> bytes | None:

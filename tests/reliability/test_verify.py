@@ -36,10 +36,10 @@ def test_a_store_as_it_was_made_is_intact(root):
 
 
 def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it(lived, tmp_path):
-    outcome = torture(125, seed=1, folder=tmp_path, store=lived / "books.knnstore")
-    assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (125, 0, 0, [])
-    assert outcome.counts["files"] < 125  # so each of them had its turn
-    assert outcome.counts["rebuildable"] == 125
+    outcome = torture(160, seed=1, folder=tmp_path, store=lived / "books.knnstore")
+    assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (160, 0, 0, [])
+    assert outcome.counts["files"] < 160  # so each of them had its turn
+    assert outcome.counts["rebuildable"] == 160
 
 
 def test_a_store_with_a_past_is_intact_too(lived):
