@@ -1,6 +1,5 @@
 """Every mistake of a user, of a file or of a disk is one clear sentence, and never a traceback."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_disks import small_disk
 
 from knnstore.atomic import write_json
 from knnstore.cli import main
@@ -269,20 +269,6 @@ def test_nothing_held_out_says_to_give_a_text(here):
 def test_a_folder_where_nothing_can_be_written_is_one_sentence(here):
     error = ingest("--store", "/proc/books", code=FAILURE)  # for root, too, who may write to read-only folders
     assert "/proc/books.knnstore" in error
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(here):

@@ -1,15 +1,14 @@
 """A disk that is full, used up by quota, read-only, not ours or broken: one sentence, and with room the run goes on."""
 
-import contextlib
 import errno
 import os
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 from faults.layer import FAILURES, Layer
 from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
+from small_disks import small_disk
 
 from knnstore.atomic import write_atomically
 from knnstore.corpus.options import ReadOptions
@@ -119,20 +118,6 @@ def test_a_sample_tells_how_much_text_there_is_in_a_file_of_any_kind(tmp_path, k
     text, share = sample_text(source, ReadOptions())
     assert len(text) < sum(map(len, texts)) / 2
     assert len(text) / share == pytest.approx(sum(map(len, texts)), rel=0.1)
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_on_a_small_disk_that_is_really_full_each_stage_stops_and_goes_on_with_room(begun, made):
