@@ -14,7 +14,7 @@ from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, PLAN_FILE, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, PLAN_FILE, SegmentPlan, keys_task
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.records import fingerprint, to_json
 
@@ -39,10 +39,11 @@ def make_store(
     vocabulary=1000,
     document_rows=None,
     digests=(),
+    recorded=False,
 ):
     """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one).
 
-    ``digests``: of the documents' texts.
+    ``digests``: of the documents' texts. ``recorded``: with the commit records of all files, as ``verify`` wants them.
     """
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
@@ -57,6 +58,7 @@ def make_store(
             held_out,
             document_rows=document_rows or len(keys),
             digests=digests,
+            recorded=recorded,
         )
     save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
     publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
@@ -75,7 +77,7 @@ def brute_force(store, queries):
     return ((queries[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
 
 
-def _write_segment(root, plan, keys, queries, *, document_rows, digests):
+def _write_segment(root, plan, keys, queries, *, document_rows, digests, recorded):
     root.mkdir(parents=True)
     write_json(root / PLAN_FILE, to_json(plan))
     codec = KeyCodec(plan.key_dtype, scales_of(keys) if plan.key_dtype == "int8" else None)
@@ -84,10 +86,13 @@ def _write_segment(root, plan, keys, queries, *, document_rows, digests):
     arrays |= {"query_tokens": np.arange(len(queries)), "heldout": values[: len(queries)]}
     if codec.scales is not None:
         arrays["key_scales"] = codec.scales
+    chunks, files = [], []
     for name, array in arrays.items():
-        create_array(root / name, array.shape, plan.chunk_rows, array.dtype, "keys" if name == "keys" else "values")
+        packed = "keys" if name == "keys" else "values"
+        files += create_array(root / name, array.shape, plan.chunk_rows, array.dtype, packed)
         for chunk in range(-(-len(array) // plan.chunk_rows)):
-            write_chunk(root / name, chunk, array[chunk * plan.chunk_rows : (chunk + 1) * plan.chunk_rows])
+            block = array[chunk * plan.chunk_rows : (chunk + 1) * plan.chunk_rows]
+            (chunks if name == "keys" else files).append(write_chunk(root / name, chunk, block))
     documents = [
         {field.name: 0 for field in DOCUMENTS_SCHEMA}
         | {"path": f"{first}.txt", "record": None, "id": None, "sha256": bytes(32)}
@@ -103,4 +108,8 @@ def _write_segment(root, plan, keys, queries, *, document_rows, digests):
     pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
     log = CommitLog(root / "commits", root, fingerprint(plan))
     log.prepare()
-    log.commit(DOCUMENTS_TASK, [root / DOCUMENTS_FILE])
+    layout = [file for file in files if file.parent.name == "keys"]
+    rest = [file for file in dict.fromkeys(files) if file not in layout] if recorded else []
+    log.commit(DOCUMENTS_TASK, [root / DOCUMENTS_FILE, *rest])
+    for task, made in [("layout", layout), *((keys_task(n), [file]) for n, file in enumerate(chunks))] * recorded:
+        log.commit(task, made)

@@ -27,6 +27,7 @@ class Search:
         self._searcher = None if exact else Searcher(store)
         self.nprobe = None
         if self._searcher is not None:
+            self._searcher.prepare()
             self.nprobe = min(self._searcher.nprobe if nprobe is None else nprobe, self._searcher.plan.nlist)
 
     def __call__(self, queries: Float32, k: int) -> Neighbours:

@@ -93,7 +93,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
 def _reading_seconds(store: Datastore) -> float:
     """Seconds to read a key from the disk, or from the page cache where it is there."""
     segment = max(store.segments, key=lambda one: one.rows)
-    sizes = dict(sizes_below(segment.array_path("keys") / "c"))
+    sizes = dict(sizes_below(segment.keys_path / "c"))
     files = sorted(sizes)
     some = files[:: max(1, len(files) // 4)][:4]
     started = time.perf_counter()

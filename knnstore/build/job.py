@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from knnstore.atomic import make_folder, remove_folder, write_json
+from knnstore.build.dropping import drop_keys
 from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
@@ -16,6 +17,7 @@ from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
 from knnstore.diskspace import require_room, telling_need
+from knnstore.errors import UsageError
 from knnstore.index.merge import OFFSETS
 from knnstore.index.plan import (
     PLAN_FILE,
@@ -45,7 +47,8 @@ class IndexReport:
     """A finished index of ``rows`` keys, ``new_rows`` of them added by this run.
 
     ``drift``: quantisation error of the keys that were added after the training, by that of the training sample;
-    None where none were. ``built`` is False where nothing was left to do.
+    None where none were. ``built`` is False where nothing was left to do. ``dropped``: keys whose copy in corpus order
+    this run gave up, and ``freed`` the bytes that left the disk by that; what readers have open goes when they end.
     """
 
     name: str
@@ -56,6 +59,8 @@ class IndexReport:
     new_rows: int
     drift: float | None
     built: bool
+    dropped: int = 0
+    freed: int = 0
 
 
 def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporter: Reporter) -> IndexReport:
@@ -74,15 +79,15 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         work = plan_work(store, options)
         folder, plan = work.folder, work.folder.plan
         if options.overwrite and store.manifest.index == plan.name:
+            _require_other_keys(store)
             publish(store.root, replace(store.manifest, index=None, indexed=()), "index", "discard the index")
             store = Datastore(store.root)
             store.close()
         if options.overwrite:
             remove_folder(folder.root)
         elif not work.new and store.manifest.index == plan.name:
-            _clean_up(store.root, folder)
             reporter.say("          the index is finished already")
-            return describe_index(store, folder)
+            return _finish(store, folder, options, reporter)
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)
@@ -95,8 +100,25 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         done = replace(store.manifest, index=plan.name, indexed=names)
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
         publish(store.root, done, "index", what, keys=work.rows, index=plan.name)
-        _clean_up(store.root, folder)
-    return describe_index(store, folder, new_rows=work.rows, built=True)
+        return replace(_finish(store, folder, options, reporter), new_rows=work.rows, built=True)
+
+
+def _finish(store: Datastore, folder: IndexFolder, options: IndexOptions, reporter: Reporter) -> IndexReport:
+    """Drop the keys that are wanted no more, clean up, and tell what the published index is."""
+    store = Datastore(store.root)
+    store.close()
+    dropped = drop_keys(store, reporter) if options.drop_keys else 0
+    freed = _clean_up(store.root, folder)
+    return replace(describe_index(store, folder), dropped=dropped, freed=freed if dropped else 0)
+
+
+def _require_other_keys(store: Datastore) -> None:
+    """Raise UsageError where the index that is to be built anew holds the only keys that it could be built from."""
+    if store.manifest.dropped:
+        raise UsageError(
+            f"--overwrite would remove the lists that hold the only keys of {store.root}, and make the very same: "
+            "give another --nlist, --pq-bytes or --seed; for what is damaged see 'knnstore repair'"
+        )
 
 
 def _prepare(store: Datastore, work: Work) -> None:
@@ -144,14 +166,14 @@ def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Repo
         runner.run_alone(train_quantiser, TrainTask(str(store.root.absolute()), folder.plan.name), advance)
 
 
-def _clean_up(root: Path, folder: IndexFolder) -> None:
-    """Remove what the published index doesn't need: its runs, and indexes that nobody reads or that were never done."""
+def _clean_up(root: Path, folder: IndexFolder) -> int:
+    """Remove what the published state doesn't need, runs and what never was published; the bytes of past states."""
     remove_folder(folder.root / "runs")
     discard_unpublished(root)
-    sweep(root)
+    return sweep(root).bytes
 
 
-def describe_index(store: Datastore, folder: IndexFolder, *, new_rows: int = 0, built: bool = False) -> IndexReport:
+def describe_index(store: Datastore, folder: IndexFolder) -> IndexReport:
     """What a finished index of all the store's keys is."""
     references = [segment_reference(segment) for segment in store.segments if segment.rows]
     return IndexReport(
@@ -160,9 +182,9 @@ def describe_index(store: Datastore, folder: IndexFolder, *, new_rows: int = 0, 
         check=load_check(folder, references),
         bytes=bytes_below(folder.root),
         rows=store.rows,
-        new_rows=new_rows,
+        new_rows=0,
         drift=_drift(folder, store),
-        built=built,
+        built=False,
     )
 
 

@@ -36,7 +36,8 @@ from knnstore.sizes import format_size
 class IndexOptions:
     """What a user may decide; None leaves it to the planner. ``memory`` is for all processes together, in bytes.
 
-    ``workers``: processes that the runner uses besides this one, 0 if it works in this one.
+    ``workers``: processes that the runner uses besides this one, 0 if it works in this one. ``drop_keys``: in the end
+    keep the keys in the lists alone.
     """
 
     nlist: int | None = None
@@ -48,6 +49,7 @@ class IndexOptions:
     memory: int = 4 * 10**9
     workers: int = 0
     overwrite: bool = False
+    drop_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)

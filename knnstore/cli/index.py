@@ -26,6 +26,7 @@ from knnstore.cli.options import (
 )
 @click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
 @click.option("--overwrite", is_flag=True, help="Build it anew even if it is there.")
+@click.option("--drop-keys", is_flag=True, help="Keep the keys in the lists alone once these hold them: half the disk.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, the time, memory and disk; do nothing.")
 @cluster_options
 @shared_options

@@ -29,7 +29,7 @@ from knnstore.records import from_json, to_json
 FOLDER = "log"
 TAKEDOWN = "takedown"
 """The fact of a change that is the SHA-256 of its file of removed texts."""
-FORGETS = ("compact", "merge", "subset")
+FORGETS = ("compact", "merge", "subset", "drop-keys")
 """Changes behind which the store can't be taken back: what was before them is gone."""
 READ_SECONDS = 24 * 3600
 """So long after a state is over it may be read yet, in object storage, where readers can't be seen."""

@@ -1,7 +1,7 @@
 """The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from knnstore.errors import (
 )
 from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
 from knnstore.objects.service import ConditionError
-from knnstore.records import from_json, to_json
+from knnstore.records import LATER, from_json, to_json
 
 MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
@@ -79,7 +79,7 @@ class Manifest:
 
     ``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any, and ``indexed``
     the segments whose lists it has. ``removed``: name of the table of removed documents, if any. ``state`` counts the
-    changes so far.
+    changes so far. ``dropped``: the indexed segments whose keys lie in the index's lists alone; None if none do.
     """
 
     format: str
@@ -91,6 +91,7 @@ class Manifest:
     indexed: tuple[str, ...] = ()
     removed: str | None = None
     state: int = 0
+    dropped: tuple[str, ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.format != "knnstore" or self.version != FORMAT_VERSION:
@@ -102,6 +103,8 @@ class Manifest:
                 raise ValueError(f"{what} name {name!r} isn't 16 hexadecimal digits")
         if not set(self.indexed) <= set(self.segments) or (self.indexed and self.index is None):
             raise ValueError(f"indexed segments {self.indexed} aren't among {self.segments}, or there is no index")
+        if not set(self.dropped or ()) <= set(self.indexed):
+            raise ValueError(f"segments {self.dropped} without keys of their own aren't all in the index")
         if not 0 <= self.state < 10**9:
             raise ValueError(f"impossible state {self.state}")
 
@@ -149,7 +152,8 @@ def _require_this_version(root: Path, value: Any) -> None:
     """
     if not isinstance(value, dict) or value.get("format") != "knnstore" or not isinstance(value.get("version"), int):
         return
-    version, lacking = value["version"], [field.name for field in fields(Manifest) if field.name not in value]
+    version, required = value["version"], [one.name for one in fields(Manifest) if not one.metadata.get("left_out")]
+    lacking = [name for name in required if name not in value]
     if version == FORMAT_VERSION and not lacking:
         return
     told = f"its format is version {version}, and knnstore {__version__} reads version {FORMAT_VERSION}"

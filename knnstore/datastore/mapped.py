@@ -160,6 +160,20 @@ class MappedArray:
             for mapped, _ in self._maps.values():
                 mapped.madvise(mmap.MADV_RANDOM)
 
+    def prepare(self, maps: int) -> list[Callable[[], None]]:
+        """Map so many chunks ahead of the first reads here and there, but for object storage.
+
+        What is left of that, reading the checksums of all blocks, are calls that may be made at the same time.
+        """
+        self.read_here_and_there(maps)
+        if isinstance(self.path, ObjectPath):
+            return []
+        chunks = range(-(-self.shape[0] // self._chunk_rows))
+        for chunk in chunks[:maps]:
+            self._map(chunk)
+        sums = self._sums
+        return [] if sums is None else [partial(sums.load, chunk) for chunk in chunks]
+
     def release(self) -> None:
         """Let go of all maps, so that the operating system may drop their pages; they come back when they are read."""
         with self._lock:

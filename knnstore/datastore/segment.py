@@ -17,6 +17,7 @@
         commits/              one record a task
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DocumentTable
 from knnstore.datastore.keycodec import Float32, KeyCodec, KeyDtype
+from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
 from knnstore.records import fingerprint, from_json
@@ -38,6 +40,10 @@ DOCUMENTS_FILE = "documents.parquet"
 DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK = "documents", "layout", "samples"
 _MOST_QUERIES = 2**20
 _SOURCES_AT_ONCE = 2**12
+
+
+KEYS_RECORDS = "keys-*.json"
+"""The commit records of chunks of keys."""
 
 
 def keys_task(chunk: int) -> str:
@@ -77,11 +83,22 @@ class SegmentPlan:
         return np.dtype(np.uint16 if self.model.vocabulary <= 2**16 else np.uint32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyChunk:
+    """Keys that lie together: stored ``keys`` (n, d), ``values`` (n,), and their ``rows``, int64 (n,)."""
+
+    keys: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+
+
 class Segment:
     """Reads a segment. Opening is cheap; arrays are read by row ranges and checked as they are read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, listed: Path | None = None) -> None:
+        """``listed``: the folder of its lists, where its keys are if their copy in corpus order was dropped."""
         self.root = root
+        self.listed = listed
         self.plan = from_json(SegmentPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE))
         self.fingerprint = fingerprint(self.plan)
         self._sources_read: tuple[int, list[np.ndarray[Any, Any]]] | None = None
@@ -122,6 +139,11 @@ class Segment:
         return begin, min(begin + self.plan.chunk_rows, self.rows)
 
     @property
+    def keys_path(self) -> Path:
+        """Folder of the array that its keys are read from."""
+        return self.array_path("keys") if self.listed is None else self.listed / "keys"
+
+    @property
     def key_dtype(self) -> np.dtype[Any]:
         """The NumPy dtype of stored keys."""
         return np.dtype(self.plan.key_dtype)
@@ -138,8 +160,36 @@ class Segment:
         return KeyCodec(dtype, scales.astype(np.float32))
 
     def keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
-        """Stored keys of rows ``[begin, end)``, ``(end - begin, dimension)`` in the stored dtype."""
+        """Stored keys of rows ``[begin, end)``, ``(end - begin, dimension)`` in the stored dtype.
+
+        Where they lie in list order alone, by one pass over all row numbers: ``chunk`` and ``find_keys`` read less.
+        """
+        if self.listed is not None:
+            self._require_form(self.listed / "keys", (self.rows, self.dimension), self.key_dtype)
+            return gather_rows(self.listed, "keys", begin, end)
         return self._rows("keys", begin, end, (self.rows, self.dimension), self.key_dtype)
+
+    def find_keys(
+        self, rows: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, Any]]]:
+        """Stored keys of some rows, int64 (n,) ascending, a chunk after the other: places in ``rows``, and keys."""
+        if self.listed is not None:
+            yield from find_rows(self.listed, "keys", rows)
+            return
+        chunks = rows // self.plan.chunk_rows
+        for chunk in np.unique(chunks).tolist():
+            begin, end = self.chunk_range(chunk)
+            places = np.flatnonzero(chunks == chunk)
+            yield places, self.keys(begin, end)[rows[places] - begin]
+
+    def chunk(self, number: int) -> KeyChunk:
+        """A chunk of keys in the order in which they lie: corpus order, or list order where that alone is left."""
+        begin, end = self.chunk_range(number)
+        if self.listed is None:
+            return KeyChunk(self.keys(begin, end), self.values(begin, end), np.arange(begin, end))
+        self._require_form(self.listed / "keys", (self.rows, self.dimension), self.key_dtype)
+        keys, values, rows = (read_rows(self.listed / name, begin, end) for name in ("keys", "values", "rows"))
+        return KeyChunk(keys, self._in_vocabulary("values", values), rows.astype(np.int64))
 
     def values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Token ids of rows ``[begin, end)``, uint16 or uint32."""
@@ -206,13 +256,16 @@ class Segment:
     ) -> np.ndarray[Any, Any]:
         """Rows of an array; CorruptStoreError unless it is of this shape and dtype."""
         path = self.array_path(name)
+        self._require_form(path, shape, dtype)
+        return read_rows(path, begin, end)
+
+    def _require_form(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         form = open_array(path)
         if form.shape != shape or form.dtype != dtype:
             raise CorruptStoreError(
                 f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: see what else is damaged, with "
                 "'knnstore verify'"
             )
-        return read_rows(path, begin, end)
 
     def _in_vocabulary(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if len(tokens) and int(tokens.max()) >= self.plan.model.vocabulary:

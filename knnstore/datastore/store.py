@@ -45,7 +45,7 @@ class Datastore:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """The finished segments, oldest first."""
-        return tuple(Segment(segment_root(self.root, name)) for name in self.manifest.segments)
+        return tuple(_segment(self.root, self.manifest, name) for name in self.manifest.segments)
 
     @cached_property
     def rows(self) -> int:
@@ -78,8 +78,7 @@ class Datastore:
 
     def only(self, segment: str) -> "Datastore":
         """The same store with one of its segments alone; rows are counted from that segment's first."""
-        indexed = tuple(name for name in self.manifest.indexed if name == segment)
-        return self._changed(replace(self.manifest, segments=(segment,), indexed=indexed), self._masked)
+        return self._changed(with_segments(self.manifest, (segment,)), self._masked)
 
     def at(self, manifest: Manifest) -> "Datastore":
         """The store in another state, that isn't published yet."""
@@ -94,6 +93,25 @@ class Datastore:
         other = Datastore.__new__(Datastore)
         other.root, other.manifest, other._lock, other._masked = self.root, manifest, self._lock, masked
         return other
+
+
+def open_segment(root: Path) -> Segment:
+    """The segment in a folder, as it is in its store's present state."""
+    store = root.parent.parent
+    return _segment(store, load_manifest(store), root.name)
+
+
+def _segment(root: Path, manifest: Manifest, name: str) -> Segment:
+    dropped = manifest.index is not None and name in (manifest.dropped or ())
+    lists = index_root(root, str(manifest.index)) / "lists" / name
+    return Segment(segment_root(root, name), lists if dropped else None)
+
+
+def with_segments(manifest: Manifest, names: tuple[str, ...], indexed: tuple[str, ...] | None = None) -> Manifest:
+    """A state of some segments; ``indexed``: those of them in the index, None for those that are."""
+    kept = tuple(name for name in (manifest.indexed if indexed is None else indexed) if name in names)
+    dropped = tuple(name for name in manifest.dropped or () if name in kept)
+    return replace(manifest, segments=names, indexed=kept, dropped=dropped or None)
 
 
 def _ranges(segment: Segment, documents: Removed) -> RowRanges:

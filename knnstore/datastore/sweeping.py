@@ -10,6 +10,7 @@ from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
+from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
 from knnstore.datastore.store import index_root, segment_root
 from knnstore.objects.path import ObjectPath
 
@@ -44,6 +45,8 @@ def sweep(root: Path) -> Swept:
         if path.name in ever - segments:
             # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew
             swept.bytes += remove_tree(path) + remove_tree(root / "suffixes")
+        elif all(path.name in (state.dropped or ()) for state in contents if path.name in state.segments):
+            swept.bytes += _remove_keys(path)
     indexes = {state.index for state in (present, *held)}
     for path in _folders(root / "index", DIGEST_NAME):
         if path.name in {change.state.index for change in known} - indexes:
@@ -63,6 +66,16 @@ def sweep(root: Path) -> Swept:
             swept.bytes += path.stat().st_size
             path.unlink()
     return swept
+
+
+def _remove_keys(segment: Path) -> int:
+    """Remove the keys that a segment has in corpus order, and their records before them; the bytes that were freed."""
+    if not (segment / "keys").is_dir():
+        return 0
+    with storage_errors("remove", segment):
+        for record in [*segment.glob(f"commits/{KEYS_RECORDS}"), segment / "commits" / f"{LAYOUT_TASK}.json"]:
+            record.unlink(missing_ok=True)
+    return remove_tree(segment / "keys")
 
 
 def unfinished(root: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Exact search: every key, streamed in corpus order; needs no index."""
+"""Exact search: every key, streamed in the order in which they lie; needs no index."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -75,15 +75,14 @@ def _search_block(
         scans = [_Scan(queries[share], centre, k, store.rows if rows else None) for share in shares]
         for segment, hidden in zip(store.segments, store.hidden, strict=True):
             for chunk in range(segment.chunks):
-                begin, end = segment.chunk_range(chunk)
-                keys, values, numbers = segment.keys(begin, end), segment.values(begin, end), np.arange(begin, end)
-                live = hidden.outside(begin, end)
-                if live is not None:
-                    keys, values, numbers = keys[live - begin], values[live - begin], live
+                found = segment.chunk(chunk)
+                keys, values, numbers, count = found.keys, found.values, found.rows, len(found.rows)
+                if len(hidden.begins) and (out := hidden.contains(numbers)).any():
+                    keys, values, numbers = keys[~out], values[~out], numbers[~out]
                 tasks = [(scan, keys, segment.codec.scales, values, first_row + numbers) for scan in scans]
                 list(pool.map(lambda task: task[0].offer(*task[1:]), tasks))
                 if progress:
-                    progress((end - begin) * len(queries))
+                    progress(count * len(queries))
             first_row += segment.rows
         return concatenate(list(pool.map(lambda scan: scan.nearest.neighbours(), scans)))
 

@@ -17,7 +17,7 @@ import torch
 from knnstore.atomic import remove_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import segment_root
+from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index
 from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.train import decode
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class FillTask:
-    """Chunks ``[first, last)`` of a segment's keys, to be sorted into one run."""
+    """Chunks ``[first, last)`` of a segment's keys, in whatever order these lie, to be sorted into one run."""
 
     store: str
     index: str
@@ -88,11 +88,10 @@ def fill_run(task: FillTask) -> int:
     """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
     store = path_of(task.store)
     folder = open_index(store, task.index)
-    segment = Segment(segment_root(store, task.segment.name))
+    segment = open_segment(segment_root(store, task.segment.name))
     quantiser = load_quantiser(folder)
     arrays, lists, error, measured = quantised_rows(segment, quantiser, task.first, task.last)
-    first_row = segment.chunk_range(task.first)[0]
-    rows = arrays["rows"] = np.arange(first_row, first_row + len(lists), dtype=task.segment.row_dtype)
+    rows = arrays["rows"] = arrays["rows"].astype(task.segment.row_dtype)
     order = list_order(rows, lists, folder.plan.seed)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
     del lists  # the memory that is planned for sorting is that of the order from here on
@@ -141,31 +140,31 @@ def shuffle_key(rows: Any, seed: int) -> Any:
 def quantised_rows(
     segment: Segment, quantiser: Quantiser, first_chunk: int, last_chunk: int
 ) -> tuple[dict[str, np.ndarray[Any, Any]], Int64, float, int]:
-    """Keys, codes and values of chunks in corpus order, their lists, and the error of so many keys' quantisation."""
+    """Keys, codes, values and rows of chunks as they lie, their lists, and the error of so many keys' quantisation."""
     begin, end = segment.chunk_range(first_chunk)[0], segment.chunk_range(last_chunk - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
     codes = np.empty((end - begin, len(quantiser.codebooks)), np.uint8)
-    lists = np.empty(end - begin, np.int64)
+    rows, lists = np.empty(end - begin, np.int64), np.empty(end - begin, np.int64)
 
     def place(block: slice) -> tuple[float, int]:
         keys = decode(stored[block], segment.codec.scales)
         lists[block] = quantiser.assign(keys)
         codes[block] = quantiser.encode(keys, lists[block])
-        some = slice(None, None, MEASURED)
+        some = np.flatnonzero(rows[block] % MEASURED == 0)  # the same ones in whatever order the keys lie
         errors = quantiser.errors(keys[some], lists[block][some], codes[block][some])
         return float(errors.sum(dtype=np.float64)), len(errors)
 
     def read() -> Iterator[tuple[int, int]]:
         for chunk in range(first_chunk, last_chunk):
             first, last = (row - begin for row in segment.chunk_range(chunk))
-            stored[first:last] = segment.keys(first + begin, last + begin)
-            values[first:last] = segment.values(first + begin, last + begin)
+            found = segment.chunk(chunk)
+            stored[first:last], values[first:last], rows[first:last] = found.keys, found.values, found.rows
             yield first, last
 
     results = over_blocks(quantiser, read(), place)
     error, measured = sum(error for error, _ in results), sum(count for _, count in results)
-    return {"keys": stored, "codes": codes, "values": values}, lists, error, measured
+    return {"keys": stored, "codes": codes, "values": values, "rows": rows}, lists, error, measured
 
 
 def over_blocks(

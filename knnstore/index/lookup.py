@@ -5,6 +5,7 @@ query wants its lists at once, one distance a key, and one selection.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,13 @@ FEW = 8
 """So many queries at most are quicker looked up than joined."""
 _READS = 16  # of checksums, at the same time
 _MAPS = 96  # of each array; their pages are the kernel's to drop, and a process may have some 1024 open files
+
+
+def prepare(parts: Sequence[SegmentLists]) -> None:
+    """Map the lists and read their blocks' checksums now rather than with the first queries."""
+    arrays = [array for part in parts for array in (part.keys, part.values, part.rows)]
+    with ThreadPoolExecutor(_READS) as pool:
+        list(pool.map(lambda read: read(), [read for one in arrays for read in one.prepare(_MAPS // len(parts))]))
 
 
 def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:

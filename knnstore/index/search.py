@@ -15,7 +15,7 @@ from knnstore.index.coded import look_up_codes
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
 from knnstore.index.lists import SegmentLists
-from knnstore.index.lookup import FEW, look_up
+from knnstore.index.lookup import FEW, look_up, prepare
 from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
 from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
@@ -88,6 +88,10 @@ class Searcher:
         """Keys in each list: int64 (nlist,)."""
         sizes: Int64 = np.sum([np.diff(part.offsets) for part in self._parts], axis=0)
         return sizes
+
+    def prepare(self) -> None:
+        """Open what queries that come one at a time will read, so that the first of them needn't wait for it."""
+        prepare(self._parts)
 
     def search(
         self,

@@ -88,15 +88,18 @@ def draw_sample(store: Datastore, count: int, seed: int, advance: Callable[[int]
     quotas = _quotas(sizes, count, generator)
     stored = np.empty((count, segments[0].dimension), segments[0].codec.stored)
     ends, filled = np.zeros(len(segments), np.int64), 0
+    wanted: list[list[Int64]] = [[] for _ in segments]
     for (number, chunk), quota in zip(chunks, quotas, strict=True):
         if quota:
-            begin, end = segments[number].chunk_range(chunk)
             live = _live_rows(store, number, chunk)
-            rows = live[_blocks(len(live), int(quota), generator)]
-            stored[filled : filled + quota] = segments[number].keys(begin, end)[rows]
-            filled += int(quota)
-            advance(int(quota))
-        ends[number:] = filled
+            first = segments[number].chunk_range(chunk)[0]
+            wanted[number].append(first + live[_blocks(len(live), int(quota), generator)])
+    for number, rows in enumerate(wanted):
+        for places, keys in segments[number].find_keys(np.concatenate([np.empty(0, np.int64), *rows])):
+            stored[filled + places] = keys
+            advance(len(places))
+        filled += sum(map(len, rows))
+        ends[number] = filled
     scales = [segment.codec.scales for segment in segments]
     return Sample(stored, None if scales[0] is None else np.stack([s for s in scales if s is not None]), ends)
 

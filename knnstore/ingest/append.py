@@ -141,6 +141,8 @@ class Append:
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""
         sweep_partial(segment.root)
+        if segment.listed is not None:  # it has none of its own
+            return None
         making, commits = self._making(segment), segment.commits
         if len(commits.find_all(map(keys_task, range(segment.chunks)))) == segment.chunks:
             return None

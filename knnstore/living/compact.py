@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.atomic import remove_folder
+from knnstore.build.dropping import require_listed
 from knnstore.build.lists import check_lists
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
@@ -103,7 +104,10 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
                 index=index.plan.name if index else None,
                 indexed=(segment.root.name,) if index else (),
                 removed=None,
+                dropped=(segment.root.name,) if index and store.manifest.dropped else None,
             )
+            if index and state.dropped:  # what lay in the lists alone does so again
+                require_listed(index, segment)
             _publish(store, state, report)
             if index:
                 remove_folder(index.root / "runs")
@@ -157,7 +161,9 @@ def _make_lists(
         reporter=reporter,
     )
     if folder is not None:
-        state = replace(store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None)
+        state = replace(
+            store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None, dropped=None
+        )
         check_lists(folder, store.at(state), segment, options.memory, reporter)
     return folder
 

@@ -21,6 +21,7 @@ from knnstore.datastore.queries import write_queries
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.sources import write_sources
+from knnstore.datastore.store import open_segment
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
 
@@ -102,16 +103,14 @@ def copy_chunk(task: CopyTask) -> int:
     """Gather one chunk of keys from its sources, write and commit it; return its rows."""
     segment = Segment(task.target)
     begin, end = segment.chunk_range(task.chunk)
-    origins = Origins(segment, [Segment(path) for path in task.sources])
+    origins = Origins(segment, [open_segment(path) for path in task.sources])
     block = np.empty((end - begin, segment.dimension), segment.key_dtype)
     owner, rows = origins.of(np.arange(begin, end))
     for number, source in enumerate(origins.sources):
         here = np.flatnonzero(owner == number)
-        chunks = rows[here] // source.plan.chunk_rows
-        for chunk in np.unique(chunks):
-            mine = here[chunks == chunk]
-            first, last = source.chunk_range(int(chunk))
-            block[mine] = recoded(source.keys(first, last)[rows[mine] - first], source, segment)
+        order = np.argsort(rows[here])
+        for places, keys in source.find_keys(rows[here][order]):
+            block[here[order[places]]] = recoded(keys, source, segment)
     file = write_chunk(segment.array_path("keys"), task.chunk, block)
     segment.commits.commit(task.name, [file], rows=end - begin)
     return end - begin

@@ -16,7 +16,7 @@ from knnstore.build.lists import make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import segment_root
+from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
 from knnstore.index.merge import OFFSETS, merge_tasks
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
@@ -39,7 +39,7 @@ class Listed:
 class RegroupTask:
     """Rows ``[begin, end)`` of source number ``source``, to be sorted into one run of the ``target``'s lists.
 
-    They are counted in list order if the source has lists, else in corpus order.
+    They are counted in list order if the source has lists, else as they lie.
     """
 
     store: Path
@@ -99,7 +99,7 @@ def regroup(task: RegroupTask) -> int:
     """Read a range of a source, renumber, sort and write it as a run; return the rows that were read."""
     folder = open_index(task.store, task.index)
     segment = Segment(segment_root(task.store, task.target.name))
-    sources = [Segment(source.segment) for source in task.sources]
+    sources = [open_segment(source.segment) for source in task.sources]
     source = sources[task.source]
     part = _read(task, source, folder)
     rows = Origins(segment, sources).copied(task.source, part.rows)
@@ -162,9 +162,7 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     if listed is None:
         first, last = task.begin // source.plan.chunk_rows, -(-task.end // source.plan.chunk_rows)
         arrays, lists, _, _ = quantised_rows(source, quantiser, first, last)
-        return _Part(
-            **arrays, rows=np.arange(task.begin, task.end), lists=lists, source=source, quantiser=quantiser, known=None
-        )
+        return _Part(**arrays, lists=lists, source=source, quantiser=quantiser, known=None)
     given = open_index(listed.parent.parent, listed.name)
     reference = segment_reference(source)
     arrays = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from knnstore.datastore.history import publish, within_reach
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import Manifest
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.store import Datastore, with_segments
 from knnstore.errors import UsageError
 from knnstore.index.plan import CHECK, open_index, segment_reference
 
@@ -34,8 +34,9 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
         store = Datastore(root)
         store.close()
         wanted = _wanted(store, to)
-        state = replace(store.manifest, segments=wanted.segments, removed=wanted.removed, indexed=())
-        state = replace(state, indexed=_indexed(store.at(state)))
+        bare = replace(store.manifest, removed=wanted.removed)
+        indexed = _indexed(store.at(with_segments(bare, wanted.segments, ())))
+        state = with_segments(bare, wanted.segments, indexed)
         restored = store.at(state)
         rows, what = restored.live_rows, f"return to state {wanted.state}"
         unindexed = sum(segment.rows for segment in restored.segments if segment.root.name not in state.indexed)

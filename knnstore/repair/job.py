@@ -6,6 +6,7 @@ last the index, which is made of all of them.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from knnstore.atomic import sync_folder, write_atomically
@@ -25,6 +26,7 @@ from knnstore.repair.segments import Remaker, work_of
 from knnstore.scheduling import Runner
 from knnstore.suffixes.build import build_suffixes
 from knnstore.verify import Damage, VerifyReport, verify
+from knnstore.verify.damage import needed_keys
 from knnstore.verify.mending import mended_file
 
 
@@ -60,6 +62,8 @@ def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporte
     with writing(root):
         work.mend(found.damages)
         found_then = verify(root, reporter) if work.done else found
+        if work.bring_back(found_then.damages):
+            found_then = verify(root, reporter)
         work.segments(found_then.damages)
         damaged_index = [damage for damage in found_then.damages if damage.source == "keys"]
         dropped = work.drop_from_index(damaged_index)
@@ -100,6 +104,26 @@ class _Repair:
                 self._segment(Segment(segment_root(self._root, name)), mine)
             except KnnstoreError as error:  # its plan can't be read: nothing of it can be made again
                 self.failed |= {damage.path: str(error) for damage in mine}
+
+    def bring_back(self, damages: Iterable[Damage]) -> bool:
+        """Give segments whose only keys lie in lists that are damaged keys of their own again; whether any has."""
+        manifest = load_manifest(self._root)
+        found = False
+        for name in manifest.dropped or ():
+            mine = [damage for damage in damages if name in needed_keys(damage.path, (name,))]
+            if mine:
+                found = self._attempt(mine, partial(self._bring_back, name)) or found
+        return found
+
+    def _bring_back(self, name: str) -> str:
+        segment = Segment(segment_root(self._root, name))
+        remaker = Remaker(segment, self._index(), self._spec(segment), self._options.corpus, self._runner)
+        segment.commits.commit("layout", remaker.array_files("keys"))
+        ways = {remaker.keys(chunk, None) for chunk in range(segment.chunks)}
+        state = load_manifest(self._root)
+        dropped = tuple(other for other in state.dropped or () if other != name) or None
+        publish(self._root, replace(state, dropped=dropped), "repair", f"give segment {name} its own keys again")
+        return f"after the segment's keys {' and '.join(sorted(ways))}"
 
     def drop_from_index(self, damages: list[Damage]) -> bool:
         """Take what is damaged out of the store's present state, so that nobody searches it; whether anything was."""
@@ -174,9 +198,7 @@ class _Repair:
 
     def _segment(self, segment: Segment, damages: list[Damage]) -> None:
         """Each kind of work in the order in which one needs the other; what the corpus gives, it gives whole."""
-        plan = segment.plan
-        folder = resolve_model(self._options.model or default_model())
-        spec = LmSpec(str(folder.resolve()), plan.key.layer, plan.compute.partition(" ")[0], self._options.device)
+        spec = self._spec(segment)
         records = _records(segment)
         prefix = f"segments/{segment.root.name}/"
         for kind in ("tokens", "metadata", "values", "samples", "layout", "keys"):
@@ -197,14 +219,20 @@ class _Repair:
                     together += [d for d in damages if work_of(d.path.removeprefix(prefix))[0] == "values"]
                 self._attempt(together, _maker(remaker, kind, inside, chunk, records))
 
-    def _attempt(self, damages: list[Damage], make: Callable[[], str]) -> None:
+    def _attempt(self, damages: list[Damage], make: Callable[[], str]) -> bool:
         try:
             how = make()
         except (KnnstoreError, OSError) as error:
             self.failed |= {damage.path: str(error) for damage in damages}
-        else:
-            self.done |= {damage.path: how for damage in damages}
-            self._reporter.say(f"repaired  {damages[0].path} {how}")
+            return False
+        self.done |= {damage.path: how for damage in damages}
+        self._reporter.say(f"repaired  {damages[0].path} {how}")
+        return True
+
+    def _spec(self, segment: Segment) -> LmSpec:
+        """The LM that is to make the segment's keys."""
+        plan, folder = segment.plan, resolve_model(self._options.model or default_model())
+        return LmSpec(str(folder.resolve()), plan.key.layer, plan.compute.partition(" ")[0], self._options.device)
 
     def _index(self) -> IndexFolder | None:
         name = load_manifest(self._root).index

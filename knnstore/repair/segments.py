@@ -15,6 +15,7 @@ from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
 from knnstore.datastore.documents import HELDOUT_TOKENS, SOURCE_TOKENS, VALUE_CHUNK_ROWS
+from knnstore.datastore.listed import gather_rows
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
@@ -34,7 +35,6 @@ from knnstore.ingest.tasks import (
     write_samples,
 )
 from knnstore.lm.spec import LmSpec
-from knnstore.repair.copies import copied_rows
 from knnstore.scheduling import Runner
 
 
@@ -69,6 +69,10 @@ class Remaker:
         if record is not None and (damage := file_damage(self.segment.root, record)):
             raise CorruptStoreError(f"{path} {damage}: this Zarr writes it differently")
         return "from the plan"
+
+    def array_files(self, name: str) -> list[Path]:
+        """Make the array of that name, empty, as it was planned; return its metadata files."""
+        return create_array(self.segment.array_path(name), *self._form(name))
 
     def values(self, chunk: int, record: FileRecord | None) -> str:
         """A chunk of values out of the index."""
@@ -148,7 +152,8 @@ class Remaker:
     def _from_copy(self, name: str, chunk: int, rows: tuple[int, int], record: FileRecord | None) -> Path:
         if self.index is None:
             raise CorruptStoreError(f"{self.segment.root} has no index to copy {name} from")
-        file = write_chunk(self.segment.array_path(name), chunk, copied_rows(self.index, self.segment, name, *rows))
+        lists = self.index.lists(self.segment.root.name)
+        file = write_chunk(self.segment.array_path(name), chunk, gather_rows(lists, name, *rows))
         if record is not None and (damage := file_damage(self.segment.root, record)):
             raise CorruptStoreError(f"{file} {damage}")
         return file

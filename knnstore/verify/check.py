@@ -25,7 +25,7 @@ from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
 from knnstore.verify.mending import mended, mended_file
-from knnstore.verify.states import is_unpublished, missing_states, takedown_problem
+from knnstore.verify.states import dropped_segments, is_unpublished, missing_states, takedown_problem
 
 COMMITS_FOLDER = "commits"
 PLAN_FILES = ("segment.json", "index.json", "suffixes.json")
@@ -34,7 +34,7 @@ _SCRATCH = {"parts", "runs"}  # folders of what is removed once something else h
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What ``verify`` read and found. ``leftovers``: files of a killed writer, which the next run removes."""
+    """What ``verify`` read and found. ``leftovers``: of a killed writer, or given up, which the next run removes."""
 
     store: str
     files: int
@@ -66,7 +66,13 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     if root / MANIFEST_FILE not in entries:
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
-    leftovers = [path for path in files if path.suffix in LEFTOVERS or is_unpublished(path)]
+    dropped = dropped_segments(root)
+    given_up = {segment_root(root, name) / "keys" for name in dropped}  # what is there yet goes with the next command
+    leftovers = [
+        path
+        for path in files
+        if path.suffix in LEFTOVERS or is_unpublished(path) or not given_up.isdisjoint(path.parents)
+    ]
     coverage, finished = _cover(files), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
@@ -81,7 +87,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
         store=str(root),
         files=len(files),
         bytes=total,
-        damages=tuple(_damage(root, path, problem) for path, problem in sorted(problems.items())),
+        damages=tuple(_damage(root, path, problem, dropped) for path, problem in sorted(problems.items())),
         leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
         finished=bool(finished),
     )
@@ -199,8 +205,8 @@ def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str
                     yield path
 
 
-def _damage(root: Path, path: Path, problem: str) -> Damage:
-    damage = describe(root, path, problem)
+def _damage(root: Path, path: Path, problem: str, dropped: tuple[str, ...]) -> Damage:
+    damage = describe(root, path, problem, dropped)
     if mended_file(root, path) is not None:
         return Damage(damage.path, problem, "checksum")
     return damage

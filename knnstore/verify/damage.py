@@ -46,11 +46,25 @@ class Damage:
         return self.source != "nothing"
 
 
-def describe(root: Path, path: Path, problem: str) -> Damage:
-    """The damage of a file that its checksum doesn't cover any more."""
+def describe(root: Path, path: Path, problem: str, dropped: tuple[str, ...] = ()) -> Damage:
+    """The damage of a file that its checksum doesn't cover any more.
+
+    ``dropped``: the segments that have no keys of their own.
+    """
     inside = path.relative_to(root).as_posix()
     chunk = chunk_number(inside)
-    return Damage(inside, problem, source_of(inside), chunk, None if chunk is None else _rows(path, chunk))
+    source = source_of(inside)
+    if source == "keys" and needed_keys(inside, dropped):
+        source = "copy or LM"
+    return Damage(inside, problem, source, chunk, None if chunk is None else _rows(path, chunk))
+
+
+def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
+    """Those of the dropped segments without whose keys a file of the index of this path can't be made again."""
+    parts = PurePosixPath(path).parts
+    if parts[0] != "index":
+        return set()
+    return {parts[3]} & set(dropped) if parts[2:3] == ("lists",) and len(parts) > 3 else set(dropped)
 
 
 def source_of(path: str) -> Source:

@@ -21,6 +21,14 @@ def is_unpublished(path: Path) -> bool:
         return False
 
 
+def dropped_segments(root: Path) -> tuple[str, ...]:
+    """The segments whose keys lie in the index's lists alone."""
+    try:
+        return load_manifest(root).dropped or ()
+    except CorruptStoreError:
+        return ()
+
+
 def takedown_problem(path: Path) -> str | None:
     """What is wrong with the file of texts that a change removed: its SHA-256 is in the record of the change."""
     root = path.parent.parent
