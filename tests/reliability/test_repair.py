@@ -70,6 +70,19 @@ def test_what_can_be_made_again_is_made_byte_for_byte(here, made, store, case):
     assert how in repaired(here, made, *options)
 
 
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [(("index/*/lists/0000/codes/c/1/0",), "from the index's copy"), (("index/*/lists/0000/rows/c/0",), "by the LM")],
+)
+def test_damaged_lists_of_dropped_keys_give_them_back_first(here, made, store, names, how):
+    code, told = run(here, "index", "--drop-keys")
+    assert (code, "dropped" in told) == (0, True), told
+    assert verify(store).intact
+    assert not (store / "segments/0000/keys").exists()
+    spoil(store, *names)
+    assert f"after the segment's keys {how}" in repaired(here, made)
+
+
 def test_a_store_that_is_whole_is_left_alone(here, made):
     assert "nothing is damaged" in repaired(here, made)
 
