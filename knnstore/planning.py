@@ -1,8 +1,8 @@
 """How much at a time: integers in, a plan out; no I/O.
 
 Every function here is arithmetic on rows, widths and bytes, so that what a job will need is known, and refused
-with both numbers, before any of it is done. What the bytes of an index depend on (lists, code bytes, sample) never
-depends on the memory; the memory decides only how much is held at a time.
+with both numbers, before any of it is done. What the bytes of an index depend on (lists, code bytes, sample) doesn't
+depend on the memory, unless the usual plan wouldn't fit; the memory decides only how much is held at a time.
 """
 
 import math
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from knnstore.errors import ResourceError, UsageError
 from knnstore.sizes import format_size
 
+FEWEST_LISTS = 256
+"""Fewer than these aren't chosen for want of memory."""
+_DIMENSIONS_A_BYTE = 16  # of a code, at most: shorter ones find too little
 POINTS_A_LIST = 39  # fewer training points a centroid and k-means follows the noise (faiss warns at the same number)
 _LARGEST_NLIST = 2**20
 _SMALLEST_SAMPLE = 10_000
@@ -161,6 +164,12 @@ def choose_pq_bytes(dimension: int, asked: int | None) -> int:
             f"give {' or '.join(map(str, near))}, or leave it out"
         )
     return asked
+
+
+def shorter_codes(dimension: int, pq_bytes: int) -> int | None:
+    """The next shorter PQ code that still tells keys apart; None if there is none."""
+    fewest = max(1, dimension // _DIMENSIONS_A_BYTE)
+    return next((size for size in range(pq_bytes - 1, fewest - 1, -1) if dimension % size == 0), None)
 
 
 def parse_rotation(asked: str, dimension: int) -> tuple[str, int]:

@@ -35,7 +35,6 @@ from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
-_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
 DRIFT_DUE = 1.25
 """Quantisation error of later keys, by the training sample's, from which on training anew pays."""
 GROWTH_DUE = 8.0
@@ -91,7 +90,7 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)
-        with telling_need("What is left of the index", lambda: _room(work)):
+        with telling_need("What is left of the index", lambda: work.room):
             _train(folder, store, runner, reporter)
             for segment in work.new:
                 fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
@@ -124,22 +123,11 @@ def _require_other_keys(store: Datastore) -> None:
 def _prepare(store: Datastore, work: Work) -> None:
     """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
     folder = work.folder
-    require_room(
-        store.root, _room(work), "the lists of the index and the runs that they are made of", "lower --pq-bytes"
-    )
+    require_room(store.root, work.room, "the lists of the index and the runs that they are made of", "lower --pq-bytes")
     make_folder(folder.root)
     sweep_partial(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
-
-
-def _room(work: Work) -> int:
-    """Bytes on disk that the work needs beyond what is written of it."""
-    folder = work.folder
-    written = bytes_below(
-        *(path for new in work.new for path in (folder.lists(new.root.name), folder.runs(new.root.name)))
-    )
-    return max(0, int((work.resources.disk_bytes + work.resources.temporary_bytes) * _MORE) - written)
 
 
 @dataclass(frozen=True, slots=True)

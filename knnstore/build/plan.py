@@ -4,8 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from knnstore.atomic import free_bytes
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.sweeping import bytes_below
+from knnstore.errors import ResourceError
 from knnstore.index.plan import (
     FORMAT_VERSION,
     IndexFolder,
@@ -15,6 +18,7 @@ from knnstore.index.plan import (
     segment_references,
 )
 from knnstore.planning import (
+    FEWEST_LISTS,
     BuildSeconds,
     IndexResources,
     IndexSize,
@@ -26,10 +30,13 @@ from knnstore.planning import (
     forecast,
     parse_rotation,
     plan_resources,
+    shorter_codes,
 )
 from knnstore.progress import duration
 from knnstore.scheduling import available_cores
 from knnstore.sizes import format_size
+
+_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +61,27 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be done: the ``new`` segments, with keys, that have no lists under the plan's quantisers yet."""
+    """What is to be done: the ``new`` segments, with keys, that have no lists under the plan's quantisers yet.
+
+    ``notes``: what was planned otherwise than is usual, and why, in sentences.
+    """
 
     folder: IndexFolder
     new: tuple[Segment, ...]
     resources: IndexResources
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         """Keys of the new segments."""
         return sum(segment.rows for segment in self.new)
+
+    @property
+    def room(self) -> int:
+        """Bytes on disk that it needs beyond what is written of it."""
+        folder, names = self.folder, [segment.root.name for segment in self.new]
+        written = bytes_below(*(path for name in names for path in (folder.lists(name), folder.runs(name))))
+        return max(0, int((self.resources.disk_bytes + self.resources.temporary_bytes) * _MORE) - written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +137,56 @@ def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
 def plan_work(store: Datastore, options: IndexOptions) -> Work:
     """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
     kept = None if options.overwrite else _present_plan(store, options)
-    plan = kept or _new_plan(store, options)
-    indexed = set(store.manifest.indexed) if kept else set()
+    return _work(store, options, kept, trains=False) if kept else _fitting_work(store, options)
+
+
+def _work(store: Datastore, options: IndexOptions, plan: IndexPlan, *, trains: bool) -> Work:
+    indexed = set() if trains else set(store.manifest.indexed)
     new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
     resources = plan_resources(
         index_size(new or store.segments),
         nlist=plan.nlist,
         pq_bytes=plan.pq_bytes,
-        train_rows=1 if kept else plan.train_rows,
+        train_rows=plan.train_rows if trains else 1,
         memory=options.memory,
         workers=options.workers,
     )
     return Work(IndexFolder(index_root(store.root, plan.name), plan), new, resources)
 
 
-def _new_plan(store: Datastore, options: IndexOptions) -> IndexPlan:
+def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
+    """The work on a new index: the usual one, or fewer lists and shorter codes where memory or disk can't do and the
+    user leaves them to the planner. Raises ResourceError if no such plan fits the memory.
+    """
+    nlist, note = choose_nlist(store.live_rows, options.nlist)
+    usual = _new_plan(store, options, nlist)
+    notes, pq_bytes = [note] if note else [], usual.pq_bytes
+    refused: ResourceError | None = None
+    while True:
+        plan = _new_plan(store, replace(options, pq_bytes=pq_bytes), nlist)
+        try:
+            work = _work(store, options, plan, trains=True)
+        except ResourceError as error:
+            refused = refused or error
+            if options.nlist is not None or nlist // 2 < FEWEST_LISTS:
+                raise refused from None
+            nlist //= 2
+            continue
+        shorter = None if options.pq_bytes is not None else shorter_codes(plan.coded_dimension, pq_bytes)
+        if shorter is None or work.room <= free_bytes(store.root):
+            break
+        pq_bytes = shorter
+    if nlist < usual.nlist:
+        memory = format_size(options.memory)
+        notes.append(f"{nlist:,} lists, not {usual.nlist:,}, to keep to {memory} of memory: a query reads more keys")
+    if pq_bytes < usual.pq_bytes:
+        notes.append(f"codes of {pq_bytes} bytes, not {usual.pq_bytes}, to fit on the disk: fewer are found by codes")
+    return replace(work, notes=tuple(notes))
+
+
+def _new_plan(store: Datastore, options: IndexOptions, nlist: int) -> IndexPlan:
     references = segment_references(store)
     first, rows = store.segments[0], store.live_rows
-    nlist, _ = choose_nlist(rows, options.nlist)
     return IndexPlan(
         version=FORMAT_VERSION,
         nlist=nlist,
@@ -192,14 +242,13 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
             return [f"plan      nothing to do: all {store.rows:,} keys are indexed"]
         return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]
     chosen = "" if options.nlist else " (chosen from the number of keys)"
-    _, note = choose_nlist(store.live_rows, options.nlist)
     after = f" after {plan.rotation}" if plan.rotation else ""
     says = [
         f"plan      {work.rows:,} keys of {plan.dimension} {plan.key_dtype} into {plan.nlist:,} lists{chosen}, "
         f"codes of {plan.pq_bytes} bytes{after}, trained on {plan.train_rows:,} keys",
         disk,
     ]
-    return [*says, f"          {note}"] if note else says
+    return [*says, *(f"          {note}" for note in work.notes)]
 
 
 def index_size(segments: Sequence[Segment]) -> IndexSize:

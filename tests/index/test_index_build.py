@@ -10,6 +10,7 @@ from killing import DyingRunner, KilledError
 
 from knnstore.atomic import write_json
 from knnstore.build import IndexOptions, build_index, dry_run
+from knnstore.build.plan import plan_work
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
@@ -157,6 +158,27 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
     with pytest.raises(ResourceError, match=r"1\.0 KB are free"):
         build(store)
     assert not (store.root / "index").exists() or not list((store.root / "index").rglob("zarr.json"))
+
+
+def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit_and_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("knnstore.build.plan.FEWEST_LISTS", 8)
+    store = make_store(tmp_path / "s", [clustered_keys(5000, 256)], chunk_rows=512)
+    usual = dry_run(store, IndexOptions())
+    least = usual.resources.peak_bytes - 512 * 256  # less than the usual lists take, whatever the runs
+    memory = next(at for at in range(least, 10**8, -(10**5)) if lists_at(store, at) < usual.nlist)
+    told = dry_run(store, IndexOptions(memory=memory))
+    assert told.resources.peak_bytes <= memory
+    assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
+    with pytest.raises(ResourceError, match="--memory"):
+        dry_run(store, IndexOptions(memory=memory, nlist=usual.nlist))
+    monkeypatch.setattr("knnstore.build.plan.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
+    told = dry_run(store, IndexOptions())
+    assert told.pq_bytes == 32
+    assert any("codes of 32 bytes, not 64, to fit on the disk" in sentence for sentence in told.sentences)
+
+
+def lists_at(store, memory):
+    return plan_work(store, IndexOptions(memory=memory)).folder.plan.nlist
 
 
 def test_a_dry_run_says_what_a_build_takes_and_leaves_nothing(store):

@@ -90,14 +90,19 @@ class Judge:
         self.k = min(K, len(keys) // 4)
         self._half = np.arange(len(queries)) % (2 * PIECE) < PIECE  # tuned on: every other piece of the text
         self._true = nearest(keys, queries, self.k)[1]
+        self._last: tuple[Float32, Float32, Int64] | None = None
         self.lm = float(np.exp(-log_lm[~self._half].mean()))
 
     def __call__(self, keys: Float32, queries: Float32, exact: Float32 | None) -> tuple[float, float]:
         """Recall@k and perplexity of a form, or of its best candidates by the distances to ``exact`` keys (n, d)."""
+        if self._last is None or self._last[0] is not keys:
+            depth = 1 if exact is None else LOOKUP_RERANK
+            self._last = (keys, *nearest(keys, queries, min(depth * self.k, len(keys))))
+        _, distances, rows = self._last
         if exact is None:
-            distances, rows = nearest(keys, queries, self.k)
+            distances, rows = distances[:, : self.k], rows[:, : self.k]
         else:
-            distances, rows = self._reranked(nearest(keys, queries, LOOKUP_RERANK * self.k)[1], queries, exact)
+            distances, rows = self._reranked(rows, queries, exact)
         return round(recall(self._true, rows), 4), round(self.perplexity(distances, rows), 2)
 
     def _reranked(self, candidates: Int64, queries: Float32, exact: Float32) -> tuple[Float32, Int64]:
@@ -142,8 +147,9 @@ def forms(keys: Float32, queries: Float32, settings: Settings) -> Iterator[Form]
             rotations["OPQ, "] = optimised_axes(some, width, size, 0)
         for way, rotation in rotations.items():
             coded = centroids[lists] + _coded(residuals, some, size, rotation)
-            yield f"{way}codes of {size}", size, coded, queries, None
+            # the deeper search first: the other takes its head
             yield f"{way}codes of {size}, re-ranked", size, coded, queries, exact
+            yield f"{way}codes of {size}", size, coded, queries, None
 
 
 def _int8(keys: Float32) -> Float32:
