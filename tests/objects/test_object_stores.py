@@ -47,24 +47,11 @@ def scores(root):
     return score(ScoreOptions(k=100), Datastore(root)).to_json()
 
 
-@pytest.fixture(scope="module")
-def reference(tiny_corpus, tmp_path_factory):
-    """A folder with ``books/`` and its store, made and indexed on a disk."""
-    folder = tmp_path_factory.mktemp("reference")
-    shutil.copytree(tiny_corpus, folder / "books")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ingest(options(), SerialRunner())
-        shutil.copytree("books.knnstore", "keys.knnstore")  # not indexed yet
-        build_index(Datastore(folder / "books.knnstore"), INDEX, SerialRunner(), Reporter())
-    return folder
-
-
 @pytest.fixture
-def here(reference, monkeypatch):
+def here(small_reference, monkeypatch):
     """The folder with ``books/``, to work in."""
-    monkeypatch.chdir(reference)
-    return reference
+    monkeypatch.chdir(small_reference)
+    return small_reference
 
 
 def contents(client, root):
@@ -236,7 +223,7 @@ def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(
         with cluster_runner(cluster.address, patience=60) as runner:
             with killed_when(cluster, 0, s3, lambda method, path: method == "PUT" and "/keys/c/1/" in path):
                 ingest(options(store=str(root)), runner)
-            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/2/" in path):
+            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/0/" in path):
                 build_index(Datastore(root), INDEX, runner, Reporter())
             assert contents(client, root) == bytes_of(here / "books.knnstore")
         with (
