@@ -26,9 +26,14 @@ def options(**others):
     return IngestOptions(corpus=("books/",), chunk_rows=CHUNK_ROWS, context=CONTEXT, **others)
 
 
+@pytest.fixture(scope="module")
+def reference(small_reference):
+    return small_reference
+
+
 @pytest.fixture
-def folder(small_reference, tmp_path, monkeypatch):
-    shutil.copytree(small_reference / "books", tmp_path / "books")
+def folder(reference, tmp_path, monkeypatch):
+    shutil.copytree(reference / "books", tmp_path / "books")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,23 +42,21 @@ def keys_done(folder):
     return len(list(folder.glob("books.knnstore/segments/*/commits/keys-*.json")))
 
 
-def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(
-    cluster, small_reference, folder, knnstore, bytes_of
-):
+def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, reference, folder, knnstore, bytes_of):
     done = knnstore(folder, "ingest", *INGEST, "--json", DASK_SCHEDULER_ADDRESS=cluster.address)
     assert done.returncode == 0, done.stderr
     assert f"3 workers at {cluster.address}" in done.stderr
     assert json.loads(done.stdout)["tasks_run"] > 3
     with cluster_runner(scheduler_file=str(cluster.scheduler_file), patience=60) as runner:
         build_index(Datastore(folder / "books.knnstore"), IndexOptions(nlist=32, pq_bytes=8), runner, Reporter())
-        assert bytes_of(folder / "books.knnstore") == bytes_of(small_reference / "books.knnstore")
+        assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
         there = score(ScoreOptions(k=100), Datastore(folder / "books.knnstore"), runner=runner).to_json()
-    here = score(ScoreOptions(k=100), Datastore(small_reference / "books.knnstore")).to_json()
+    here = score(ScoreOptions(k=100), Datastore(reference / "books.knnstore")).to_json()
     for name in ("base", "knn", "tokens", "search"):
         assert there[name] == here[name], name
 
 
-def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, small_reference, folder, bytes_of):
+def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, reference, folder, bytes_of):
     def strike():
         wait_until(lambda: keys_done(folder) >= 2, "the first keys")
         cluster.kill(0)
@@ -72,9 +75,5 @@ def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, small_
     with cluster_runner(cluster.address, patience=60) as runner:  # what the frozen one was doing has ended by then
         list(runner.run(jobs.double, range(30)))
     assert bytes_of(folder / "books.knnstore") == made
-    keys = {
-        name: data
-        for name, data in bytes_of(small_reference / "books.knnstore").items()
-        if name.startswith("segments/")
-    }
+    keys = {name: data for name, data in bytes_of(reference / "books.knnstore").items() if name.startswith("segments/")}
     assert {name: data for name, data in made.items() if name.startswith("segments/")} == keys
