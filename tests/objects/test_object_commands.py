@@ -22,7 +22,6 @@ export --store {at}a --out {out} --to parquet --json
 export --store {at}a --out {out} --to faiss --json
 merge {at}a {at}b --into {at}both --json
 subset {at}both --into {at}half --sample 50% --json
-info --store {at}half --json
 """
 
 
@@ -57,7 +56,7 @@ def test_a_bucket_answers_every_command_as_a_disk_does(places, client, bytes_of)
         else:
             assert here == there, command
             assert "--json" not in command or json.loads(here)
-    for name in ("a", "both", "half"):
+    for name in ("a", "both", "half"):  # all but the log, which tells who and when
         found = objects_of(client, f"commands/{name}.knnstore")
         found = {name: data for name, data in found.items() if name != ".lock" and "log/" not in name}
         assert found == bytes_of(places / f"{name}.knnstore"), name

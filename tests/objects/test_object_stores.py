@@ -62,7 +62,7 @@ def contents(client, root):
 def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_and_slow_answers(
     here, url, s3, client, bytes_of
 ):
-    s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 11, 13, 17, 29
+    s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 53, 59, 61, 67
     s3.faults.pause = 0.02
     root = ObjectPath(f"{url}.knnstore")
     report = ingest(options(store=str(root)), SerialRunner())
@@ -75,7 +75,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
     there, local = scores(root), scores(here / "books.knnstore")
     for name in ("base", "knn", "tokens", "search"):
         assert there[name] == local[name], name
-    assert all(s3.struck[kind] for kind in ("broken", "cut", "slow", "lost"))
+    assert all(s3.struck[kind] >= 5 for kind in ("broken", "cut", "slow", "lost"))
     # and once more, all well: what was read is here, and next to nothing passes
     s3.faults = type(s3.faults)()
     s3.forget()
