@@ -36,6 +36,11 @@ class Neighbours:
         rows = None if self.rows is None else self.rows[queries]
         return Neighbours(self.distances[queries], self.values[queries], rows)
 
+    def nearest(self, k: int) -> "Neighbours":
+        """The first ``k`` of each query."""
+        rows = None if self.rows is None else self.rows[:, :k]
+        return Neighbours(self.distances[:, :k], self.values[:, :k], rows)
+
     @property
     def found(self) -> Bool:
         """Bool (queries,): whether a query has any neighbour at all."""

@@ -119,6 +119,31 @@ def built(
 
 
 @pytest.fixture(scope="session")
+def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``books/``, three documents, and their store of a few chunks, made in this process. Read only.
+
+    ``keys.knnstore`` is the store before it was indexed, ``books.knnstore`` after. The folder is to be worked in: the
+    store knows its corpus as ``books/``.
+    """
+    from knnstore.build import IndexOptions, build_index
+    from knnstore.datastore.store import Datastore
+    from knnstore.ingest import IngestOptions, ingest
+    from knnstore.progress import Reporter
+
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "books").mkdir()
+    for file in sorted(tiny_corpus.iterdir())[:3]:
+        shutil.copy(file, folder / "books")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128), SerialRunner())
+        shutil.copytree("books.knnstore", "keys.knnstore")
+        options = IndexOptions(nlist=32, pq_bytes=8)
+        build_index(Datastore(folder / "books.knnstore"), options, SerialRunner(), Reporter())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``a/`` and ``b/``, half of ``books/`` each, the indexed stores of both, and ``text/``.
 

@@ -9,6 +9,7 @@ from knnstore.cli.options import (
     print_result,
     reporter_for,
     shared_options,
+    store_cache_option,
     workers_options,
 )
 
@@ -17,8 +18,9 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Discard what the ne
 
 @click.command()
 @click.argument("stores", shell_complete=complete_store, nargs=-1, required=True, metavar="STORE STORE…")
-@click.option("--into", required=True, help="Name or path of the store to make.")
+@click.option("--into", required=True, help="Name, path or URL of the store to make.")
 @_overwrite
+@store_cache_option
 @workers_options
 @shared_options
 def merge(
@@ -39,10 +41,11 @@ def merge(
 
 @click.command()
 @click.argument("store", shell_complete=complete_store, required=False)
-@click.option("--into", required=True, help="Name or path of the store to make.")
+@click.option("--into", required=True, help="Name, path or URL of the store to make.")
 @click.option("--sample", metavar="SHARE", help="About so much of the keys, in whole documents: 10%.")
 @click.option("--documents", multiple=True, metavar="GLOB…", help="Paths, ids or PATH#ID; FOLDER/ means all below.")
 @_overwrite
+@store_cache_option
 @workers_options
 @shared_options
 def subset(

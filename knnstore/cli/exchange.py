@@ -20,7 +20,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Of the file. Default: found out.")
 @click.option("--value-type", type=click.Choice(["int16", "int32", "int64"]), help="Of the file. Default: found out.")
 @click.option(
-    "--store", shell_complete=complete_store, help="Name or path of the store. Default: named after the keys."
+    "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: named after the keys."
 )
 @click.option("--model", help="The LM that made the keys. Without it the store can be searched but nothing scored.")
 @click.option(

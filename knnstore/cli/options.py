@@ -150,8 +150,9 @@ def _set_store_cache(_context: click.Context, _param: click.Parameter, value: in
 
 def stores_option(command: Command) -> Command:
     """``--store`` of a command that searches one store or several."""
-    words = "Name or path of the store; more than once: search them all together. Default: the only one here."
-    return click.option("--store", multiple=True, shell_complete=complete_store, help=words)(command)
+    words = "Name, path or URL of the store; more than once: search them all together. Default: the only one here."
+    option = click.option("--store", multiple=True, shell_complete=complete_store, help=words)
+    return option(store_cache_option(command))
 
 
 def cluster_options(command: Command) -> Command:

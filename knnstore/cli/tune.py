@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import complete_store, open_store, reporter_for
+from knnstore.cli.options import complete_store, open_store, reporter_for, store_cache_option
 
 
 @click.command()
@@ -13,6 +13,7 @@ from knnstore.cli.options import complete_store, open_store, reporter_for
 @click.option(
     "--store", shell_complete=complete_store, help="The store that keeps the result. Default: the only one here."
 )
+@store_cache_option
 @click.option("--k", type=int, help="Neighbours. Default: tuned.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
 @click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")

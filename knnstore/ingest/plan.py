@@ -124,7 +124,7 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
         sources=sources,
         text_field=options.text_field if options.pairs is None else "\t".join(options.pairs),
         errors=options.errors,
-        holdout=options.holdout,
+        holdout=float(options.holdout),  # 0 and 0.0 are one plan, and not one JSON
         compute=f"{facts.dtype} on {facts.device.split(':')[0]}",
         versions={name: version(name) for name in _LIBRARIES},
     )

@@ -275,11 +275,14 @@ def _sampled_keys(
     """Rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over documents."""
     if not len(windows):
         return np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32)
+    from knnstore.lm.forward import one_thread  # noqa: PLC0415 - see the module
+
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
     parts = []
-    for index in chosen:  # one window at a time: what is read for them lies far apart
-        window = windows.select(slice(int(index), int(index) + 1))
-        parts += list(_window_keys(segment, model, window, reader(segment, window)))
+    with one_thread():  # passes over a single window, in which one more thread would be other bits
+        for index in chosen:  # one window at a time: what is read for them lies far apart
+            window = windows.select(slice(int(index), int(index) + 1))
+            parts += list(_window_keys(segment, model, window, reader(segment, window)))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 

@@ -124,6 +124,17 @@ class KeyModel:
         return captured[0].float().reshape(*ids.shape, -1).cpu()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch uses one thread: the last bit of a small product depends on how many share it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @lru_cache(maxsize=1)
 def key_model(spec: LmSpec) -> KeyModel:
     """The LM of ``spec`` with its key point; made once a process."""

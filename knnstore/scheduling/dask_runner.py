@@ -81,11 +81,18 @@ class DaskRunner(Runner):
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
         """See Runner."""
-        self._roster.look()
-        sent = self._client.scatter(shared, workers=self._roster.awake or None, broadcast=True, hash=False)
+        sent = self._scatter(shared)
         yield from _Run(
             self._client, self._roster, self._send(function, shared=sent), self._foreign, self._patience
         ).results(tasks)
+
+    def _scatter(self, shared: Any) -> Any:
+        while True:
+            self._roster.look()
+            try:
+                return self._client.scatter(shared, workers=self._roster.awake or None, broadcast=True, hash=False)
+            except KeyError:  # a worker that we saw a moment ago has gone: the next look won't find it
+                time.sleep(_TICK_SECONDS)
 
     def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
         """See Runner."""

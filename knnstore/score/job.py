@@ -229,7 +229,9 @@ class _Job:
 
     def _save(self, block: Block, texts: Texts) -> None:
         if self._saving is not None:
-            self._saving.write(block, texts, self._model.loaded.identity.vocabulary)
+            # a report may look further than what is saved, which is as wide in every block
+            narrow = replace(block, neighbours=block.neighbours.nearest(self._width))
+            self._saving.write(narrow, texts, self._model.loaded.identity.vocabulary)
 
     def _result(self, text: str, texts: Texts, choice: Choice, totals: _Totals) -> ScoreReport:
         document = np.concatenate(totals.documents)

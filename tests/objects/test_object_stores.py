@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_servers import BUCKET, SECRET, objects_of
+from s3_servers import BUCKET, SECRET, copied, objects_of
 
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.segment import Segment
@@ -47,24 +47,11 @@ def scores(root):
     return score(ScoreOptions(k=100), Datastore(root)).to_json()
 
 
-@pytest.fixture(scope="module")
-def reference(tiny_corpus, tmp_path_factory):
-    """A folder with ``books/`` and its store, made and indexed on a disk."""
-    folder = tmp_path_factory.mktemp("reference")
-    shutil.copytree(tiny_corpus, folder / "books")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ingest(options(), SerialRunner())
-        shutil.copytree("books.knnstore", "keys.knnstore")  # not indexed yet
-        build_index(Datastore(folder / "books.knnstore"), INDEX, SerialRunner(), Reporter())
-    return folder
-
-
 @pytest.fixture
-def here(reference, monkeypatch):
+def here(small_reference, monkeypatch):
     """The folder with ``books/``, to work in."""
-    monkeypatch.chdir(reference)
-    return reference
+    monkeypatch.chdir(small_reference)
+    return small_reference
 
 
 def contents(client, root):
@@ -72,18 +59,10 @@ def contents(client, root):
     return {name: data for name, data in found.items() if name != ".lock" and "log/" not in name}
 
 
-def copied(client, store, root):
-    """Put a store of this machine into the bucket, as a tool that copies files does: without our sums."""
-    for path in store.rglob("*"):
-        if path.is_file() and path.name != ".lock":
-            key = f"{root.key}/{path.relative_to(store).as_posix()}"
-            client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
-
-
 def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_and_slow_answers(
     here, url, s3, client, bytes_of
 ):
-    s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 11, 13, 17, 29
+    s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 53, 59, 61, 67
     s3.faults.pause = 0.02
     root = ObjectPath(f"{url}.knnstore")
     report = ingest(options(store=str(root)), SerialRunner())
@@ -96,7 +75,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
     there, local = scores(root), scores(here / "books.knnstore")
     for name in ("base", "knn", "tokens", "search"):
         assert there[name] == local[name], name
-    assert all(s3.struck[kind] for kind in ("broken", "cut", "slow", "lost"))
+    assert all(s3.struck[kind] >= 5 for kind in ("broken", "cut", "slow", "lost"))
     # and once more, all well: what was read is here, and next to nothing passes
     s3.faults = type(s3.faults)()
     s3.forget()
@@ -111,7 +90,7 @@ def test_zarr_itself_reads_the_arrays(here, url, s3, client):
     from obstore.store import from_url
 
     root = ObjectPath(f"{url}.knnstore")
-    copied(client, here / "books.knnstore", root)
+    copied(client, here / "books.knnstore", root.key)
     store = zarr.storage.ObjectStore(
         from_url(f"{root}/segments/0000", endpoint=s3.url, client_options={"allow_http": True}), read_only=True
     )
@@ -123,7 +102,7 @@ def test_zarr_itself_reads_the_arrays(here, url, s3, client):
 
 def test_a_store_that_was_copied_to_a_bucket_is_searched_verified_and_its_damage_found(here, url, s3, client):
     root = ObjectPath(f"{url}.knnstore")
-    copied(client, here / "books.knnstore", root)
+    copied(client, here / "books.knnstore", root.key)
     queries = Segment(segment_root(here / "books.knnstore", "0000")).queries()[:50]
     local = Searcher(Datastore(here / "books.knnstore")).search(queries, 20, rows=True)
     there = Searcher(Datastore(root)).search(queries, 20, rows=True)
@@ -148,7 +127,7 @@ def test_an_index_that_is_interrupted_goes_on_with_the_tasks_that_are_left(
     here, url, client, counting_runner, bytes_of
 ):
     root = ObjectPath(f"{url}.knnstore")
-    copied(client, here / "keys.knnstore", root)
+    copied(client, here / "keys.knnstore", root.key)
     with pytest.raises(InterruptedError):
         build_index(Datastore(root), INDEX, counting_runner(most=3), Reporter())
     resumed = counting_runner()
@@ -165,7 +144,7 @@ def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, clien
     shutil.copytree(here / "books", tmp_path / "books")
     shutil.copytree(here / "books.knnstore", tmp_path / "books.knnstore")
     root = ObjectPath(f"{url}.knnstore")
-    copied(client, tmp_path / "books.knnstore", root)
+    copied(client, tmp_path / "books.knnstore", root.key)
     gone = sorted(path.name for path in (tmp_path / "books").iterdir())[0]
     (tmp_path / "books" / "new.txt").write_text("A text that was written for this test alone. " * 30)
     for store in (root, tmp_path / "books.knnstore"):
@@ -236,7 +215,7 @@ def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(
         with cluster_runner(cluster.address, patience=60) as runner:
             with killed_when(cluster, 0, s3, lambda method, path: method == "PUT" and "/keys/c/1/" in path):
                 ingest(options(store=str(root)), runner)
-            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/2/" in path):
+            with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/0/" in path):
                 build_index(Datastore(root), INDEX, runner, Reporter())
             assert contents(client, root) == bytes_of(here / "books.knnstore")
         with (

@@ -31,7 +31,7 @@ _BUCKET = "bucket"
 
 
 def run(settings: Settings, work: Path) -> Result:
-    tokens = settings.size(settings.rows, quick=10_000, full=300_000)
+    tokens = settings.size(settings.rows, quick=6_000, full=300_000)
     text = text_folder(settings, work, tokens)
     with bucket(work):
         stores = {"disk": str(work / "here"), "bucket": f"s3://{_BUCKET}/there"}
