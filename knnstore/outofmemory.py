@@ -5,8 +5,15 @@ from contextlib import contextmanager
 
 from knnstore.errors import OutOfMemoryError
 
-# PyTorch's own words, of its CPU allocator and of CUDA; NumPy, Arrow and Python raise MemoryError.
-_SAYS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+# PyTorch's own words, of its CPU allocator, of CUDA and of oneDNN; NumPy, Arrow and Python raise MemoryError.
+_SAYS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "could not create a primitive",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
