@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from knnstore.errors import OutOfMemoryError
 
-# PyTorch's own words, of its CPU allocator, of CUDA and of oneDNN; NumPy, Arrow and Python raise MemoryError.
+# The words of PyTorch's CPU allocator, of CUDA, of oneDNN and of Python's threads; all others raise MemoryError.
 _SAYS = (
     "can't allocate memory",
     "not enough memory",
@@ -13,6 +13,7 @@ _SAYS = (
     "bad_alloc",
     "Cannot allocate memory",
     "could not create a primitive",
+    "can't start new thread",
 )
 
 
