@@ -5,8 +5,16 @@ from contextlib import contextmanager
 
 from knnstore.errors import OutOfMemoryError
 
-# PyTorch's own words, of its CPU allocator and of CUDA; NumPy, Arrow and Python raise MemoryError.
-_SAYS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+# The words of PyTorch's CPU allocator, of CUDA, of oneDNN and of Python's threads; all others raise MemoryError.
+_SAYS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -63,7 +63,7 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     With --task seq2seq documents are pairs of texts: the lines of two parallel files, --source and --target, or records
     of --corpus, .tsv (two columns), .jsonl or .parquet with the fields that are named.
     """
-    from knnstore.ingest import IngestOptions, choose_workers
+    from knnstore.ingest import IngestOptions, check_memory_first, choose_workers
     from knnstore.ingest import ingest as run
     from knnstore.report.ingest import ingest_text
     from knnstore.scheduling import available_cores, local_runner, visible_gpus
@@ -74,6 +74,7 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     gpus = visible_gpus() if settings.device in ("auto", "cuda") else ()
     if workers is None and cluster is None:
         settings = replace(settings, workers=len(gpus)) if gpus else choose_workers(settings, available_cores())
+    check_memory_first(settings)
     with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers, gpus) as runner:
         report = run(settings, runner, reporter)
     print_result(as_json, report, ingest_text(report))

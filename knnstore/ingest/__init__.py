@@ -1,6 +1,6 @@
 """Corpus in, store out: tokens first, keys second."""
 
 from knnstore.ingest.job import IngestReport, ingest
-from knnstore.ingest.plan import IngestOptions, choose_workers
+from knnstore.ingest.plan import IngestOptions, check_memory_first, choose_workers
 
-__all__ = ["IngestOptions", "IngestReport", "choose_workers", "ingest"]
+__all__ = ["IngestOptions", "IngestReport", "check_memory_first", "choose_workers", "ingest"]

@@ -141,7 +141,7 @@ def choose_workers(options: IngestOptions, cores: int) -> IngestOptions:
 
     Processes of few threads waste nothing on waiting for each other; only a large LM is worth all the threads.
     """
-    weights = sum(path.stat().st_size for path in resolve_model(options.model or default_model()).glob("*.safetensors"))
+    weights = _weight_bytes(options.model or default_model())
     # files hold two bytes a parameter as a rule, and a worker may need four
     affordable = (options.memory - _CLIENT_BYTES) // (_WORKER_BYTES + 2 * weights + _CHUNK_COPIES * _CHUNK_BYTES)
     return replace(options, workers=int(min(max(1, affordable), cores)))
@@ -151,12 +151,32 @@ def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan) -> N
     """Raise ResourceError if a run can't stay within the memory promised."""
     chunk = plan.chunk_rows * facts.dimension * stored_dtype(options.key_dtype).itemsize
     weights = facts.parameters * (4 if facts.dtype == "float32" else 2)
-    needed = _CLIENT_BYTES + max(1, options.workers) * (_WORKER_BYTES + weights + _CHUNK_COPIES * chunk)
+    _require_memory(options, facts.identity.name, weights + _CHUNK_COPIES * chunk)
+
+
+def check_memory_first(options: IngestOptions) -> None:
+    """Raise ResourceError if the memory promised can't hold the LM at all: before a worker is started to load it.
+
+    One that is killed while it starts would be started again, for ever.
+    """
+    model = options.model or default_model()
+    _require_memory(options, model, _weight_bytes(model), "at least ")
+
+
+def _require_memory(options: IngestOptions, model: str, worker: int, least: str = "") -> None:
+    """Raise ResourceError unless each worker can have so many bytes besides its libraries."""
+    workers = max(1, options.workers)
+    needed = _CLIENT_BYTES + workers * (_WORKER_BYTES + worker)
     if needed > options.memory:
+        processes = "1 worker" if workers == 1 else f"{workers} workers"
         raise ResourceError(
-            f"--memory {format_size(options.memory)} is too little: {facts.identity.name} with "
-            f"{max(1, options.workers)} workers needs {format_size(needed)}; give more, or fewer --workers"
+            f"--memory {format_size(options.memory)} is too little: {model} with {processes} "
+            f"needs {least}{format_size(needed)}; give more{', or fewer --workers' * (workers > 1)}"
         )
+
+
+def _weight_bytes(model: str) -> int:
+    return sum(path.stat().st_size for path in resolve_model(model).glob("*.safetensors"))
 
 
 def row_bytes(segment: Segment) -> float:

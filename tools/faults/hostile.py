@@ -94,18 +94,23 @@ def _tell(outcome: Outcome, line: dict[str, Any]) -> int:
 def _use_all(files: dict[str, bytes], folder: Path, seed: int, cases: range, pipe: int) -> None:
     opened: list[str] = []
     sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (virtual + _MEMORY, virtual + _MEMORY))
     root = folder / "hostile.knnstore"
     for number in cases:
         generator = random.Random(f"{seed}/{number}")
         shutil.rmtree(root, ignore_errors=True)
-        kind = mutate(generator, files, root)
+        kind = mutate(generator, files, root)  # which takes memory of its own
         opened.clear()
+        resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _MEMORY, resource.RLIM_INFINITY))
         refused, problem = _use(root)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         outside = next((path for path in opened if path.startswith(_OUTSIDE)), "")
         line = {"number": number, "kind": kind, "refused": refused, "problem": problem, "outside": outside}
         os.write(pipe, json.dumps(line).encode() + b"\n")
+
+
+def _virtual() -> int:
+    """Bytes of address space that this process has taken."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _use(root: Path) -> tuple[bool, str]:

@@ -1,7 +1,7 @@
-"""Hold a command to its ``--memory`` by the system, not by its plan: a cgroup where that is allowed, and rlimits.
+"""Hold a command to its ``--memory`` by the system, not by its plan: a cgroup where that is allowed, else rlimits.
 
-``RLIMIT_DATA`` bounds what each process may allocate. A memory cgroup bounds what all processes of a command hold
-together, and kills one where they hold more.
+A memory cgroup bounds what all processes of a command hold together, and kills one where they hold more: that is what
+is promised. ``RLIMIT_DATA`` bounds what each process may ask for, used or not, the stacks of its threads included.
 """
 
 import os
@@ -58,7 +58,7 @@ def memory_cgroup(limit: int) -> Iterator[Path | None]:
 
 
 def run_within(folder: Path, limit: int, arguments: Sequence[str]) -> Ended:
-    """``knnstore ARGUMENTS`` in a folder: each process within ``limit`` bytes, and all together where possible."""
+    """``knnstore ARGUMENTS`` in a folder: all processes within ``limit`` bytes, or each where that can't be."""
     with memory_cgroup(limit) as group:
         line = [sys.executable, "-m", "knnstore", *arguments]
         done = subprocess.run(
@@ -67,7 +67,7 @@ def run_within(folder: Path, limit: int, arguments: Sequence[str]) -> Ended:
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=bounded(limit, group),
+            preexec_fn=bounded(limit if group is None else None, group),
             timeout=600,
         )
         return Ended(done.returncode, done.stdout + done.stderr, group is not None and kills(group) > 0)
@@ -95,7 +95,7 @@ def torture(count: int, seed: int, folder: Path) -> Outcome:
             elif not refused and name == "score":
                 perplexity = re.findall(r'"perplexity": ([0-9.]+)', ended.told)
                 outcome.silent += found.setdefault(name, str(perplexity)) != str(perplexity)
-    outcome.count("held by a cgroup" if _may_group() else "held by RLIMIT_DATA alone", outcome.tried)
+    outcome.count("held by a cgroup" if _may_group() else "held by RLIMIT_DATA", outcome.tried)
     return outcome
 
 
@@ -104,11 +104,12 @@ def _may_group() -> bool:
         return group is not None
 
 
-def bounded(limit: int, group: Path | None) -> Callable[[], None]:
-    """What puts a process that is about to start, and all that it starts, under the limit."""
+def bounded(limit: int | None, group: Path | None) -> Callable[[], None]:
+    """What puts a process that is about to start, and all that it starts, under the limits."""
 
     def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
