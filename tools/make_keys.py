@@ -8,6 +8,7 @@ runs on it too. The same arguments make the same bytes; memory is that of one ch
 """
 
 import argparse
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 CLUSTERS, TOPICS = 4096, 64
-DOCUMENT_ROWS = 10_000
+DOCUMENT_ROWS = 1000
 CHECK_QUERIES = 1024
 _QUERIES = 2**32  # numbers of draws from here on are queries, never keys
 _BLOCK = 16384
@@ -118,7 +119,7 @@ def _identity(model: str) -> tuple[ModelIdentity, KeyRecipe]:
 def _write_segment(segment: Segment, source: ClusteredKeys, rows: int) -> None:
     log, plan, width = segment.commits, segment.plan, segment.dimension
     documents = segment.root / DOCUMENTS_FILE
-    pq.write_table(_documents(rows), documents, compression="zstd")
+    pq.write_table(_documents(rows, plan.sources), documents, compression="zstd")
     files = create_array(segment.array_path("values"), (rows,), plan.chunk_rows, plan.value_dtype, "values")
     heldout = segment.array_path("heldout")
     files += create_array(heldout, (CHECK_QUERIES,), HELDOUT_TOKENS, plan.value_dtype, "values")
@@ -152,7 +153,8 @@ def _write_samples(segment: Segment, source: ClusteredKeys) -> list[Path]:
     return files
 
 
-def _documents(rows: int) -> Any:
+def _documents(rows: int, sources: str) -> Any:
+    """The table of documents; their digests are of what they were drawn from, since there is no text."""
     first = np.arange(0, rows, DOCUMENT_ROWS)
     first = np.append(first, rows)  # and a document that is held out, to which the queries belong
     nothing = np.zeros(len(first), np.int64)
@@ -162,7 +164,7 @@ def _documents(rows: int) -> Any:
         "record": pa.nulls(len(first), pa.int64()),
         "id": pa.nulls(len(first), pa.string()),
         "bytes": nothing,
-        "sha256": pa.array([bytes(32)] * len(first), pa.binary(32)),
+        "sha256": pa.array([hashlib.sha256(f"{sources}, {row}".encode()).digest() for row in first], pa.binary(32)),
         "first_row": first,
         "tokens": np.minimum(first + DOCUMENT_ROWS, rows) - first,
         "heldout_first": nothing,

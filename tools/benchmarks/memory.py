@@ -2,8 +2,9 @@
 
 The commands run as users run them. Their memory is the proportional set size (a page shared by two processes counts
 once) summed over the tree of processes, sampled ten times a second; pages of mapped files count too, although the
-system may take them back at any time. ingest reads real text; index and score work on synthetic stores, which can be
-made at any size, and score reads real text against them.
+system may take them back at any time. ingest reads real text; the others work on synthetic stores, which can be made
+at any size, and score reads real text against them. subset takes half of the documents, merge adds a store of a tenth
+that has no index, and compact follows the removal of a tenth, so that the quantisers are made anew as well.
 """
 
 import subprocess
@@ -15,6 +16,7 @@ from make_keys import make_store
 
 from benchmarks.material import text_folder
 from benchmarks.measuring import Result, Settings
+from knnstore.living.remove import remove
 from knnstore.sizes import format_size
 
 _BETWEEN_SAMPLES = 0.1  # seconds
@@ -24,15 +26,26 @@ def run(settings: Settings, work: Path) -> Result:
     factor = 4 if settings.quick else 10
     tokens = settings.size(None, quick=4000, full=1_000_000)
     keys = settings.size(settings.rows, quick=24_000, full=1_000_000)
-    peaks: dict[str, list[tuple[int, int]]] = {"ingest": [], "index": [], "score": []}
+    stages = ("ingest", "index", "score", "subset", "merge", "compact")
+    peaks: dict[str, list[tuple[int, int]]] = {stage: [] for stage in stages}
     scored = text_folder(settings, work, settings.size(None, quick=500, full=20_000))
     for size in (tokens // factor, tokens):
         text = text_folder(settings, work, size)
         peaks["ingest"].append((size, peak(settings, work, "ingest", "--corpus", text, "--store", f"text-{size}")))
     for size in (keys // factor, keys):
         store = make_store(work / f"keys-{size}", size, like=settings.model).root
-        peaks["index"].append((size, peak(settings, work, "index", "--store", store)))
-        peaks["score"].append((size, peak(settings, work, "score", "--store", store, "--text", scored)))
+        other = make_store(work / f"other-{size}", size // 10, like=settings.model, seed=1).root
+        commands: dict[str, tuple[str | Path, ...]] = {
+            "index": ("--store", store),
+            "score": ("--store", store, "--text", scored),
+            "subset": (store, "--sample", "50%", "--into", work / f"subset-{size}"),
+            "merge": (store, other, "--into", work / f"merged-{size}"),
+            "compact": ("--store", store),
+        }
+        for stage, options in commands.items():
+            if stage == "compact":
+                remove(store, ["synthetic/*3"])
+            peaks[stage].append((size, peak(settings, work, stage, *options)))
     table: list[tuple[str, int, int, float]] = []
     ratios: dict[str, float] = {}
     for stage, sizes in peaks.items():
@@ -47,7 +60,7 @@ def run(settings: Settings, work: Path) -> Result:
 def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> int:
     """Most bytes that ``knnstore STAGE`` and its workers held together."""
     command = [sys.executable, "-m", "knnstore", stage, "--memory", str(settings.memory), "--quiet", "--json"]
-    if stage != "index":
+    if stage in ("ingest", "score"):
         command += ["--model", settings.model]
     process = subprocess.Popen([*command, *map(str, options)], cwd=work, stdout=subprocess.DEVNULL)
     most = 0
