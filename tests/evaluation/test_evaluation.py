@@ -61,7 +61,7 @@ def test_the_harness_finds_the_perplexity_that_score_finds(here, knnstore, monke
     theirs = json.loads(path.read_text(encoding="utf-8"))["results"]["local_texts"]
     words = sum(len(text.split()) for text in TEXTS)
     word_perplexity = ours["knn"]["perplexity"] ** (ours["tokens"] / words)
-    assert theirs["word_perplexity,none"] == pytest.approx(word_perplexity, rel=1e-4)
+    assert theirs["word_perplexity,none"] == pytest.approx(word_perplexity, rel=5e-4)  # a power of what agrees to 1e-4
     assert theirs["bits_per_byte,none"] == pytest.approx(ours["knn"]["bits_per_byte"], rel=1e-4)
     assert abs(ours["knn"]["perplexity"] / ours["base"]["perplexity"] - 1) > 0.1
 

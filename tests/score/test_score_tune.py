@@ -70,7 +70,7 @@ def test_tuning_from_the_file_is_tuning_from_the_search(folder, saved, tuned):
     everything = result(
         folder, "score", "--text", "texts", "--k", saved["knn"]["k"], "--lambda", "0", "--temperature", "1"
     )
-    assert tuned[0]["perplexity"]["lm"] == pytest.approx(everything["base"]["perplexity"], rel=1e-9)
+    assert tuned[0]["perplexity"]["lm"] == pytest.approx(everything["base"]["perplexity"], rel=1e-7)
     k, temperature = tuned[0]["k"], tuned[0]["temperature"]
     grid = tuned[0]["grid"]
     place = grid["k"].index(k), grid["temperature"].index(temperature)

@@ -57,7 +57,7 @@ def numbers(count, names, seed):
     return [(" ".join(map(str, line)), " ".join(names[digit] for digit in line)) for line in digits]
 
 
-def train(model, tokenizer, steps=250):
+def train(model, tokenizer, steps=500):
     """Teach the model to say digits as everybody does."""
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)

@@ -8,7 +8,8 @@ k = 1024, nprobe 32, the contestants in turn for each query. knnstore computes e
 and says row numbers; faiss scans the very same PQ codes, in RAM or through ``OnDiskInvertedLists``, without re-ranking.
 *Warm*: everything is in the page cache, each query has been asked before. *Cold*: before each query its files are
 dropped from the page cache and the index is opened anew (the opening isn't counted: it maps the files and reads the
-checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is counted by the kernel; the disk's own rate is that of one large file, read cold.
+checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is
+counted by the kernel; the disk's own rate is that of one large file, read cold.
 """
 
 import gc
