@@ -225,8 +225,10 @@ class _Run:
                 finished.append((entry, future))
                 for other in entry.copies:
                     self._entries.pop(other.key, None)
-            else:
+            elif future.status in ("error", "cancelled"):
                 self._failed(entry, future)
+            else:  # its result was lost with its worker before it was fetched: the scheduler has it made again
+                future.add_done_callback(self._ended.put)
         if not finished:
             return []
         try:
