@@ -23,6 +23,20 @@ def add(shared, number):
     return shared + number
 
 
+def add_slowly(shared, number):
+    time.sleep(0.3)
+    return shared + number
+
+
+def good_then_bad_then_good(folder):
+    """How often it was run; the second time fails."""
+    attempts = len(list(Path(folder).iterdir())) + 1
+    Path(folder, str(attempts)).touch()
+    if attempts == 2:
+        raise OSError(116, "Stale file handle")
+    return attempts
+
+
 @lru_cache(maxsize=1)
 def _what_is_dear():
     return object()
