@@ -10,6 +10,7 @@ from loopback import wait_until
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
+from knnstore.index import sample
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.progress import Reporter
 from knnstore.scheduling import cluster_runner
@@ -42,7 +43,10 @@ def keys_done(folder):
     return len(list(folder.glob("books.knnstore/segments/*/commits/keys-*.json")))
 
 
-def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, reference, folder, knnstore, bytes_of):
+def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(
+    cluster, reference, folder, knnstore, bytes_of, monkeypatch
+):
+    monkeypatch.setattr(sample, "_PART_ROWS", 300)  # so that several workers gather it
     done = knnstore(folder, "ingest", *INGEST, "--json", DASK_SCHEDULER_ADDRESS=cluster.address)
     assert done.returncode == 0, done.stderr
     assert f"3 workers at {cluster.address}" in done.stderr
