@@ -166,5 +166,5 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         store = folder / f"{name}.knnstore"
         options = IngestOptions(corpus=(str(folder / name),), store=str(store), model="wiki-lm", holdout=0)
         ingest(options, SerialRunner(), Reporter())
-        build_index(Datastore(store), IndexOptions(), SerialRunner(), Reporter())
+        build_index(Datastore(store), IndexOptions(pq_bytes=8), SerialRunner(), Reporter())
     return folder

@@ -25,6 +25,7 @@ class LoopbackCluster:
     """``dask scheduler`` and ``dask worker`` processes; the workers have two threads and no nanny."""
 
     folder: Path
+    host: str = "127.0.0.1"  # the address of this machine that the processes use
     scheduler: subprocess.Popen = None
     workers: list[subprocess.Popen] = field(default_factory=list)
 
@@ -43,15 +44,15 @@ class LoopbackCluster:
             self.add_worker()
         return self
 
-    def add_worker(self):
-        number = len(self.workers)
-        self.workers.append(
-            self._start(f"worker-{number}", "--nthreads", "2", "--no-nanny", "--local-directory", str(self.folder))
-        )
+    def add_worker(self, *, inside=(), host=None):
+        """``inside``: words to start it by, as in a network namespace; ``host``: the address that it has there."""
+        arguments = ["--nthreads", "2", "--no-nanny", "--local-directory", str(self.folder)]
+        self.workers.append(self._start(f"worker-{len(self.workers)}", *arguments, inside=inside, host=host))
 
-    def _start(self, name, *arguments):
+    def _start(self, name, *arguments, inside=(), host=None):
         kind = name.partition("-")[0]
-        command = [sys.executable, "-m", "distributed.cli.dask_" + kind, "--host", "127.0.0.1", "--no-dashboard"]
+        command = [*inside, sys.executable, "-m", "distributed.cli.dask_" + kind, "--no-dashboard"]
+        command += ["--host", host or self.host]
         command += ["--scheduler-file", str(self.scheduler_file), *arguments]
         path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
         with (self.folder / f"{name}.log").open("w") as log:

@@ -3,9 +3,11 @@
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
+from knnstore.cli.commands import main
 from knnstore.datastore.store import Datastore
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
@@ -56,14 +58,13 @@ def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
         assert bytes_of(there / f"{name}.knnstore") == bytes_of(here / f"{name}.knnstore"), name
 
 
-def test_the_commands_join_a_cluster(cluster, reference, tmp_path, knnstore, bytes_of):
+def test_the_commands_join_a_cluster(cluster, reference, tmp_path, monkeypatch, bytes_of):
     shutil.copytree(reference, tmp_path / "w")
     remove(reference / "b.knnstore", ["0.txt"])
     compact(reference / "b.knnstore", CompactOptions(), SerialRunner())
-    done = knnstore(
-        tmp_path / "w", "remove", "--store", "b", "--document", "0.txt", "--now",
-        "--scheduler-file", str(cluster.scheduler_file),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path / "w")
+    joining = ["--scheduler-file", str(cluster.scheduler_file)]
+    done = CliRunner().invoke(main, ["remove", "--store", "b", "--document", "0.txt", "--now", *joining])
+    assert done.exit_code == 0, done.stderr
     assert f"workers at {cluster.address}" in done.stderr
     assert bytes_of(tmp_path / "w" / "b.knnstore") == bytes_of(reference / "b.knnstore")

@@ -1,5 +1,6 @@
 """The runner on a real Dask cluster: each task's result once, whatever becomes of workers, tasks and the scheduler."""
 
+import logging
 import threading
 import time
 from itertools import pairwise
@@ -8,6 +9,7 @@ import click
 import cluster_jobs as jobs
 import dask
 import pytest
+from distributed import LocalCluster
 from loopback import LoopbackCluster, wait_until
 
 from knnstore.cli.options import Cluster, find_cluster
@@ -180,6 +182,25 @@ def test_a_shared_value_that_goes_with_the_last_worker_is_sent_again(frail):
     first = next(results)
     lose()
     assert sorted([first, *results]) == list(range(1000, 1006))
+
+
+def test_a_cluster_that_adapts_grows_for_a_run_and_shrinks_in_its_middle_and_loses_nothing():
+    asleep = {"n_workers": 0, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(protocol="tcp://", host="127.0.0.1", silence_logs=logging.ERROR, **asleep) as adapting:
+        adaptive = {"interval": "100ms", "wait_count": 2, "target_duration": "100ms"}
+        adapting.adapt(minimum=0, maximum=3, **adaptive)
+        with cluster_runner(adapting.scheduler_address, patience=30) as joined:
+            found, grown = [], 0
+            for result in joined.run(jobs.sleep_and_double, [(0.1, number) for number in range(40)]):
+                found.append(result)
+                if grown < 3:
+                    grown = max(grown, len(adapting.scheduler.workers))
+                    if grown == 3:
+                        adapting.adapt(minimum=0, maximum=1, **adaptive)
+            assert sorted(found) == [2 * number for number in range(40)]
+            assert grown == 3
+            wait_until(lambda: not adapting.scheduler.workers, "all workers to be let go")
+            assert list(joined.run(jobs.double, [4])) == [8]
 
 
 def test_the_cluster_is_the_one_named_else_that_of_dask_s_configuration():

@@ -5,10 +5,13 @@ import shutil
 import threading
 
 import cluster_jobs as jobs
+import dask
 import pytest
+from click.testing import CliRunner
 from loopback import wait_until
 
 from knnstore.build import IndexOptions, build_index
+from knnstore.cli.commands import main
 from knnstore.datastore.store import Datastore
 from knnstore.index import sample
 from knnstore.ingest import IngestOptions, ingest
@@ -45,9 +48,10 @@ def keys_done(folder):
     return len(list(folder.glob("books.knnstore/segments/*/commits/keys-*.json")))
 
 
-def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, reference, folder, knnstore, bytes_of):
-    done = knnstore(folder, "ingest", *INGEST, "--json", DASK_SCHEDULER_ADDRESS=cluster.address)
-    assert done.returncode == 0, done.stderr
+def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, reference, folder, bytes_of):
+    with dask.config.set({"scheduler-address": cluster.address}):
+        done = CliRunner().invoke(main, ["ingest", *INGEST, "--json"])
+    assert done.exit_code == 0, done.stderr
     assert f"3 workers at {cluster.address}" in done.stderr
     assert json.loads(done.stdout)["tasks_run"] > 3
     with cluster_runner(scheduler_file=str(cluster.scheduler_file), patience=60) as runner:

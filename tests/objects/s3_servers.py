@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -39,12 +39,24 @@ def wait_for(port):
             return
 
 
+# moto's server, but that connections stay open from one request to the next
+_MOTO = """
+import sys
+from werkzeug.serving import WSGIRequestHandler
+from moto.server import main
+
+WSGIRequestHandler.protocol_version = "HTTP/1.1"
+WSGIRequestHandler.disable_nagle_algorithm = True
+main(sys.argv[1:])
+"""
+
+
 class MotoServer:
     """moto's S3 server, a process of its own."""
 
     def __init__(self):
         self.port = free_port()
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        command = [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @property
@@ -161,6 +173,7 @@ def _handler(proxy):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+        there = None
 
         def log_message(self, *arguments):
             pass
@@ -172,11 +185,7 @@ def _handler(proxy):
                 return self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>", None)
             dropped = _HOPS | (_CONDITIONS if proxy.faults.deaf and self.command == "PUT" else set())
             headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
-            there = HTTPConnection("127.0.0.1", proxy.port, timeout=MOST_SECONDS)
-            there.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
-            found = there.getresponse()
-            data = found.read()
-            there.close()
+            found, data = self.ask(body, headers | {"Content-Length": str(len(body))})
             if fault == "lost":
                 return self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>", None)
             with proxy.lock:
@@ -184,6 +193,21 @@ def _handler(proxy):
             kept = {name: value for name, value in found.getheaders() if name.lower() not in _HOPS}
             size = found.getheader("Content-Length") if self.command == "HEAD" else len(data)
             return self.answer(found.status, kept, data, fault, size)
+
+        def ask(self, body, headers):
+            """The server's answer, by a connection that lasts as long as the client's."""
+            for _ in range(2):
+                if self.there is None:
+                    self.there = HTTPConnection("127.0.0.1", proxy.port, timeout=MOST_SECONDS)
+                    self.there.connect()
+                    self.there.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    self.there.request(self.command, self.path, body, headers)
+                    found = self.there.getresponse()
+                    return found, found.read()
+                except (RemoteDisconnected, ConnectionError):  # it had closed it
+                    self.there = None
+            raise ConnectionError(f"no answer from port {proxy.port}")
 
         def answer(self, status, headers, data, fault, size=None):
             self.send_response_only(status)
