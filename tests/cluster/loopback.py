@@ -42,6 +42,8 @@ class LoopbackCluster:
         wait_until(self.scheduler_file.is_file, "the scheduler")
         for _ in range(workers):
             self.add_worker()
+        logs = [self.folder / f"worker-{number}.log" for number in range(workers)]
+        wait_until(lambda: all("Registered to" in log.read_text() for log in logs), "the workers")
         return self
 
     def add_worker(self, *, inside=(), host=None):
