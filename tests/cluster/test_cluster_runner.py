@@ -10,7 +10,7 @@ import cluster_jobs as jobs
 import dask
 import pytest
 from distributed import LocalCluster
-from loopback import LoopbackCluster, wait_until
+from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 
 from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
@@ -185,21 +185,27 @@ def test_a_shared_value_that_goes_with_the_last_worker_is_sent_again(frail):
 
 
 def test_a_cluster_that_adapts_grows_for_a_run_and_shrinks_in_its_middle_and_loses_nothing():
-    asleep = {"n_workers": 0, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    asleep = {"n_workers": 0, "processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    adaptive = {"interval": "100ms", "wait_count": 2, "target_duration": "100ms"}
     with LocalCluster(protocol="tcp://", host="127.0.0.1", silence_logs=logging.ERROR, **asleep) as adapting:
-        adaptive = {"interval": "100ms", "wait_count": 2, "target_duration": "100ms"}
-        adapting.adapt(minimum=0, maximum=3, **adaptive)
+        workers, sent = adapting.scheduler.workers, []
+
+        def until(condition):
+            begun = time.monotonic()
+            while not condition():
+                assert time.monotonic() - begun < MOST_SECONDS
+                sent.append(len(sent))
+                yield 0.02, sent[-1]
+
+        def grow_and_shrink():
+            adapting.adapt(minimum=0, maximum=3, **adaptive)
+            yield from until(lambda: len(workers) == 3)
+            adapting.adapt(minimum=0, maximum=1, **adaptive)
+            yield from until(lambda: len(workers) == 1)
+
         with cluster_runner(adapting.scheduler_address, patience=30) as joined:
-            found, grown = [], 0
-            for result in joined.run(jobs.sleep_and_double, [(0.1, number) for number in range(40)]):
-                found.append(result)
-                if grown < 3:
-                    grown = max(grown, len(adapting.scheduler.workers))
-                    if grown == 3:
-                        adapting.adapt(minimum=0, maximum=1, **adaptive)
-            assert sorted(found) == [2 * number for number in range(40)]
-            assert grown == 3
-            wait_until(lambda: not adapting.scheduler.workers, "all workers to be let go")
+            assert sorted(joined.run(jobs.sleep_and_double, grow_and_shrink())) == [2 * number for number in sent]
+            wait_until(lambda: not workers, "all workers to be let go")
             assert list(joined.run(jobs.double, [4])) == [8]
 
 
