@@ -86,7 +86,7 @@ def test_a_merge_takes_the_largest_index_and_fills_in_the_others(indexed, tmp_pa
     assert (store.rows, report.index.plan.nlist, report.index.rows) == (3000, 32, 3000)
     np.testing.assert_allclose(found_in(store), found_in(store, method="exact"), rtol=1e-3)
     assert report.index.check.recall >= Searcher(indexed).check.recall - 0.02
-    assert 0.5 < report.index.drift < 2
+    assert 0.5 < report.index.drift < 1.2  # of all keys, two thirds of which were trained on
     assert "carry over the 32 lists of a" in changes(report.store)[-1].what
     assert merge([small, bare, indexed], tmp_path / "d.knnstore", DyingRunner(0)) == report
 
