@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
 from killing import DyingRunner, KilledError
+from living_bytes import everything_in
+from typed import answered
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
@@ -165,6 +167,28 @@ def test_what_is_removed_leaves_the_disk(living, tmp_path):
     assert not left.intersection(gone)
 
 
+def test_held_out_text_that_is_removed_leaves_the_disk_too(living, tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    needles = [b"held out.txt", *(key.tobytes() for key in KEYS[2700:])]
+    before = everything_in(root)
+    assert all(needle in before for needle in needles)
+    assert remove(root, ["held out.txt"]).heldout_tokens == 40
+    assert not any(len(Datastore(root).heldout(segment)) for segment in Datastore(root).segments)
+    compact(root, CompactOptions(), SerialRunner())
+    after = everything_in(root)
+    assert not [needle for needle in needles if needle in after]
+
+
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(living, tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    before = everything_in(root)
+    planned = answered(tmp_path, "compact", "--store", "s", "--dry-run")
+    assert (planned["due"], planned["segments"], planned["removed_rows"]) == (True, 3, 300)
+    planned = answered(tmp_path, "remove", "--store", "s", "--document", "0.txt", "--dry-run")
+    assert (planned["documents"], planned["state"]) == (3, None)
+    assert everything_in(root) == before
+
+
 def test_a_reader_that_was_there_before_keeps_its_state(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     reader = Datastore(root)
@@ -207,6 +231,14 @@ def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(living, tm
     compact(root, CompactOptions(), SerialRunner())
     with pytest.raises(UsageError, match=r"'200\.txt' matches no document"):
         remove(root, ["200.txt"])
+
+
+def test_a_state_whose_documents_are_there_already_is_not_returned_to_again(living, tmp_path):
+    """So that a command that was killed when it was done can be typed again."""
+    root = living(tmp_path / "s.knnstore")
+    first, second = restore(root, 2), restore(root, 2)
+    assert (first.to, first.state, first.rows) == (second.to, second.state, second.rows) == (2, 4, 2700)
+    assert [change.kind for change in changes(root)][3:] == ["restore"]
 
 
 def test_an_earlier_state_can_be_returned_to_until_compaction(living, tmp_path):

@@ -1,18 +1,15 @@
 """A store that grows and shrinks by the commands as typed: real LM, real text, and ``kill -9``."""
 
-import contextlib
 import getpass
-import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from killing import kill_when
 from living_bytes import everything_in
+from typed import answered, typed
 
-from knnstore.cli import main
 from knnstore.datastore.store import Datastore
 
 pytestmark = pytest.mark.slow
@@ -21,20 +18,6 @@ INGEST = ("ingest", "--corpus", "books", "--chunk-rows", "256", "--context", "12
 # the same key from the same text: int8 keys depend on their segment's scales, bfloat16 ones on a batch's padding
 INGEST += ("--dtype", "float32", "--key-dtype", "float16")
 FIXED = ("--exact", "--k", "1024", "--lambda", "0.3", "--temperature", "20", "--text", "text.txt")
-
-
-def typed(folder, *arguments):
-    """A command in this process, where the LM stays loaded; what it printed."""
-    with contextlib.chdir(folder):
-        done = CliRunner().invoke(
-            main, [*arguments, "--quiet"] if arguments[0] not in ("log", "restore") else arguments
-        )
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def answered(folder, *arguments):
-    return json.loads(typed(folder, *arguments, "--json"))
 
 
 def perplexity(folder, store, *arguments):
