@@ -3,9 +3,11 @@
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
+from knnstore.cli import main
 from knnstore.datastore.store import Datastore
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
@@ -13,19 +15,19 @@ from knnstore.living.remove import remove
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner, cluster_runner
 
-KEYS = clustered_keys(3040, 16)
+KEYS = clustered_keys(1640, 16)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """A folder with ``a``, three segments in an index of 24 lists, and ``b``, 400 other keys without one."""
+    """A folder with ``a``, three segments in an index of 24 lists, and ``b``, 300 other keys without one."""
     folder = tmp_path_factory.mktemp("living")
-    segments = [KEYS[:1500], KEYS[1500:2000], KEYS[2000:2600]]
-    options = {"document_rows": 50, "chunk_rows": 256, "key_dtype": "int8", "queries": KEYS[3000:]}
+    segments = [KEYS[:700], KEYS[700:950], KEYS[950:1300]]
+    options = {"document_rows": 50, "chunk_rows": 256, "key_dtype": "int8", "queries": KEYS[1600:]}
     digests = [bytes([number]) * 32 for number in range(1, 60)]
     store = make_store(folder / "a.knnstore", segments, **options, digests=digests)
     build_index(store, IndexOptions(nlist=24), SerialRunner(), Reporter())
-    make_store(folder / "b.knnstore", [KEYS[2600:3000]], **options, digests=digests[50:])
+    make_store(folder / "b.knnstore", [KEYS[1300:1600]], **options, digests=digests[50:])
     return folder
 
 
@@ -56,14 +58,13 @@ def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
         assert bytes_of(there / f"{name}.knnstore") == bytes_of(here / f"{name}.knnstore"), name
 
 
-def test_the_commands_join_a_cluster(cluster, reference, tmp_path, knnstore, bytes_of):
+def test_the_commands_join_a_cluster(cluster, reference, tmp_path, monkeypatch, bytes_of):
     shutil.copytree(reference, tmp_path / "w")
     remove(reference / "b.knnstore", ["0.txt"])
     compact(reference / "b.knnstore", CompactOptions(), SerialRunner())
-    done = knnstore(
-        tmp_path / "w", "remove", "--store", "b", "--document", "0.txt", "--now",
-        "--scheduler-file", str(cluster.scheduler_file),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path / "w")
+    command = ["remove", "--store", "b", "--document", "0.txt", "--now"]
+    done = CliRunner().invoke(main, [*command, "--scheduler-file", str(cluster.scheduler_file)])
+    assert done.exit_code == 0, done.output
     assert f"workers at {cluster.address}" in done.stderr
     assert bytes_of(tmp_path / "w" / "b.knnstore") == bytes_of(reference / "b.knnstore")
