@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 
 from knnstore.cli import main
 from knnstore.scheduling import SerialRunner
@@ -46,7 +47,9 @@ def kill_when(moment, folder, command):
         time.sleep(0.002)
     killed = process.is_alive()
     if killed:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has only just begun, and has no group of its own yet
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
     process.join()
     assert killed or process.exitcode == 0
     return killed

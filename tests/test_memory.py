@@ -61,7 +61,6 @@ def folder(tiny_corpus, tmp_path_factory):
 
 
 def test_every_command_stays_under_its_promise(folder):
-    document = f"books/{min(path.name for path in (folder / 'books').iterdir())}"
     commands = {
         "ingest": (
             "ingest",
@@ -74,7 +73,6 @@ def test_every_command_stays_under_its_promise(folder):
         ),
         "index": ("index", "--nlist", "32", "--pq-bytes", "8"),
         "score": ("score", "--store", "books"),
-        "remove and compact": ("remove", "--store", "books", "--document", document, "--now", "--workers", "0"),
     }
     peaks = {name: peak_of(folder, *command) for name, command in commands.items()}
     assert {name: peak for name, peak in peaks.items() if peak > PROMISE} == {}
