@@ -18,6 +18,9 @@ _DIMENSIONS_A_BYTE = 16  # of a code, at most: shorter ones find too little
 POINTS_A_LIST = 39  # fewer training points a centroid and k-means follows the noise (faiss warns at the same number)
 _LARGEST_NLIST = 2**20
 _SMALLEST_SAMPLE = 10_000
+UNSEEN_STRETCHES = 16
+"""In which keys of a training sample are kept back, evenly spread."""
+_LONGEST_STRETCH = 256
 _MOST_PQ_BYTES = 64
 _FEWEST_PROBES = 32
 _CANDIDATES = 8 * 1024  # keys met by a query, below which recall@1024 falls off
@@ -193,6 +196,15 @@ def choose_train_rows(rows: int, nlist: int, asked: int | None) -> int:
     if asked < min(rows, nlist):
         raise UsageError(f"--train-sample {asked} can't train {nlist} lists: give at least {POINTS_A_LIST * nlist}")
     return min(rows, asked)
+
+
+def unseen_rows(train_rows: int, nlist: int) -> int:
+    """Keys of a training sample that are kept back from the training: a sixteenth, in as many stretches of one length.
+
+    None of fewer than 256 keys, and 4,096 at most, which is enough for a mean; each list keeps a key to be trained on.
+    """
+    length = min(train_rows // UNSEEN_STRETCHES**2, _LONGEST_STRETCH, (train_rows - nlist) // UNSEEN_STRETCHES)
+    return UNSEEN_STRETCHES * length
 
 
 def plan_resources(

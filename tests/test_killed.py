@@ -3,11 +3,11 @@
 Also: the bytes are the same in this process and on one or two Dask workers, whatever the memory.
 """
 
-import json
 import shutil
 
 import pytest
 from killing import kill_when
+from typed import answered, typed
 
 pytestmark = pytest.mark.slow
 
@@ -16,15 +16,13 @@ INDEX = ("index", "--nlist", "32", "--pq-bytes", "8")
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_corpus, tmp_path_factory, knnstore):
+def reference(tiny_corpus, tmp_path_factory):
     """A folder with ``books/`` and its store, made in one process without interruption; and the store before index."""
     folder = tmp_path_factory.mktemp("reference")
     shutil.copytree(tiny_corpus, folder / "books")
-    done = knnstore(folder, *INGEST, "--workers", "0")
-    assert done.returncode == 0, done.stderr
+    typed(folder, *INGEST, "--workers", "0")
     shutil.copytree(folder / "books.knnstore", folder / "ingested.knnstore")
-    done = knnstore(folder, *INDEX, "--store", "books")
-    assert done.returncode == 0, done.stderr
+    typed(folder, *INDEX, "--store", "books", "--workers", "0")
     return folder
 
 
@@ -44,7 +42,7 @@ def commits(folder, pattern="*"):
     return len(list(folder.glob(f"books.knnstore/{pattern}.json")))
 
 
-def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, folder, knnstore, bytes_of):
+def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, folder, bytes_of):
     keys = "segments/0000/commits/keys-*"
     moments = [
         lambda: commits(folder, "segments/0000/segment"),
@@ -54,27 +52,23 @@ def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(r
     command = (*INGEST, "--workers", "2")
     assert [kill_when(moment, folder, command) for moment in moments] == [True] * len(moments)
     kept = commits(folder, keys)
-    done = knnstore(folder, *command, "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = answered(folder, *INGEST, "--workers", "0")
     chunks = -(-report["rows"] // 256)
     assert (report["tasks_kept"], report["tasks_run"]) == (kept, chunks - kept)  # only what was in flight again
     assert kept >= 7
     assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "ingested.knnstore")
 
 
-def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, knnstore, bytes_of):
+def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, bytes_of):
     moments = [
         lambda: commits(ingested, "index/*/commits/quantizer"),
         lambda: commits(ingested, "index/*/runs/*/commits/*"),
         lambda: commits(ingested, "index/*/lists/*/commits/lists-*") >= 5,
     ]
     assert [kill_when(moment, ingested, INDEX) for moment in moments] == [True] * len(moments)
-    unfinished = knnstore(ingested, "score", "--quiet")
-    assert unfinished.returncode == 1
-    assert "has no finished index: run 'knnstore index" in unfinished.stderr
-    done = knnstore(ingested, *INDEX)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(AssertionError, match="has no finished index: run 'knnstore index"):
+        typed(ingested, "score")
+    typed(ingested, *INDEX, "--workers", "0")
     assert bytes_of(ingested / "books.knnstore") == bytes_of(reference / "books.knnstore")
 
 

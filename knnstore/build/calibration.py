@@ -25,7 +25,7 @@ from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.exact import exact_search
 from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
 from knnstore.index.plan import CHECKED_NEIGHBOURS, PLAN_FILE, IndexFolder, IndexPlan
-from knnstore.index.quantiser import Float32, Quantiser, save_quantiser, train_codebooks
+from knnstore.index.quantiser import Float32, Quantiser, TrainingErrors, save_quantiser, train_codebooks
 from knnstore.index.search import Searcher
 from knnstore.index.train import PQ_ROWS, decode, train_axes
 from knnstore.objects.path import ObjectPath
@@ -71,7 +71,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
             index.root.mkdir(parents=True)
             write_json(index.root / PLAN_FILE, to_json(plan))
             index.commits.prepare()
-            save_quantiser(index, quantiser, 1.0)
+            save_quantiser(index, quantiser, TrainingErrors(1.0, None))
             clock = StageClock()
             fill_lists(index, excerpt.root, segment, 1, runner=SerialRunner(), reporter=clock)
             check_key, check_once = _checking_seconds(excerpt, index, keys, quantiser)

@@ -28,7 +28,7 @@ from knnstore.index.plan import (
     open_index,
     segment_reference,
 )
-from knnstore.index.quantiser import TASK, save_quantiser
+from knnstore.index.quantiser import TASK, load_training_errors, save_quantiser
 from knnstore.index.sample import gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.index.train import train
 from knnstore.objects.path import path_of
@@ -37,7 +37,7 @@ from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 DRIFT_DUE = 1.25
-"""Quantisation error of later keys, by the training sample's, from which on training anew pays."""
+"""Quantisation error of later keys, by that of unseen keys at the training, from which on training anew pays."""
 GROWTH_DUE = 8.0
 """Keys, by those trained on, from which on there are too few lists."""
 
@@ -46,9 +46,10 @@ GROWTH_DUE = 8.0
 class IndexReport:
     """A finished index of ``rows`` keys, ``new_rows`` of them added by this run.
 
-    ``drift``: quantisation error of the keys that were added after the training, by that of the training sample;
-    None where none were. ``built`` is False where nothing was left to do. ``dropped``: keys whose copy in corpus order
-    this run gave up, and ``freed`` the bytes that left the disk by that; what readers have open goes when they end.
+    ``drift``: quantisation error of the keys that were added after the training, by that of keys of the sample that
+    weren't trained on either; None where none were added. ``built`` is False where nothing was left to do.
+    ``dropped``: keys whose copy in corpus order this run gave up, and ``freed`` the bytes that left the disk by that;
+    what readers have open goes when they end.
     """
 
     name: str
@@ -190,6 +191,6 @@ def _drift(folder: IndexFolder, store: Datastore) -> float | None:
     if not later:
         return None
     errors = [float(folder.list_commits(reference).require(OFFSETS).facts["error"]) for reference in later]
-    trained = float(folder.commits.require(TASK).facts["error"])
+    expected = load_training_errors(folder).expected
     mean = sum(e * r.rows for e, r in zip(errors, later, strict=True)) / sum(r.rows for r in later)
-    return round(mean / trained, 4) if trained else None
+    return round(mean / expected, 4) if expected else None

@@ -43,8 +43,9 @@ def sweep(root: Path) -> Swept:
     ever = {name for change in known for name in change.state.segments}
     for path in _folders(root / "segments", SEGMENT_NAME):
         if path.name in ever - segments:
-            # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew
-            swept.bytes += remove_tree(path) + remove_tree(root / "suffixes")
+            # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew; it goes first,
+            # since a sweep that is cut short goes on as long as the segment is there
+            swept.bytes += remove_tree(root / "suffixes") + remove_tree(path)
         elif all(path.name in (state.dropped or ()) for state in contents if path.name in state.segments):
             swept.bytes += _remove_keys(path)
     indexes = {state.index for state in (present, *held)}

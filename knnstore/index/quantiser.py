@@ -201,14 +201,38 @@ def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
     return np.asarray(faiss.vector_to_array(product.centroids)).reshape(pq_bytes, PQ_LEVELS, -1)
 
 
-def save_quantiser(folder: IndexFolder, quantiser: Quantiser, error: float) -> None:
-    """Write the arrays and commit them; ``error`` is the mean quantisation error of the training sample."""
+@dataclass(frozen=True, slots=True)
+class TrainingErrors:
+    """Mean squared quantisation errors of the keys ``seen`` by the training, and of some of their kind that were not.
+
+    ``unseen`` is None where there were too few keys to keep any back, and in older indexes.
+    """
+
+    seen: float
+    unseen: float | None
+
+    @property
+    def expected(self) -> float:
+        """The error to expect of later keys of the same kind."""
+        return self.seen if self.unseen is None else self.unseen
+
+
+def save_quantiser(folder: IndexFolder, quantiser: Quantiser, errors: TrainingErrors) -> None:
+    """Write the arrays and commit them, with the errors among the commit's facts."""
     files = []
     for name, array in _arrays(quantiser).items():
         path = folder.quantizer(name)
         files += create_array(path, array.shape, len(array), array.dtype, "none")
         files.append(write_chunk(path, 0, array))
-    folder.commits.commit(TASK, list(dict.fromkeys(files)), error=error)
+    unseen = {} if errors.unseen is None else {"unseen_error": errors.unseen}
+    folder.commits.commit(TASK, list(dict.fromkeys(files)), error=errors.seen, **unseen)
+
+
+def load_training_errors(folder: IndexFolder) -> TrainingErrors:
+    """The errors that were measured when the index's quantisers were made."""
+    facts = folder.commits.require(TASK).facts
+    unseen = facts.get("unseen_error")
+    return TrainingErrors(float(facts["error"]), None if unseen is None else float(unseen))
 
 
 def load_quantiser(folder: IndexFolder) -> Quantiser:

@@ -3,8 +3,9 @@
 A centroid is the mean of a few keys, and of a single one where that lies far from all others. So keys that must leave
 no trace have to leave the quantisers too. The lists keep their members: each centroid becomes the mean of them, each
 cell that of its lists, and the codebooks, with the axes of a rotation, are trained on what the keys then differ from
-their centroids by. Nothing of the old quantisers is left in the new but which keys lie together; codes have to be made
-again, lists have not.
+their centroids by. A sixteenth of the members, at most, is kept back from that, to measure the error of unseen keys.
+Nothing of the old quantisers is left in the new but which keys lie together; codes have to be made again, lists have
+not.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +15,18 @@ import numpy as np
 from knnstore.index.kmeans import Float32, Int64, allot
 from knnstore.index.lists import SegmentLists
 from knnstore.index.plan import IndexPlan
-from knnstore.index.quantiser import Quantiser
-from knnstore.index.train import PQ_ROWS, decode, train_codes
+from knnstore.index.quantiser import Quantiser, TrainingErrors
+from knnstore.index.train import PQ_ROWS, decode, mean_error, train_codes
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it
+_KEPT_BACK, _MOST_KEPT_BACK = 16, 4096  # every sixteenth key, of the lists laid end to end, or fewer
 _FAR = 16.0  # times the norm of the longest centroid
 
 
 def recentre(
     quantiser: Quantiser, parts: Sequence[SegmentLists], plan: IndexPlan, advance: Callable[[int], None]
-) -> tuple[Quantiser, float]:
-    """The quantisers of the keys in ``parts`` that aren't hidden, and their mean squared error on a sample of those.
+) -> tuple[Quantiser, TrainingErrors]:
+    """The quantisers of the keys in ``parts`` that aren't hidden, and their errors.
 
     ``parts``: lists under ``quantiser``, with one key at least; ``plan``: of the new quantisers, for seed, code bytes
     and rotation. A list without any key gets a centroid that is farther from every key than all others, so that it is
@@ -32,18 +34,27 @@ def recentre(
     """
     live: Int64 = np.sum([part.live for part in parts], axis=0)
     quotas = allot(live, min(int(live.sum()), PQ_ROWS))
-    centroids, sample = np.empty_like(quantiser.centroids), []
+    members_in_all = int(np.minimum(live, np.maximum(_MOST_MEMBERS, quotas)).sum())
+    every = max(_KEPT_BACK, -(-members_in_all // _MOST_KEPT_BACK))
+    centroids, sample, kept_back, passed = np.empty_like(quantiser.centroids), [], [], 0
     for number in np.flatnonzero(live).tolist():
-        quota = int(quotas[number])
-        members = _members(parts, number, max(_MOST_MEMBERS, quota))
-        centroids[number] = members.mean(axis=0, dtype=np.float64)
-        sample.append(members[np.arange(quota) * len(members) // max(1, quota)])
+        members = _members(parts, number, max(_MOST_MEMBERS, int(quotas[number])))
+        unseen = (np.arange(passed, passed + len(members)) + 1) % every == 0
+        unseen[0] &= len(members) > 1
+        passed += len(members)
+        seen = members[~unseen]
+        centroids[number] = seen.mean(axis=0, dtype=np.float64)
+        quotas[number] = quota = min(int(quotas[number]), len(seen))
+        sample.append(seen[np.arange(quota) * len(seen) // max(1, quota)])
+        kept_back.append((members[unseen], np.full(unseen.sum(), number)))
         advance(1)
     cells = _cell_means(centroids, live, quantiser.cells_of_lists(), len(quantiser.cells))
     centroids[live == 0] = _beyond(centroids[live > 0])
     keys, lists = np.concatenate(sample), np.repeat(np.arange(len(live)), quotas)
     made = Quantiser(cells, centroids, *train_codes(plan, keys - centroids[lists]))
-    return made, float(made.errors(keys, lists, made.encode(keys, lists)).mean(dtype=np.float64))
+    others, theirs = (np.concatenate(pieces) for pieces in zip(*kept_back, strict=True))
+    unseen_error = mean_error(made, others, theirs) if len(others) else None
+    return made, TrainingErrors(mean_error(made, keys, lists), unseen_error)
 
 
 def _members(parts: Sequence[SegmentLists], number: int, most: int) -> Float32:

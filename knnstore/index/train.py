@@ -9,9 +9,9 @@ import torch
 
 from knnstore.index.kmeans import Float32, Int64, two_level_kmeans
 from knnstore.index.plan import IndexPlan
-from knnstore.index.quantiser import Quantiser, train_codebooks
+from knnstore.index.quantiser import Quantiser, TrainingErrors, train_codebooks
 from knnstore.index.rotation import optimised_axes, principal_axes, rotate
-from knnstore.planning import parse_rotation
+from knnstore.planning import UNSEEN_STRETCHES, parse_rotation, unseen_rows
 
 PQ_ROWS = 65_536
 """Keys, at most, that the codebooks are trained on."""
@@ -44,20 +44,43 @@ def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
     return keys
 
 
-def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tuple[Quantiser, float]:
-    """The quantisers of a plan, and their mean squared error on the sample, against which later keys are measured.
+def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tuple[Quantiser, TrainingErrors]:
+    """The quantisers of a plan, and their errors, against which those of later keys are held.
 
     The same bytes for the same plan and sample. ``advance`` is told of keys done.
     """
-    rows = len(sample.stored)
-    cells, centroids = two_level_kmeans(sample.take, rows, plan.nlist, plan.cells, seed=plan.seed, advance=advance)
+    seen, unseen = divide(len(sample.stored), plan.nlist)
+    cells, centroids = two_level_kmeans(
+        lambda places: sample.take(seen[places]), len(seen), plan.nlist, plan.cells, seed=plan.seed, advance=advance
+    )
     generator = np.random.default_rng(plan.seed)
-    chosen = np.sort(generator.choice(rows, min(rows, PQ_ROWS), replace=False))
-    keys = sample.take(chosen)
+    chosen = np.sort(generator.choice(len(seen), min(len(seen), PQ_ROWS), replace=False))
+    keys = sample.take(seen[chosen])
     unfinished = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
     lists = unfinished.assign(keys)
     trained = Quantiser(cells, centroids, *train_codes(plan, keys - centroids[lists]))
-    return trained, float(trained.errors(keys, lists, trained.encode(keys, lists)).mean(dtype=np.float64))
+    others = sample.take(unseen)
+    errors = TrainingErrors(
+        mean_error(trained, keys, lists), mean_error(trained, others, trained.assign(others)) if len(unseen) else None
+    )
+    advance(len(unseen))
+    return trained, errors
+
+
+def divide(rows: int, nlist: int) -> tuple[Int64, Int64]:
+    """The rows of a sample that are trained on, and those that are kept back: int64, ascending.
+
+    These lie in stretches that are spread evenly: neighbours in a text are alike, so one of them tells of the other.
+    """
+    length = unseen_rows(rows, nlist) // UNSEEN_STRETCHES
+    starts = np.arange(UNSEEN_STRETCHES) * rows // UNSEEN_STRETCHES
+    unseen = (starts[:, None] + np.arange(length)).ravel()
+    return np.delete(np.arange(rows), unseen), unseen
+
+
+def mean_error(quantiser: Quantiser, keys: Float32, lists: Int64) -> float:
+    """The mean squared quantisation error of keys (n, d), n > 0, in their lists (n,)."""
+    return float(quantiser.errors(keys, lists, quantiser.encode(keys, lists)).mean(dtype=np.float64))
 
 
 def train_axes(plan: IndexPlan, residuals: Float32) -> Float32 | None:

@@ -20,7 +20,7 @@ from knnstore.datastore.store import Datastore, index_root, segment_root
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.index.lists import SegmentLists
 from knnstore.index.plan import PLAN_FILE, IndexFolder, IndexPlan, RecentredPlan, open_index, segment_reference
-from knnstore.index.quantiser import TASK, load_quantiser, save_quantiser
+from knnstore.index.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
 from knnstore.index.recentre import recentre
 from knnstore.index.train import PQ_ROWS
 from knnstore.living.copying import Origins, Source
@@ -78,7 +78,7 @@ def carry_index(
     if folder.root.resolve() != given.root.resolve():
         _begin(folder)
         if folder.commits.find(TASK) is None and whole:
-            save_quantiser(folder, load_quantiser(given), float(given.commits.require(TASK).facts["error"]))
+            save_quantiser(folder, load_quantiser(given), load_training_errors(given))
         elif folder.commits.find(TASK) is None:
             task = RecentreTask(root.absolute(), plan.name, segment.root.name, listed)
             with reporter.bar("recentre", plan.nlist, "lists") as advance:

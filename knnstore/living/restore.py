@@ -28,7 +28,8 @@ class RestoreReport:
 def restore(root: Path, to: int | None = None) -> RestoreReport:
     """Give the store the documents of an earlier state, by default of the last that had others.
 
-    The index is the present one: an earlier one isn't kept. Raises UsageError for a state that is out of reach.
+    The index is the present one: an earlier one isn't kept. Nothing changes if the documents are the present ones, as
+    after an interruption. Raises UsageError for a state that is out of reach.
     """
     with writing(root):
         store = Datastore(root)
@@ -40,7 +41,8 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
         restored = store.at(state)
         rows, what = restored.live_rows, f"return to state {wanted.state}"
         unindexed = sum(segment.rows for segment in restored.segments if segment.root.name not in state.indexed)
-        state = publish(root, state, "restore", what, to=wanted.state)
+        if _documents(wanted) != _documents(store.manifest):
+            state = publish(root, state, "restore", what, to=wanted.state)
         return RestoreReport(root, wanted.state, state.state, rows, unindexed)
 
 
@@ -48,8 +50,7 @@ def _wanted(store: Datastore, to: int | None) -> Manifest:
     present = store.manifest
     reach = [change.state for change in within_reach(store.root) if change.state.segments]
     for state in reversed(reach):
-        others = (state.segments, state.removed) != (present.segments, present.removed)
-        if state.state == to or (to is None and others):
+        if state.state == to or (to is None and _documents(state) != _documents(present)):
             return state
     if to is None:
         raise UsageError(
@@ -57,6 +58,11 @@ def _wanted(store: Datastore, to: int | None) -> Manifest:
         )
     known = ", ".join(str(state.state) for state in reach)
     raise UsageError(f"{store.root} can't return to state {to}: those since the last compaction are {known}")
+
+
+def _documents(state: Manifest) -> tuple[tuple[str, ...], str | None]:
+    """What says which documents a state has."""
+    return state.segments, state.removed
 
 
 def _indexed(store: Datastore) -> tuple[str, ...]:

@@ -34,6 +34,6 @@ def _drift(report: IndexReport) -> str:
     due = report.drift > DRIFT_DUE or grown > GROWTH_DUE
     advice = ": train anew with 'knnstore index --overwrite'" if due else ", no need to train anew"
     return (
-        f"drift     keys added since the training: {report.drift:.2f} of its quantisation error; "
-        f"{grown:.1f} of its keys in all{advice}\n"
+        f"drift     keys added since the training: {report.drift:.2f} times the quantisation error to expect; "
+        f"{grown:.1f} times its keys in all{advice}\n"
     )

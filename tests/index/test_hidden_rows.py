@@ -14,8 +14,11 @@ from knnstore.datastore.removed import joined, load_removed, save_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError
+from knnstore.index.plan import open_index
+from knnstore.index.quantiser import load_training_errors
 from knnstore.index.sample import choose_rows
 from knnstore.index.search import Searcher
+from knnstore.index.train import divide
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
@@ -119,7 +122,9 @@ def test_a_new_segment_gets_lists_of_its_own_and_nothing_else_is_touched(many, b
     second = index(Datastore(both.root))
     assert (second.name, second.new_rows, second.rows) == (first.name, 700, 2700)
     assert first.drift is None
-    assert 0.5 < second.drift < 2  # the same clusters
+    assert 0.85 < second.drift < 1.15  # the same clusters
+    errors = load_training_errors(open_index(both.root, first.name))
+    assert second.drift * errors.unseen > 1.2 * errors.seen  # keys that were trained on are known better than any
     after = bytes_of(both.root)
     assert {name: after[name] for name in before} == before
     assert {name.split("/")[3] for name in after.keys() - before.keys() - {"knnstore.json"}} == {"0001"}
@@ -136,6 +141,19 @@ def test_keys_unlike_those_trained_on_are_said_to_drift(tmp_path):
     index(Datastore(store.root), nlist=16)
     publish(store.root, replace(Datastore(store.root).manifest, segments=("0000", "0001")), "ingest", "for a test")
     assert index(Datastore(store.root)).drift > 2
+
+
+@pytest.mark.parametrize(("rows", "nlist", "kept_back"), [
+    (255, 1, 0), (256, 1, 16), (10_000, 64, 624), (163_840, 4096, 4096), (10**7, 4096, 4096), (300, 300, 0),
+    (1000, 980, 16),
+])  # fmt: skip
+def test_a_sixteenth_of_the_sample_is_kept_back_in_stretches_spread_evenly(rows, nlist, kept_back):
+    seen, unseen = divide(rows, nlist)
+    assert len(unseen) == kept_back
+    assert len(seen) >= nlist
+    assert np.array_equal(np.sort(np.concatenate([seen, unseen])), np.arange(rows))
+    starts = unseen[:: kept_back // 16] if kept_back else []
+    assert np.array_equal(starts, np.arange(16) * rows // 16 if kept_back else [])
 
 
 def test_a_damaged_table_of_removed_documents_hides_nothing_silently(many):

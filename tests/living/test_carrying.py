@@ -36,9 +36,28 @@ def made(root, keys, *, first=0, nlist=None, **options):
     return Datastore(root)
 
 
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """2000 keys in 32 lists. Read only."""
+    return made(tmp_path_factory.mktemp("indexed") / "a.knnstore", KEYS[:2000], nlist=32)
+
+
 @pytest.fixture
-def indexed(tmp_path):
-    return made(tmp_path / "a.knnstore", KEYS[:2000], nlist=32)
+def short_runs(monkeypatch):
+    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
+    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+
+
+@pytest.fixture(scope="module")
+def merged(indexed, tmp_path_factory):
+    """``indexed`` merged with 500 keys that have no index, in runs of a chunk; those, and the tasks that ran."""
+    folder, every = tmp_path_factory.mktemp("merged"), DyingRunner()
+    bare = made(folder / "c.knnstore", KEYS[2500:3000], first=2500)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("knnstore.planning._RUN_BYTES", 1)
+        patched.setattr("knnstore.planning._MOST_RUNS", 10**6)
+        whole = merge([bare, indexed], folder / "whole.knnstore", every).store
+    return bare, whole, sorted(every.ran)
 
 
 def found_in(store, **arguments):
@@ -86,7 +105,7 @@ def test_a_merge_takes_the_largest_index_and_fills_in_the_others(indexed, tmp_pa
     assert (store.rows, report.index.plan.nlist, report.index.rows) == (3000, 32, 3000)
     np.testing.assert_allclose(found_in(store), found_in(store, method="exact"), rtol=1e-3)
     assert report.index.check.recall >= Searcher(indexed).check.recall - 0.02
-    assert 0.5 < report.index.drift < 2
+    assert 0.5 < report.index.drift < 1.2  # of all keys, two thirds of which were trained on
     assert "carry over the 32 lists of a" in changes(report.store)[-1].what
     assert merge([small, bare, indexed], tmp_path / "d.knnstore", DyingRunner(0)) == report
 
@@ -99,17 +118,15 @@ def test_stores_without_an_index_make_one_without(tmp_path):
 
 
 @pytest.mark.parametrize("left", [5, 8, 12, 18, 25])
-def test_killed_anywhere_it_ends_with_the_same_bytes(indexed, tmp_path, bytes_of, monkeypatch, left):
-    bare = made(tmp_path / "c.knnstore", KEYS[2500:3000], first=2500)
-    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
-    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
-    every, first, second = DyingRunner(), DyingRunner(left), DyingRunner()
-    merge([bare, indexed], tmp_path / "whole.knnstore", every)
+@pytest.mark.usefixtures("short_runs")
+def test_killed_anywhere_it_ends_with_the_same_bytes(indexed, merged, tmp_path, bytes_of, left):
+    bare, whole, tasks = merged
+    first, second = DyingRunner(left), DyingRunner()
     with pytest.raises(KilledError):
         merge([bare, indexed], tmp_path / "d.knnstore", first)
     merge([bare, indexed], tmp_path / "d.knnstore", second)
-    assert sorted(first.ran + second.ran) == sorted(every.ran)
-    assert bytes_of(tmp_path / "d.knnstore") == bytes_of(tmp_path / "whole.knnstore")
+    assert sorted(first.ran + second.ran) == tasks
+    assert bytes_of(tmp_path / "d.knnstore") == bytes_of(whole)
 
 
 def test_the_memory_leaves_no_trace_in_the_bytes(indexed, tmp_path, bytes_of, monkeypatch):

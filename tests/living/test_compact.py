@@ -1,9 +1,14 @@
 """Compaction: one segment of what is left, found by the same searches; then what was removed leaves the disk."""
 
+import shutil
+from functools import cache
+
 import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
 from killing import DyingRunner, KilledError
+from living_bytes import everything_in
+from typed import answered
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
@@ -19,19 +24,50 @@ from knnstore.scheduling import SerialRunner
 KEYS = clustered_keys(2740, 16)
 
 
+@pytest.fixture(scope="module")
+def living(tmp_path_factory):
+    """``living(root, removed, key_dtype)``: three segments in documents of 100 rows, indexed, with a document of each
+    removed; each made once and copied.
+    """
+
+    @cache
+    def made(removed, key_dtype):
+        if removed:
+            root = living(tmp_path_factory.mktemp("living") / "s.knnstore", (), key_dtype)
+            remove(root, removed)
+            return root
+        root = tmp_path_factory.mktemp("indexed") / "s.knnstore"
+        segments = [KEYS[:1200], KEYS[1200:2000], KEYS[2000:2700]]
+        make_store(root, segments, queries=KEYS[2700:], document_rows=100, chunk_rows=256, key_dtype=key_dtype)
+        build_index(Datastore(root), IndexOptions(nlist=16), SerialRunner(), Reporter())
+        return root
+
+    def living(root, removed=("200.txt",), key_dtype="float16"):
+        return shutil.copytree(made(removed, key_dtype), root)
+
+    return living
+
+
 @pytest.fixture(params=["float16", "int8"])
-def root(request, tmp_path):
-    """Three segments in documents of 100 rows, indexed, with a document of each removed."""
+def root(request, living, tmp_path):
     return living(tmp_path / "s.knnstore", key_dtype=request.param)
 
 
-def living(root, removed=("200.txt",), **options):
-    segments = [KEYS[:1200], KEYS[1200:2000], KEYS[2000:2700]]
-    make_store(root, segments, queries=KEYS[2700:], document_rows=100, chunk_rows=256, **options)
-    build_index(Datastore(root), IndexOptions(nlist=16), SerialRunner(), Reporter())
-    if removed:
-        remove(root, removed)
-    return root
+@pytest.fixture
+def short_runs(monkeypatch):
+    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
+    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
+
+
+@pytest.fixture(scope="module")
+def compacted(living, tmp_path_factory):
+    """A store compacted without interruption, in runs of a chunk, and the tasks that ran."""
+    whole, every = living(tmp_path_factory.mktemp("whole") / "s.knnstore"), DyingRunner()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("knnstore.planning._RUN_BYTES", 1)
+        patched.setattr("knnstore.planning._MOST_RUNS", 10**6)
+        compact(whole, CompactOptions(), every)
+    return whole, sorted(every.ran)
 
 
 def search(root, **arguments):
@@ -70,7 +106,7 @@ def test_a_compacted_store_finds_what_it_found_before(root):
     assert report.held == ()
 
 
-def test_lists_that_were_copied_are_those_that_a_build_would_make(tmp_path, bytes_of):
+def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_path, bytes_of):
     """Same quantisers, same keys: regrouping the old lists and filling new ones leave the same bytes."""
     root = living(tmp_path / "s.knnstore", removed=())
     name = Datastore(root).manifest.index
@@ -90,23 +126,21 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(tmp_path, byte
 
 
 @pytest.mark.parametrize("left", [0, 3, 9, 12, 15, 20])
-def test_a_killed_compaction_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, bytes_of, left):
-    monkeypatch.setattr("knnstore.planning._RUN_BYTES", 1)
-    monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
-    whole, killed = living(tmp_path / "a.knnstore"), living(tmp_path / "b.knnstore")
-    every = DyingRunner()
-    compact(whole, CompactOptions(), every)
+@pytest.mark.usefixtures("short_runs")
+def test_a_killed_compaction_goes_on_and_ends_with_the_same_bytes(living, compacted, tmp_path, bytes_of, left):
+    whole, tasks = compacted
+    killed = living(tmp_path / "b.knnstore")
     before = search(killed)
     first, second = DyingRunner(left), DyingRunner()
     with pytest.raises(KilledError):
         compact(killed, CompactOptions(), first)
     np.testing.assert_array_equal(search(killed)[0], before[0])  # nothing has happened yet
     compact(killed, CompactOptions(), second)
-    assert sorted(first.ran + second.ran) == sorted(every.ran)  # nothing twice
+    assert sorted(first.ran + second.ran) == tasks  # nothing twice
     assert bytes_of(killed) == bytes_of(whole)
 
 
-def test_a_compaction_that_was_given_up_leaves_nothing_behind(tmp_path, bytes_of):
+def test_a_compaction_that_was_given_up_leaves_nothing_behind(living, tmp_path, bytes_of):
     root = living(tmp_path / "s.knnstore")
     with pytest.raises(KilledError):
         compact(root, CompactOptions(), DyingRunner(4))
@@ -116,7 +150,7 @@ def test_a_compaction_that_was_given_up_leaves_nothing_behind(tmp_path, bytes_of
     assert Datastore(root).rows == 2100
 
 
-def test_what_is_removed_leaves_the_disk(tmp_path):
+def test_what_is_removed_leaves_the_disk(living, tmp_path):
     """Neither a key nor a value, code or name of the removed documents is in any file of the store."""
     root = living(tmp_path / "s.knnstore", key_dtype="float16")
     keys = [KEYS[first + 200 : first + 300].astype(np.float16) for first in (0, 1200, 2000)]
@@ -133,20 +167,40 @@ def test_what_is_removed_leaves_the_disk(tmp_path):
     assert not left.intersection(gone)
 
 
-def test_a_reader_that_was_there_before_keeps_its_state(tmp_path):
+def test_held_out_text_that_is_removed_leaves_the_disk_too(living, tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    needles = [b"held out.txt", *(key.tobytes() for key in KEYS[2700:])]
+    before = everything_in(root)
+    assert all(needle in before for needle in needles)
+    assert remove(root, ["held out.txt"]).heldout_tokens == 40
+    assert not any(len(Datastore(root).heldout(segment)) for segment in Datastore(root).segments)
+    compact(root, CompactOptions(), SerialRunner())
+    after = everything_in(root)
+    assert not [needle for needle in needles if needle in after]
+
+
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(living, tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    before = everything_in(root)
+    planned = answered(tmp_path, "compact", "--store", "s", "--dry-run")
+    assert (planned["due"], planned["segments"], planned["removed_rows"]) == (True, 3, 300)
+    planned = answered(tmp_path, "remove", "--store", "s", "--document", "0.txt", "--dry-run")
+    assert (planned["documents"], planned["state"]) == (3, None)
+    assert everything_in(root) == before
+
+
+def test_a_reader_that_was_there_before_keeps_its_state(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     reader = Datastore(root)
     searcher = Searcher(reader)
-    before = searcher.search(KEYS[2700:], 80, 16, rows=True)
+    before, values = searcher.search(KEYS[2700:], 80, 16, rows=True), reader.segments[2].values(0, 700)
     state = reader.manifest.state
     report = compact(root, CompactOptions(), SerialRunner())
     assert report.held == (state,)
     assert Datastore(root).rows == 2400
     again = Searcher(reader).search(KEYS[2700:], 80, 16, rows=True)
     np.testing.assert_array_equal(again.rows, before.rows)
-    np.testing.assert_array_equal(
-        reader.segments[2].values(0, 700), Datastore.__call__ and reader.segments[2].values(0, 700)
-    )
+    assert (reader.segments[2].values(0, 700) == values).all()
     assert {path.name for path in (root / "segments").iterdir()} == {"0000", "0001", "0002", "0003"}
     reader.close()
     swept = compact(root, CompactOptions(), SerialRunner())
@@ -155,7 +209,7 @@ def test_a_reader_that_was_there_before_keeps_its_state(tmp_path):
     assert {path.name for path in (root / "segments").iterdir()} == {"0003"}
 
 
-def test_the_policy_waits_for_many_segments_or_removed_keys(tmp_path):
+def test_the_policy_waits_for_many_segments_or_removed_keys(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     due = lambda **options: plan_compaction(Datastore(root), CompactOptions(**options)).due  # noqa: E731
     assert due()
@@ -168,7 +222,7 @@ def test_the_policy_waits_for_many_segments_or_removed_keys(tmp_path):
     assert not due()
 
 
-def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(tmp_path):
+def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     state = Datastore(root).manifest.state
     again = remove(root, ["200.txt"])
@@ -179,7 +233,15 @@ def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(tmp_path):
         remove(root, ["200.txt"])
 
 
-def test_an_earlier_state_can_be_returned_to_until_compaction(tmp_path):
+def test_a_state_whose_documents_are_there_already_is_not_returned_to_again(living, tmp_path):
+    """So that a command that was killed when it was done can be typed again."""
+    root = living(tmp_path / "s.knnstore")
+    first, second = restore(root, 2), restore(root, 2)
+    assert (first.to, first.state, first.rows) == (second.to, second.state, second.rows) == (2, 4, 2700)
+    assert [change.kind for change in changes(root)][3:] == ["restore"]
+
+
+def test_an_earlier_state_can_be_returned_to_until_compaction(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     assert [change.kind for change in changes(root)] == ["ingest", "index", "remove"]
     report = restore(root)
@@ -204,7 +266,7 @@ def test_a_store_without_an_index_is_compacted_too(tmp_path):
     assert (report.rows, store.rows, store.manifest.index) == (1000, 1000, None)
 
 
-def test_everything_can_be_removed(tmp_path):
+def test_everything_can_be_removed(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     remove(root, ["*"])
     found = Searcher(Datastore(root)).search(KEYS[:3], 5, 16, rows=True)

@@ -1,16 +1,15 @@
 """A store that grows and shrinks by the commands as typed: real LM, real text, and ``kill -9``."""
 
-import contextlib
-import json
+import getpass
+import re
 import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from killing import kill_when
 from living_bytes import everything_in
+from typed import answered, typed
 
-from knnstore.cli import main
 from knnstore.datastore.store import Datastore
 
 pytestmark = pytest.mark.slow
@@ -21,49 +20,36 @@ INGEST += ("--dtype", "float32", "--key-dtype", "float16")
 FIXED = ("--exact", "--k", "1024", "--lambda", "0.3", "--temperature", "20", "--text", "text.txt")
 
 
-def typed(folder, *arguments):
-    """A command in this process, where the LM stays loaded; what it printed."""
-    with contextlib.chdir(folder):
-        done = CliRunner().invoke(
-            main, [*arguments, "--quiet"] if arguments[0] not in ("log", "restore") else arguments
-        )
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def answered(folder, *arguments):
-    return json.loads(typed(folder, *arguments, "--json"))
-
-
 def perplexity(folder, store, *arguments):
     return answered(folder, "score", "--store", store, *FIXED, *arguments)["knn"]["perplexity"]
 
 
 @pytest.fixture(scope="module")
 def grown(tiny_corpus, tmp_path_factory):
-    """A folder with ``books/`` of seven documents, an eighth in ``text.txt`` to score, and stores: ``s`` got them in
-    two parts, ``whole`` at once, ``fewer`` all but one.
+    """A folder with stores of seven documents, an eighth in ``text.txt`` to score: ``s`` got the six in ``books/``, in
+    two parts, ``last`` the seventh, ``whole`` all at once, ``fewer`` all but one. Also the names of that one, which
+    ``s`` has, and of the seventh.
     """
     folder = tmp_path_factory.mktemp("grown")
-    (folder / "books").mkdir()
     *documents, text = sorted(tiny_corpus.iterdir())
     shutil.copy(text, folder / "text.txt")
-    for path in documents[:4]:
-        shutil.copy(path, folder / "books")
-    typed(folder, *INGEST, "--store", "s", "--holdout", "0")
+
+    def ingest(store, some):
+        shutil.rmtree(folder / "books", ignore_errors=True)
+        (folder / "books").mkdir()
+        for path in some:
+            shutil.copy(path, folder / "books")
+        typed(folder, *INGEST, "--store", store, "--holdout", "0")
+
+    ingest("last", documents[6:])
+    ingest("fewer", documents[:2] + documents[3:])
+    ingest("whole", documents)
+    ingest("s", documents[:4])
     typed(folder, "index", "--store", "s", "--nlist", "16")
     shutil.copytree(folder / "s.knnstore", folder / "young.knnstore")
-    for path in documents[4:]:
-        shutil.copy(path, folder / "books")
-    typed(folder, *INGEST, "--store", "s", "--holdout", "0")
+    ingest("s", documents[:6])
     typed(folder, "index", "--store", "s", "--nlist", "16")
-    typed(folder, *INGEST, "--store", "whole", "--holdout", "0")
-    shutil.copytree(folder / "books", folder / "all")
-    (folder / "books" / documents[2].name).unlink()
-    typed(folder, *INGEST, "--store", "fewer", "--holdout", "0")
-    shutil.rmtree(folder / "books")
-    (folder / "all").rename(folder / "books")
-    return folder, f"books/{documents[2].name}"
+    return folder, f"books/{documents[2].name}", f"books/{documents[6].name}"
 
 
 @pytest.fixture
@@ -72,16 +58,16 @@ def folder(grown, tmp_path):
     return tmp_path / "work"
 
 
-def test_growing_and_shrinking_a_store_gives_the_perplexity_of_one_made_at_once(grown, folder):
-    name = grown[1]
+def test_a_store_that_grew_shrank_was_compacted_and_merged_has_the_perplexity_of_one_made_at_once(grown, folder):
+    _, name, last = grown
     whole, fewer = perplexity(folder, "whole"), perplexity(folder, "fewer")
-    assert perplexity(folder, "s") == pytest.approx(whole, rel=5e-5)
     assert fewer != pytest.approx(whole, rel=5e-4)
-    every_list = perplexity(folder, "s", "--without", name)
-    assert every_list == pytest.approx(fewer, rel=5e-5)
+    assert perplexity(folder, "whole", "--without", name) == pytest.approx(fewer, rel=5e-5)
+    assert perplexity(folder, "s") == pytest.approx(perplexity(folder, "whole", "--without", last), rel=5e-5)
     report = answered(folder, "remove", "--store", "s", "--document", name)
     assert (report["documents"], report["names"]) == (1, [name])
-    assert perplexity(folder, "s") == pytest.approx(fewer, rel=5e-5)
+    neither = perplexity(folder, "whole", "--without", last, "--without", name)
+    assert perplexity(folder, "s") == pytest.approx(neither, rel=5e-5)
 
     (store,) = [Datastore(folder / "s.knnstore")]
     segment = store.segments[0]
@@ -95,9 +81,10 @@ def test_growing_and_shrinking_a_store_gives_the_perplexity_of_one_made_at_once(
     typed(folder, "compact", "--store", "s")
     after = everything_in(folder / "s.knnstore")
     assert not [needle for needle in needles if needle in after]
-    assert segment.keys is not None and len(after) < len(before)
-    assert perplexity(folder, "s") == pytest.approx(fewer, rel=5e-5)
-    result = answered(folder, "score", "--store", "s", "--nprobe", "16", *FIXED[1:])
+    assert len(after) < len(before)
+    typed(folder, "merge", "s", "last", "--into", "both")
+    assert perplexity(folder, "both") == pytest.approx(fewer, rel=5e-5)
+    result = answered(folder, "score", "--store", "both", "--nprobe", "16", *FIXED[1:])
     assert result["knn"]["perplexity"] == pytest.approx(fewer, rel=5e-4)
     assert result["keys"] == Datastore(folder / "fewer.knnstore").rows
 
@@ -106,6 +93,10 @@ def test_growing_and_shrinking_a_store_gives_the_perplexity_of_one_made_at_once(
         "ingest", "index", "ingest", "index", "remove", "compact",
     ]  # fmt: skip
     assert "add 4 documents" in log
+    assert all(
+        re.match(rf" *\d+  20\d\d-\d\d-\d\d \d\d:\d\d:\d\d  {getpass.getuser()}  ", line)
+        for line in log.splitlines()[1:7]
+    )
     assert name not in log
 
 
@@ -181,5 +172,5 @@ def test_merging_two_parts_gives_the_whole(grown, folder):
     assert merged["doubles"] == 0
     assert merged["rows"] == Datastore(folder / "whole.knnstore").rows
     assert perplexity(folder, "both") == pytest.approx(perplexity(folder, "whole"), rel=5e-5)
-    half = answered(folder, "score", "--store", "s", *FIXED, "--only", "50%")
+    half = answered(folder, "score", "--store", "whole", *FIXED, "--only", "50%")
     assert np.isclose(half["keys"], merged["rows"] / 2, rtol=0.2)

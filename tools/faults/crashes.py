@@ -40,10 +40,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "append": INGEST,
     "index of what was appended": INDEX,
     "remove": ("remove", "--store", "books", "--document", "books/2.txt"),
+    "restore": ("restore", "--store", "books", "--state", "4"),
     "compact": ("compact", "--store", "books"),
     "suffixes": ("suffixes", "--store", "books"),
+    "subset": ("subset", "books", "--sample", "50%", "--into", "half"),
+    "merge": ("merge", "half", "books", "--into", "both"),
+    "takedown": ("remove", "--store", "books", "--document", "books/4.txt", "--now"),
 }
 """In the order in which they follow each other."""
+_ASIDE = ("restore",)  # what it makes isn't what the next command finds
+_MADE = {"subset": "half.knnstore", "merge": "both.knnstore"}
+"""The stores that are made or changed, where that isn't the first one."""
 _CHANGES: dict[str, Callable[[Path], None]] = {"append": grow_corpus}
 _KILLED = ("ingest", "index", "append")  # for real, with the workers that they have
 _FEWEST = len(MODES)  # cases of a command
@@ -77,9 +84,12 @@ def torture(count: int, seed: int, folder: Path, kills: int | None = None) -> Ou
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A command: the folder before it, the store's bytes after it, and the number of its durable operations."""
+    """A command: the folder before it, the store that it changes, that one's bytes after it, and the number of its
+    durable operations.
+    """
 
     before: Path
+    store: str
     expected: dict[str, bytes]
     operations: int
 
@@ -96,12 +106,14 @@ def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
             present = copy_of(present, folder / f"{name}-before")
             _CHANGES[name](present)
         work = copy_of(present, folder / f"{name}-done")
-        code, told, operations = in_process(partial(_faulty, work, command, 0, "kill", 0))
+        store = _MADE.get(name, STORE)
+        code, told, operations = in_process(partial(_faulty, work / store, command, 0, "kill", 0))
         if code:
             raise RuntimeError(told)
-        stages[name] = _Stage(present, bytes_of(work / STORE), operations)
+        stages[name] = _Stage(present, store, bytes_of(work / store), operations)
         outcome.count(f"operations of {name}", operations)
-        present = work
+        if name not in _ASIDE:
+            present = work
     return stages
 
 
@@ -139,42 +151,39 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     copy_of(case.stage.before, work)
     outcome.tried += 1
     outcome.count(case.mode)
+    store = case.stage.store
     targets = [case.target] if case.seed % _AGAIN else [case.target, 1 + case.target // 2]
     for target in targets:
-        ended = in_process(partial(_faulty, work, COMMANDS[case.name], target, case.mode, case.seed))
+        ended = in_process(partial(_faulty, work / store, COMMANDS[case.name], target, case.mode, case.seed))
         if ended is not None and case.mode in FAILURES and ended[0] and "Error: " not in ended[1]:
             outcome.lose(f"{case.story}: {ended[1]}")
         if (work / "after").exists():
-            shutil.rmtree(work / STORE, ignore_errors=True)
-            if (work / "after" / STORE).exists():
-                (work / "after" / STORE).rename(work / STORE)
+            shutil.rmtree(work / store, ignore_errors=True)
+            if (work / "after" / store).exists():
+                (work / "after" / store).rename(work / store)
             shutil.rmtree(work / "after")
-    if broken := in_process(partial(_broken_promises, work / STORE)):
+    if broken := in_process(partial(_broken_promises, work / store)):
         outcome.silent += 1
         outcome.told.append(f"{case.story}: {broken}")
     code, told = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
-    if changed := differences(bytes_of(work / STORE), case.stage.expected):
+    if changed := differences(bytes_of(work / store), case.stage.expected):
         outcome.lose(f"{case.story}: {changed[:5]} differ; the second run ended with {code}: {told if code else ''}")
     elif code:  # it had been done when it was killed, and can't be done twice: one can't remove what is gone
         outcome.count("had been done before")
     shutil.rmtree(work)
 
 
-def _faulty(work: Path, command: tuple[str, ...], target: int, mode: Mode, seed: int) -> tuple[int, str, int]:
-    layer = Layer(work / STORE, target, mode, seed, work / "after")
+def _faulty(root: Path, command: tuple[str, ...], target: int, mode: Mode, seed: int) -> tuple[int, str, int]:
+    """A command in the folder of the store at ``root``, which it changes: exit code, what it said, and operations."""
+    work = root.parent
+    layer = Layer(root, target, mode, seed, work / "after")
     with layer.installed():
         code, told = run(work, *command)
     if not target:
-        unseen = set(bytes_of(work / STORE)) - {name.removeprefix(f"{STORE}/") for name in layer.seen}
-        if new := unseen - set(bytes_of_before(work)):
+        found = (work / "found").read_text().split("\n") if (work / "found").exists() else []
+        if new := {f"{root.name}/{name}" for name in bytes_of(root)} - layer.seen - set(found):
             raise AssertionError(f"written past the layer: {sorted(new)}")
     return code, told, layer.count
-
-
-def bytes_of_before(work: Path) -> dict[str, bytes]:
-    """The files of the store that the command found, which it needn't write."""
-    marker = work / "found"
-    return dict.fromkeys(marker.read_text().split("\n"), b"") if marker.exists() else {}
 
 
 def _broken_promises(root: Path) -> str:

@@ -112,9 +112,10 @@ def copy_of(folder: Path, to: Path) -> Path:
     to.mkdir()
     for name in ("lm", "books"):
         (to / name).symlink_to((folder / name).resolve())
-    if (folder / STORE).exists():
-        shutil.copytree(folder / STORE, to / STORE)
-        (to / "found").write_text("\n".join(bytes_of(to / STORE)))
+    for store in sorted(folder.glob("*.knnstore")):
+        shutil.copytree(store, to / store.name)
+    found = [path.relative_to(to).as_posix() for path in to.glob("*.knnstore/**/*") if path.is_file()]
+    (to / "found").write_text("\n".join(found))  # what a command finds it needn't write
     return to
 
 
