@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from knnstore.errors import ResourceError, UsageError
@@ -38,9 +38,8 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
         "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask finds normal
         "distributed.comm.timeouts.connect": "60s",
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
+    with dask.config.set(settings):
+        cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -48,10 +47,22 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
             dashboard_address="127.0.0.1:0",  # any free port: two runs at once must not meet at Dask's usual one
             memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
             silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
+        )
+        with _closed_in_the_end(cluster), Client(cluster) as client:
+            yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
+
+
+@contextmanager
+def _closed_in_the_end(cluster: Any) -> Iterator[None]:
+    """Close the cluster; one that takes too long, on a machine without a moment to spare, fails nothing.
+
+    Its workers are daemons, and end with this process.
+    """
+    try:
+        yield
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def scheduler_address(given: str | None) -> str | None:

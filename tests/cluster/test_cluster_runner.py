@@ -14,7 +14,7 @@ from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 
 from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
-from knnstore.scheduling import cluster_runner, visible_gpus
+from knnstore.scheduling import cluster_runner, local_runner, visible_gpus
 from knnstore.scheduling.dask_runner import DaskRunner, _Run
 from knnstore.scheduling.worker import Terms
 
@@ -237,3 +237,15 @@ def test_gpus_are_those_that_the_driver_and_the_environment_name(tmp_path, monke
     assert visible_gpus(tmp_path) == ("3",)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus(tmp_path) == ()
+
+
+def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatch):
+    close = LocalCluster.close
+
+    def too_long(cluster, *arguments):
+        close(cluster, *arguments)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", too_long)
+    with local_runner(1) as runner:
+        assert list(runner.run(abs, [-3])) == [3]
