@@ -104,7 +104,7 @@ class DocumentTable:
     @cached_property
     def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
         """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
-        return np.frombuffer(b"".join(self._table.column("sha256").to_pylist()), "S32")
+        return digests_of(self._table)
 
     def origins(self) -> Iterator[Document]:
         """Where each document came from, in order."""
@@ -123,6 +123,14 @@ class DocumentTable:
     def _column(self, name: str) -> Int64:
         column: Int64 = self._table.column(name).to_numpy()
         return column
+
+
+def digests_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+    """The column ``sha256`` of a table, none of them null, of NumPy's dtype S32: (documents,)."""
+    chunks = [chunk for chunk in table.column("sha256").chunks if len(chunk)]
+    places = [slice(chunk.offset, chunk.offset + len(chunk)) for chunk in chunks]
+    arrays = [np.frombuffer(chunk.buffers()[1], "S32")[place] for chunk, place in zip(chunks, places, strict=True)]
+    return np.concatenate([np.empty(0, "S32"), *arrays])
 
 
 def _read(path: Path) -> Any:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, read_raw, write_json
-from knnstore.corpus.sources import Source
+from knnstore.corpus.listing import Source
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.removed import Removed, joined, save_removed
@@ -31,12 +31,12 @@ from knnstore.ingest.survey import (
     Differences,
     compare,
     digest_of,
+    is_among,
     names_of,
     parts_to_add,
     replaced_heldout,
     survey_corpus,
 )
-from knnstore.ingest.tasks import TokenTask
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -107,8 +107,7 @@ class Append:
         """Make the segment of the new documents; None if they haven't a token."""
         making = self._making(self._begin(found))
         parts = parts_to_add(self.sources, found)
-        tasks = [TokenTask(making.segment.root.absolute(), self.spec, part, self.options.reading) for part in parts]
-        if not making.tokenise(tasks, self._heldout(store, found)):
+        if not making.tokenise(parts, self.options.reading, self._heldout(store, found)):
             return None
         making.write_keys()
         return making
@@ -201,9 +200,9 @@ class Append:
             tokens = table.column("tokens").to_numpy()
             heldout = np.zeros(len(tokens), np.int64)
             names = names_of(table)
-            bound = np.array([name in replaced for name in names], np.bool_)
+            bound = is_among(names, list(replaced))
             for row in np.flatnonzero(bound):
-                part = replaced[names[row]]
+                part = replaced[names[int(row)].as_py()]
                 heldout[row] = tokens[row] if part is None else min(part, tokens[row])
             room = max(0, MOST_TOKENS - held)
             heldout[~bound] = choose_more_heldout(tokens[~bound], self.plan.holdout, room)

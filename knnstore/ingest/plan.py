@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
 from knnstore.corpus.pairs import DEFAULT_FIELDS
-from knnstore.corpus.sources import Sources, find_pairs, find_sources
+from knnstore.corpus.sources import find_pairs, find_sources
 from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
@@ -100,7 +101,7 @@ class IngestOptions:
         """How the corpus is read."""
         return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=self.pairs)
 
-    def files(self) -> Sources:
+    def files(self) -> Listing:
         """The files of the corpus. Raises CorpusError where there are none."""
         return find_pairs(self.corpus, self.source, self.target) if self.pairs else find_sources(self.corpus)
 

@@ -22,13 +22,13 @@ def write(root, *names):
 
 
 def paths(*corpus):
-    return [source.path for source in find_sources(corpus).sources]
+    return [source.path for source in find_sources(corpus)]
 
 
 def test_a_folder_gives_its_text_files_sorted_by_path_and_counts_the_others(folder):
     write(folder, "c/b.txt", "c/b/z.md", "c/b-.jsonl", "c/a.parquet", "c/d.jsonl.gz", "c/e.jsonl.zst", "c/x.pdf", "c/y")
     found = find_sources(["c"])
-    assert [(source.path, source.kind) for source in found.sources] == [
+    assert [(source.path, source.kind) for source in found] == [
         ("c/a.parquet", "parquet"),
         ("c/b-.jsonl", "jsonl"),
         ("c/b.txt", "text"),
@@ -37,7 +37,7 @@ def test_a_folder_gives_its_text_files_sorted_by_path_and_counts_the_others(fold
         ("c/e.jsonl.zst", "jsonl"),
     ]
     assert found.ignored == 2
-    assert found.sources[0].bytes == len("c/a.parquet")
+    assert found[0].bytes == len("c/a.parquet")
 
 
 def test_paths_sort_as_whole_bytes_not_folder_by_folder(folder):
@@ -100,7 +100,7 @@ def test_patterns(folder, pattern, expected):
 def test_an_absolute_pattern_and_overlapping_matches_count_each_file_once(folder):
     write(folder, "c/a.txt", "c/d/e/n.bin")
     found = find_sources([f"{folder}/**/*"])
-    assert [source.path for source in found.sources] == [f"{folder}/c/a.txt"]
+    assert [source.path for source in found] == [f"{folder}/c/a.txt"]
     assert found.ignored == 1
 
 
@@ -140,7 +140,7 @@ def test_fifos_and_sockets_are_never_opened(folder):
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("c/socket.txt")
         found = find_sources(["c"])
-    assert ([source.path for source in found.sources], found.ignored) == (["c/a.txt"], 2)
+    assert ([source.path for source in found], found.ignored) == (["c/a.txt"], 2)
     with pytest.raises(CorpusError, match="fifo"):
         find_sources(["c/fifo.txt"])
 

@@ -35,7 +35,7 @@ def corpus(tmp_path):
     (folder / "a.txt").write_bytes(b"\xef\xbb\xbfab\r\nc")
     (folder / "b.jsonl").write_text('{"text": "dé", "id": "x"}\n{"text": ""}\n{"text": " "}\n{"text": "f"}\n')
     (folder / "c.txt").write_bytes(b"g\xff")
-    return plan_parts(find_sources([str(folder)]).sources)[0]
+    return plan_parts(find_sources([str(folder)]))[0]
 
 
 def run(part, folder, tokenise=characters, dtype=np.uint16, **options):

@@ -76,7 +76,7 @@ def begun(tmp_path, monkeypatch):
     here.mkdir()
     make_model(here / "lm")
     make_corpus(here / "books")
-    monkeypatch.setattr("knnstore.corpus.tokens.plan_parts.__defaults__", (1,))  # a part a file
+    monkeypatch.setattr("knnstore.corpus.parts.plan_parts.__defaults__", (1, 1, None))  # a part a file
     with monkeypatch.context() as stopped:
         stopped.setattr("knnstore.ingest.making.assemble", lambda *_: (_ for _ in ()).throw(InterruptedError()))
         with pytest.raises(InterruptedError):
@@ -95,8 +95,8 @@ def test_a_bit_that_flips_in_a_part_has_the_part_tokenised_anew(begun, made, kin
 
 def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_makes_it_anew(begun, monkeypatch):
 
-    def later(segment, tasks):
-        summaries = committed_summaries(segment, tasks)
+    def later(segment, parts):
+        summaries = committed_summaries(segment, parts)
         flip(begun / STORE / "segments/0000/parts/000002.tokens")
         return summaries
 
