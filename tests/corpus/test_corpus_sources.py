@@ -2,11 +2,14 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from knnstore.corpus import Source, find_sources, fingerprint
-from knnstore.errors import CorpusError, ResourceError
+from knnstore.corpus import Source, find_sources, fingerprint, listing
+from knnstore.corpus.listing import Listing, Met
+from knnstore.errors import CorpusError, DiskFullError, ResourceError
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +177,46 @@ def test_a_name_that_is_not_utf8_is_refused_if_it_is_text(folder):
     (folder / "c" / os.fsdecode(b"\xff.txt")).touch()
     with pytest.raises(CorpusError, match="rename the file"):
         find_sources(["c"])
+
+
+def test_the_memory_of_a_listing_does_not_grow_with_the_files(folder):
+    """Seen from outside, since what SQLite holds is no object of Python's."""
+    code = (
+        "import resource, sys\n"
+        "from knnstore.corpus import fingerprint, plan_parts\n"
+        "from knnstore.corpus.listing import Listing, Met\n"
+        "def met(files):\n"
+        "    for number in range(files):\n"
+        "        name = f'{number * 7919 % files:07d}'  # in no order\n"
+        "        yield Met(0, f'corpus/a-name-of-forty-characters-{name}.txt'.encode(), 'text', 1, name.encode())\n"
+        "for files in map(int, sys.argv[1:]):\n"
+        "    listing = Listing(met(files))\n"
+        "    assert sum(len(part.sources) for part in plan_parts(listing)) == len(listing) == files\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "60000", "120000"], capture_output=True, text=True, check=True)
+    less, more = map(int, done.stdout.split())
+    assert more - less < 60_000 * 20  # each name alone has 60 bytes
+
+
+def test_a_listing_is_a_sequence_and_goes_on_with_what_is_added(folder):
+    write(folder, "c/b.txt", "c/a.txt", "d.txt")
+    found = find_sources(["c"])
+    found.add([Source("d.txt", "aligned", 5, beside="e.txt", beside_bytes=6)])
+    assert [source.path for source in found] == ["c/a.txt", "c/b.txt", "d.txt"]
+    assert (found[-1].path, found[-1].beside, found[-1].beside_bytes) == ("d.txt", "e.txt", 6)
+    assert found[:2] == (found[0], found[1])
+    assert found[::2] == (found[0], found[2])
+    assert (len(found), found.bytes, found[0].folder) == (3, 7 + 7 + 5 + 6, str(folder))
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_no_room_for_the_listing_is_one_sentence(monkeypatch):
+    limit = "PRAGMA max_page_count = 8;"
+    monkeypatch.setattr("knnstore.corpus.listing._TABLES", f"{limit}{listing._TABLES}")
+    with pytest.raises(DiskFullError, match=r"files can't be kept on disk: database or disk is full.* set TMPDIR"):
+        Listing(Met(0, b"c/%07d.txt" % number, "text", 1, b"%16d" % number) for number in range(10_000))
 
 
 def test_the_fingerprint_sees_path_kind_size_and_order():
