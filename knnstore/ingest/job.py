@@ -9,7 +9,7 @@ from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import fingerprint
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
-from knnstore.datastore.locking import LOCK_FILE, writing
+from knnstore.datastore.locking import LOCK_FILE, require_free, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
@@ -71,6 +71,8 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     the message.
     """
     reporter = reporter or Reporter()
+    root = store_path(options.store or default_store(options.named[0]))
+    require_free(root)
     found = options.files()
     reporter.say(f"corpus    {_corpus_line(found, options)}")
     model = options.model or default_model()
@@ -80,7 +82,6 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     reporter.say(_model_line(model, folder, facts, options.layer))
     plan = segment_plan(options, facts, fingerprint(found))
     check_memory(options, facts, plan)
-    root = store_path(options.store or default_store(options.named[0]))
     make_folder(root)
     with writing(root, reporter.say):
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
