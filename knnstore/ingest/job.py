@@ -99,9 +99,7 @@ def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions
     """Make the first segment of a store and publish it."""
     segment = making.segment
     choose = choose_heldout_pairs if options.pairs else choose_heldout
-    if not making.tokenise(
-        parts, options.reading, lambda table: choose(table.column("tokens").to_numpy(), options.holdout)
-    ):
+    if not making.tokenise(parts, options.reading, lambda tokens, _: choose(tokens, options.holdout)):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")
     if segment.rows == 0:
         raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")

@@ -1,9 +1,7 @@
 """Making one segment: tokens first, keys second; each step goes on where an earlier run stopped."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from knnstore.atomic import make_folder
 from knnstore.corpus.options import ReadOptions
@@ -12,8 +10,7 @@ from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
-from knnstore.holdout import Int64
-from knnstore.ingest.assembly import assemble
+from knnstore.ingest.assembly import Choose, assemble
 from knnstore.ingest.estimate import require_disk
 from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
@@ -57,10 +54,10 @@ class Making:
         """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
         return self.segment.commits.find(DOCUMENTS_TASK) is not None
 
-    def tokenise(self, parts: Parts, reading: ReadOptions, choose: Callable[[Any], Int64]) -> bool:
+    def tokenise(self, parts: Parts, reading: ReadOptions, choose: Choose) -> bool:
         """Write documents, values and held-out tokens; False, and nothing is written, if there isn't one token.
 
-        ``choose``: see ``assemble``.
+        ``choose``: see ``Choose``.
         """
         sweep_partial(self.segment.root)
         # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text

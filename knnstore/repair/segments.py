@@ -140,7 +140,7 @@ class Remaker:
         assemble(
             self.segment,
             len(parts),
-            lambda table: choose_heldout(table.column("tokens").to_numpy(), share),
+            lambda tokens, _: choose_heldout(tokens, share),
             self._decoded_bytes,
         )
         remove_parts(self.segment.root)
