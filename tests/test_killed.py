@@ -5,9 +5,13 @@ Also: the bytes are the same in this process and on one or two Dask workers, wha
 
 import json
 import shutil
+from contextlib import chdir
 
 import pytest
+from click.testing import CliRunner
 from killing import kill_when
+
+from knnstore.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -15,16 +19,22 @@ INGEST = ("ingest", "--corpus", "books/", "--chunk-rows", "256", "--context", "1
 INDEX = ("index", "--nlist", "32", "--pq-bytes", "8")
 
 
+def typed(folder, *command, code=0):
+    """Run a command in this process, as if typed in the folder; what it said."""
+    with chdir(folder):
+        done = CliRunner().invoke(main, list(command))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
 @pytest.fixture(scope="module")
-def reference(tiny_corpus, tmp_path_factory, knnstore):
+def reference(tiny_corpus, tmp_path_factory):
     """A folder with ``books/`` and its store, made in one process without interruption; and the store before index."""
     folder = tmp_path_factory.mktemp("reference")
     shutil.copytree(tiny_corpus, folder / "books")
-    done = knnstore(folder, *INGEST, "--workers", "0")
-    assert done.returncode == 0, done.stderr
+    typed(folder, *INGEST, "--workers", "0")
     shutil.copytree(folder / "books.knnstore", folder / "ingested.knnstore")
-    done = knnstore(folder, *INDEX, "--store", "books")
-    assert done.returncode == 0, done.stderr
+    typed(folder, *INDEX, "--store", "books")
     return folder
 
 
@@ -63,18 +73,15 @@ def test_an_ingest_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(r
     assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "ingested.knnstore")
 
 
-def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, knnstore, bytes_of):
+def test_an_index_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(reference, ingested, bytes_of):
     moments = [
         lambda: commits(ingested, "index/*/commits/quantizer"),
         lambda: commits(ingested, "index/*/runs/*/commits/*"),
         lambda: commits(ingested, "index/*/lists/*/commits/lists-*") >= 5,
     ]
     assert [kill_when(moment, ingested, INDEX) for moment in moments] == [True] * len(moments)
-    unfinished = knnstore(ingested, "score", "--quiet")
-    assert unfinished.returncode == 1
-    assert "has no finished index: run 'knnstore index" in unfinished.stderr
-    done = knnstore(ingested, *INDEX)
-    assert done.returncode == 0, done.stderr
+    assert "has no finished index: run 'knnstore index" in typed(ingested, "score", "--quiet", code=1)
+    typed(ingested, *INDEX)
     assert bytes_of(ingested / "books.knnstore") == bytes_of(reference / "books.knnstore")
 
 
