@@ -62,9 +62,10 @@ _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
 def torture(count: int, seed: int, folder: Path) -> Outcome:
     """``count`` crashes, spread evenly over all operations and the ways to fail; one in fifty is a real one.
 
-    The first are those that once were lost, each with the operation after it. Of as many cases as there are operations, each operation gets one. ``lost``: the store isn't, byte for byte, that
-    of an uninterrupted run after the command was run again, or a failure wasn't told in a sentence. ``silent``: after
-    a crash a commit record was there whose files weren't.
+    The first are those that once were lost, each with the operation after it. Of as many cases as there are operations,
+    each operation gets one. ``lost``: the store isn't, byte for byte, that of an uninterrupted run after the command
+    was run again, or a failure wasn't told in a sentence. ``silent``: after a crash a commit record was there whose
+    files weren't.
     """
     outcome = Outcome("crashes")
     generator = random.Random(seed)
