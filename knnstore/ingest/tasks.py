@@ -304,9 +304,12 @@ def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
     try:
         return codec.encode(keys)
     except NumericsError as error:
-        finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
-        where = _place(segment, int(rows[np.argmin(finite)]))
-        raise NumericsError(f"{where}: {error}; try --dtype float32, or --key-dtype int8") from error
+        held = (np.abs(keys) < (65504 if codec.dtype == "float16" else np.inf)).all(axis=1)  # a NaN is not smaller
+        first = int(np.argmin(held))
+        worst = keys[first][np.argmax(np.abs(keys[first]))]
+        instead = "--key-dtype int8, or --dtype float32" if codec.dtype == "float16" else "--dtype float32"
+        told = f"{_place(segment, int(rows[first]))}: an activation is {worst}, which {codec.dtype} can't hold"
+        raise NumericsError(f"{told}; try {instead}") from error
 
 
 def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:
