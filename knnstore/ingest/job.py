@@ -81,7 +81,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     facts = next(iter(runner.run(describe_model, [spec])))
     reporter.say(_model_line(model, folder, facts, options.layer))
     plan = segment_plan(options, facts, fingerprint(found))
-    check_memory(options, facts, plan)
+    check_memory(options, facts, plan, len(found))
     make_folder(root)
     with writing(root, reporter.say):
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
