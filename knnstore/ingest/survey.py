@@ -76,8 +76,8 @@ def compare(store: Datastore, corpus: Any, arguments: Sequence[str], takedowns: 
     digests = digests_of(corpus)
     stored = [segment.documents.sha256 for segment in store.segments]
     live = [_live(store, number) for number in range(len(stored))]
-    known = np.isin(digests, np.concatenate([ours[numbers] for ours, numbers in zip(stored, live, strict=True)]))
-    withheld = ~known & np.isin(digests, takedowns)
+    known = _in(digests, np.concatenate([ours[numbers] for ours, numbers in zip(stored, live, strict=True)]))
+    withheld = ~known & _in(digests, takedowns)
     new = ~known & ~withheld
     wanted = names_of(corpus.filter(pa.array(new)))
     replaced: dict[str, Int64] = {}
@@ -85,7 +85,7 @@ def compare(store: Datastore, corpus: Any, arguments: Sequence[str], takedowns: 
     changed: set[str] = set()
     inside = _scope(arguments)
     for segment, ours, numbers in zip(store.segments, stored, live, strict=True):
-        stale = numbers[~np.isin(ours[numbers], digests)]
+        stale = numbers[~_in(ours[numbers], digests)]
         table = segment.documents.table.take(stale)
         names = names_of(table)
         same = is_among(names, wanted)
@@ -151,6 +151,17 @@ def is_among(names: Any, wanted: Any) -> Bool:
     values = wanted if isinstance(wanted, pa.ChunkedArray) else pa.array(wanted, pa.large_string())
     found: Bool = pc.is_in(names, value_set=values).to_numpy()
     return found
+
+
+def _in(digests: Digests, others: Digests) -> Bool:
+    """``np.isin``, by a table of hashes in place of a sort: in a fraction of the memory."""
+    found: Bool = pc.is_in(_arrow(digests), value_set=_arrow(others)).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _arrow(digests: Digests) -> Any:
+    buffer = pa.py_buffer(np.ascontiguousarray(digests))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(digests), [None, buffer])
 
 
 def _runs(paths: Any) -> Iterator[tuple[str, int, int]]:
