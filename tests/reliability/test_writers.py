@@ -76,7 +76,7 @@ def test_readers_see_one_state_whole_while_writers_append_index_remove_and_compa
 
     def read():
         try:
-            while not over.is_set():
+            while not over.wait(0.02):
                 store = Datastore(root)
                 seen.append((store.manifest.state, found(store)))
                 store.close()
