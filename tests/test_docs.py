@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from click.testing import CliRunner
+
+from knnstore.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").glob("**/*.md"))]
@@ -21,6 +25,7 @@ _BLOCK = re.compile(
     r"(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
+_SHELL = re.compile(r"[|&;<>()$`*?\[#~=!{\n]")  # what a shell would make more of than words
 _LINK = re.compile(r"\]\((?!https?://|mailto:|#)(?P<target>[^)#\s]+)")
 
 
@@ -77,13 +82,25 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
+def type_in(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a script as a shell would; one of ``knnstore`` commands alone in this process, which has imported torch."""
+    monkeypatch.chdir(folder)
+    lines = script.replace("\\\n", " ").splitlines()
+    if any(_SHELL.search(line) or shlex.split(line)[:1] != ["knnstore"] for line in lines):
+        run(["bash", "-euo", "pipefail", "-c", script], folder)
+        return
+    for line in lines:
+        done = CliRunner().invoke(main, shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}: exit code {done.exit_code}\n{done.output[-2000:]}"
+
+
 @pytest.fixture(scope="module")
 def prepared(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``books/`` and an indexed store of it, made once by the commands themselves."""
     folder = tmp_path_factory.mktemp("prepared")
     shutil.copytree(tiny_corpus, folder / "books")
-    run(["knnstore", "ingest", "--corpus", "books/"], folder)
-    run(["knnstore", "index", "--store", "books"], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        type_in("knnstore ingest --corpus books/\nknnstore index --store books", folder, patch)
     return folder
 
 
@@ -94,15 +111,19 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("block", shown("console"))
-def test_the_commands_shown_run_as_typed(block: Block, folder: Path) -> None:
+def test_the_commands_shown_run_as_typed(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = commands_of(block.text)
     assert script, "a console block shows no line that begins with '$ '"
-    run(["bash", "-euo", "pipefail", "-c", script], folder)
+    type_in(script, folder, monkeypatch)
 
 
 @pytest.mark.parametrize("block", shown("python"))
-def test_the_python_shown_runs(block: Block, folder: Path) -> None:
-    run([sys.executable, "-W", "error::SyntaxWarning", "-c", block.text], folder)
+@pytest.mark.filterwarnings("error::SyntaxWarning")
+def test_the_python_shown_runs(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    script = folder / "shown.py"
+    script.write_text(block.text, encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
@@ -171,7 +192,11 @@ def test_a_console_block_gives_its_commands_without_their_output(tmp_path: Path)
         run(["bash", "-euo", "pipefail", "-c", script], tmp_path)
 
 
-@pytest.mark.parametrize("command", ["no-such-command", "false | cat", "false; true"])
-def test_a_command_that_fails_anywhere_in_a_block_fails_it(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", ["no-such-command", "false | cat", "false; true", "knnstore --help\nknnstore info --store none"]
+)
+def test_a_command_that_fails_anywhere_in_a_block_fails_it(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AssertionError, match="exit code"):
-        run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+        type_in(command, tmp_path, monkeypatch)

@@ -60,6 +60,12 @@ def test_experiments_with_saved_neighbours_end_in_a_table(experiment, name):
     assert "a: " in printed and numbers
 
 
+def test_skipping_says_how_many_tokens_go_by_in_a_second_where_it_is_given_the_text(experiment):
+    printed, numbers = experiment("skipping", "--neighbours", "a.parquet", "--store", "a", "--text", "text")
+    assert "tokens/s" in printed
+    assert len(numbers["tokens a second"]) == len(numbers["curves"]["at random"])
+
+
 def test_two_stores_gain_more_than_the_one_that_knows_less_merged_or_weighed(experiment):
     _, numbers = experiment("stores", "--neighbours", "a.parquet", "b.parquet", "--store", "a", "b")
     assert numbers["LM + a"] < numbers["LM + b"] < numbers["LM alone"]  # the text is a's

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from knnstore.atomic import make_folder, remove_folder, write_json
 from knnstore.build.dropping import drop_keys
-from knnstore.build.lists import check_lists, fill_lists
+from knnstore.build.lists import check_lists, fill_lists, run_tasks
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
@@ -29,7 +29,8 @@ from knnstore.index.plan import (
     segment_reference,
 )
 from knnstore.index.quantiser import TASK, save_quantiser
-from knnstore.index.train import draw_sample, train
+from knnstore.index.sample import gather_part, load_sample, sample_commits, sample_tasks
+from knnstore.index.train import train
 from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -132,26 +133,33 @@ def _prepare(store: Datastore, work: Work) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """Train the quantisers of an index, named as in its store."""
+    """Train the quantisers of an index, named as in its store, on a sample in so many ``parts``."""
 
     store: str
     index: str
+    parts: int
 
 
 def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
-    """Draw the sample, train and save; ``advance`` is told of keys read and trained on."""
+    """Read the sample, train and save; ``advance`` is told of keys read and trained on."""
     store = Datastore(path_of(task.store))
     store.close()
     folder = open_index(store.root, task.index)
-    sample = draw_sample(store, folder.plan.train_rows, folder.plan.seed, advance)
+    sample = load_sample(store, folder, task.parts, advance)
     save_quantiser(folder, *train(sample, folder.plan, advance))
 
 
 def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Reporter) -> None:
+    """Train on one worker from a sample that all of them gather."""
     if folder.commits.find(TASK):
         return
+    tasks, commits = sample_tasks(store, folder), sample_commits(folder)
+    commits.prepare()
+    run_tasks(commits, tasks, gather_part, stage="sample", runner=runner, reporter=reporter)
     with reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
-        runner.run_alone(train_quantiser, TrainTask(str(store.root.absolute()), folder.plan.name), advance)
+        task = TrainTask(str(store.root.absolute()), folder.plan.name, len(tasks))
+        runner.run_alone(train_quantiser, task, advance)
+    remove_folder(commits.root)
 
 
 def _clean_up(root: Path, folder: IndexFolder) -> int:

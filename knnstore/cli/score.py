@@ -66,7 +66,7 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     store, *beside = (open_store(name) for name in names or [None])
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), None)
     settings = ScoreOptions(text=(*text, *more), **options)
-    if cluster is None or settings.exact:  # every key, streamed once, is read here
+    if cluster is None:
         report = run(settings, store, reporter, beside=beside)
     else:
         with cluster.runner(settings.memory, reporter) as runner:

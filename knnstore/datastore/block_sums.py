@@ -5,7 +5,7 @@ each block: uint32 (chunks · blocks a chunk,). An older index has none.
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,31 @@ class BlockSums:
         """Read the checksums of a chunk."""
         self._sums[chunk] = read_chunk(self._path, self._form, chunk)
 
-    def verify(self, blocks: Int64, maps: Mapping[int, mmap.mmap]) -> tuple[int, int] | None:
-        """Verify blocks of the mapped chunks; return chunk and number of one that is damaged."""
-        for block in blocks.tolist():
-            chunk, number = divmod(block, self._size)
-            if chunk not in self._sums:
-                self.load(chunk)
-            begin = number * BLOCK_BYTES
-            data = np.frombuffer(maps[chunk], np.uint8, min(BLOCK_BYTES, self._chunk_bytes - begin), begin)
-            if google_crc32c.extend(0, data) != self._sums[chunk][number]:
-                return chunk, number
-            self._verified[block] = True
+    def verify(self, blocks: Int64, maps: Mapping[int, mmap.mmap], damaged: "FindDamaged") -> tuple[int, int] | None:
+        """Verify blocks of the mapped chunks, by ``damaged``; return chunk and number of one that is damaged."""
+        chunks, numbers = np.divmod(blocks, self._size)
+        for chunk in self.chunks_of(blocks):
+            self.load(chunk)
+        begins = numbers * BLOCK_BYTES
+        sizes = np.minimum(BLOCK_BYTES, self._chunk_bytes - begins)
+        for chunk, mapped in maps.items():
+            here = np.flatnonzero(chunks == chunk)
+            if not len(here):
+                continue
+            data = np.frombuffer(mapped, np.uint8)
+            bad = damaged(data, begins[here], sizes[here], self._sums[chunk][numbers[here]])
+            if bad is not None:
+                return chunk, int(numbers[here[bad]])
+            self._verified[blocks[here]] = True
         return None
+
+
+FindDamaged = Callable[[np.ndarray[Any, np.dtype[np.uint8]], Int64, Int64, Uint32], int | None]
+
+
+def first_damaged(data: np.ndarray[Any, np.dtype[np.uint8]], begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
+    """Which of some blocks of the data hasn't its CRC-32C, the first of them; None if all have."""
+    for number, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
+        if google_crc32c.extend(0, data[begin : begin + size]) != sums[number]:
+            return number
+    return None

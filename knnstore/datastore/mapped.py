@@ -21,7 +21,7 @@ import numpy as np
 
 from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
-from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums
+from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums, FindDamaged, first_damaged
 from knnstore.errors import CorruptStoreError
 from knnstore.objects.blocks import CachedObject
 from knnstore.objects.cache import the_cache
@@ -113,14 +113,14 @@ class MappedArray:
         starts = firsts * self._row_bytes
         return Pieces(ranges, chunks, starts, counts, met[chunks] + starts, maps)
 
-    def verify(self, pieces: Pieces) -> None:
-        """Verify what of the pieces wasn't yet. Raises CorruptStoreError if a block is damaged."""
+    def verify(self, pieces: Pieces, damaged: FindDamaged = first_damaged) -> None:
+        """Verify what of the pieces wasn't yet, by ``damaged``. Raises CorruptStoreError if a block is damaged."""
         for chunk, (_, cached) in pieces.maps.items():
             if cached is not None:
                 for piece in np.flatnonzero(pieces.chunks == chunk):
                     start = int(pieces.starts[piece])
                     cached.require(start, start + int(pieces.counts[piece]) * self._row_bytes)
-        self._verify_blocks(self._unverified(pieces), pieces.maps)
+        self._verify_blocks(self._unverified(pieces), pieces.maps, damaged)
 
     def unread_sums(self, pieces: Pieces) -> list[Callable[[], None]]:
         """What ``verify`` would have to read first: calls that may be made at the same time."""
@@ -136,13 +136,12 @@ class MappedArray:
             return np.empty(0, np.int64)  # done when the chunks were mapped, or by the cache
         return self._sums.unverified(pieces.chunks, pieces.starts, pieces.starts + pieces.counts * self._row_bytes)
 
-    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, _Map]) -> None:
+    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, _Map], damaged: FindDamaged = first_damaged) -> None:
         if self._sums is None or not len(blocks):
             return
-        with self._lock:
-            damaged = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()})
-        if damaged is not None:
-            chunk, number = damaged
+        found = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()}, damaged)
+        if found is not None:
+            chunk, number = found
             first = chunk * self._chunk_rows + number * BLOCK_BYTES // self._row_bytes
             last = chunk * self._chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
             raise CorruptStoreError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.datastore.block_sums import first_damaged
 from knnstore.index.kernel import Survivors, load_kernel
 from knnstore.index.nearest import spare_slots
 from knnstore.neighbours import Float32, Int64, Neighbours
@@ -136,6 +137,16 @@ def items_at(addresses: Int64, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     items = np.empty(len(addresses), dtype)
     load_kernel().take_items(_address(addresses), len(addresses), dtype.itemsize, _address(items))
     return items
+
+
+def damaged_block(data: np.ndarray[Any, Any], begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
+    """``first_damaged`` of ``datastore/block_sums.py``; other threads run meanwhile."""
+    kernel = load_kernel()
+    if kernel is None or not kernel.checksums():
+        return first_damaged(data, begins, sizes, sums)
+    begins, sizes, sums = map(np.ascontiguousarray, (begins, sizes, sums))
+    found: int = kernel.damaged_block(_address(data), _address(begins), _address(sizes), _address(sums), len(sums))
+    return None if found < 0 else found
 
 
 def read_ahead(addresses: Int64, sizes: Int64) -> None:

@@ -15,6 +15,20 @@
 #define INT8_PRODUCTS 0
 #endif
 
+#if defined(__SSE4_2__) && defined(__x86_64__)
+#include <nmmintrin.h>
+#define CHECKSUMS 1
+#define CRC_OF_8(crc, word) _mm_crc32_u64(crc, word)
+#define CRC_OF_1(crc, byte) _mm_crc32_u8((uint32_t)(crc), byte)
+#elif defined(__ARM_FEATURE_CRC32)
+#include <arm_acle.h>
+#define CHECKSUMS 1
+#define CRC_OF_8(crc, word) __crc32cd((uint32_t)(crc), word)
+#define CRC_OF_1(crc, byte) __crc32cb((uint32_t)(crc), byte)
+#else
+#define CHECKSUMS 0
+#endif
+
 enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
 
 /* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
@@ -214,6 +228,35 @@ void will_need(const int64_t *addresses, const int64_t *bytes, int64_t pieces, i
         if (is_resident((begin + (end - begin) / 2) / page * page, page)) continue;
         posix_madvise((void *)(intptr_t)begin, (size_t)(end - begin), POSIX_MADV_WILLNEED);
     }
+}
+
+/* ---- checksums --------------------------------------------------------------------------------------------------- */
+
+/* Whether damaged_block can be called. */
+int checksums(void) { return CHECKSUMS; }
+
+#if CHECKSUMS
+static uint32_t crc32c(const uint8_t *from, int64_t bytes) {
+    uint64_t crc = UINT32_MAX;
+    for (; bytes >= 8; bytes -= 8, from += 8) {
+        uint64_t word;
+        memcpy(&word, from, sizeof word);
+        crc = CRC_OF_8(crc, word);
+    }
+    for (; bytes; bytes--) crc = CRC_OF_1(crc, *from++);
+    return ~(uint32_t)crc;
+}
+#endif
+
+/* The first of n blocks, `sizes` bytes from `begins` of the data, whose CRC-32C isn't what `sums` says; −1 if none. */
+int64_t damaged_block(
+    const uint8_t *data, const int64_t *begins, const int64_t *sizes, const uint32_t *sums, int64_t n
+) {
+#if CHECKSUMS
+    for (int64_t i = 0; i < n; i++)
+        if (crc32c(data + begins[i], sizes[i]) != sums[i]) return i;
+#endif
+    return -1;
 }
 
 /* ---- int8 keys: products of integers ----------------------------------------------------------------------------- */

@@ -121,6 +121,9 @@ def _declared(library: Any) -> Any:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     nearest = ctypes.POINTER(Survivors)
     library.int8_products.restype = ctypes.c_int
+    library.checksums.restype = ctypes.c_int
+    library.damaged_block.restype = number
+    library.damaged_block.argtypes = [*[pointer] * 4, number]
     library.scan_bytes.restype = number
     library.scan_bytes.argtypes = [number] * 3
     library.nearest_lists_bytes.restype = number

@@ -70,6 +70,11 @@ class SegmentLists:
         """Row numbers in the store of list-ordered rows ``[begin, end)``: int64."""
         return self.rows.rows(begin, end).astype(np.int64) + self.first_row
 
+    @property
+    def hides(self) -> bool:
+        """Whether any row is hidden."""
+        return self._hidden is not None
+
     def kept(self, begin: int, end: int) -> Int64 | None:
         """Places within ``[begin, end)``, in list order, of the rows that aren't hidden; None if none is."""
         if self._hidden is None:

@@ -5,7 +5,7 @@ query wants its lists at once, one distance a key, and one selection.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.mapped import MappedArray, Pieces
-from knnstore.index.compiled import items_at, read_ahead, squared_distances_of_pieces
+from knnstore.index.compiled import damaged_block, items_at, read_ahead, squared_distances_of_pieces
 from knnstore.index.join import Batch, Lists
 from knnstore.index.kernel import load_kernel
 from knnstore.index.lists import SegmentLists
@@ -31,8 +31,7 @@ _MAPS = 96  # of each array; their pages are the kernel's to drop, and a process
 def prepare(parts: Sequence[SegmentLists]) -> None:
     """Map the lists and read their blocks' checksums now rather than with the first queries."""
     arrays = [array for part in parts for array in (part.keys, part.values, part.rows)]
-    with ThreadPoolExecutor(_READS) as pool:
-        list(pool.map(lambda read: read(), [read for one in arrays for read in one.prepare(_MAPS // len(parts))]))
+    _read_sums([read for one in arrays for read in one.prepare(_MAPS // len(parts))])
 
 
 def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
@@ -44,92 +43,105 @@ def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
     distances = np.full(shape, np.inf, np.float32)
     values, found = np.full(shape, ABSENT, np.int64), np.full(shape, ABSENT, np.int64)
     for line, (query, probed) in enumerate(zip(batch.queries, batch.probed, strict=True)):
-        met = _meet(np.ascontiguousarray(query), np.sort(probed), lists)
+        probes = [_Probe(part, np.sort(probed), rows) for part in lists.parts]
+        met = _met([(probe, probe.distances(query, units=lists.units)) for probe in probes])
         nearest = _smallest(met.distances, k)
         distances[line, : len(nearest)] = met.distances[nearest]
-        for number, part in enumerate(lists.parts):
-            here = np.flatnonzero(met.parts[nearest] == number) if len(lists.parts) > 1 else np.arange(len(nearest))
+        for number, probe in enumerate(probes):
+            here = np.flatnonzero(met.probes[nearest] == number) if len(probes) > 1 else np.arange(len(nearest))
             if not len(here):
                 continue
-            places = met.places[nearest[here]]
-            values[line, here] = _take(part.values, places)
+            places = met.places[nearest[here]] if len(probes) > 1 else nearest
+            values[line, here] = probe.items(probe.part.values, places)
             if rows:
-                found[line, here] = _take(part.rows, places).astype(np.int64) + part.first_row
+                found[line, here] = probe.items(probe.part.rows, places).astype(np.int64) + probe.part.first_row
     return Neighbours(distances, values, found if rows else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Met:
-    """The keys that a query meets, list by list: distance, number of the part, place in the part's list order."""
+    """The keys that a query meets, list by list: distance, and with several parts the probe and its place there."""
 
     distances: Float32
-    parts: Int64
+    probes: Int64
     places: Int64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ranges:
-    """The rows ``[begins, ends)`` of a part in the lists ``numbers``, none of them empty."""
+def _met(found: list[tuple["_Probe", Float32]]) -> _Met:
+    if len(found) == 1:
+        return _Met(found[0][1], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    far = [distances for _, distances in found]
+    order = np.argsort(np.concatenate([probe.spread(probe.numbers) for probe, _ in found]), kind="stable")
+    owners = np.repeat(np.arange(len(far)), [len(each) for each in far])
+    places = np.concatenate([np.arange(len(each)) for each in far])
+    return _Met(np.concatenate(far)[order], owners[order], places[order])
 
-    numbers: Int64
-    begins: Int64
-    ends: Int64
 
-    @classmethod
-    def of(cls, part: SegmentLists, numbers: Int64) -> "_Ranges":
+class _Probe:
+    """The lists ``numbers`` of a part, those that aren't empty, laid end to end: a key's *place* is where it is there.
+
+    All that is read of them is asked for before anything waits, and verified before it is used.
+    """
+
+    def __init__(self, part: SegmentLists, numbers: Int64, rows: bool) -> None:
         begins, ends = part.offsets[numbers], part.offsets[numbers + 1]
         some = ends > begins
-        return cls(numbers[some], begins[some], ends[some])
+        self.part, self.numbers = part, numbers[some]
+        self._begins, self._counts = begins[some], (ends - begins)[some]
+        self._ends = np.cumsum(self._counts)
+        arrays = [part.keys, part.values, part.rows][: 3 if rows else 2]
+        self._pieces = [(array, array.locate(self._begins, ends[some])) for array in arrays]
 
     def spread(self, each: Int64) -> Int64:
-        """A number of each range, for each of its rows."""
-        return np.repeat(each, self.ends - self.begins)
+        """A number of each list, for each of its keys."""
+        return np.repeat(each, self._counts)
 
-    def places(self) -> Int64:
-        counts = self.ends - self.begins
-        return np.arange(int(counts.sum())) + self.spread(self.begins - (np.cumsum(counts) - counts))
-
-
-def _meet(query: Float32, numbers: Int64, lists: Lists) -> _Met:
-    ranges = [_Ranges.of(part, numbers) for part in lists.parts]
-    pieces = [part.keys.locate(of.begins, of.ends) for part, of in zip(lists.parts, ranges, strict=True)]
-    for part, of, of_keys in zip(lists.parts, ranges, pieces, strict=True):
-        _ask_for(part, of, of_keys)
-    distances, places = [], []
-    for part, of, of_keys in zip(lists.parts, ranges, pieces, strict=True):
-        part.keys.verify(of_keys)
-        here, far = of.places(), _distances(query, part, of, of_keys, units=lists.units)
-        hidden = part.hidden_at(here)
+    def distances(self, query: Float32, *, units: bool) -> Float32:
+        """Squared distances of all keys, float32 (keys,); infinite for hidden ones."""
+        if not len(self.numbers):
+            return np.empty(0, np.float32)
+        self._ask_for()
+        for array, pieces in self._pieces:
+            array.verify(pieces, damaged_block)
+        far = self._measured(query, units)
+        begins = self._begins - (self._ends - self._counts)
+        hidden = self.part.hidden_at(np.arange(len(far)) + self.spread(begins)) if self.part.hides else None
         if hidden is not None:
             far[hidden] = np.inf
-        distances.append(far)
-        places.append(here)
-    if len(ranges) == 1:
-        return _Met(distances[0], np.zeros(0, np.int64), places[0])
-    owners = np.repeat(np.arange(len(ranges)), [len(far) for far in distances])
-    order = np.argsort(np.concatenate([of.spread(of.numbers) for of in ranges]), kind="stable")
-    return _Met(np.concatenate(distances)[order], owners[order], np.concatenate(places)[order])
+        return far
 
+    def _ask_for(self) -> None:
+        """Have the disk read the keys of all the lists, and the rest of lists that are met for the first time."""
+        if load_kernel() is None or isinstance(self.part.keys.path, ObjectPath):
+            for array, _ in self._pieces:
+                for begin, count in zip(self._begins.tolist(), self._counts.tolist(), strict=True):
+                    array.will_need(begin, begin + count)
+            return
+        for array, pieces in self._pieces:
+            if array is self.part.keys or not array.is_verified(pieces):
+                _read_ahead(array, pieces)
+        _read_sums([read for array, pieces in self._pieces for read in array.unread_sums(pieces)])
 
-def _ask_for(part: SegmentLists, ranges: _Ranges, pieces: Pieces) -> None:
-    """Have the disk read the keys of all the lists, and the rest of a list that is met for the first time."""
-    if not len(ranges.begins):
-        return
-    if load_kernel() is None or isinstance(part.keys.path, ObjectPath):
-        for begin, end in zip(ranges.begins.tolist(), ranges.ends.tolist(), strict=True):
-            part.keys.will_need(begin, end)
-        return
-    _read_ahead(part.keys, pieces)
-    if part.keys.is_verified(pieces):
-        return
-    sums = part.keys.unread_sums(pieces)
-    for array in (part.values, part.rows):
-        others = array.locate(ranges.begins, ranges.ends)
-        _read_ahead(array, others)
-        sums += array.unread_sums(others)
-    if sums:
-        with ThreadPoolExecutor(_READS) as pool:
-            list(pool.map(lambda read: read(), sums))
+    def _measured(self, query: Float32, units: bool) -> Float32:
+        part, (_, keys) = self.part, self._pieces[0]
+        if units:
+            assert part.scales is not None
+            return squared_distances_of_pieces(query, keys.addresses, keys.counts, part.scales)
+        bounds = zip(self._begins.tolist(), self._counts.tolist(), strict=True)
+        gaps = decode(np.concatenate([part.keys.rows(begin, begin + count) for begin, count in bounds]), part.scales)
+        gaps -= query
+        return np.asarray(np.einsum("nd,nd->n", gaps, gaps))
+
+    def items(self, array: MappedArray, places: Int64) -> np.ndarray[Any, Any]:
+        """What an array holds of the keys at some places, (n,)."""
+        if load_kernel() is None:
+            lists = np.searchsorted(self._ends, places, side="right")
+            return array.take(self._begins[lists] + places - (self._ends - self._counts)[lists])
+        pieces = next(pieces for of, pieces in self._pieces if of is array)
+        ends = np.cumsum(pieces.counts)
+        piece = np.searchsorted(ends, places, side="right")
+        within = places - (ends - pieces.counts)[piece]
+        return items_at(pieces.addresses[piece] + within * array.dtype.itemsize, array.dtype)
 
 
 def _read_ahead(array: MappedArray, pieces: Pieces) -> None:
@@ -141,26 +153,10 @@ def _read_ahead(array: MappedArray, pieces: Pieces) -> None:
     read_ahead(pieces.addresses - (pieces.starts - begins), ends - begins)
 
 
-def _distances(query: Float32, part: SegmentLists, ranges: _Ranges, pieces: Pieces, *, units: bool) -> Float32:
-    """Squared distances of the ranges' keys, float32 (keys,)."""
-    if units:
-        assert part.scales is not None
-        return squared_distances_of_pieces(query, pieces.addresses, pieces.counts, part.scales)
-    stored = [part.keys.rows(*bounds) for bounds in zip(ranges.begins.tolist(), ranges.ends.tolist(), strict=True)]
-    if not stored:
-        return np.empty(0, np.float32)
-    gaps = decode(np.concatenate(stored), part.scales)
-    gaps -= query
-    return np.asarray(np.einsum("nd,nd->n", gaps, gaps))
-
-
-def _take(array: MappedArray, places: Int64) -> np.ndarray[Any, Any]:
-    """The items of a mapped array at some places."""
-    if load_kernel() is None:
-        return array.take(places)
-    pieces = array.locate(places, places + 1)
-    array.verify(pieces)
-    return items_at(pieces.addresses, array.dtype)
+def _read_sums(calls: list[Callable[[], None]]) -> None:
+    if calls:
+        with ThreadPoolExecutor(_READS) as pool:
+            list(pool.map(lambda read: read(), calls))
 
 
 def _smallest(distances: Float32, k: int) -> Int64:

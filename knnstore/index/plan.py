@@ -15,6 +15,7 @@
             check.json       Check: the recall of the self-check in these lists
             commits/         one record a task
         runs/<segment>/      while its lists are being made
+        runs/sample/         until the quantisers are trained
 
 A segment that is added later gets lists of its own under the same quantisers; nothing that is there is touched.
 """

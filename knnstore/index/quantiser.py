@@ -111,7 +111,7 @@ class Quantiser:
         """Residuals that the codes stand for, float32 ``(n, d)``."""
         # row number in the codebooks laid end to end; one gather for all of them
         rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
-        decoded = self._codebook_rows[rows.flatten()].view(len(codes), -1)
+        decoded = self._codebook_rows[rows.flatten()].view(len(codes), self._decoded_dimension)
         return decoded if self.axes is None else decoded @ torch.from_numpy(self.axes).T
 
     def errors(self, keys: Float32, lists: Int64, codes: Uint8) -> Float32:
@@ -119,6 +119,10 @@ class Quantiser:
         difference = torch.from_numpy(keys - self.centroids[lists]) - self.decode(codes)
         squared: Float32 = difference.square().sum(1).numpy()
         return squared
+
+    @property
+    def _decoded_dimension(self) -> int:
+        return int(self.codebooks.shape[0] * self.codebooks.shape[2])
 
     @cached_property
     def _first_rows(self) -> torch.Tensor:

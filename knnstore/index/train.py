@@ -1,4 +1,4 @@
-"""Training: a seeded sample of contiguous blocks spread over the whole store, k-means, PQ codebooks."""
+"""Training on a sample: k-means, PQ codebooks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.datastore.store import Datastore
 from knnstore.index.kmeans import Float32, Int64, two_level_kmeans
 from knnstore.index.plan import IndexPlan
 from knnstore.index.quantiser import Quantiser, train_codebooks
 from knnstore.index.rotation import optimised_axes, principal_axes, rotate
 from knnstore.planning import parse_rotation
 
-_BLOCK_ROWS = 256
-_FEWEST_CHUNKS = 64
 PQ_ROWS = 65_536
 """Keys, at most, that the codebooks are trained on."""
 
@@ -77,57 +74,3 @@ def train_codes(plan: IndexPlan, residuals: Float32) -> tuple[Float32, Float32 |
     """Codebooks of a plan's codes, and the axes along which they are, trained on residuals (n, d)."""
     axes = train_axes(plan, residuals)
     return train_codebooks(residuals if axes is None else rotate(residuals, axes), plan.pq_bytes, plan.seed), axes
-
-
-def draw_sample(store: Datastore, count: int, seed: int, advance: Callable[[int], None]) -> Sample:
-    """``count`` keys that aren't hidden, in blocks of contiguous rows from chunks spread evenly over all segments."""
-    segments = store.segments
-    chunks = [(number, chunk) for number, segment in enumerate(segments) for chunk in range(segment.chunks)]
-    sizes = np.array([len(_live_rows(store, number, chunk)) for number, chunk in chunks])
-    generator = np.random.default_rng(seed)
-    quotas = _quotas(sizes, count, generator)
-    stored = np.empty((count, segments[0].dimension), segments[0].codec.stored)
-    ends, filled = np.zeros(len(segments), np.int64), 0
-    wanted: list[list[Int64]] = [[] for _ in segments]
-    for (number, chunk), quota in zip(chunks, quotas, strict=True):
-        if quota:
-            live = _live_rows(store, number, chunk)
-            first = segments[number].chunk_range(chunk)[0]
-            wanted[number].append(first + live[_blocks(len(live), int(quota), generator)])
-    for number, rows in enumerate(wanted):
-        for places, keys in segments[number].find_keys(np.concatenate([np.empty(0, np.int64), *rows])):
-            stored[filled + places] = keys
-            advance(len(places))
-        filled += sum(map(len, rows))
-        ends[number] = filled
-    scales = [segment.codec.scales for segment in segments]
-    return Sample(stored, None if scales[0] is None else np.stack([s for s in scales if s is not None]), ends)
-
-
-def _quotas(sizes: Int64, count: int, generator: np.random.Generator) -> Int64:
-    """Rows to take from each chunk: from at least 64 chunks, or as many as hold twice the sample, evenly spread."""
-    wanted = max(_FEWEST_CHUNKS, -(-2 * count // int(sizes.max())))
-    step = max(1.0, len(sizes) / wanted)
-    spread = (np.arange(0, len(sizes), step) + generator.random() * (step - 1)).astype(np.int64)
-    chosen = np.unique(np.minimum(spread, len(sizes) - 1))
-    if sizes[chosen].sum() < count:
-        chosen = np.arange(len(sizes))
-    bounds = np.concatenate([[0], np.cumsum(sizes[chosen])]) * count // int(sizes[chosen].sum())
-    quotas = np.zeros(len(sizes), np.int64)
-    quotas[chosen] = np.diff(bounds)
-    return quotas
-
-
-def _blocks(rows: int, count: int, generator: np.random.Generator) -> Int64:
-    """``count`` of ``rows`` row numbers, in blocks of contiguous ones."""
-    blocks = -(-rows // _BLOCK_ROWS)
-    order = generator.permutation(blocks)
-    members = (order[:, None] * _BLOCK_ROWS + np.arange(_BLOCK_ROWS)).ravel()
-    return np.sort(members[members < rows][:count])
-
-
-def _live_rows(store: Datastore, segment: int, chunk: int) -> Int64:
-    """Places within a chunk of the rows that aren't hidden."""
-    begin, end = store.segments[segment].chunk_range(chunk)
-    live = store.hidden[segment].outside(begin, end)
-    return np.arange(end - begin) if live is None else live - begin

@@ -248,23 +248,33 @@ class ScoredTokens:
 def window_scores(
     model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
 ) -> Iterator[ScoredTokens]:
-    """Keys and ln p of every scored token, batch by batch; the logits of a batch hold at most ``_LOGITS`` numbers."""
-    batch_tokens = min(batch_tokens, max(1, _LOGITS // model.loaded.identity.vocabulary))
-    for whole in input_batches(model, windows, tokens, batch_tokens, sources):
-        for _, scored in _in_memory(whole, lambda part: _scored(model, *part, tokens)):
-            yield scored
+    """Keys and ln p of every scored token, batch by batch."""
+    for batch in batches_to_score(model, windows, tokens, batch_tokens, sources):
+        yield from batch_scores(model, batch, tokens)
+
+
+def batches_to_score(
+    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
+) -> Iterator[InputBatch]:
+    """The batches of ``window_scores``: their logits hold at most ``_LOGITS`` numbers, but for a longer window's."""
+    most = max(1, _LOGITS // model.loaded.identity.vocabulary)
+    return input_batches(model, windows, tokens, min(batch_tokens, most), sources)
+
+
+def batch_scores(model: KeyModel, batch: InputBatch, tokens: Any) -> Iterator[ScoredTokens]:
+    """Keys and ln p of a batch's scored tokens, in parts where there isn't the memory for all at once.
+
+    ``tokens``: as for ``padded_ids``; asked only for the span of each window that is scored.
+    """
+    for _, scored in _in_memory(batch, lambda part: _scored(model, *part, tokens)):
+        yield scored
 
 
 def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | None, tokens: Any) -> ScoredTokens:
     rows, lines, positions = scored_positions(batch)
     first = int((batch.length - batch.scored).min())
     keys, logits = model.keys_and_logits(ids, first, source)
-    targets = np.concatenate(
-        [
-            tokens(int(document), int(end - scored), int(end))
-            for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True)
-        ]
-    ).astype(np.int64)
+    targets = np.concatenate([tokens(*span) for span in scored_spans(batch)]).astype(np.int64)
     picked = logits[lines, positions - first].float()  # (n, vocabulary)
     normaliser = picked.logsumexp(dim=-1)
     target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
@@ -288,6 +298,12 @@ def _entropy(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
     log_p = logits.sub_(normaliser[:, None])
     # exp(−inf) · −inf is 0 here: a token that a model rules out
     return -torch.nan_to_num(log_p.exp() * log_p, nan=0.0).sum(dim=-1)
+
+
+def scored_spans(batch: Windows) -> Iterator[tuple[int, int, int]]:
+    """Document, begin and end there of the tokens that each window scores."""
+    for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True):
+        yield int(document), int(end - scored), int(end)
 
 
 def scored_positions(batch: Windows) -> tuple[Int64, Int64, Int64]:

@@ -27,6 +27,10 @@ _COPIES = 2
 _TICK_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0
 _RELEASE_SECONDS = 3.0
+_FORGOTTEN = (
+    f"the Dask scheduler has dropped a task {_ATTEMPTS} times, as happens where workers come and go quickly: "
+    "run the same command again; what is done stays done"
+)
 _STRAGGLER = 1.5  # times the median, after which a task of the last ones gets a second copy on an idle worker
 
 
@@ -80,11 +84,9 @@ class DaskRunner(Runner):
     def run_shared(
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """See Runner."""
-        sent = self._scatter(shared)
-        yield from _Run(
-            self._client, self._roster, self._send(function, shared=sent), self._foreign, self._patience
-        ).results(tasks)
+        """See Runner. If the last worker that has ``shared`` dies, it is sent again."""
+        send = self._send(function, partial(self._scatter, shared))
+        yield from _Run(self._client, self._roster, send, self._foreign, self._patience).results(tasks)
 
     def _scatter(self, shared: Any) -> Any:
         while True:
@@ -122,8 +124,9 @@ class DaskRunner(Runner):
         ]
         for future in asked:
             with suppress(TimeoutError):
-                if future.exception(timeout=max(0.01, deadline - time.monotonic())) is not None:
-                    raise task_error(future)
+                error = future.exception(timeout=max(0.01, deadline - time.monotonic()))
+                if error is not None:
+                    raise task_error(error)
             future.release()
 
     def release_workers(self) -> None:
@@ -138,13 +141,16 @@ class DaskRunner(Runner):
             for future in asked:
                 future.exception(timeout=max(0.01, deadline - time.monotonic()))
 
-    def _send(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
-        ready = partial(call_shared if shared else call, self._terms, function)
+    def _send(self, function: Callable[..., Any], scatter: Callable[[], Any] | None = None) -> Callable[..., Any]:
+        ready = partial(call_shared if scatter else call, self._terms, function)
+        shared: dict[str, Any] = {}
 
         def send(tasks: list[Any], workers: list[str] | None) -> list[Any]:
             # keys of their own: the same task in a second run, or copy, isn't the first one's remembered result
             keys = [_key(function) for _ in tasks]
             elsewhere = workers is not None
+            if scatter and (not shared or shared["shared"].status != "finished"):
+                shared["shared"] = scatter()
             sent = self._client.map(
                 ready, tasks, key=keys, pure=False, workers=workers, allow_other_workers=elsewhere, **shared
             )
@@ -163,6 +169,7 @@ class _Run:
         self._foreign = foreign
         self._patience = patience
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._again: list[Any] = []  # copies to look at again, since their results went with their workers
         self._entries: dict[str, _Entry] = {}  # by the key of each copy
         self._out = 0
         self._durations: list[float] = []
@@ -204,8 +211,8 @@ class _Run:
             future.add_done_callback(self._ended.put)
 
     def _await_ended(self) -> list[Any]:
-        """What has ended; after a moment without anything, nothing."""
-        ended = []
+        """What has ended, and what is to be looked at again; after a moment without anything, the latter alone."""
+        ended, self._again = self._again, []
         try:
             ended.append(self._ended.get(timeout=_TICK_SECONDS))
             while True:
@@ -228,15 +235,25 @@ class _Run:
             elif future.status in ("error", "cancelled"):
                 self._failed(entry, future)
             else:  # its result was lost with its worker before it was fetched: the scheduler has it made again
-                future.add_done_callback(self._ended.put)
-        if not finished:
-            return []
+                self._again.append(future)
+        return self._fetch(finished) if finished else []
+
+    def _fetch(self, finished: list[tuple[_Entry, Any]]) -> list[Any]:
+        """The results of copies that ended well; none where they couldn't be had, and the tasks are out again."""
         try:
             results = self._gather([future for _, future in finished])
         except TimeoutError:  # a worker froze with its result: the tasks are run again
             for entry, _ in finished:
                 entry.copies.clear()
             self._copy([entry for entry, _ in finished])
+            return []
+        except Exception:
+            if all(future.status == "finished" for _, future in finished):
+                raise
+            # one was lost with its worker, and failed when it was made again: look at each by itself
+            for entry, future in finished:
+                self._entries |= dict.fromkeys((copy.key for copy in entry.copies), entry)
+                self._again.append(future)
             return []
         for entry, _ in finished:
             self._forget(entry)
@@ -250,7 +267,10 @@ class _Run:
 
     def _failed(self, entry: _Entry, future: Any) -> None:
         self._look()  # a scheduler that went away fails all that is out: that is what to tell
-        error = task_error(future)
+        # A task that was cancelled has no error of its own. The scheduler does so with those whose shared value went
+        # with the last worker that had it, and with all when it was started anew.
+        told = future.exception() if future.status == "error" else None
+        error = ResourceError(_FORGOTTEN) if told is None else task_error(told)
         self._entries.pop(future.key, None)
         entry.copies.remove(future)
         entry.failures += 1
@@ -261,7 +281,7 @@ class _Run:
             if smaller is None and entry.failures == _ATTEMPTS:
                 raise error
             entry.task = smaller or entry.task
-        elif not (self._foreign and isinstance(error, OSError)) or entry.failures == _ATTEMPTS:
+        elif not (told is None or (self._foreign and isinstance(error, OSError))) or entry.failures == _ATTEMPTS:
             raise error
         self._copy([entry])
 
@@ -303,9 +323,8 @@ class _Run:
         entry.copies.clear()
 
 
-def task_error(future: Any) -> BaseException:
-    """What to raise for a task that didn't end well."""
-    error = future.exception()
+def task_error(error: BaseException) -> BaseException:
+    """What to raise for a task that ended with ``error``."""
     if isinstance(error, KnnstoreError):
         return error
     if isinstance(error, ModuleNotFoundError):
@@ -315,7 +334,6 @@ def task_error(future: Any) -> BaseException:
             "the workers died several times over one task, most likely for lack of memory: "
             "run the same command again with a smaller --memory or fewer --workers; what is done stays done"
         )
-    assert isinstance(error, BaseException)
     return error
 
 

@@ -47,7 +47,8 @@ def score(
     *,
     beside: Sequence[Datastore] = (),
 ) -> ScoreReport:
-    """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers search, None for here.
+    """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers run the LM and search,
+    None for here.
 
     ``beside``: more stores that the same LM made, searched along with the first.
 
@@ -133,7 +134,9 @@ class _Job:
         self._reporter = reporter
         memory = block_memory(options.memory, model)
         self.search = Search(stores, options, search_memory(memory), runner, model.loaded.device)
-        self._pass = Pass(model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache)
+        self._pass = Pass(
+            model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache, runner=runner
+        )
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()
 

@@ -10,10 +10,12 @@ import numpy as np
 from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.errors import NumericsError
-from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
+from knnstore.lm.forward import KeyModel, ScoredTokens
 from knnstore.lm.loading import LoadedModel
 from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
+from knnstore.scheduling import Runner
+from knnstore.score.batches import scored_parts
 from knnstore.score.search import Search
 from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
@@ -58,7 +60,8 @@ class Block:
 class Pass:
     """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs.
 
-    ``suffixes``: the store's exact-match memory, if it is to be asked.
+    ``suffixes``: the store's exact-match memory, if it is to be asked. ``runner``: whose workers run the LM, None for
+    here.
     """
 
     model: KeyModel
@@ -69,6 +72,7 @@ class Pass:
     reporter: Reporter
     cache: int = 0
     suffixes: Suffixes | None = None
+    runner: Runner | None = None
 
     def blocks(
         self, texts: Texts, k: int, stage: str, cache_temperatures: Temperatures | None = None
@@ -116,7 +120,15 @@ class Pass:
         loaded = self.model.loaded
         batch_tokens = _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
         parts = []
-        for part in window_scores(self.model, windows, texts.read, batch_tokens, texts.source):
+        for part in scored_parts(
+            self.model,
+            self.recipe.layer,
+            windows,
+            texts.read,
+            batch_tokens,
+            sources=texts.source,
+            runner=self.runner,
+        ):
             parts.append(part)
             advance(len(part.rows))
         rows = np.concatenate([part.rows for part in parts])

@@ -2,11 +2,14 @@
 
 import os
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from knnstore.errors import CorpusError
 from knnstore.scheduling import kept
+
+HANGS_SECONDS = 25
 
 
 def double(number):
@@ -21,6 +24,20 @@ def sleep_and_double(task):
 
 def add(shared, number):
     return shared + number
+
+
+def add_slowly(shared, number):
+    time.sleep(0.3)
+    return shared + number
+
+
+def good_then_bad_then_good(folder):
+    """How often it was run; the second time fails."""
+    attempts = len(list(Path(folder).iterdir())) + 1
+    Path(folder, str(attempts)).touch()
+    if attempts == 2:
+        raise OSError(116, "Stale file handle")
+    return attempts
 
 
 @lru_cache(maxsize=1)
@@ -59,12 +76,12 @@ def flaky(task):
 
 
 def hang_the_first_time(task):
-    """Number 7 takes long where it is run first, and a moment where it is run again."""
+    """Number 7 takes until it is told to go on where it is run first, and a moment where it is run again."""
     folder, number = task
     if number == 7:
-        try:
+        with suppress(FileExistsError):
             Path(folder, "begun").touch(exist_ok=False)
-            time.sleep(25)
-        except FileExistsError:
-            pass
+            begun = time.monotonic()
+            while time.monotonic() - begun < HANGS_SECONDS and not Path(folder, "go on").exists():
+                time.sleep(0.05)
     return number

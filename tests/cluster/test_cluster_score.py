@@ -1,5 +1,8 @@
 """Shards of an index, searched apart and merged, answer as the whole: the same bits, ties included."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,14 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.index.join import squared_distances
 from knnstore.index.search import Searcher
+from knnstore.lm.forward import ScoredTokens, key_model
+from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
-from knnstore.score import shards
+from knnstore.score import batches, shards
+from knnstore.score.batches import BatchesTask, score_batches, scored_parts
 from knnstore.score.shards import NearestOfShards, ShardTask, list_ranges, search_shard, search_sharded
+from knnstore.windows import cut_windows
 
 DIMENSION, K, NPROBE = 16, 300, 12
 
@@ -24,6 +31,10 @@ class ManyWorkers(SerialRunner):
     """As many shards as for five workers, answered in another order than asked."""
 
     workers = 5
+
+    def run(self, function, tasks):
+        for task in reversed(list(tasks)):
+            yield pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(task)))))
 
     def run_shared(self, function, shared, tasks):
         for task in reversed(list(tasks)):
@@ -113,6 +124,41 @@ def test_a_distance_does_not_depend_on_what_else_is_in_the_product():
     whole = squared_distances(queries, keys)
     for m, t in [(1, 90), (70, 1), (1, 1), (3, 5), (15, 17), (16, 16), (69, 89)]:
         assert torch.equal(squared_distances(queries[:m], keys[:t]), whole[:m, :t])
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return key_model(LmSpec("wiki-lm", dtype="float32", device="cpu", exact=True))
+
+
+def lm_parts(lm, runner):
+    """What the LM says of four documents, by rows."""
+    tokens = np.array([400, 550, 25, 70])
+    windows = cut_windows(np.cumsum(tokens) - tokens, tokens, context=64, stride=32)
+    ids = np.random.default_rng(0).integers(1, 8192, tokens.sum()).astype(np.uint32)
+
+    def read(document, begin, end):
+        return ids[tokens[:document].sum() + begin : tokens[:document].sum() + end]
+
+    parts = list(scored_parts(lm, "ffn-input", windows, read, 512, sources=None, runner=runner))
+    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in ScoredTokens.__slots__}
+    return len(parts), columns
+
+
+def test_the_lm_s_batches_scored_by_workers_say_what_one_machine_says(lm, monkeypatch):
+    monkeypatch.setattr(batches, "_TASK_TOKENS", 600)  # two batches a task
+    (batch_count, here), (task_count, there) = lm_parts(lm, None), lm_parts(lm, ManyWorkers())
+    assert 3 <= task_count < batch_count
+    assert here["rows"].tolist() == list(range(1045))
+    for name, column in here.items():
+        np.testing.assert_array_equal(there[name], column, err_msg=name)
+
+
+def test_a_worker_with_another_lm_is_refused(lm):
+    other = replace(lm.loaded.identity, weights="0" * 64)
+    with pytest.raises(MismatchError, match="has another LM at wiki-lm than the command that scores"):
+        score_batches(BatchesTask(LmSpec("wiki-lm", dtype="float32", device="cpu", exact=True), other, (), {}))
 
 
 def test_a_store_that_changed_meanwhile_is_refused(store, queries):

@@ -44,6 +44,13 @@ def test_the_kernel_chooses_the_lists_and_codes_of_the_reference(dimension, nlis
     np.testing.assert_array_equal(quantiser.encode(keys, lists), quantiser.encode_by_faiss(keys, lists))
 
 
+def test_of_no_keys_there_are_no_errors():
+    """As of a short chunk of keys in list order, none of whose rows is one that is measured."""
+    quantiser, none = made_quantiser(clustered(600, 16), 30, 6, 4), np.empty((0, 16), np.float32)
+    lists = quantiser.assign(none)
+    assert quantiser.errors(none, lists, quantiser.encode(none, lists)).shape == (0,)
+
+
 @needs_kernel
 @pytest.mark.parametrize("rows", [1, 5, 63, 65])
 def test_a_few_keys_are_chosen_for_like_many(rows):

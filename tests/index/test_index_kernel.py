@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,9 @@ from index_stores import clustered_keys, make_store
 
 import knnstore.index.kernel as kernel_module
 from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.block_sums import first_damaged
 from knnstore.datastore.store import Datastore
-from knnstore.index.compiled import CompiledNearest
+from knnstore.index.compiled import CompiledNearest, damaged_block
 from knnstore.index.kernel import KernelWarning, load_kernel
 from knnstore.index.nearest import Nearest
 from knnstore.index.search import Searcher
@@ -171,3 +173,20 @@ def test_without_a_compiler_there_is_no_kernel_and_not_a_word(fresh, monkeypatch
         warnings.simplefilter("error")
         assert load_kernel() is None
     assert not fresh.exists()
+
+
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 200)), min_size=1, max_size=6), st.data())
+def test_checksums_of_blocks_are_the_librarys_and_find_a_changed_byte(blocks, data):
+    if not load_kernel().checksums():
+        pytest.skip("this processor has no instruction for CRC-32C")
+    held = np.random.default_rng(0).integers(0, 256, 700, np.uint8)
+    begins, sizes = (np.array(column) for column in zip(*blocks, strict=True))
+    sums = np.array([google_crc32c.value(held[b : b + n].tobytes()) for b, n in blocks], np.uint32)
+    assert damaged_block(held, begins, sizes, sums) is None
+    changed = data.draw(st.integers(0, len(blocks) - 1))
+    held[begins[changed] + data.draw(st.integers(0, int(sizes[changed]) - 1))] ^= 1
+    found = damaged_block(held, begins, sizes, sums)
+    assert found is not None
+    assert found == first_damaged(held, begins, sizes, sums) <= changed

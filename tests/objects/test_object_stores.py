@@ -129,7 +129,7 @@ def test_an_index_that_is_interrupted_goes_on_with_the_tasks_that_are_left(
     root = ObjectPath(f"{url}.knnstore")
     copied(client, here / "keys.knnstore", root.key)
     with pytest.raises(InterruptedError):
-        build_index(Datastore(root), INDEX, counting_runner(most=3), Reporter())
+        build_index(Datastore(root), INDEX, counting_runner(most=4), Reporter())
     resumed = counting_runner()
     build_index(Datastore(root), INDEX, resumed, Reporter())
     assert resumed.ran["fill_run"] == 0

@@ -1,25 +1,36 @@
 """``score --store a --store b``: stores of one LM, searched together."""
 
 import json
+import os
 
 import pytest
+from click.testing import CliRunner
+
+from knnstore.cli import main
 
 FIXED = ("--k", "64", "--lambda", "0.4", "--temperature", "10")
 
 
-@pytest.fixture(scope="module")
-def score(two_stores, knnstore):
+@pytest.fixture
+def knnstore(two_stores, monkeypatch):
+    """The command, typed in the folder of both stores."""
+    monkeypatch.chdir(two_stores)
+    return lambda *arguments: CliRunner().invoke(main, [os.fspath(argument) for argument in arguments])
+
+
+@pytest.fixture
+def score(knnstore):
     def run(*arguments):
-        ended = knnstore(two_stores, "score", "--text", "text", "--json", "--quiet", *arguments)
-        assert ended.returncode == 0, ended.stderr
+        ended = knnstore("score", "--text", "text", "--json", "--quiet", *arguments)
+        assert ended.exit_code == 0, ended.stderr
         return json.loads(ended.stdout)
 
     return run
 
 
-def test_two_stores_searched_together_are_a_store_of_both_corpora(two_stores, score, knnstore, tmp_path):
-    merged = knnstore(tmp_path, "merge", two_stores / "a.knnstore", two_stores / "b.knnstore", "--into", "both")
-    assert merged.returncode == 0, merged.stderr
+def test_two_stores_searched_together_are_a_store_of_both_corpora(score, knnstore, tmp_path):
+    merged = knnstore("merge", "a.knnstore", "b.knnstore", "--into", tmp_path / "both")
+    assert merged.exit_code == 0, merged.stderr
     both = score("--store", tmp_path / "both", "--exact", *FIXED)
     together = score("--store", "a", "--store", "b", "--exact", *FIXED)
     assert (together["keys"], together["store"]) == (both["keys"], "a + b")
@@ -28,20 +39,20 @@ def test_two_stores_searched_together_are_a_store_of_both_corpora(two_stores, sc
     assert score("--store", "b", "--exact", *FIXED)["knn"]["perplexity"] > 1.05 * perplexity["together"]
 
 
-def test_each_store_is_searched_by_its_own_index_and_cited_by_its_own_documents(two_stores, score, knnstore):
+def test_each_store_is_searched_by_its_own_index_and_cited_by_its_own_documents(score, knnstore):
     result = score("--store", "b", "--store", "a")
     assert result["search"].startswith("b: exact distances in") and "; a: exact distances in" in result["search"]
-    ended = knnstore(two_stores, "score", "--store", "b", "--store", "a", "--text", "text", *FIXED)
+    ended = knnstore("score", "--store", "b", "--store", "a", "--text", "text", *FIXED)
     cited = [line.split()[2] for line in ended.stdout.splitlines() if line.startswith("taught by")]
     assert cited and all("/a/" in source for source in cited)  # which holds the very text
 
 
-def test_the_same_store_twice_is_refused(two_stores, knnstore):
-    ended = knnstore(two_stores, "score", "--store", "a", "--store", "a.knnstore", "--text", "text")
-    assert ended.returncode == 2 and "given twice" in ended.stderr
+def test_the_same_store_twice_is_refused(knnstore):
+    ended = knnstore("score", "--store", "a", "--store", "a.knnstore", "--text", "text")
+    assert ended.exit_code == 2 and "given twice" in ended.stderr
 
 
 @pytest.mark.parametrize("option", [("--tuned",), ("--only", "10%"), ("--save-neighbours", "x.parquet")])
-def test_what_belongs_to_a_single_store_is_refused_for_several(two_stores, knnstore, option):
-    ended = knnstore(two_stores, "score", "--store", "a", "--store", "b", "--text", "text", *option)
-    assert ended.returncode == 2 and f"{option[0]} goes with a single store" in ended.stderr
+def test_what_belongs_to_a_single_store_is_refused_for_several(knnstore, option):
+    ended = knnstore("score", "--store", "a", "--store", "b", "--text", "text", *option)
+    assert ended.exit_code == 2 and f"{option[0]} goes with a single store" in ended.stderr

@@ -9,10 +9,12 @@ and says row numbers; faiss scans the very same PQ codes, in RAM or through ``On
 *Warm*: everything is in the page cache, each query has been asked before. *Cold*: before each query its files are
 dropped from the page cache and the index is opened anew (the opening isn't counted: it maps the files and reads the
 checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is
-counted by the kernel; the disk's own rate is that of one large file, read cold.
+counted by the kernel; the disk's own rate is that of one large file, read cold. *Bare reads* are the same places of
+the same files asked for at once and then read, and nothing else: what of a cold query is the disk's.
 """
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -27,6 +29,8 @@ from make_keys import ClusteredKeys, make_store
 from benchmarks.faiss_baselines import empty_index, plan_of
 from benchmarks.measuring import Result, Settings
 from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.arrays import chunk_file
+from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.index.search import Searcher
 from knnstore.neighbours import Float32
@@ -38,6 +42,8 @@ COLUMNS = ("keys", "d", "contestant", "state", "median ms", "p95 ms", "÷ faiss 
 _LARGE = 2**28  # bytes of the file that the disk's rate is measured with
 Search = Callable[[Float32], Any]
 Times = dict[str, list[float]]
+Files = dict[Path, int]  # the descriptors of open files
+Read = tuple[int, list[bytearray], int]
 
 
 def run(settings: Settings, work: Path) -> Result:
@@ -91,6 +97,9 @@ def measured(
             statistics.median(cold["knnstore"]) / statistics.median(cold["faiss on disk"]), 4
         ),
         f"cold_vs_sequential_read_{suffix}": round(statistics.median(cold["knnstore"]) / (read["knnstore"] / rate), 4),
+        f"cold_vs_bare_reads_{suffix}": round(
+            statistics.median(cold["knnstore"]) / statistics.median(cold["bare reads"]), 4
+        ),
     }
 
 
@@ -135,7 +144,13 @@ def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, d
         drop(faiss_files)
         return lambda query: index.search(query, K)
 
-    openers = {"knnstore": opened_searcher, "faiss on disk": opened_faiss}
+    def opened_files() -> Search:
+        drop(lists)
+        return lambda query: [os.preadv(*read) for read in asked_for(next(reads))]
+
+    files: Files = {}
+    reads = iter([reads_of(store, queries[line : line + 1], files) for line in range(len(queries))])
+    openers = {"knnstore": opened_searcher, "faiss on disk": opened_faiss, "bare reads": opened_files}
     times: Times = {name: [] for name in openers}
     read: Times = {name: [] for name in openers}
     for line in range(len(queries)):
@@ -146,7 +161,37 @@ def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, d
             times[name].append(seconds_of(search, queries[line : line + 1]))
             read[name].append(bytes_read() - before)
             del search
+    for descriptor in files.values():
+        os.close(descriptor)
     return times, {name: statistics.median(of) for name, of in read.items()}
+
+
+def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
+    """The blocks of the lists that a query probes, keys first: open file, room for the bytes, place in the file."""
+    searcher = Searcher(store)
+    numbers = np.sort(searcher.probe(query, min(NPROBE, searcher.plan.nlist))[0])
+    found = []
+    for part in searcher.parts:
+        begins, ends = part.offsets[numbers], part.offsets[numbers + 1]
+        some = ends > begins
+        for array in (part.keys, part.values, part.rows):
+            pieces = array.locate(begins[some], ends[some])
+            sizes = pieces.counts * array.dtype.itemsize * math.prod(array.shape[1:])
+            for chunk, start, size in np.stack([pieces.chunks, pieces.starts, sizes], axis=1).tolist():
+                begin = start // BLOCK_BYTES * BLOCK_BYTES
+                end = min(-(-(start + size) // BLOCK_BYTES) * BLOCK_BYTES, array.chunk_bytes)
+                file = chunk_file(array.path, chunk, len(array.shape))
+                if file not in files:
+                    files[file] = os.open(file, os.O_RDONLY)
+                found.append((files[file], [bytearray(end - begin)], begin))
+    return found
+
+
+def asked_for(reads: list[Read]) -> list[Read]:
+    """The reads, once the kernel has been asked for all of them."""
+    for file, room, begin in reads:
+        os.posix_fadvise(file, begin, len(room[0]), os.POSIX_FADV_WILLNEED)
+    return reads
 
 
 def seconds_of(search: Search, query: Float32) -> float:

@@ -1,37 +1,53 @@
 """Searches that are skipped, against perplexity: where the LM and the exact matches say that it pays least.
 
-What a search gains is predicted by least squares on the features that are known before it, and their products.
+What a search gains is predicted by least squares on the features that are known before it, and their products. With
+``--text``, some of its tokens are scored by the LM and searched for in such shares, and the table says how many of them
+go by in a second.
 """
 
 from argparse import ArgumentParser, Namespace
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
+from experiments.scoring import scores_of, some_texts
+from knnstore.datastore.stores import Stores
 from knnstore.evidence import LM_FEATURES
+from knnstore.lm.forward import key_model
+from knnstore.lm.spec import LmSpec, default_model
+from knnstore.score import ScoreOptions
 from knnstore.score.mixture import FEATURES
+from knnstore.score.search import Search
 
+_MEMORY = 2**30
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def add_arguments(command: ArgumentParser) -> None:
     saved_arguments(command)
+    command.add_argument("--text", nargs="+", default=[], help="the text that was scored, to measure tokens a second")
+    command.add_argument("--tokens", type=int, default=20_000, help="of it, spread over the documents")
+    command.add_argument("--model", default=default_model())
 
 
 def run(arguments: Namespace, output: Output) -> None:
     material = Material.of(arguments)
     curves = output.computed("curves", lambda: _curves(material))
     names = list(curves)
-    rows = [["searches skipped", *names]]
-    rows += [[f"{share:.0%}", *(f"{curves[name][i]:.2f}" for name in names)] for i, share in enumerate(_SHARES)]
+    speeds = output.computed("tokens a second", lambda: _speeds(arguments, material)) if arguments.text else []
+    rows = [["searches skipped", *names, *(["tokens/s"] if speeds else [])]]
+    for i, share in enumerate(_SHARES):
+        perplexities = [f"{curves[name][i]:.2f}" for name in names]
+        rows.append([f"{share:.0%}", *perplexities, *(f"{speed:,.0f}" for speed in speeds[i : i + 1])])
     output.show(rows, material.about)
 
     def draw(axes: Any) -> None:
         for name in names:
-            axes.plot([100 * share for share in _SHARES], curves[name], marker="o", label=name)
-        axes.set(xlabel="searches skipped, %", ylabel="perplexity")
+            axes.plot(speeds or [100 * share for share in _SHARES], curves[name], marker="o", label=name)
+        axes.set(xlabel="tokens/s" if speeds else "searches skipped, %", ylabel="perplexity")
         axes.legend()
 
     output.figure(draw)
@@ -74,3 +90,24 @@ def _predict(features: Any, gain: Any, asked: Any) -> Any:
     design = expanded(features)
     solved = np.linalg.solve(design.T @ design + len(design) * 1e-4 * np.eye(design.shape[1]), design.T @ gain)
     return expanded(asked) @ solved
+
+
+def _speeds(arguments: Namespace, material: Material) -> list[float]:
+    """Tokens that LM and search get through in a second, for each share of searches that is skipped."""
+    store = material.store
+    model = key_model(LmSpec(arguments.model, store.manifest.key.layer))
+    texts = some_texts(arguments.text, model, arguments.tokens)
+    started = perf_counter()
+    keys = scores_of(model, texts, store.manifest.key).tokens.keys
+    scored = perf_counter() - started
+    search, order = Search(Stores([store]), ScoreOptions(), _MEMORY), np.random.default_rng(0).permutation(len(keys))
+    k = min(material.saved.facts.k, store.rows)
+    search(keys[order], k)  # the lists are in the page cache from here on, whichever share comes first
+    speeds = []
+    for share in _SHARES:
+        asked = order[: len(keys) - round(share * len(keys))]
+        started = perf_counter()
+        if len(asked):
+            search(keys[np.sort(asked)], k)
+        speeds.append(len(keys) / (scored + perf_counter() - started))
+    return speeds

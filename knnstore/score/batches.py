@@ -1,0 +1,100 @@
+"""The LM's pass over a text: here, or its batches shared out to the workers of a runner.
+
+The batches are those that one machine makes, and each worker has the LM's dtype and kind of device that this process
+has. So every product meets the same numbers in the same shape, and the answer is that of one machine as far as a
+processor gives the same bits twice; those of another kind, or as many threads as they may be, can differ in the last.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from socket import gethostname
+from typing import Any
+
+import numpy as np
+
+from knnstore.datastore.manifest import ModelIdentity
+from knnstore.errors import MismatchError
+from knnstore.lm.forward import (
+    InputBatch,
+    KeyModel,
+    ScoredTokens,
+    batch_scores,
+    batches_to_score,
+    key_model,
+    scored_spans,
+    window_scores,
+)
+from knnstore.lm.loading import load_model
+from knnstore.lm.sources import SourceReader
+from knnstore.lm.spec import LmSpec
+from knnstore.scheduling import Runner, kept
+from knnstore.windows import Windows
+
+_TASK_TOKENS = 4096  # padding included: seconds of a CPU, and of a GPU some times what a task costs the scheduler
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchesTask:
+    """Score batches of windows by the LM at ``spec``, which has to be ``identity``; ``targets``: ids by their spans."""
+
+    spec: LmSpec
+    identity: ModelIdentity
+    batches: tuple[InputBatch, ...]
+    targets: dict[tuple[int, int, int], Any]
+
+
+def score_batches(task: BatchesTask) -> ScoredTokens:
+    """What a worker runs. Raises MismatchError if it has another LM."""
+    kept(key_model.cache_clear)
+    kept(load_model.cache_clear)
+    model = key_model(task.spec)
+    if replace(model.loaded.identity, name=task.identity.name) != task.identity:
+        raise MismatchError(f"{gethostname()} has another LM at {task.spec.model} than the command that scores")
+    parts = [part for batch in task.batches for part in batch_scores(model, batch, lambda *span: task.targets[span])]
+    return ScoredTokens(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ScoredTokens.__slots__}
+    )
+
+
+def scored_parts(
+    model: KeyModel,
+    layer: str,
+    windows: Windows,
+    tokens: Any,
+    batch_tokens: int,
+    *,
+    sources: SourceReader | None,
+    runner: Runner | None,
+) -> Iterator[ScoredTokens]:
+    """Keys and ln p of every scored token, in whatever order: by the workers of ``runner``, None for here.
+
+    ``layer``: as it was given to make ``model``. ``tokens`` and ``sources`` read the text.
+    """
+    if runner is None:
+        yield from window_scores(model, windows, tokens, batch_tokens, sources)
+        return
+    loaded = model.loaded
+    spec = LmSpec(str(loaded.folder.resolve()), layer, loaded.dtype, loaded.device.type, exact=True)
+    batches = batches_to_score(model, windows, tokens, batch_tokens, sources)
+    tasks = (
+        BatchesTask(
+            spec,
+            loaded.identity,
+            together,
+            {span: tokens(*span) for batch, _, _ in together for span in scored_spans(batch)},
+        )
+        for together in _grouped(batches)
+    )
+    yield from runner.run(score_batches, tasks)
+
+
+def _grouped(batches: Iterable[InputBatch]) -> Iterator[tuple[InputBatch, ...]]:
+    """Consecutive batches, as few as make up a task."""
+    together: list[InputBatch] = []
+    for batch in batches:
+        together.append(batch)
+        if sum(ids.size for _, ids, _ in together) >= _TASK_TOKENS:
+            yield tuple(together)
+            together = []
+    if together:
+        yield tuple(together)
