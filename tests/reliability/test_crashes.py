@@ -1,9 +1,6 @@
 """Killed, torn or without power at any durable operation: what is marked done is there, and a second run ends alike."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,6 @@ import knnstore.datastore.commits
 from knnstore.atomic import make_folder, sync_all, write_json
 from knnstore.datastore.commits import CommitLog, file_damage
 from knnstore.errors import ResourceError
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def work(root):
@@ -118,15 +113,5 @@ def test_a_disk_that_fails_at_any_operation_is_one_sentence(quick, mode):
 
 
 @pytest.mark.slow
-def test_commands_that_crashed_anywhere_end_like_those_that_did_not(tmp_path):
-    # in an interpreter of its own: a process that has run torch with threads can't be forked safely
-    command = [sys.executable, TOOLS / "torture.py", "crashes", "--n", "16", "--seed", "7", "--json"]
-    done = subprocess.run([*command, "--work", tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    outcome = json.loads(done.stdout.splitlines()[-1])
-    assert {name: outcome[name] for name in ("tried", "lost", "silent", "told")} == {
-        "tried": 16,
-        "lost": 0,
-        "silent": 0,
-        "told": [],
-    }
+def test_commands_that_crashed_anywhere_end_like_those_that_did_not(tortured):
+    tortured("crashes", cases=16, seed=7)
