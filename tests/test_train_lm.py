@@ -217,7 +217,7 @@ def test_the_tokenizer_doesnt_depend_on_the_number_of_threads(texts, finished, t
     code = (
         "import sys, training.tokens\n"
         "from knnstore.corpus import ReadOptions, find_sources\n"
-        "sources = find_sources(sys.argv[1:]).sources\n"
+        "sources = find_sources(sys.argv[1:])\n"
         "print(training.tokens.train_tokenizer(sources, ReadOptions(), 300).to_str())"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{TOOL.parent}", "RAYON_NUM_THREADS": "1"}

@@ -86,8 +86,8 @@ def prepare(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train as the command says, or go on, or find it done; returns the result."""
     out, device = Path(args.out), choose_device(args.device)
-    corpus = find_sources(args.corpus).sources
-    valid = find_sources(args.valid).sources if args.valid else ()
+    corpus = find_sources(args.corpus)
+    valid = find_sources(args.valid) if args.valid else ()
     recipe = make_recipe(args, corpus, valid, device)
     refuse_strangers(out)
     (out / "work").mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
+from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import blocks, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.pairs import unparsed_pairs
 from knnstore.corpus.rows import Record, parse_line, parse_row, read_lines, read_rows
-from knnstore.corpus.sources import Source
 from knnstore.corpus.text import UnusableTextError, cut_pieces, decode_blocks
 from knnstore.errors import CorpusError
 

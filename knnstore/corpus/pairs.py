@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.rows import SKIP_HINT, Record, every_line, label_of, parse_object, read_lines
-from knnstore.corpus.sources import Source
 from knnstore.corpus.text import UnusableTextError, decode, mend
 from knnstore.errors import CorpusError
 

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.sources import Source
 from knnstore.corpus.text import UnusableTextError, decode, mend
 from knnstore.errors import CorpusError
 

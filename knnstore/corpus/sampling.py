@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.corpus.documents import read_documents
+from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.rows import parse_line, parse_row, read_lines, read_rows
-from knnstore.corpus.sources import Source
 from knnstore.corpus.text import UnusableTextError
 
 _TEXT = 2**16  # characters that are enough of one file

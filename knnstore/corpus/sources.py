@@ -1,21 +1,20 @@
-"""Folders, files and glob patterns -> the files of a corpus, in an order that never varies."""
+"""Folders, files and glob patterns -> the files of a corpus."""
 
 import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import has_magic
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
+from knnstore.corpus.listing import Kind, Listing, Met, Source
 from knnstore.corpus.opening import naming_errors
 from knnstore.errors import CorpusError
-
-Kind = Literal["text", "jsonl", "parquet", "tsv", "aligned"]
 
 _KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -34,63 +33,27 @@ PAIR_KINDS: dict[str, Kind] = {
 _STORE_SUFFIX = ".knnstore"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file of the corpus.
-
-    ``path`` is the argument as the user gave it, joined by ``/`` with the path inside it; ``bytes`` is its size
-    on disk; ``folder`` is where a relative path starts, for a reader that works elsewhere. ``beside``: of the target
-    side of two parallel files the source side, of ``beside_bytes``.
-    """
-
-    path: str
-    kind: Kind
-    bytes: int
-    folder: str = ""
-    beside: str = ""
-    beside_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The files of a corpus in reading order, and how many files of other kinds its folders had."""
-
-    sources: tuple[Source, ...]
-    ignored: int
-
-
-def find_sources(corpus: Sequence[str], kinds: Mapping[str, Kind] = _KINDS) -> Sources:
+def find_sources(corpus: Sequence[str], kinds: Mapping[str, Kind] = _KINDS) -> Listing:
     """The files that the arguments name: each a file, a folder (with all below it) or a glob pattern (with ``**``).
 
-    Arguments keep their order; within one the files are sorted by the bytes of their paths. A file met twice, under
-    whatever name, is taken once. Hidden entries and ``*.knnstore`` folders are passed over; other kinds of files, and
-    whatever isn't a regular file, are counted in ``ignored``.
+    They are in the order that ``Listing`` says. Hidden entries and ``*.knnstore`` folders are passed over; other kinds
+    of files, and whatever isn't a regular file, are counted.
 
     ``kinds``: what a file holds, by the end of its name.
 
     Raises CorpusError where an argument matches nothing, names a file that isn't text, or all together have no text;
     ResourceError where a folder or file can't be looked at.
     """
-    found: list[Source] = []
-    seen: set[int] = set()
-    ignored = 0
-    for argument in corpus:
-        for path in _paths(argument):
-            source, identity = _examine(path, kinds)
-            if source is None:
-                if path == argument:
-                    raise CorpusError(f"{path!r} is not a file of text that can be read: give {' '.join(kinds)}")
-                ignored += 1
-            elif identity not in seen:
-                seen.add(identity)
-                found.append(source)
+    found = _listed(_meet(number, argument, kinds) for number, argument in enumerate(corpus))
     if not found:
         given = ", ".join(repr(argument) for argument in corpus) or "no argument at all"
-        raise CorpusError(f"no text found in {given}: looked for {' '.join(kinds)}, ignored {ignored} other files")
-    return Sources(tuple(found), ignored)
+        raise CorpusError(
+            f"no text found in {given}: looked for {' '.join(kinds)}, ignored {found.ignored} other files"
+        )
+    return found
 
 
-def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[str]) -> Sources:
+def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[str]) -> Listing:
     """The files of a corpus of pairs: ``corpus`` as for ``find_sources``, and parallel files, n-th beside n-th.
 
     Raises CorpusError for files that aren't there, or that have no other side.
@@ -99,10 +62,26 @@ def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[st
         raise CorpusError(
             f"{len(source)} --source and {len(target)} --target files: give each source file its target file"
         )
-    found = find_sources(corpus, PAIR_KINDS) if corpus else Sources((), 0)
+    found = find_sources(corpus, PAIR_KINDS) if corpus else _listed([])
     sides = [[_aligned(path) for path in paths] for paths in (source, target)]
-    pairs = (replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
-    return Sources((*found.sources, *pairs), found.ignored)
+    found.add(replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
+    return found
+
+
+def _listed(met: Iterable[Iterable[Met]]) -> Listing:
+    return Listing(chain.from_iterable(met), folder=str(Path.cwd()))
+
+
+def _meet(number: int, argument: str, kinds: Mapping[str, Kind]) -> Iterator[Met]:
+    """Every file that the n-th argument leads to, as the folders are walked; some more than once."""
+    for path in _paths(argument):
+        source, identity = _examine(path, kinds)
+        if source is not None:
+            yield Met(number, path.encode(), source.kind, source.bytes, identity)
+        elif path == argument:
+            raise CorpusError(f"{path!r} is not a file of text that can be read: give {' '.join(kinds)}")
+        else:
+            yield Met(number, os.fsencode(path))
 
 
 def _aligned(path: str) -> Source:
@@ -114,7 +93,7 @@ def _aligned(path: str) -> Source:
     return source
 
 
-def fingerprint(sources: Sequence[Source]) -> str:
+def fingerprint(sources: Iterable[Source]) -> str:
     """SHA-256, as 64 hex digits, of every path, kind and size in order: equal while the corpus lists the same."""
     digest = hashlib.sha256()
     for source in sources:
@@ -123,15 +102,15 @@ def fingerprint(sources: Sequence[Source]) -> str:
     return digest.hexdigest()
 
 
-def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, int]:
+def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, bytes]:
     """The source at ``path``, or None for other kinds and for what isn't a regular file; and the file's identity."""
     kind = next((kind for suffix, kind in kinds.items() if path.lower().endswith(suffix)), None)
     if kind is None:
-        return None, 0
+        return None, b""
     with naming_errors(path):
         info = Path(path).stat()
     if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
-        return None, 0
+        return None, b""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -139,22 +118,26 @@ def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, int]:
     return Source(path, kind, info.st_size), _identity(info)
 
 
-def _identity(info: os.stat_result) -> int:
-    return info.st_dev << 64 | info.st_ino
+def _identity(info: os.stat_result) -> bytes:
+    return (info.st_dev << 64 | info.st_ino).to_bytes(16)
 
 
-def _paths(argument: str) -> list[str]:
-    """Every file, of whatever kind, that the argument stands for; sorted, each once."""
+def _paths(argument: str) -> Iterator[str]:
+    """Every file, of whatever kind, that the argument stands for.
+
+    In no order, and some several times: patterns such as ``**/*`` match a folder and, again, what is in it.
+    """
     named = _exists(argument)
     if not named and not has_magic(argument):
         raise CorpusError(f"no such file or folder: {argument!r}; check the path, and the folder it is relative to")
-    tops = [argument] if named else list(_expand(*_split(argument)))
-    if not tops:
-        raise CorpusError(f"the pattern {argument!r} matches nothing; check it, and the folder it is relative to")
     if named and argument.rstrip("/").endswith(_STORE_SUFFIX) and Path(argument).is_dir():
         raise CorpusError(f"{argument!r} is a datastore, not text: give the text it was made from")
-    # A set, since patterns such as **/* match a folder and, again, what is in it.
-    return sorted({path for top in tops for path in (_files_below(top) if Path(top).is_dir() else [top])})
+    nothing = True
+    for top in [argument] if named else _expand(*_split(argument)):
+        nothing = False
+        yield from _files_below(top) if Path(top).is_dir() else [top]
+    if nothing:
+        raise CorpusError(f"the pattern {argument!r} matches nothing; check it, and the folder it is relative to")
 
 
 def _exists(path: str) -> bool:
@@ -174,15 +157,18 @@ def _expand(prefix: str, parts: list[str]) -> Iterator[str]:
     Not glob.glob: its ``**`` follows loops of links, and it passes over folders that can't be read.
     """
     part, rest = parts[0], parts[1:]
-    if part == "**" and not rest:
-        matches = [prefix or "."]  # a folder stands for everything below it
-    elif part == "**":
-        for below, _ in _walk(prefix):
-            yield from _expand(below, rest)
+    if part == "**" and rest:
+        for below, folder in _walk(prefix):
+            if folder:
+                yield from _expand(below, rest)
         return
+    matches: Iterable[str]
+    if part == "**":
+        matches = [prefix or "."]  # a folder stands for everything below it
     elif has_magic(part):
-        folders, files = _listing(prefix)
-        matches = [prefix + name for name in (folders if rest else folders + files) if fnmatchcase(name, part)]
+        matches = (
+            prefix + name for name, folder in _entries(prefix) if (folder or not rest) and fnmatchcase(name, part)
+        )
     else:
         matches = [prefix + part] if _exists(prefix + part) else []
     for match in matches:
@@ -190,16 +176,15 @@ def _expand(prefix: str, parts: list[str]) -> Iterator[str]:
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    for prefix, names in _walk(folder.rstrip("/") + "/"):
-        yield from (prefix + name for name in names)
+    return (path for path, is_folder in _walk(folder.rstrip("/") + "/") if not is_folder)
 
 
-def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``top`` down, as "" or a path that ends in "/", with the names of its files.
+def _walk(top: str) -> Iterator[tuple[str, bool]]:
+    """Each folder from ``top`` down, as "" or a path that ends in "/", and its files; whether it is a folder.
 
     A folder reached twice through links is walked once, by the name that comes first.
     """
-    seen: set[int] = set()
+    seen: set[bytes] = set()
     waiting = [top]
     while waiting:
         prefix = waiting.pop()
@@ -208,24 +193,24 @@ def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
         if identity in seen:
             continue
         seen.add(identity)
-        folders, files = _listing(prefix)
-        yield prefix, files
-        waiting.extend(f"{prefix}{name}/" for name in reversed(folders))
+        yield prefix, True
+        folders = []
+        for name, folder in _entries(prefix):
+            if folder:
+                folders.append(name)
+            else:
+                yield prefix + name, False
+        waiting.extend(f"{prefix}{name}/" for name in sorted(folders, reverse=True))
 
 
-def _listing(prefix: str) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the other entries, each sorted; hidden ones and datastores left out."""
-    folders: list[str] = []
-    files: list[str] = []
+def _entries(prefix: str) -> Iterator[tuple[str, bool]]:
+    """The names in a folder as the system lists them, and whether each is a folder; no hidden ones, no datastores."""
     with naming_errors(prefix or "."), os.scandir(prefix or ".") as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not _is_folder(entry):
-                files.append(entry.name)
-            elif not entry.name.endswith(_STORE_SUFFIX):
-                folders.append(entry.name)
-    return sorted(folders), sorted(files)
+            if not entry.name.startswith("."):
+                folder = _is_folder(entry)
+                if not (folder and entry.name.endswith(_STORE_SUFFIX)):
+                    yield entry.name, folder
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Documents -> tokens: the corpus is cut into parts, and each part written as a run of ids and a table of documents."""
+"""Documents -> tokens: each part of the corpus is written as a run of ids and a table of documents."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from knnstore.atomic import storage_errors
 from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.sources import Source
+from knnstore.corpus.parts import TokenPart
 from knnstore.errors import ModelError, UsageError
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
@@ -44,19 +44,6 @@ _ROW_GROUP = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class TokenPart:
-    """The unit of tokenising: files that one task reads, in corpus order; ``index`` counts parts from 0.
-
-    ``records``: the numbers of the records that are wanted of each file, ascending; None for a file, or for all of
-    them, means everything in it.
-    """
-
-    index: int
-    sources: tuple[Source, ...]
-    records: tuple[tuple[int, ...] | None, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PartSummary:
     """What a part held: documents with tokens, their tokens and UTF-8 bytes, and what was left out or mended.
 
@@ -80,19 +67,6 @@ class PairTokens:
     tokenise: Tokenise
     file: Path
     longest: int
-
-
-def plan_parts(sources: Sequence[Source], part_bytes: int = 32 * 2**20) -> list[TokenPart]:
-    """Consecutive files, up to ``part_bytes`` on disk a part; a larger file makes a part alone."""
-    groups: list[list[Source]] = []
-    room = 0
-    for source in sources:
-        if not groups or source.bytes > room:
-            groups.append([])
-            room = part_bytes
-        groups[-1].append(source)
-        room -= source.bytes
-    return [TokenPart(index, tuple(group)) for index, group in enumerate(groups)]
 
 
 def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the order they are told of

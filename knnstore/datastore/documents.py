@@ -1,7 +1,7 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ _BATCH = 65_536
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 _MOST_TOKENS = 2**48
+_WHAT, _WHERE = DOCUMENTS_SCHEMA.names[:5], DOCUMENTS_SCHEMA.names[5:]
 _NULLABLE = ("record", "id")
 # Every document takes more than a quarter of a byte in the file; what claims more would fill the memory with nothing.
 _MOST_ROWS_A_BYTE = 4
@@ -61,22 +62,24 @@ class Document:
 
 
 class DocumentTable:
-    """The documents of a segment in corpus order; a row's document is found by binary search."""
+    """The documents of a segment in corpus order; a row's document is found by binary search.
 
-    def __init__(self, path: Path) -> None:
-        self._table = _read(path)
-        self.first_row = self._column("first_row")
-        self.tokens = self._column("tokens")
-        self.heldout_first = self._column("heldout_first")
-        self.heldout_tokens = self._column("heldout_tokens")
-        self.heldout_bytes = self._column("heldout_bytes")
+    Where their rows lie is read at once, 40 bytes a document; what they are, six times as much, when it is asked for.
+    ``check`` is called before the file is read, and raises if it isn't what was written.
+    """
+
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
+        self._path = path
+        self._check = check
+        columns: list[Int64] = [column.to_numpy() for column in self._read(_WHERE).columns]
+        self.first_row, self.tokens, self.heldout_first, self.heldout_tokens, self.heldout_bytes = columns
         for first, count in ((self.first_row, self.tokens), (self.heldout_first, self.heldout_tokens)):
-            # the sum in Python's integers: int64 would wrap around and look right
-            if (count < 0).any() or sum(count.tolist()) > _MOST_TOKENS or (first != np.cumsum(count) - count).any():
+            # the sum as a float: int64 would wrap around and look right
+            if (count < 0).any() or count.sum(dtype=float) > _MOST_TOKENS or (first != np.cumsum(count) - count).any():
                 raise CorruptStoreError(f"{path}: the documents' rows don't follow each other")
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return len(self.first_row)
 
     @property
     def rows(self) -> int:
@@ -84,7 +87,7 @@ class DocumentTable:
         return int(self.first_row[-1] + self.tokens[-1]) if len(self) else 0
 
     def __getitem__(self, index: int) -> Document:
-        record = self._table.slice(index, 1).select(["path", "record", "id"]).to_pylist()[0]
+        record = self.table.slice(index, 1).select(["path", "record", "id"]).to_pylist()[0]
         return Document(**record)
 
     def locate(self, rows: Int64) -> Int64:
@@ -96,36 +99,47 @@ class DocumentTable:
         """Indices of the documents that have a held-out part."""
         return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
 
-    @property
+    @cached_property
     def table(self) -> pa.Table:
-        """The table itself, of ``DOCUMENTS_SCHEMA``."""
-        return self._table
+        """What the documents are: the columns ``path``, ``record``, ``id``, ``bytes`` and ``sha256``."""
+        table = self._read(_WHAT)
+        if len(table) != len(self):
+            raise CorruptStoreError(f"{self._path} has changed while it was read")
+        return table
 
     @cached_property
     def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
         """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
-        return np.frombuffer(b"".join(self._table.column("sha256").to_pylist()), "S32")
+        return digests_of(self.table)
 
     def origins(self) -> Iterator[Document]:
         """Where each document came from, in order."""
-        for batch in self._table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
+        for batch in self.table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
             yield from (Document(**record) for record in batch.to_pylist())
 
     def paths(self) -> set[str]:
         """The files that the documents came from."""
-        return set(self._table.column("path").unique().to_pylist())
+        return set(self.table.column("path").unique().to_pylist())
 
     @property
     def text_bytes(self) -> int:
         """UTF-8 bytes of all documents together, the held-out ones included."""
-        return int(self._column("bytes").sum())
+        return int(self.table.column("bytes").to_numpy().sum())
 
-    def _column(self, name: str) -> Int64:
-        column: Int64 = self._table.column(name).to_numpy()
-        return column
+    def _read(self, columns: list[str]) -> Any:
+        self._check()
+        return _read(self._path, columns)
 
 
-def _read(path: Path) -> Any:
+def digests_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+    """The column ``sha256`` of a table, none of them null, of NumPy's dtype S32: (documents,)."""
+    chunks = [chunk for chunk in table.column("sha256").chunks if len(chunk)]
+    places = [slice(chunk.offset, chunk.offset + len(chunk)) for chunk in chunks]
+    arrays = [np.frombuffer(chunk.buffers()[1], "S32")[place] for chunk, place in zip(chunks, places, strict=True)]
+    return np.concatenate([np.empty(0, "S32"), *arrays])
+
+
+def _read(path: Path, columns: list[str]) -> Any:
     try:
         with open_regular(path) as source, pq.ParquetFile(source) as file:
             if file.schema_arrow.remove_metadata() != DOCUMENTS_SCHEMA:
@@ -133,10 +147,10 @@ def _read(path: Path) -> Any:
             rows = file.metadata.num_rows
             if rows > _MOST_ROWS_A_BYTE * source.seek(0, os.SEEK_END):
                 raise CorruptStoreError(f"{path} claims {rows} documents, more than its size can hold")
-            table = file.read(use_threads=False)
+            table = file.read(columns, use_threads=False)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
-    if any(table.column(name).null_count for name in DOCUMENTS_SCHEMA.names if name not in _NULLABLE):
+    if any(table.column(name).null_count for name in columns if name not in _NULLABLE):
         raise CorruptStoreError(f"{path}: a field is null that never is")
     return table

@@ -43,7 +43,7 @@ def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(f"{root} is being written by {_holder(path)}: wait for it, or stop it") from None
+            raise _locked(root, _holder(path)) from None
         file.truncate(0)
         json.dump(_this_process(), file)
         file.flush()
@@ -72,6 +72,16 @@ def holder(root: Path) -> str | None:
     except OSError:  # no lock file, or one that may not be read: nobody that we know of
         return None
     return None
+
+
+def require_free(root: Path) -> None:
+    """Raise LockedError if somebody is writing now: for a writer who has much to do before it writes."""
+    if told := holder(root):
+        raise _locked(root, told)
+
+
+def _locked(root: Path, told: str) -> LockedError:
+    return LockedError(f"{root} is being written by {told}: wait for it, or stop it")
 
 
 def _this_process() -> dict[str, Any]:

@@ -19,7 +19,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ class Segment:
     @cached_property
     def documents(self) -> DocumentTable:
         """The documents, in corpus order. Raises CorruptStoreError unless the file is that of its commit record."""
-        self.commits.require_file(DOCUMENTS_TASK, DOCUMENTS_FILE)
-        return DocumentTable(self.root / DOCUMENTS_FILE)
+        check = partial(self.commits.require_file, DOCUMENTS_TASK, DOCUMENTS_FILE)
+        return DocumentTable(self.root / DOCUMENTS_FILE, check)
 
     @cached_property
     def rows(self) -> int:

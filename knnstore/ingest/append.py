@@ -4,7 +4,7 @@ While that segment is being made, its folder ``append/`` holds what it will repl
 published even if the corpus has changed in the meantime.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, read_raw, write_json
-from knnstore.corpus.sources import Source
+from knnstore.corpus.listing import Source
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.removed import Removed, joined, save_removed
@@ -25,18 +25,19 @@ from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
+from knnstore.ingest.assembly import Choose
 from knnstore.ingest.making import Making, count
 from knnstore.ingest.plan import IngestOptions, differences
 from knnstore.ingest.survey import (
     Differences,
     compare,
     digest_of,
+    is_among,
     names_of,
     parts_to_add,
     replaced_heldout,
     survey_corpus,
 )
-from knnstore.ingest.tasks import TokenTask
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -107,8 +108,7 @@ class Append:
         """Make the segment of the new documents; None if they haven't a token."""
         making = self._making(self._begin(found))
         parts = parts_to_add(self.sources, found)
-        tasks = [TokenTask(making.segment.root.absolute(), self.spec, part, self.options.reading) for part in parts]
-        if not making.tokenise(tasks, self._heldout(store, found)):
+        if not making.tokenise(parts, self.options.reading, self._heldout(store, found)):
             return None
         making.write_keys()
         return making
@@ -192,19 +192,20 @@ class Append:
         write_json(path / PLAN_FILE, to_json(plan))
         return Segment(path)
 
-    def _heldout(self, store: Datastore, found: Differences) -> Callable[[Any], Int64]:
+    def _heldout(self, store: Datastore, found: Differences) -> Choose:
         """Who is held out: what replaces held-out text, and a share of the rest."""
         held = sum(int(s.documents.heldout_tokens[store.heldout(s)].sum()) for s in store.segments)
         replaced = replaced_heldout(store, found)
 
-        def choose(table: Any) -> Int64:
-            tokens = table.column("tokens").to_numpy()
-            heldout = np.zeros(len(tokens), np.int64)
-            names = names_of(table)
-            bound = np.array([name in replaced for name in names], np.bool_)
-            for row in np.flatnonzero(bound):
-                part = replaced[names[row]]
-                heldout[row] = tokens[row] if part is None else min(part, tokens[row])
+        def choose(tokens: Int64, tables: Iterable[Any]) -> Int64:
+            heldout, bound = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.bool_)
+            begin = 0
+            for table in tables:
+                names = names_of(table)
+                for row in np.flatnonzero(is_among(names, list(replaced))).tolist():
+                    part, own = replaced[names[row].as_py()], tokens[begin + row]
+                    heldout[begin + row], bound[begin + row] = own if part is None else min(part, own), True
+                begin += len(table)
             room = max(0, MOST_TOKENS - held)
             heldout[~bound] = choose_more_heldout(tokens[~bound], self.plan.holdout, room)
             return heldout

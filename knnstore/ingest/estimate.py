@@ -1,18 +1,18 @@
 """What a corpus will come to on disk, by a sample of its text: before it is tokenised, and long before its keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import repeat
 
 from knnstore.atomic import free_bytes
+from knnstore.corpus.listing import Source
 from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.parts import Parts
 from knnstore.corpus.sampling import sample_text
-from knnstore.corpus.sources import Source
 from knnstore.datastore.segment import Segment
 from knnstore.diskspace import require_room
 from knnstore.ingest.plan import row_bytes
-from knnstore.ingest.tasks import TokenTask, text_tokens
+from knnstore.ingest.tasks import text_tokens
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Runner
 
@@ -35,7 +35,7 @@ class EstimateTask:
         return "estimate"
 
 
-def require_disk(segment: Segment, tasks: Sequence[TokenTask], runner: Runner) -> None:
+def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOptions, runner: Runner) -> None:
     """Raise DiskFullError, with both numbers, if what is left to tokenise can't fit on the disk with its keys.
 
     No text is looked at where there is room for as many tokens as the files could possibly hold. Of pairs of texts
@@ -43,16 +43,10 @@ def require_disk(segment: Segment, tasks: Sequence[TokenTask], runner: Runner) -
     """
     if segment.plan.key.task == "seq2seq":
         return
-    sources = [
-        source
-        for task in tasks
-        for source, records in zip(task.part.sources, task.part.records or [None] * len(task.part.sources), strict=True)
-        if records is None  # of a file of which some records alone are wanted, nobody knows how much that is
-    ]
-    size = sum(source.bytes for source in sources)
+    size = sum(source.bytes for source in _wanted_whole(parts))
     if size * _MOST_EXPANDED * row_bytes(segment) <= free_bytes(segment.root):
         return
-    task = EstimateTask(tasks[0].spec, _spread(sources), tasks[0].options)
+    task = EstimateTask(spec, tuple(_spread(_wanted_whole(parts), size)), reading)
     tokens = size * next(iter(runner.run(tokens_a_byte, [task])))
     needed = int(_SURE * tokens * row_bytes(segment))
     require_room(segment.root, needed, f"the keys of about {tokens:,.0f} tokens, by a sample of the text,")
@@ -68,8 +62,18 @@ def tokens_a_byte(task: EstimateTask) -> float:
     return tokens / size if size else 0.0
 
 
-def _spread(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Some of the files, spread evenly over their bytes."""
-    ends = np.cumsum([source.bytes for source in sources])
-    places = (np.arange(_FILES) + 0.5) * ends[-1] / _FILES
-    return tuple(sources[number] for number in np.unique(np.searchsorted(ends, places)))
+def _wanted_whole(parts: Parts) -> Iterator[Source]:
+    """The files but for those of which some records alone are wanted: nobody knows how much that is."""
+    for part in parts:
+        wanted = part.records or repeat(None)
+        yield from (source for source, records in zip(part.sources, wanted, strict=False) if records is None)
+
+
+def _spread(sources: Iterable[Source], size: int) -> Iterator[Source]:
+    """Some of the files, spread evenly over their ``size`` in bytes."""
+    places, end = [(number + 0.5) * size / _FILES for number in range(_FILES)], 0
+    for source in sources:
+        end += source.bytes
+        if places and places[0] <= end:
+            yield source
+            places = [place for place in places if place > end]

@@ -1,15 +1,15 @@
 """The ingest job: a store of a corpus, made, finished, or brought up to date."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from knnstore.atomic import make_folder, remove_folder, storage_errors, write_json
-from knnstore.corpus.sources import Source, fingerprint
-from knnstore.corpus.tokens import plan_parts
+from knnstore.corpus.listing import Listing
+from knnstore.corpus.parts import Parts, plan_parts
+from knnstore.corpus.sources import fingerprint
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
-from knnstore.datastore.locking import LOCK_FILE, writing
+from knnstore.datastore.locking import LOCK_FILE, require_free, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
@@ -19,7 +19,7 @@ from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.making import Making, count
 from knnstore.ingest.plan import IngestOptions, check_memory, differences, segment_plan
-from knnstore.ingest.tasks import TokenTask, describe_model
+from knnstore.ingest.tasks import describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
 from knnstore.records import to_json
@@ -71,43 +71,35 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     the message.
     """
     reporter = reporter or Reporter()
+    root = store_path(options.store or default_store(options.named[0]))
+    require_free(root)
     found = options.files()
-    ignored = f" ({count(found.ignored, 'file')} of other kinds left out)" if found.ignored else ""
-    size = format_size(sum(source.bytes + source.beside_bytes for source in found.sources))
-    files = len(found.sources) + sum(1 for source in found.sources if source.beside)
-    reporter.say(f"corpus    {count(files, 'file')}, {size}{' of pairs' if options.pairs else ''}{ignored}")
+    reporter.say(f"corpus    {_corpus_line(found, options)}")
     model = options.model or default_model()
     folder = resolve_model(model)
     spec = LmSpec(str(folder.resolve()), options.layer, options.dtype, options.device)
     facts = next(iter(runner.run(describe_model, [spec])))
     reporter.say(_model_line(model, folder, facts, options.layer))
-    plan = segment_plan(options, facts, fingerprint(found.sources))
-    check_memory(options, facts, plan)
-    root = store_path(options.store or default_store(options.named[0]))
+    plan = segment_plan(options, facts, fingerprint(found))
+    check_memory(options, facts, plan, len(found))
     make_folder(root)
-    # workers may stand elsewhere: they get absolute places
-    here = Path.cwd()
-    sources = [replace(source, folder=str(here)) for source in found.sources]
     with writing(root, reporter.say):
-        runner.require_shared(root, [folder, here / sources[0].path])
+        runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
         _open_root(root, plan, overwrite=options.overwrite)
         if load_manifest(root).segments:
-            done = Append(root, options, plan, spec, sources, runner, reporter).run()
+            done = Append(root, options, plan, spec, found, runner, reporter).run()
         else:
             segment = _first_segment(root, plan)
             making = Making(segment, spec, runner, reporter)
-            done = _make_first(root, making, sources, spec, options)
+            done = _make_first(root, making, plan_parts(found), options)
         return _report(root, done)
 
 
-def _make_first(
-    root: Path, making: Making, sources: Sequence[Source], spec: LmSpec, options: IngestOptions
-) -> Appended:
+def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions) -> Appended:
     """Make the first segment of a store and publish it."""
     segment = making.segment
-    tasks = [TokenTask(segment.root.absolute(), spec, part, options.reading) for part in plan_parts(sources)]
     choose = choose_heldout_pairs if options.pairs else choose_heldout
-    if not making.tokenise(tasks, lambda table: choose(table.column("tokens").to_numpy(), options.holdout)):
+    if not making.tokenise(parts, options.reading, lambda tokens, _: choose(tokens, options.holdout)):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")
     if segment.rows == 0:
         raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
@@ -177,6 +169,12 @@ def _first_segment(root: Path, plan: SegmentPlan) -> Segment:
     if not (root / MANIFEST_FILE).exists():
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
     return Segment(path)
+
+
+def _corpus_line(found: Listing, options: IngestOptions) -> str:
+    files = count(len(found) + len(options.source), "file")
+    ignored = f" ({count(found.ignored, 'file')} of other kinds left out)" if found.ignored else ""
+    return f"{files}, {format_size(found.bytes)}{' of pairs' if options.pairs else ''}{ignored}"
 
 
 def _model_line(name: str, folder: Path, facts: LmFacts, asked: str) -> str:

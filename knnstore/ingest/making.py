@@ -1,17 +1,16 @@
 """Making one segment: tokens first, keys second; each step goes on where an earlier run stopped."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from knnstore.atomic import make_folder
+from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.parts import Parts
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
-from knnstore.holdout import Int64
-from knnstore.ingest.assembly import assemble
+from knnstore.ingest.assembly import Choose, assemble
 from knnstore.ingest.estimate import require_disk
 from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
@@ -55,19 +54,18 @@ class Making:
         """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
         return self.segment.commits.find(DOCUMENTS_TASK) is not None
 
-    def tokenise(self, tasks: list[TokenTask], choose: Callable[[Any], Int64]) -> bool:
+    def tokenise(self, parts: Parts, reading: ReadOptions, choose: Choose) -> bool:
         """Write documents, values and held-out tokens; False, and nothing is written, if there isn't one token.
 
-        ``choose``: see ``assemble``.
+        ``choose``: see ``Choose``.
         """
         sweep_partial(self.segment.root)
         # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
-        size = sum(source.bytes for task in tasks for source in task.part.sources)
         if not self.tokenised:
-            with telling_need("The tokens of the text", lambda: size):
-                if not self._tokenise(tasks):
+            with telling_need("The tokens of the text", lambda: parts.bytes):
+                if not self._tokenise(parts, reading):
                     return False
-                assemble(self.segment, len(tasks), choose, self._decoded_bytes)
+                assemble(self.segment, len(parts), choose, self._decoded_bytes)
         remove_parts(self.segment.root)
         table = self.segment.documents
         heldout, heldout_tokens = len(table.heldout()), int(table.heldout_tokens.sum())
@@ -110,17 +108,17 @@ class Making:
         self.rows += waiting
         self.seconds += time.perf_counter() - started
 
-    def _tokenise(self, tasks: list[TokenTask]) -> bool:
+    def _tokenise(self, parts: Parts, reading: ReadOptions) -> bool:
         segment = self.segment
         make_folder(segment.root / "parts")
-        kept = committed_summaries(segment, tasks)
-        todo = [task for task in tasks if task.name not in kept]
+        kept = committed_summaries(segment, len(parts))
+        todo = parts.without(kept)
         if todo:
-            require_disk(segment, todo, self._runner)
+            require_disk(segment, self._spec, todo, reading, self._runner)
         summaries = list(kept.values())
-        total = sum(source.bytes for task in tasks for source in task.part.sources)
-        with self._reporter.bar("tokens", total, "B", sum(summary.bytes for summary in summaries)) as advance:
-            for summary in self._runner.run(tokenise, todo):
+        tasks = (TokenTask(segment.root.absolute(), self._spec, part, reading) for part in todo)
+        with self._reporter.bar("tokens", parts.bytes, "B", sum(summary.bytes for summary in summaries)) as advance:
+            for summary in self._runner.run(tokenise, tasks):
                 summaries.append(summary)
                 advance(summary.bytes)
         self._tally(len(todo), len(kept))

@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
 from knnstore.corpus.pairs import DEFAULT_FIELDS
-from knnstore.corpus.sources import Sources, find_pairs, find_sources
+from knnstore.corpus.sources import find_pairs, find_sources
 from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
@@ -21,6 +22,8 @@ _FEWEST_CHUNK_ROWS, _MOST_CHUNK_ROWS = 2**10, 2**17
 # Measured resident memory: the process that hands out tasks, and a worker with torch and transformers imported.
 _CLIENT_BYTES = 300_000_000
 _WORKER_BYTES = 700_000_000
+# Measured: where the rows of a document lie, and a little of what it is while that is written down.
+_DOCUMENT_BYTES = 150
 # A chunk is held as keys, as Zarr's copy of them, and compressed.
 _CHUNK_COPIES = 3
 # zstd leaves this much of keys (measured on real ones: 0.84 of int8, 0.92 of float16); rounded up
@@ -100,7 +103,7 @@ class IngestOptions:
         """How the corpus is read."""
         return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=self.pairs)
 
-    def files(self) -> Sources:
+    def files(self) -> Listing:
         """The files of the corpus. Raises CorpusError where there are none."""
         return find_pairs(self.corpus, self.source, self.target) if self.pairs else find_sources(self.corpus)
 
@@ -147,11 +150,11 @@ def choose_workers(options: IngestOptions, cores: int) -> IngestOptions:
     return replace(options, workers=int(min(max(1, affordable), cores)))
 
 
-def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan) -> None:
-    """Raise ResourceError if a run can't stay within the memory promised."""
+def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan, files: int) -> None:
+    """Raise ResourceError if a run over so many files can't stay within the memory promised."""
     chunk = plan.chunk_rows * facts.dimension * stored_dtype(options.key_dtype).itemsize
     weights = facts.parameters * (4 if facts.dtype == "float32" else 2)
-    _require_memory(options, facts.identity.name, weights + _CHUNK_COPIES * chunk)
+    _require_memory(options, facts.identity.name, weights + _CHUNK_COPIES * chunk, files)
 
 
 def check_memory_first(options: IngestOptions) -> None:
@@ -160,17 +163,18 @@ def check_memory_first(options: IngestOptions) -> None:
     One that is killed while it starts would be started again, for ever.
     """
     model = options.model or default_model()
-    _require_memory(options, model, _weight_bytes(model), "at least ")
+    _require_memory(options, model, _weight_bytes(model), least="at least ")
 
 
-def _require_memory(options: IngestOptions, model: str, worker: int, least: str = "") -> None:
-    """Raise ResourceError unless each worker can have so many bytes besides its libraries."""
-    workers = max(1, options.workers)
-    needed = _CLIENT_BYTES + workers * (_WORKER_BYTES + worker)
+def _require_memory(options: IngestOptions, model: str, worker: int, files: int = 0, least: str = "") -> None:
+    """Raise ResourceError unless each worker can have so many bytes besides its libraries, and all a list of files."""
+    workers, held = max(1, options.workers), _DOCUMENT_BYTES * files
+    needed = _CLIENT_BYTES + held + workers * (_WORKER_BYTES + worker + held)
     if needed > options.memory:
         processes = "1 worker" if workers == 1 else f"{workers} workers"
+        many = f" and {files:,} files" if held > worker else ""
         raise ResourceError(
-            f"--memory {format_size(options.memory)} is too little: {model} with {processes} "
+            f"--memory {format_size(options.memory)} is too little: {model} with {processes}{many} "
             f"needs {least}{format_size(needed)}; give more{', or fewer --workers' * (workers > 1)}"
         )
 

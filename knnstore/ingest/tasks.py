@@ -3,7 +3,7 @@
 torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,8 @@ import numpy as np
 
 from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
-from knnstore.corpus.tokens import PairTokens, PartSummary, TokenPart, survey_part, tokenise_part
+from knnstore.corpus.parts import TokenPart
+from knnstore.corpus.tokens import PairTokens, PartSummary, survey_part, tokenise_part
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.queries import MOST_QUERIES, write_queries
@@ -148,12 +149,13 @@ def tokenise(task: TokenTask) -> PartSummary:
     return summary
 
 
-def committed_summaries(segment: Segment, tasks: Sequence[TokenTask]) -> dict[str, PartSummary]:
-    """What earlier runs of the tasks did, by the tasks' names, of those that are there whole."""
-    done = segment.commits.find_all(task.name for task in tasks)
+def committed_summaries(segment: Segment, parts: int) -> dict[int, PartSummary]:
+    """What earlier runs found in the parts, by their numbers, of those that are there whole."""
+    names = {tokens_task(part): part for part in range(parts)}
+    done = segment.commits.find_all(names)
     # a part may have lain on the disk for days
     whole = {name: commit for name, commit in done.items() if not segment.commits.damage(name)}
-    return {name: from_json(PartSummary, commit.facts, name) for name, commit in whole.items()}
+    return {names[name]: from_json(PartSummary, commit.facts, name) for name, commit in whole.items()}
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
@@ -302,9 +304,12 @@ def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
     try:
         return codec.encode(keys)
     except NumericsError as error:
-        finite = np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)
-        where = _place(segment, int(rows[np.argmin(finite)]))
-        raise NumericsError(f"{where}: {error}; try --dtype float32, or --key-dtype int8") from error
+        held = (np.abs(keys) < (65504 if codec.dtype == "float16" else np.inf)).all(axis=1)  # a NaN is not smaller
+        first = int(np.argmin(held))
+        worst = keys[first][np.argmax(np.abs(keys[first]))]
+        instead = "--key-dtype int8, or --dtype float32" if codec.dtype == "float16" else "--dtype float32"
+        told = f"{_place(segment, int(rows[first]))}: an activation is {worst}, which {codec.dtype} can't hold"
+        raise NumericsError(f"{told}; try {instead}") from error
 
 
 def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from knnstore.atomic import make_folder, write_atomically
 from knnstore.corpus.options import ReadOptions
+from knnstore.corpus.parts import plan_parts
 from knnstore.corpus.sources import find_sources, fingerprint
-from knnstore.corpus.tokens import plan_parts
 from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
 from knnstore.datastore.documents import HELDOUT_TOKENS, SOURCE_TOKENS, VALUE_CHUNK_ROWS
@@ -122,7 +122,7 @@ class Remaker:
             raise CorruptStoreError("pairs of texts aren't made again from their files: use a copy, or ingest again")
         if not self.corpus:
             raise CorpusError("it takes the corpus: give the paths that it was ingested from with --corpus")
-        found = find_sources(self.corpus).sources
+        found = find_sources(self.corpus)
         if fingerprint(found) != self.segment.plan.sources:
             raise MismatchError(
                 f"--corpus {' '.join(self.corpus)}: its names and sizes aren't those that {self.segment.root} was made "
@@ -130,17 +130,17 @@ class Remaker:
             )
         self.require_model()
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
-        tasks = [TokenTask(self.segment.root, self.spec, part, reading) for part in plan_parts(found)]
+        parts = plan_parts(found)
         make_folder(self.segment.root / "parts")
-        list(self.runner.run(tokenise, tasks))
+        list(self.runner.run(tokenise, (TokenTask(self.segment.root, self.spec, part, reading) for part in parts)))
         (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
         for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
             (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)
         share = self.segment.plan.holdout
         assemble(
             self.segment,
-            len(tasks),
-            lambda table: choose_heldout(table.column("tokens").to_numpy(), share),
+            len(parts),
+            lambda tokens, _: choose_heldout(tokens, share),
             self._decoded_bytes,
         )
         remove_parts(self.segment.root)

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
 from knnstore.corpus.pairs import DEFAULT_FIELDS
-from knnstore.corpus.sources import Sources, find_pairs, find_sources
+from knnstore.corpus.sources import find_pairs, find_sources
 from knnstore.errors import UsageError
 
 DEFAULT_K = 1024
@@ -102,7 +103,7 @@ class ScoreOptions:
         """Whether files are named; else it is the text that the store held out."""
         return bool(self.text or self.source or self.target)
 
-    def files(self, task: str) -> Sources:
+    def files(self, task: str) -> Listing:
         """The files to score, of a store of this task. Raises UsageError for those of another."""
         if task == "seq2seq":
             return find_pairs(self.text, self.source, self.target)

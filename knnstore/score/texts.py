@@ -102,7 +102,7 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
     ``longest``: of pairs of texts, the most tokens of either. Raises CorpusError if the files hold no text.
     """
     names, parts, sizes, sources, too_long = [], [], [], [], 0
-    for file in options.files(model.task).sources:
+    for file in options.files(model.task):
         for document in read_documents(file, options.reading(model.task)):
             ids, size, tokenise = [], 0, model.tokenise if longest is None else model.tokenise_target
             for piece in document.pieces:

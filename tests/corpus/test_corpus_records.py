@@ -20,7 +20,7 @@ ENCODERS = {
 
 def read(file, **options):
     counts = ReadCounts()
-    source = find_sources([str(file)]).sources[0]
+    source = find_sources([str(file)])[0]
     documents = read_documents(source, ReadOptions(**options), counts)
     return [(document.record, document.id, "".join(document.pieces)) for document in documents], counts
 
@@ -55,7 +55,7 @@ def test_each_line_is_a_document_whatever_the_compression(jsonl, kind):
 
 def test_long_texts_come_in_pieces_and_other_fields_can_be_chosen(jsonl):
     file = jsonl(b'{"body": "ab cd ef", "id": [1]}')
-    documents = read_documents(find_sources([str(file)]).sources[0], ReadOptions(text_field="body", piece_chars=5))
+    documents = read_documents(find_sources([str(file)])[0], ReadOptions(text_field="body", piece_chars=5))
     document = next(documents)
     assert (document.id, list(document.pieces)) == ("[1]", ["ab cd", " ef"])
 

@@ -2,11 +2,14 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from knnstore.corpus import Source, find_sources, fingerprint
-from knnstore.errors import CorpusError, ResourceError
+from knnstore.corpus import Source, find_sources, fingerprint, listing
+from knnstore.corpus.listing import Listing, Met
+from knnstore.errors import CorpusError, DiskFullError, ResourceError
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +25,13 @@ def write(root, *names):
 
 
 def paths(*corpus):
-    return [source.path for source in find_sources(corpus).sources]
+    return [source.path for source in find_sources(corpus)]
 
 
 def test_a_folder_gives_its_text_files_sorted_by_path_and_counts_the_others(folder):
     write(folder, "c/b.txt", "c/b/z.md", "c/b-.jsonl", "c/a.parquet", "c/d.jsonl.gz", "c/e.jsonl.zst", "c/x.pdf", "c/y")
     found = find_sources(["c"])
-    assert [(source.path, source.kind) for source in found.sources] == [
+    assert [(source.path, source.kind) for source in found] == [
         ("c/a.parquet", "parquet"),
         ("c/b-.jsonl", "jsonl"),
         ("c/b.txt", "text"),
@@ -37,7 +40,7 @@ def test_a_folder_gives_its_text_files_sorted_by_path_and_counts_the_others(fold
         ("c/e.jsonl.zst", "jsonl"),
     ]
     assert found.ignored == 2
-    assert found.sources[0].bytes == len("c/a.parquet")
+    assert found[0].bytes == len("c/a.parquet")
 
 
 def test_paths_sort_as_whole_bytes_not_folder_by_folder(folder):
@@ -100,7 +103,7 @@ def test_patterns(folder, pattern, expected):
 def test_an_absolute_pattern_and_overlapping_matches_count_each_file_once(folder):
     write(folder, "c/a.txt", "c/d/e/n.bin")
     found = find_sources([f"{folder}/**/*"])
-    assert [source.path for source in found.sources] == [f"{folder}/c/a.txt"]
+    assert [source.path for source in found] == [f"{folder}/c/a.txt"]
     assert found.ignored == 1
 
 
@@ -140,7 +143,7 @@ def test_fifos_and_sockets_are_never_opened(folder):
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("c/socket.txt")
         found = find_sources(["c"])
-    assert ([source.path for source in found.sources], found.ignored) == (["c/a.txt"], 2)
+    assert ([source.path for source in found], found.ignored) == (["c/a.txt"], 2)
     with pytest.raises(CorpusError, match="fifo"):
         find_sources(["c/fifo.txt"])
 
@@ -174,6 +177,46 @@ def test_a_name_that_is_not_utf8_is_refused_if_it_is_text(folder):
     (folder / "c" / os.fsdecode(b"\xff.txt")).touch()
     with pytest.raises(CorpusError, match="rename the file"):
         find_sources(["c"])
+
+
+def test_the_memory_of_a_listing_does_not_grow_with_the_files(folder):
+    """Seen from outside, since what SQLite holds is no object of Python's."""
+    code = (
+        "import resource, sys\n"
+        "from knnstore.corpus import fingerprint, plan_parts\n"
+        "from knnstore.corpus.listing import Listing, Met\n"
+        "def met(files):\n"
+        "    for number in range(files):\n"
+        "        name = f'{number * 7919 % files:07d}'  # in no order\n"
+        "        yield Met(0, f'corpus/a-name-of-forty-characters-{name}.txt'.encode(), 'text', 1, name.encode())\n"
+        "for files in map(int, sys.argv[1:]):\n"
+        "    listing = Listing(met(files))\n"
+        "    assert sum(len(part.sources) for part in plan_parts(listing)) == len(listing) == files\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "60000", "120000"], capture_output=True, text=True, check=True)
+    less, more = map(int, done.stdout.split())
+    assert more - less < 60_000 * 20  # each name alone has 60 bytes
+
+
+def test_a_listing_is_a_sequence_and_goes_on_with_what_is_added(folder):
+    write(folder, "c/b.txt", "c/a.txt", "d.txt")
+    found = find_sources(["c"])
+    found.add([Source("d.txt", "aligned", 5, beside="e.txt", beside_bytes=6)])
+    assert [source.path for source in found] == ["c/a.txt", "c/b.txt", "d.txt"]
+    assert (found[-1].path, found[-1].beside, found[-1].beside_bytes) == ("d.txt", "e.txt", 6)
+    assert found[:2] == (found[0], found[1])
+    assert found[::2] == (found[0], found[2])
+    assert (len(found), found.bytes, found[0].folder) == (3, 7 + 7 + 5 + 6, str(folder))
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_no_room_for_the_listing_is_one_sentence(monkeypatch):
+    limit = "PRAGMA max_page_count = 8;"
+    monkeypatch.setattr("knnstore.corpus.listing._TABLES", f"{limit}{listing._TABLES}")
+    with pytest.raises(DiskFullError, match=r"files can't be kept on disk: database or disk is full.* set TMPDIR"):
+        Listing(Met(0, b"c/%07d.txt" % number, "text", 1, b"%16d" % number) for number in range(10_000))
 
 
 def test_the_fingerprint_sees_path_kind_size_and_order():

@@ -26,7 +26,7 @@ def file(tmp_path):
 def read(file, **options):
     """What the file's documents hold, as lists of pieces, and the counts."""
     counts = ReadCounts()
-    source = find_sources([str(file)]).sources[0]
+    source = find_sources([str(file)])[0]
     return [list(document.pieces) for document in read_documents(source, ReadOptions(**options), counts)], counts
 
 
@@ -126,7 +126,7 @@ def test_skipping_gives_nothing_of_a_document_that_is_bad_only_at_its_end(file):
 
 def test_a_file_that_vanished_or_changed_since_it_was_listed_is_told(file):
     file.write_text("abc")
-    source = find_sources([str(file)]).sources[0]
+    source = find_sources([str(file)])[0]
     file.write_text("abcd")
     with pytest.raises(CorpusError, match="has changed since it was listed: it had 3 bytes and has 4"):
         next(read_documents(source))
@@ -140,7 +140,7 @@ def test_a_file_that_vanished_or_changed_since_it_was_listed_is_told(file):
 
 def test_a_file_that_grows_while_it_is_read_is_told(file):
     file.write_text("a" * 3 * 2**20)
-    source = find_sources([str(file)]).sources[0]
+    source = find_sources([str(file)])[0]
     pieces = next(read_documents(source, ReadOptions(piece_chars=1000))).pieces
     with file.open("a") as more:
         more.write("b")

@@ -20,6 +20,7 @@ from knnstore.corpus import (
     tokenise_part,
     tokens,
 )
+from knnstore.corpus.parts import Chosen
 from knnstore.errors import CorpusError, ModelError, ResourceError, UsageError
 
 
@@ -35,7 +36,7 @@ def corpus(tmp_path):
     (folder / "a.txt").write_bytes(b"\xef\xbb\xbfab\r\nc")
     (folder / "b.jsonl").write_text('{"text": "dé", "id": "x"}\n{"text": ""}\n{"text": " "}\n{"text": "f"}\n')
     (folder / "c.txt").write_bytes(b"g\xff")
-    return plan_parts(find_sources([str(folder)]).sources)[0]
+    return plan_parts(find_sources([str(folder)]))[0]
 
 
 def run(part, folder, tokenise=characters, dtype=np.uint16, **options):
@@ -52,6 +53,17 @@ def test_parts_hold_consecutive_files_up_to_the_limit(sizes, limit):
     totals = [sum(source.bytes for source in part.sources) for part in parts]
     assert all(total <= limit or len(part.sources) == 1 for total, part in zip(totals, parts, strict=True))
     assert all(total + after.sources[0].bytes > limit for total, after in zip(totals, parts[1:], strict=False))
+
+
+def test_parts_have_a_limit_of_files_too_and_are_made_as_they_are_asked_for():
+    sources = [Source(f"{index}.txt", "text", 1) for index in range(10)]
+    parts = plan_parts(sources, part_files=4)
+    assert [len(part.sources) for part in parts] == [4, 4, 2]
+    assert (parts.bytes, parts.sizes()) == (10, {0: 4, 1: 4, 2: 2})
+    left = parts.without({0, 2})
+    assert [(part.index, part.sources) for part in left] == [(1, tuple(sources[4:8]))]
+    chosen = plan_parts(Chosen(sources, [1, 7]), records=lambda source: (3,) if source.path == "7.txt" else None)
+    assert [(part.sources, part.records) for part in chosen] == [((sources[1], sources[7]), (None, (3,)))]
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])

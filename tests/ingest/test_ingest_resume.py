@@ -161,6 +161,12 @@ def test_too_little_memory_is_refused_with_what_is_needed(run):
         run(memory=500 * 10**6)
 
 
+def test_what_is_held_of_many_files_is_part_of_the_promise(run, monkeypatch):
+    monkeypatch.setattr("knnstore.ingest.plan._DOCUMENT_BYTES", 10**9)  # five files are as many as ten million else
+    with pytest.raises(ResourceError, match=r"with 1 worker and 5 files needs 11\.\d GB"):
+        run(memory=4 * 10**9)
+
+
 @pytest.mark.parametrize(("options", "told"), [({"context": 257}, "1 to 256"), ({"stride": 65}, "--stride 65")])
 def test_windows_that_the_lm_cannot_take_are_refused(run, options, told):
     with pytest.raises(UsageError, match=told):

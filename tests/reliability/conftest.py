@@ -1,14 +1,17 @@
 """A store of real stages with a tiny LM, made once; the tools that break stores are imported from tools/."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+sys.path.append(str(TOOLS))
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,23 @@ def lived(tmp_path_factory):
     from faults.material import make_lived_store
 
     return make_lived_store(tmp_path_factory.mktemp("lived") / "here").parent
+
+
+@pytest.fixture
+def tortured(tmp_path):
+    """``tortured(name, cases, seed)``: run a torture, of which nothing may be lost and nothing silent.
+
+    In an interpreter of its own: a process that has run torch with threads can't be forked safely.
+    """
+
+    def run(name, cases, seed):
+        command = [sys.executable, TOOLS / "torture.py", name, "--n", str(cases), "--seed", str(seed), "--json"]
+        done = subprocess.run([*command, "--work", tmp_path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        outcome = json.loads(done.stdout.splitlines()[-1])
+        assert [outcome[key] for key in ("tried", "lost", "silent", "told")] == [cases, 0, 0, []]
+
+    return run
 
 
 @pytest.fixture

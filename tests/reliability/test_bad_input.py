@@ -170,7 +170,7 @@ from knnstore.corpus import ReadOptions, find_sources, plan_parts, tokenise_part
 from knnstore.errors import CorpusError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    part = plan_parts(find_sources(sys.argv[1:2]).sources)[0]
+    part = plan_parts(find_sources(sys.argv[1:2]))[0]
     summary = tokenise_part(part, lambda text: [len(text) % 7], ReadOptions(), "uint16", Path("t"), Path("d"))
     print(summary.documents, summary.bytes)
 except CorpusError as error:
@@ -212,7 +212,7 @@ def test_a_line_of_json_of_a_gigabyte_is_refused_by_its_length(here):
 
 def test_a_record_of_just_below_the_limit_is_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 400}) + "\n")
-    (source,) = find_sources([str(tmp_path / "a.jsonl")]).sources
+    (source,) = find_sources([str(tmp_path / "a.jsonl")])
     size = source.bytes - 1
     (document,) = read_documents(source, ReadOptions(max_record_bytes=size))
     assert "".join(document.pieces) == "x" * 400

@@ -76,7 +76,7 @@ def begun(tmp_path, monkeypatch):
     here.mkdir()
     make_model(here / "lm")
     make_corpus(here / "books")
-    monkeypatch.setattr("knnstore.corpus.tokens.plan_parts.__defaults__", (1,))  # a part a file
+    monkeypatch.setattr("knnstore.corpus.parts.plan_parts.__defaults__", (1, 1, None))  # a part a file
     with monkeypatch.context() as stopped:
         stopped.setattr("knnstore.ingest.making.assemble", lambda *_: (_ for _ in ()).throw(InterruptedError()))
         with pytest.raises(InterruptedError):
@@ -95,8 +95,8 @@ def test_a_bit_that_flips_in_a_part_has_the_part_tokenised_anew(begun, made, kin
 
 def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_makes_it_anew(begun, monkeypatch):
 
-    def later(segment, tasks):
-        summaries = committed_summaries(segment, tasks)
+    def later(segment, parts):
+        summaries = committed_summaries(segment, parts)
         flip(begun / STORE / "segments/0000/parts/000002.tokens")
         return summaries
 
@@ -129,3 +129,36 @@ def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path
     told = rf"books/{segment.documents[document].path.split('/')[-1]}, token 7.*an activation is {bad}.*--dtype float32"
     with pytest.raises(NumericsError, match=told):
         write_samples(SamplesTask(segment.root, spec))
+
+
+@pytest.mark.parametrize(("dtype", "bad"), [("int8", np.nan), ("int8", -np.inf), ("float16", 70_000.0)])
+def test_keys_that_overflow_or_are_not_finite_stop_the_ingest_with_document_and_token(
+    made, monkeypatch, tmp_path, dtype, bad
+):
+    here = copy_of(made, tmp_path / "here")
+    keys_of, sampling = forward.window_keys, []
+
+    def spoiled(model, windows, *rest):
+        for rows, keys in keys_of(model, windows, *rest):
+            if not sampling:  # of which another test tells
+                keys[rows == 300, 3] = bad
+            yield rows, keys
+
+    samples = write_samples
+
+    def unspoiled(task):
+        sampling.append(task)
+        try:
+            return samples(task)
+        finally:
+            sampling.clear()
+
+    monkeypatch.setattr(forward, "window_keys", spoiled)
+    monkeypatch.setattr("knnstore.ingest.making.write_samples", unspoiled)
+    code, told = run(here, *INGEST, "--holdout", "0", "--key-dtype", dtype, "--store", "other")
+    table = Segment(here / "other.knnstore/segments/0000").documents
+    document = int(table.locate(np.array([300]))[0])
+    assert (code, told.count("Error: ")) == (1, 1)
+    where = f"{table[document].path}, token {300 - table.first_row[document]}"
+    instead = "--key-dtype int8, or --dtype float32" if dtype == "float16" else "--dtype float32"
+    assert f"Error: {where}: an activation is {bad}, which {dtype} can't hold; try {instead}\n" in told

@@ -1,8 +1,6 @@
 """Killed, torn or without power at any durable operation: what is marked done is there, and a second run ends alike."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ import knnstore.datastore.commits
 from knnstore.atomic import make_folder, sync_all, write_json
 from knnstore.datastore.commits import CommitLog, file_damage
 from knnstore.errors import ResourceError
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def work(root):
@@ -117,29 +113,5 @@ def test_a_disk_that_fails_at_any_operation_is_one_sentence(quick, mode):
 
 
 @pytest.mark.slow
-def test_commands_that_crashed_anywhere_end_like_those_that_did_not(tmp_path):
-    # in an interpreter of its own: a process that has run torch with threads can't be forked safely
-    code = (
-        "import sys; from pathlib import Path; from faults.crashes import torture; "
-        "o = torture(10, seed=7, folder=Path(sys.argv[1]), kills=0); print(o.tried, o.lost, o.silent, o.told)"
-    )
-    path = os.pathsep.join([str(TOOLS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", code, str(tmp_path / "t")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == ["10 0 0 []"], done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_crashes_that_once_left_something_behind_leave_nothing(tmp_path):
-    # a segment's folder and nothing in it; the runs' layout and no folder for their records; some runs of a compaction
-    code = (
-        "import sys; from pathlib import Path; from faults import crashes; from faults.outcome import Outcome; "
-        "o, f = Outcome('crashes'), Path(sys.argv[1]); stages = crashes._stages(f, o); "
-        "[crashes._crash(o, f / f'case-{n}-{t}', crashes._Case(n, m, t, 1, stages[n])) "
-        "for n, m, at in (('append', 'quota', 13), ('index of what was appended', 'read-only', 17), "
-        "('compact', 'broken', 693)) for t in (at, at + 1)]; print(o.tried, o.lost, o.silent, o.told)"
-    )
-    path = os.pathsep.join([str(TOOLS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", code, str(tmp_path / "t")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == ["6 0 0 []"], done.stdout + done.stderr
+def test_commands_that_crashed_anywhere_end_like_those_that_did_not(tortured):
+    tortured("crashes", cases=16, seed=7)

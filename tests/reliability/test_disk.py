@@ -114,7 +114,7 @@ def test_a_sample_tells_how_much_text_there_is_in_a_file_of_any_kind(tmp_path, k
         data = lines.encode()
         packed = {"jsonl": data, "jsonl.gz": gzip.compress(data), "jsonl.zst": pa.compress(data, "zstd", asbytes=True)}
         path.write_bytes(packed[kind])
-    (source,) = find_sources([str(path)]).sources
+    (source,) = find_sources([str(path)])
     text, share = sample_text(source, ReadOptions())
     assert len(text) < sum(map(len, texts)) / 2
     assert len(text) / share == pytest.approx(sum(map(len, texts)), rel=0.1)

@@ -4,7 +4,8 @@ The commands run as users run them. Their memory is the proportional set size (a
 once) summed over the tree of processes, sampled ten times a second; pages of mapped files count too, although the
 system may take them back at any time. ingest reads real text; the others work on synthetic stores, which can be made
 at any size, and score reads real text against them. subset takes half of the documents, merge adds a store of a tenth
-that has no index, and compact follows the removal of a tenth, so that the quantisers are made anew as well.
+that has no index, and compact follows the removal of a tenth, so that the quantisers are made anew as well. list is
+what ingest does before it reads any text: files of a few bytes are listed, their names hashed, and cut into parts.
 """
 
 import subprocess
@@ -20,15 +21,26 @@ from knnstore.living.remove import remove
 from knnstore.sizes import format_size
 
 _BETWEEN_SAMPLES = 0.1  # seconds
+_FOLDER = 1000  # files
+_LIST = """
+import sys
+from knnstore.corpus import find_sources, fingerprint, plan_parts
+found = find_sources(sys.argv[1:])
+fingerprint(found)
+assert sum(len(part.sources) for part in plan_parts(found)) == len(found)
+"""
 
 
 def run(settings: Settings, work: Path) -> Result:
     factor = 4 if settings.quick else 10
     tokens = settings.size(None, quick=4000, full=1_000_000)
     keys = settings.size(settings.rows, quick=24_000, full=1_000_000)
-    stages = ("ingest", "index", "score", "subset", "merge", "compact")
+    files = settings.size(None, quick=20_000, full=1_000_000)
+    stages = ("list", "ingest", "index", "score", "subset", "merge", "compact")
     peaks: dict[str, list[tuple[int, int]]] = {stage: [] for stage in stages}
     scored = text_folder(settings, work, settings.size(None, quick=500, full=20_000))
+    for size in (files // factor, files):
+        peaks["list"].append((size, peak_of(work, [sys.executable, "-c", _LIST, str(tiny_files(work, size))])))
     for size in (tokens // factor, tokens):
         text = text_folder(settings, work, size)
         peaks["ingest"].append((size, peak(settings, work, "ingest", "--corpus", text, "--store", f"text-{size}")))
@@ -54,7 +66,7 @@ def run(settings: Settings, work: Path) -> Result:
         ratios[f"{stage}_vs_promise"] = round(max(before, after) / settings.memory, 4)
         ratios[f"{stage}_growth"] = round(after / before, 4)
     about = {"promise": format_size(settings.memory), "growth of the store": factor}
-    return Result("memory", about, ("stage", "keys", "peak MB", "÷ promise"), table, ratios)
+    return Result("memory", about, ("stage", "keys or files", "peak MB", "÷ promise"), table, ratios)
 
 
 def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> int:
@@ -62,7 +74,12 @@ def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> in
     command = [sys.executable, "-m", "knnstore", stage, "--memory", str(settings.memory), "--quiet", "--json"]
     if stage in ("ingest", "score"):
         command += ["--model", settings.model]
-    process = subprocess.Popen([*command, *map(str, options)], cwd=work, stdout=subprocess.DEVNULL)
+    return peak_of(work, [*command, *map(str, options)])
+
+
+def peak_of(work: Path, command: list[str]) -> int:
+    """Most bytes that a command and all that it started held together."""
+    process = subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         most = max(most, sum(map(resident_bytes, tree(process.pid))))
@@ -70,6 +87,17 @@ def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> in
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return most
+
+
+def tiny_files(work: Path, files: int) -> Path:
+    """A folder of so many files, in folders of a thousand, each with names of some fifty characters."""
+    top = work / f"files-{files}"
+    for number in range(files):
+        folder = top / f"{number // _FOLDER:06d}"
+        if number % _FOLDER == 0:
+            folder.mkdir(parents=True)
+        (folder / f"a-document-of-hardly-any-words-{number:08d}.txt").write_text(str(number))
+    return top
 
 
 def tree(root: int) -> list[int]:

@@ -43,7 +43,7 @@ def add_arguments(command: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, output: Output) -> None:
-    files = [source.path for source in find_sources(arguments.corpus).sources]
+    files = [source.path for source in find_sources(arguments.corpus)]
     work = arguments.work
     small, large, store = work / "lm-of-a-part", work / "lm-of-all", work / "all.knnstore"
     _train(arguments, files[:: arguments.part], small)

@@ -54,21 +54,30 @@ _MADE = {"subset": "half.knnstore", "merge": "both.knnstore"}
 _CHANGES: dict[str, Callable[[Path], None]] = {"append": grow_corpus}
 _KILLED = ("ingest", "index", "append")  # for real, with the workers that they have
 _FEWEST = len(MODES)  # cases of a command
+_REAL = 50  # one case in so many is a kill -9 of a command with its workers
 _AGAIN = 4  # one case in so many crashes in the second run as well
 _UNRECORDED = ("is in no commit record",)  # what is in flight
+# Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
+# folder for their records; some runs of a compaction.
+_ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
+    ("append", "quota", 13),
+    ("index of what was appended", "read-only", 17),
+    ("compact", "broken", 693),
+)
 
 
-def torture(count: int, seed: int, folder: Path, kills: int | None = None) -> Outcome:
-    """``count`` crashes, spread evenly over all operations and the ways to fail; ``kills`` of them real ones.
+def torture(count: int, seed: int, folder: Path) -> Outcome:
+    """``count`` crashes, spread evenly over all operations and the ways to fail; one in fifty is a real one.
 
-    Of as many cases as there are operations, each operation gets one. ``lost``: the store isn't, byte for byte, that
-    of an uninterrupted run after the command was run again, or a failure wasn't told in a sentence. ``silent``: after
-    a crash a commit record was there whose files weren't.
+    The first are those that once were lost, each with the operation after it. Of as many cases as there are operations,
+    each operation gets one. ``lost``: the store isn't, byte for byte, that of an uninterrupted run after the command
+    was run again, or a failure wasn't told in a sentence. ``silent``: after a crash a commit record was there whose
+    files weren't.
     """
     outcome = Outcome("crashes")
     generator = random.Random(seed)
     stages = _stages(folder, outcome)
-    killed = max(1, count // 50) if kills is None else kills
+    killed = count // _REAL
     for number, case in enumerate(_cases(stages, count - killed, generator)):
         try:
             _crash(outcome, folder / f"case-{number}", case)
@@ -133,7 +142,12 @@ class _Case:
 
 
 def _cases(stages: dict[str, _Stage], count: int, generator: random.Random) -> list[_Case]:
-    """``count`` cases in a random order: a command's share is that of its operations, and they are spread over them."""
+    """``count`` cases: those that once were lost, and then others in a random order, a command's share of them being
+    that of its operations, over which they are spread."""
+    known = [
+        _Case(name, mode, target + after, 1, stages[name]) for name, mode, target in _ONCE_LOST for after in (0, 1)
+    ]
+    count -= len(known)
     total = sum(stage.operations for stage in stages.values())
     cases = []
     for name, stage in stages.items():
@@ -144,7 +158,7 @@ def _cases(stages: dict[str, _Stage], count: int, generator: random.Random) -> l
             target = 1 + min(int((number + generator.random()) * stage.operations / share), stage.operations - 1)
             cases.append(_Case(name, mode, target, generator.getrandbits(32), stage))
     generator.shuffle(cases)
-    return cases[:count]
+    return [*known, *cases[: max(0, count)]]
 
 
 def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
