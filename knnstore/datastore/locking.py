@@ -75,8 +75,11 @@ def holder(root: Path) -> str | None:
 
 
 def require_free(root: Path) -> None:
-    """Raise LockedError if somebody is writing now: for a writer who has much to do before it writes."""
-    if told := holder(root):
+    """Raise LockedError if somebody is writing now: for a writer who has much to do before it writes.
+
+    In object storage only time tells a lease from that of somebody who died, and whoever takes it will wait for that.
+    """
+    if not isinstance(root, ObjectPath) and (told := holder(root)):
         raise _locked(root, told)
 
 
