@@ -128,8 +128,8 @@ class MappedArray:
         return [] if sums is None else [partial(sums.load, chunk) for chunk in sums.chunks_of(blocks)]
 
     def is_verified(self, pieces: Pieces) -> bool:
-        """Whether ``verify`` has nothing to do."""
-        return not len(self._unverified(pieces))
+        """Whether ``verify`` has nothing to do. What came from object storage may leave the cache again."""
+        return not isinstance(self.path, ObjectPath) and not len(self._unverified(pieces))
 
     def _unverified(self, pieces: Pieces) -> Int64:
         if self._sums is None or not len(pieces.starts):

@@ -100,8 +100,9 @@ class _Probe:
         """Squared distances of all keys, float32 (keys,); infinite for hidden ones."""
         if not len(self.numbers):
             return np.empty(0, np.float32)
-        self._ask_for()
-        for array, pieces in self._pieces:
+        fresh = [(array, pieces) for array, pieces in self._pieces if not array.is_verified(pieces)]
+        self._ask_for(fresh)
+        for array, pieces in fresh:
             array.verify(pieces, damaged_block)
         far = self._measured(query, units)
         begins = self._begins - (self._ends - self._counts)
@@ -110,17 +111,18 @@ class _Probe:
             far[hidden] = np.inf
         return far
 
-    def _ask_for(self) -> None:
-        """Have the disk read the keys of all the lists, and the rest of lists that are met for the first time."""
+    def _ask_for(self, fresh: list[tuple[MappedArray, Pieces]]) -> None:
+        """Have the disk read the keys of all the lists, and the rest of what is met for the first time."""
         if load_kernel() is None or isinstance(self.part.keys.path, ObjectPath):
             for array, _ in self._pieces:
                 for begin, count in zip(self._begins.tolist(), self._counts.tolist(), strict=True):
                     array.will_need(begin, begin + count)
             return
-        for array, pieces in self._pieces:
-            if array is self.part.keys or not array.is_verified(pieces):
+        _read_ahead(*self._pieces[0])
+        for array, pieces in fresh:
+            if array is not self.part.keys:
                 _read_ahead(array, pieces)
-        _read_sums([read for array, pieces in self._pieces for read in array.unread_sums(pieces)])
+        _read_sums([read for array, pieces in fresh for read in array.unread_sums(pieces)])
 
     def _measured(self, query: Float32, units: bool) -> Float32:
         part, (_, keys) = self.part, self._pieces[0]
