@@ -79,6 +79,11 @@ class BlockSums:
         blocks = np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         return np.unique(blocks[~self._verified[blocks]])
 
+    def covers(self, chunk: int, begin: int, end: int) -> bool:
+        """Whether all blocks that bytes ``[begin, end)`` of a chunk lie in are verified: quickly, for one range."""
+        first = chunk * self._size
+        return bool(self._verified[first + begin // BLOCK_BYTES : first + (end - 1) // BLOCK_BYTES + 1].all())
+
     def chunks_of(self, blocks: Int64) -> list[int]:
         """The chunks that these blocks are of and whose checksums haven't been read yet."""
         return [chunk for chunk in np.unique(blocks // self._size).tolist() if chunk not in self._sums]

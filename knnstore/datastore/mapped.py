@@ -200,7 +200,7 @@ class MappedArray:
         mapped, cached = self._map(chunk)
         if cached is not None:
             cached.require(first * self._row_bytes, last * self._row_bytes)
-        elif self._sums is not None:
+        elif self._sums is not None and not self._sums.covers(chunk, first * self._row_bytes, last * self._row_bytes):
             bounds = (np.array([row * self._row_bytes]) for row in (first, last))
             self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: (mapped, None)})
         flat = np.frombuffer(mapped, self.dtype, count, first * self._row_bytes)

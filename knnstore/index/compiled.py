@@ -162,4 +162,4 @@ def _words(numbers: np.ndarray[Any, Any]) -> Uint32:
 
 
 def _address(array: np.ndarray[Any, Any] | None) -> int | None:
-    return None if array is None else array.ctypes.data
+    return None if array is None else array.__array_interface__["data"][0]  # quicker than through ctypes

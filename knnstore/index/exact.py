@@ -71,7 +71,8 @@ def _search_block(
     # the mean is common to queries and keys; without it less is lost to cancellation
     centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
     first_row = 0
-    with query_threads(len(queries)) as (pool, shares):
+    pairs = len(queries) * max(segment.plan.chunk_rows for segment in store.segments)
+    with query_threads(len(queries), pairs) as (pool, shares):
         scans = [_Scan(queries[share], centre, k, store.rows if rows else None) for share in shares]
         for segment, hidden in zip(store.segments, store.hidden, strict=True):
             for chunk in range(segment.chunks):

@@ -145,7 +145,8 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 
     if lists.device is not None:  # one queue of work for the device
         return join(batch, lists, k, advance)
-    with query_threads(len(batch)) as (pool, shares):
+    pairs = float(lists.live()[batch.probed].sum()) / len(lists.centroids)
+    with query_threads(len(batch), pairs) as (pool, shares):
         return concatenate(list(pool.map(lambda share: join(batch.select(share), lists, k, advance), shares)))
 
 

@@ -8,18 +8,22 @@ from itertools import pairwise
 import torch
 
 _FEWEST_A_THREAD = 128
+_FEWEST_PAIRS = 10_000
 
 
 @contextmanager
-def query_threads(queries: int) -> Iterator[tuple[ThreadPoolExecutor, list[slice]]]:
+def query_threads(queries: int, pairs: float) -> Iterator[tuple[ThreadPoolExecutor, list[slice]]]:
     """A pool, and the share of the queries for each of its threads: as many as torch uses, fewer for few queries.
+
+    ``pairs``: of a query and a key that are compared in one step. Where there are few, the steps are so short that
+    threads would wait for each other between them for longer than they work.
 
     In the pool torch itself uses one thread. The threads share out queries rather than products: most of the time
     goes into picking survivors, which is NumPy's; and two threads of one small product wait for each other, ten
     times longer than it takes, whenever another process wants a core as well.
     """
     threads = torch.get_num_threads()
-    count = max(1, min(threads, queries // _FEWEST_A_THREAD))
+    count = max(1, min(threads, queries // _FEWEST_A_THREAD, int(pairs // _FEWEST_PAIRS)))
     shares = [slice(*bounds) for bounds in pairwise(queries * number // count for number in range(count + 1))]
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
