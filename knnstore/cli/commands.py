@@ -53,6 +53,8 @@ def main(context: click.Context, config: Path | None) -> None:
     # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
     # other work as well, spinning costs many times what the waiting does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Arrow's own pool sets a gigabyte aside that it hardly touches, and a limit on the process's data counts it.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if config is None and Path(CONFIG_FILE).is_file():
         config = Path(CONFIG_FILE)
     if config is not None:
