@@ -1,7 +1,7 @@
 """Run windows through an LM: keys alone, stopping where they are, or keys and log probabilities."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -243,6 +243,12 @@ class ScoredTokens:
     leading: Int64
     leading_log_p: Any
     entropy: Any
+
+    @classmethod
+    def joined(cls, parts: Sequence["ScoredTokens"], places: Int64 | slice = slice(None)) -> "ScoredTokens":
+        """The tokens at some places of several parts laid end to end; a column at a time, which holds the least."""
+        columns = ([getattr(part, name) for part in parts] for name in cls.__slots__)
+        return cls(*(np.concatenate(column)[places] for column in columns))
 
 
 def window_scores(

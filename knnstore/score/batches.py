@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from socket import gethostname
 from typing import Any
 
-import numpy as np
-
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import MismatchError
 from knnstore.lm.forward import (
@@ -50,9 +48,8 @@ def score_batches(task: BatchesTask) -> ScoredTokens:
     model = key_model(task.spec)
     if replace(model.loaded.identity, name=task.identity.name) != task.identity:
         raise MismatchError(f"{gethostname()} has another LM at {task.spec.model} than the command that scores")
-    parts = [part for batch in task.batches for part in batch_scores(model, batch, lambda *span: task.targets[span])]
-    return ScoredTokens(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ScoredTokens.__slots__}
+    return ScoredTokens.joined(
+        [part for batch in task.batches for part in batch_scores(model, batch, lambda *span: task.targets[span])]
     )
 
 

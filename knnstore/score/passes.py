@@ -135,10 +135,7 @@ class Pass:
         # windows at a block's border are run by both blocks; each keeps its own rows
         order = np.argsort(rows)
         order = order[(rows[order] >= begin) & (rows[order] < end)]
-        columns = {
-            name: np.concatenate([getattr(part, name) for part in parts])[order] for name in ScoredTokens.__slots__
-        }
-        scored = ScoredTokens(**columns)
+        scored = ScoredTokens.joined(parts, order)
         _require_numbers(scored, texts, loaded)
         return scored
 

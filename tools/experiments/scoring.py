@@ -62,6 +62,5 @@ def scores_of(model: KeyModel, texts: Texts, recipe: KeyRecipe) -> Scores:
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
     parts = list(window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source))
     order = np.argsort(np.concatenate([part.rows for part in parts]))
-    columns = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in ScoredTokens.__slots__}
-    document = np.searchsorted(texts.first + texts.tokens, columns["rows"], side="right")
-    return Scores(ScoredTokens(**columns), document)
+    tokens = ScoredTokens.joined(parts, order)
+    return Scores(tokens, np.searchsorted(texts.first + texts.tokens, tokens.rows, side="right"))
