@@ -32,6 +32,8 @@ MAPPED_BYTES = 2**27
 _BLOCK = 2**22
 _MEND = "build the index again with 'knnstore index --overwrite'"
 _Map = tuple[mmap.mmap, CachedObject | None]
+ReadSums = Callable[[], None]
+"""Reads checksums of blocks; several may be called at the same time."""
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -122,8 +124,8 @@ class MappedArray:
                     cached.require(start, start + int(pieces.counts[piece]) * self._row_bytes)
         self._verify_blocks(self._unverified(pieces), pieces.maps, damaged)
 
-    def unread_sums(self, pieces: Pieces) -> list[Callable[[], None]]:
-        """What ``verify`` would have to read first: calls that may be made at the same time."""
+    def unread_sums(self, pieces: Pieces) -> list[ReadSums]:
+        """What ``verify`` would have to read first."""
         blocks, sums = self._unverified(pieces), self._sums
         return [] if sums is None else [partial(sums.load, chunk) for chunk in sums.chunks_of(blocks)]
 
@@ -159,10 +161,10 @@ class MappedArray:
             for mapped, _ in self._maps.values():
                 mapped.madvise(mmap.MADV_RANDOM)
 
-    def prepare(self, maps: int) -> list[Callable[[], None]]:
+    def prepare(self, maps: int) -> list[ReadSums]:
         """Map so many chunks ahead of the first reads here and there, but for object storage.
 
-        What is left of that, reading the checksums of all blocks, are calls that may be made at the same time.
+        What is left of that is to read the checksums of all blocks.
         """
         self.read_here_and_there(maps)
         if isinstance(self.path, ObjectPath):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.index.join import Batch, Lists
 from knnstore.index.lists import SegmentLists
 from knnstore.index.quantiser import PQ_LEVELS, Float32, Int64, Quantiser
 from knnstore.index.rerank import rerank_exactly
+from knnstore.index.tiles import Batch, Lists
 from knnstore.neighbours import ABSENT, Neighbours
 
 

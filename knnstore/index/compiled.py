@@ -1,6 +1,6 @@
-"""What ``nearest.py`` does, by the compiled kernel; and whole tiles of int8 keys, product and comparison in one.
+"""What ``nearest.py`` does, by the compiled kernel; and many lists of int8 keys, product and comparison in one call.
 
-The same numbers come out for the same scores. A tile of int8 keys is multiplied in integers, the query rounded to 16
+The same numbers come out for the same scores. Int8 keys are multiplied in integers, the query rounded to 16
 bits relative to its largest residual, so its distances differ from the reference's in about the fifth digit.
 """
 
@@ -12,24 +12,44 @@ import numpy as np
 from knnstore.datastore.block_sums import first_damaged
 from knnstore.index.kernel import Survivors, load_kernel
 from knnstore.index.nearest import spare_slots
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 _SLACK = 32  # the kernel writes whole registers
-_QUERIES_AT_ONCE = 1024
 Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
+PIECE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "units",
+            "values",
+            "rows",
+            "hidden",
+            "scales",
+            "count",
+            "list",
+            "first_row",
+            "value_bytes",
+            "row_bytes",
+        )
+    ]
+)
+"""``Piece`` of kernel.c: ``count`` keys of a list in memory; the first five are addresses, 0 for none."""
 
 
 class CompiledNearest:
-    """``Nearest``: keeps the k nearest of what is offered to each of n queries. Tags are kept as uint32."""
+    """``Nearest``: keeps the k nearest of what is offered to each of n queries. Tags are kept as uint32.
 
-    def __init__(self, kernel: Any, thresholds: Float32, k: int, *, tags: bool) -> None:
+    Without ``values`` distances alone are kept.
+    """
+
+    def __init__(self, kernel: Any, thresholds: Float32, k: int, *, tags: bool, values: bool = True) -> None:
         self.k = k
         capacity = k + spare_slots(k)
         self._kernel = kernel
         self._thresholds = thresholds.copy()
         shape = (len(thresholds), capacity + _SLACK)
         self._distances = np.empty(shape, np.float32)
-        self._values = np.empty(shape, np.uint32)
+        self._values = np.empty(shape, np.uint32) if values else None
         self._tags = np.empty(shape, np.uint32) if tags else None
         self._counts = np.zeros(len(thresholds), np.int64)
         self._work = np.empty(2 * capacity, np.uint64)
@@ -63,6 +83,48 @@ class CompiledNearest:
             _address(tag_words),
         )
 
+    @property
+    def values(self) -> bool:
+        """Whether values are kept."""
+        return self._values is not None
+
+    @property
+    def tags(self) -> bool:
+        """Whether tags are kept."""
+        return self._tags is not None
+
+    def offer_lists(
+        self,
+        pieces: np.ndarray[Any, Any],
+        centroids: Float32,
+        queries: Float32,
+        members: Int64,
+        bounds: Int64,
+    ) -> None:
+        """Offer pieces of lists of int8 keys, (p,) of PIECE, to those of the queries that probe the lists.
+
+        Args:
+            pieces: what they point to has to stay where it is until this returns.
+            centroids: contiguous float32 (nlist, d), near to a list's keys and queries: keep the products small.
+            queries: contiguous float32 (n, d).
+            members, bounds: int64; list i is probed by members[bounds[i] : bounds[i + 1]].
+        """
+        pieces, members, bounds = map(np.ascontiguousarray, (pieces, members, bounds))
+        dimension = queries.shape[1]
+        if not len(self._scratch):
+            self._scratch = np.empty(self._kernel.scan_bytes(dimension) + 64, np.uint8)
+        self._kernel.scan_lists(
+            self._state,
+            _address(pieces),
+            len(pieces),
+            dimension,
+            _address(centroids),
+            _address(queries),
+            _address(members),
+            _address(bounds),
+            -(-self._scratch.ctypes.data // 64) * 64,
+        )
+
     def offer_units(
         self,
         queries: Float32,
@@ -74,28 +136,16 @@ class CompiledNearest:
         values: np.ndarray[Any, Any],
         tags: Int64 | None,
     ) -> None:
-        """Offer the int8 keys of a list, (t, d), to some of the queries, contiguous float32 (n, d).
+        """Offer int8 keys, (t, d), to some of the queries, contiguous float32 (n, d).
 
-        A distance is that of the query to scales · units; ``centroid`` (d,), near to both, keeps the products small.
+        A distance is that of the query to scales · units; ``centroid`` (d,) is near to both.
         """
-        words = _words(values)
-        tag_words = words if tags is None else _words(tags)
-        units, members, centroid = map(np.ascontiguousarray, (units, members, centroid))
-        for begin in range(0, len(members), _QUERIES_AT_ONCE):
-            some = members[begin : begin + _QUERIES_AT_ONCE]
-            self._kernel.scan_units(
-                self._state,
-                _address(units),
-                *units.shape,
-                _address(scales),
-                _address(centroid),
-                _address(words),
-                _address(tag_words),
-                _address(queries),
-                _address(some),
-                len(some),
-                self._scratch_for(len(some), *units.shape),
-            )
+        held = [None if one is None else np.ascontiguousarray(one) for one in (units, values, tags)]
+        piece = np.zeros(1, PIECE)
+        piece["units"], piece["values"], piece["rows"] = (_address(one) or 0 for one in held)
+        piece["scales"], piece["count"] = _address(scales), len(units)
+        piece["value_bytes"], piece["row_bytes"] = values.itemsize, 8
+        self.offer_lists(piece, centroid, queries, members, np.array([0, len(members)]))
 
     def found(self) -> Int64:
         """How many each query has, at most k: int64 (n,)."""
@@ -104,17 +154,11 @@ class CompiledNearest:
     def neighbours(self) -> Neighbours:
         """The k nearest of each query, nearest first; ``rows`` are the tags."""
         shape = (len(self._counts), self.k)
-        distances, values = np.empty(shape, np.float32), np.empty(shape, np.int64)
-        tags = None if self._tags is None else np.empty(shape, np.int64)
+        distances = np.empty(shape, np.float32)
+        values, tags = (None if kept is None else np.empty(shape, np.int64) for kept in (self._values, self._tags))
         outputs = map(_address, (distances, values, tags))
         self._kernel.select_nearest(self._state, len(self._counts), *outputs)
-        return Neighbours(distances, values, tags)
-
-    def _scratch_for(self, queries: int, keys: int, dimension: int) -> int:
-        needed = self._kernel.scan_bytes(queries, keys, dimension) + 64
-        if len(self._scratch) < needed:
-            self._scratch = np.empty(needed, np.uint8)
-        return -(-self._scratch.ctypes.data // 64) * 64
+        return Neighbours(distances, np.broadcast_to(np.int64(ABSENT), shape) if values is None else values, tags)
 
 
 def squared_distances_of_pieces(query: Float32, addresses: Int64, counts: Int64, scales: Float32) -> Float32:

@@ -5,133 +5,27 @@ to cancellation than whole vectors would. Where the compiled kernel can, it mult
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
-from knnstore.datastore.mapped import MappedArray
 from knnstore.index.compiled import CompiledNearest
-from knnstore.index.grouping import by_list
-from knnstore.index.lists import SegmentLists
 from knnstore.index.nearest import Nearest, concatenate, spare_slots
-from knnstore.index.quantiser import Float32, Int64, Quantiser
+from knnstore.index.quantiser import Float32, Int64
+from knnstore.index.scan import scan_lists
 from knnstore.index.selection import new_nearest
-from knnstore.index.tensors import TensorNearest, read_ahead
+from knnstore.index.tensors import TensorNearest
 from knnstore.index.threads import query_threads
-from knnstore.index.train import decode
+from knnstore.index.tiles import Batch, Lists, Tile, probed_tiles
 from knnstore.neighbours import Neighbours
 
 _QUERIES_AT_ONCE = 2048
 _HEAD_SHARE = 1 / 16
 _FEWEST_ROWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Rows ``[begin, end)``, in list order, of one list of one segment."""
-
-    number: int
-    part: SegmentLists
-    begin: int
-    end: int
-
-
-ReadResiduals = Callable[[Tile], torch.Tensor]
-"""The tile's keys minus their centroid: float32 (rows, d)."""
-
-ReadTags = Callable[[Tile], Int64]
-
-
-def stored_residuals(quantiser: Quantiser) -> ReadResiduals:
-    """Reads the keys themselves."""
-
-    def read(tile: Tile) -> torch.Tensor:
-        keys = decode(tile.part.keys.rows(tile.begin, tile.end), tile.part.scales)
-        keys -= quantiser.centroids[tile.number]
-        return torch.from_numpy(keys)
-
-    return read
-
-
-def coded_residuals(quantiser: Quantiser) -> ReadResiduals:
-    """Reads the PQ codes alone: a sixteenth to an eighth of the bytes."""
-    return lambda tile: quantiser.decode(tile.part.codes.rows(tile.begin, tile.end))
-
-
-def positions(tile: Tile) -> Int64:
-    """Places in list order over all segments: int64 (rows,)."""
-    return np.arange(tile.begin, tile.end) + tile.part.first_row
-
-
-def stored_rows(tile: Tile) -> Int64:
-    """Row numbers in the store: int64 (rows,)."""
-    return tile.part.store_rows(tile.begin, tile.end)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Queries, float32 (n, d), and the lists that each probes, int64 (n, nprobe)."""
-
-    queries: Float32
-    probed: Int64
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def select(self, queries: slice | Int64) -> "Batch":
-        """Some of the queries."""
-        return Batch(self.queries[queries], self.probed[queries])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lists:
-    """What is joined with: the lists of each segment, centroids float32 (nlist, d), how to read keys and tags.
-
-    ``mapped`` names the array that ``residuals`` reads. ``units``: the kernel takes the stored keys instead.
-    ``device``: where the products and the survivors are, None for NumPy's memory.
-    """
-
-    parts: Sequence[SegmentLists]
-    centroids: Float32
-    mapped: Callable[[SegmentLists], MappedArray]
-    residuals: ReadResiduals
-    tags: ReadTags | None
-    units: bool = False
-    device: torch.device | None = None
-
-    @property
-    def largest_tag(self) -> int | None:
-        """The largest tag that a key can have; None if none is asked for."""
-        ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
-        return max(ends, default=0) if self.tags else None
-
-    def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor where the products are."""
-        return tensor if self.device is None else tensor.to(self.device)
-
-    def read_ahead(self, number: int) -> None:
-        """Ask the kernel to read a list from the disk meanwhile."""
-        for part in self.parts:
-            begin, end = part.bounds(number)
-            if begin < end:
-                self.mapped(part).will_need(begin, end)
-
-    def sizes(self, share: float = 1.0) -> Int64:
-        """Keys in (a share of) each list, hidden ones too: int64 (nlist,)."""
-        total = np.zeros(len(self.centroids), np.int64)
-        for part in self.parts:
-            total += np.ceil(np.diff(part.offsets) * share).astype(np.int64)
-        return total
-
-    def live(self) -> Int64:
-        """Keys in each list that aren't hidden: int64 (nlist,)."""
-        total: Int64 = np.sum([part.live for part in self.parts], axis=0)
-        return total
 
 
 def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int], None] | None) -> Neighbours:
@@ -145,7 +39,8 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 
     if lists.device is not None:  # one queue of work for the device
         return join(batch, lists, k, advance)
-    pairs = float(lists.live()[batch.probed].sum()) / len(lists.centroids)
+    # of a query and a key, in one step: the kernel's are long enough
+    pairs = math.inf if lists.units else float(lists.live()[batch.probed].sum()) / len(lists.centroids)
     with query_threads(len(batch), pairs) as (pool, shares):
         return concatenate(list(pool.map(lambda share: join(batch.select(share), lists, k, advance), shares)))
 
@@ -167,10 +62,8 @@ def _scan(
     batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
 ) -> tuple[Neighbours, Int64]:
     """The k nearest keys below the thresholds, and how many of the k there are for each query."""
-    nearest = _survivors(thresholds, k, lists, lists.largest_tag)
-    asked = lists.place(torch.from_numpy(batch.queries))
-    for tile, members, residuals in _probed_tiles(batch, lists, 1.0, spare_slots(k), advance):
-        _offer(nearest, asked, lists, tile, members, residuals=residuals, tags_of=lists.tags)
+    nearest = _survivors(thresholds, k, lists)
+    _offer_lists(nearest, batch, lists, 1.0, advance)
     return nearest.neighbours(), nearest.found()
 
 
@@ -184,11 +77,10 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     if int(held.max(initial=0)) <= room:
         return _unlimited(len(batch))
     most = k * lists.sizes(_HEAD_SHARE)[batch.probed].sum(axis=1) / np.maximum(held, 1)
-    heads = _survivors(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1, lists, None)
-    sampled = np.zeros(len(batch), np.int64)
-    asked = lists.place(torch.from_numpy(batch.queries))
-    for tile, members, residuals in _probed_tiles(batch, lists, _HEAD_SHARE, spare_slots(heads.k), lambda _: None):
-        sampled[members] += _offer(heads, asked, lists, tile, members, residuals=residuals, tags_of=None)
+    untold = replace(lists, tags=None)
+    heads = _survivors(_unlimited(len(batch)), int(_safe_ranks(most).max()) + 1, untold, values=False)
+    offered = _offer_lists(heads, batch, untold, _HEAD_SHARE, lambda _: None)
+    sampled = offered[batch.probed].sum(axis=1)
     ranks = _safe_ranks(k * sampled / np.maximum(held, 1))
     thresholds = np.take_along_axis(heads.neighbours().distances, ranks[:, None], 1)[:, 0]
     thresholds[held <= room] = np.inf
@@ -196,16 +88,33 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
 
 
 def _survivors(
-    thresholds: Float32, k: int, lists: Lists, largest_tag: int | None
+    thresholds: Float32, k: int, lists: Lists, *, values: bool = True
 ) -> Nearest | CompiledNearest | TensorNearest:
     if lists.device is not None:
-        return TensorNearest(thresholds, k, lists.device, tags=largest_tag is not None)
-    return new_nearest(thresholds, k, largest_tag=largest_tag)
+        return TensorNearest(thresholds, k, lists.device, tags=lists.tags is not None)
+    return new_nearest(thresholds, k, values=values, largest_tag=lists.largest_tag)
 
 
 def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
     ranks: Int64 = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
     return ranks
+
+
+def _offer_lists(
+    nearest: Nearest | CompiledNearest | TensorNearest,
+    batch: Batch,
+    lists: Lists,
+    share: float,
+    advance: Callable[[int], None],
+) -> Int64:
+    """Offer a share of each list, from its head, to the queries that probe it; return the keys of each: (nlist,)."""
+    if lists.units and isinstance(nearest, CompiledNearest):
+        return scan_lists(nearest, batch, lists, share, advance)
+    offered = np.zeros(len(lists.centroids), np.int64)
+    asked = lists.place(torch.from_numpy(batch.queries))
+    for tile, members, residuals in probed_tiles(batch, lists, share, spare_slots(nearest.k), advance):
+        offered[tile.number] += _offer(nearest, asked, lists, tile, members, residuals=residuals)
+    return offered
 
 
 def _offer(
@@ -216,7 +125,6 @@ def _offer(
     members: Int64,
     *,
     residuals: torch.Tensor | None,
-    tags_of: ReadTags | None,
 ) -> int:
     """Offer a tile's keys that aren't hidden to the queries that probe its list; return how many there are.
 
@@ -227,17 +135,11 @@ def _offer(
     values = tile.part.values.rows(tile.begin, tile.end)[kept]
     if not len(values):
         return 0
-    tags = tags_of(tile)[kept] if tags_of else None
-    centroid = lists.centroids[tile.number]
-    if lists.units and isinstance(nearest, CompiledNearest):
-        keys, scales = tile.part.keys.rows(tile.begin, tile.end)[kept], tile.part.scales
-        assert scales is not None
-        nearest.offer_units(asked.numpy(), members, keys, scales, centroid, values=values, tags=tags)
-        return len(values)
+    tags = lists.tags(tile)[kept] if lists.tags else None
     residuals = lists.residuals(tile) if residuals is None else residuals
     if rows is not None:
         residuals = residuals[lists.place(torch.from_numpy(rows))]
-    middle = lists.place(torch.from_numpy(centroid))
+    middle = lists.place(torch.from_numpy(lists.centroids[tile.number]))
     for begin in range(0, len(members), _QUERIES_AT_ONCE):
         block = members[begin : begin + _QUERIES_AT_ONCE]
         local = asked[lists.place(torch.from_numpy(block))] - middle  # (m, d)
@@ -268,33 +170,3 @@ def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor
 
 def _at_least(rows: torch.Tensor, count: int) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - len(rows))))
-
-
-def _probed_tiles(
-    batch: Batch, lists: Lists, share: float, most: int, advance: Callable[[int], None]
-) -> Iterator[tuple[Tile, Int64, torch.Tensor | None]]:
-    """Tiles of a share of each probed list and who probes it; for a device also the residuals, read ahead onto it."""
-
-    def tiles() -> Iterator[tuple[Tile, Int64]]:
-        groups = list(by_list(batch.probed, len(lists.centroids)))
-        following = [number for number, _ in groups[1:]]
-        for (number, members), upcoming in zip_longest(groups, following):
-            if upcoming is not None and share == 1:
-                lists.read_ahead(upcoming)
-            for tile in _tiles(number, lists.parts, share, most):
-                yield tile, members
-            advance(len(members))
-
-    if lists.device is None:
-        return ((tile, members, None) for tile, members in tiles())
-    read = read_ahead(tiles(), lambda item: lists.residuals(item[0]), lists.device)
-    return ((tile, members, residuals) for (tile, members), residuals in read)
-
-
-def _tiles(number: int, parts: Sequence[SegmentLists], share: float, most: int) -> Iterator[Tile]:
-    """A share of a list, from its head, in tiles of at most ``most`` keys."""
-    for part in parts:
-        begin, end = part.bounds(number)
-        end = begin + math.ceil((end - begin) * share)
-        for start in range(begin, end, most):
-            yield Tile(number, part, start, min(start + most, end))

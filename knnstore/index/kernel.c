@@ -30,9 +30,10 @@
 #endif
 
 enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
+enum { KEYS_AT_ONCE = 1024, QUERIES_AT_ONCE = 1020 }; /* of a list: what is packed together */
 
 /* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
- * tags may be NULL. work: 2 * capacity numbers. */
+ * values and tags may be NULL. work: 2 * capacity numbers. */
 typedef struct {
     float *distances;
     uint32_t *values, *tags;
@@ -42,7 +43,18 @@ typedef struct {
     int64_t capacity, stride, k;
 } Nearest;
 
-/* Whether scan_units can be called. */
+/* Some consecutive keys of a list: int8 (count, d), in the units that scales (d) has. values and rows are unsigned
+ * integers of so many bytes, NULL where they aren't kept; a key's tag is first_row + its row. hidden: a byte a key, not 0
+ * for one that isn't to be found; or NULL. */
+typedef struct {
+    const int8_t *units;
+    const void *values, *rows;
+    const uint8_t *hidden;
+    const float *scales;
+    int64_t count, list, first_row, value_bytes, row_bytes;
+} Piece;
+
+/* Whether scan_lists can be called. */
 int int8_products(void) { return INT8_PRODUCTS; }
 
 /* ---- selection --------------------------------------------------------------------------------------------------- */
@@ -87,6 +99,12 @@ static void gather_words(uint32_t *row, const uint64_t *order, int64_t count, ui
     memcpy(row, scratch, (size_t)count * sizeof *row);
 }
 
+/* The first `count` of a row in an order, as k numbers of which the rest is -1. */
+static void take_words(const uint32_t *row, const uint64_t *order, int64_t count, int64_t k, int64_t *numbers) {
+    for (int64_t i = 0; i < count; i++) numbers[i] = row[(uint32_t)order[i]];
+    for (int64_t i = count; i < k; i++) numbers[i] = -1;
+}
+
 /* Keep the k nearest of a full row; the k-th distance becomes the query's threshold. */
 static void compact(const Nearest *nearest, int64_t query) {
     uint64_t *order = sorted(nearest, query);
@@ -94,14 +112,14 @@ static void compact(const Nearest *nearest, int64_t query) {
     uint32_t *scratch = (uint32_t *)unused;
     const int64_t k = nearest->k, first = query * nearest->stride;
     gather_words((uint32_t *)(nearest->distances + first), order, k, scratch);
-    gather_words(nearest->values + first, order, k, scratch);
+    if (nearest->values) gather_words(nearest->values + first, order, k, scratch);
     if (nearest->tags) gather_words(nearest->tags + first, order, k, scratch);
     nearest->counts[query] = k;
     const float last = nearest->distances[first + k - 1];
     if (last < nearest->thresholds[query]) nearest->thresholds[query] = last;
 }
 
-/* The k nearest of queries [0, n), nearest first, padded with inf and -1: distances, values, tags (n, k). */
+/* The k nearest of queries [0, n), nearest first, padded with inf and -1: distances, values, tags (n, k), what is kept. */
 void select_nearest(const Nearest *nearest, int64_t n, float *distances, int64_t *values, int64_t *tags) {
     const int64_t k = nearest->k;
     for (int64_t query = 0; query < n; query++) {
@@ -109,11 +127,9 @@ void select_nearest(const Nearest *nearest, int64_t n, float *distances, int64_t
         const int64_t first = query * nearest->stride, to = query * k;
         const int64_t count = nearest->counts[query] < k ? nearest->counts[query] : k;
         for (int64_t i = 0; i < count; i++) distances[to + i] = nearest->distances[first + (uint32_t)order[i]];
-        for (int64_t i = 0; i < count; i++) values[to + i] = nearest->values[first + (uint32_t)order[i]];
-        for (int64_t i = count; i < k; i++) distances[to + i] = INFINITY, values[to + i] = -1;
-        if (!tags) continue;
-        for (int64_t i = 0; i < count; i++) tags[to + i] = nearest->tags[first + (uint32_t)order[i]];
-        for (int64_t i = count; i < k; i++) tags[to + i] = -1;
+        for (int64_t i = count; i < k; i++) distances[to + i] = INFINITY;
+        if (values) take_words(nearest->values + first, order, count, k, values + to);
+        if (tags) take_words(nearest->tags + first, order, count, k, tags + to);
     }
 }
 
@@ -134,7 +150,8 @@ static inline void append(
     const int64_t at = query * nearest->stride + nearest->counts[query];
     const __m512 distances = _mm512_max_ps(_mm512_add_ps(scores, _mm512_set1_ps(offset)), _mm512_setzero_ps());
     _mm512_storeu_ps(nearest->distances + at, _mm512_maskz_compress_ps(below, distances));
-    _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
+    if (nearest->values)
+        _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
     if (nearest->tags)
         _mm512_storeu_si512(nearest->tags + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(tags)));
     nearest->counts[query] += __builtin_popcount(below);
@@ -167,7 +184,7 @@ void offer_scores(
                 const int64_t at = first + nearest->counts[query]++;
                 const float distance = row[j + lane] + offset;
                 nearest->distances[at] = distance > 0 ? distance : 0;
-                nearest->values[at] = values[j + lane];
+                if (nearest->values) nearest->values[at] = values[j + lane];
                 if (nearest->tags) nearest->tags[at] = tags[j + lane];
             }
 #endif
@@ -261,10 +278,10 @@ int64_t damaged_block(
 
 /* ---- int8 keys: products of integers ----------------------------------------------------------------------------- */
 
-/* Bytes of scan_units' scratch for m queries and t keys of d dimensions. */
-int64_t scan_bytes(int64_t m, int64_t t, int64_t d) {
-    const int64_t wide = (d + 3) / 4 * 4, keys = (t + KEYS - 1) / KEYS * KEYS, queries = (m + QUERIES - 1) / QUERIES;
-    return keys * (wide + 4) + queries * QUERIES * (2 * wide + 16) + 8 * wide + 64 * 8;
+/* Bytes of scan_lists' scratch for keys of d dimensions. */
+int64_t scan_bytes(int64_t d) {
+    const int64_t wide = (d + 3) / 4 * 4;
+    return KEYS_AT_ONCE * (wide + 12) + QUERIES_AT_ONCE * (2 * wide + 16) + 8 * wide + 64 * 10;
 }
 
 #if INT8_PRODUCTS
@@ -378,57 +395,109 @@ static void *cut(char **scratch, int64_t bytes) {
     return here;
 }
 
-/* Offer t int8 keys (t, d) of one list to m of the queries (n, d): the squared distance of each to scales * units.
- *
- * A query is rounded to 16 bits, relative to its largest component; all else is exact up to float32. values and
- * tags, where they are kept, have room for t rounded up to KEYS. scratch: scan_bytes, aligned to 64. */
-void scan_units(
-    const Nearest *nearest, const int8_t *units, int64_t t, int64_t d, const float *scales, const float *centroid,
-    const uint32_t *values, const uint32_t *tags, const float *queries, const int64_t *members, int64_t m, char *scratch
-) {
-    const int64_t wide = (d + 3) / 4 * 4, blocks = (t + KEYS - 1) / KEYS, whole = (m + QUERIES - 1) / QUERIES * QUERIES;
-    uint8_t *packed = cut(&scratch, blocks * KEYS * wide);
-    int8_t *codes = cut(&scratch, whole * wide * 2);
-    float *norms = cut(&scratch, blocks * KEYS * 4), *steps = cut(&scratch, whole * 4);
-    float *offsets = cut(&scratch, whole * 4), *centre = cut(&scratch, wide * 4), *weights = cut(&scratch, wide * 4);
-    int32_t *shifts = cut(&scratch, whole * 8);
-    pack_keys(units, t, d, wide, scales, centroid, packed, norms);
-    for (int64_t i = 0; i < d; i++) centre[i] = centroid[i] / scales[i];
-    for (int64_t i = 0; i < m; i++)
-        pack_query(
-            queries + members[i] * d, d, wide, scales, centroid, centre, weights, codes + 2 * i * wide, steps + i,
-            offsets + i, shifts + 2 * i
-        );
+/* What is packed of keys and of queries, and the numbers that go with each. */
+typedef struct {
+    uint8_t *keys;
+    int8_t *codes;
+    float *norms, *steps, *offsets, *centre, *weights;
+    int32_t *shifts;
+    uint32_t *values, *tags;
+    int64_t wide;
+} Packed;
+
+static Packed laid_out(char *scratch, int64_t d) {
+    const int64_t wide = (d + 3) / 4 * 4;
+    Packed packed = {.wide = wide};
+    packed.keys = cut(&scratch, KEYS_AT_ONCE * wide), packed.codes = cut(&scratch, QUERIES_AT_ONCE * 2 * wide);
+    packed.norms = cut(&scratch, KEYS_AT_ONCE * 4), packed.steps = cut(&scratch, QUERIES_AT_ONCE * 4);
+    packed.offsets = cut(&scratch, QUERIES_AT_ONCE * 4), packed.shifts = cut(&scratch, QUERIES_AT_ONCE * 8);
+    packed.centre = cut(&scratch, wide * 4), packed.weights = cut(&scratch, wide * 4);
+    packed.values = cut(&scratch, KEYS_AT_ONCE * 4), packed.tags = cut(&scratch, KEYS_AT_ONCE * 4);
+    return packed;
+}
+
+/* The n unsigned integers of `bytes` bytes, each more by `first`, as words. */
+static void widen(const void *numbers, int64_t bytes, int64_t first, int64_t n, uint32_t *words) {
+    const uint32_t more = (uint32_t)first;
+    if (bytes == 2) for (int64_t i = 0; i < n; i++) words[i] = ((const uint16_t *)numbers)[i] + more;
+    if (bytes == 4) for (int64_t i = 0; i < n; i++) words[i] = ((const uint32_t *)numbers)[i] + more;
+    if (bytes == 8) for (int64_t i = 0; i < n; i++) words[i] = (uint32_t)((const uint64_t *)numbers)[i] + more;
+}
+
+/* Make a piece's keys from `begin` on ready: t of them. */
+static void pack_piece(const Piece *piece, int64_t begin, int64_t t, int64_t d, const float *centroid, Packed *packed) {
+    pack_keys(piece->units + begin * d, t, d, packed->wide, piece->scales, centroid, packed->keys, packed->norms);
+    for (int64_t i = 0; piece->hidden && i < t; i++)
+        if (piece->hidden[begin + i]) packed->norms[i] = INFINITY;
+    const char *values = piece->values, *rows = piece->rows;
+    if (values) widen(values + begin * piece->value_bytes, piece->value_bytes, 0, t, packed->values);
+    if (rows) widen(rows + begin * piece->row_bytes, piece->row_bytes, piece->first_row, t, packed->tags);
+}
+
+/* Offer the t packed keys to the m packed queries `members`. */
+static void offer_packed(const Nearest *nearest, const Packed *packed, int64_t t, const int64_t *members, int64_t m) {
+    const int64_t wide = packed->wide;
     for (int64_t i = 0; i < m; i += QUERIES) {
         const int64_t here = m - i < QUERIES ? m - i : QUERIES;
-        for (int64_t block = 0; block < blocks; block++) {
+        for (int64_t first = 0; first < t; first += KEYS) {
             __m512i sums[QUERIES][2][2];
-            products(packed + block * KEYS * wide, codes + 2 * i * wide, wide, sums);
+            products(packed->keys + first * wide, packed->codes + 2 * i * wide, wide, sums);
             for (int64_t q = 0; q < here; q++) {
                 const int64_t query = members[i + q];
-                const __m512i above = _mm512_set1_epi32(shifts[2 * (i + q)]);
-                const __m512i below = _mm512_set1_epi32(shifts[2 * (i + q) + 1]);
-                const float offset = offsets[i + q], limit = limit_with_room(nearest, query, KEYS, offset);
+                const __m512i above = _mm512_set1_epi32(packed->shifts[2 * (i + q)]);
+                const __m512i below = _mm512_set1_epi32(packed->shifts[2 * (i + q) + 1]);
+                const __m512 step = _mm512_set1_ps(packed->steps[i + q]);
+                const float offset = packed->offsets[i + q], limit = limit_with_room(nearest, query, KEYS, offset);
                 for (int64_t half = 0; half < 2; half++) {
-                    const int64_t key = block * KEYS + half * LANES;
+                    const int64_t key = first + half * LANES;
                     const __m512 coarse = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[q][half][0], above));
                     const __m512 fine = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[q][half][1], below));
                     const __m512 product = _mm512_fmadd_ps(coarse, _mm512_set1_ps(256), fine);
-                    const __m512 scores =
-                        _mm512_fmadd_ps(product, _mm512_set1_ps(steps[i + q]), _mm512_loadu_ps(norms + key));
+                    const __m512 scores = _mm512_fmadd_ps(product, step, _mm512_loadu_ps(packed->norms + key));
                     const __mmask16 nearer = _mm512_cmp_ps_mask(scores, _mm512_set1_ps(limit), _CMP_LT_OQ);
-                    if (nearer) append(nearest, query, nearer, scores, offset, values + key, tags + key);
+                    if (nearer)
+                        append(nearest, query, nearer, scores, offset, packed->values + key, packed->tags + key);
                 }
             }
         }
     }
 }
-#else
-void scan_units(
-    const Nearest *nearest, const int8_t *units, int64_t t, int64_t d, const float *scales, const float *centroid,
-    const uint32_t *values, const uint32_t *tags, const float *queries, const int64_t *members, int64_t m, char *scratch
+
+/* Offer the keys of n pieces of lists to the queries (any, d) that probe the lists, members[bounds[list]] to
+ * members[bounds[list + 1]]: the squared distance of each to scales * units.
+ *
+ * A query is rounded to 16 bits, relative to its largest component less the list's centroid (nlist, d); all else is
+ * exact up to float32. scratch: scan_bytes, aligned to 64. */
+void scan_lists(
+    const Nearest *nearest, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
+    const int64_t *members, const int64_t *bounds, char *scratch
 ) {
-    (void)nearest, (void)units, (void)t, (void)d, (void)scales, (void)centroid, (void)values, (void)tags;
-    (void)queries, (void)members, (void)m, (void)scratch;
+    Packed packed = laid_out(scratch, d);
+    for (const Piece *piece = pieces; piece < pieces + n; piece++) {
+        const float *centroid = centroids + piece->list * d;
+        for (int64_t i = 0; i < d; i++) packed.centre[i] = centroid[i] / piece->scales[i];
+        for (int64_t from = bounds[piece->list]; from < bounds[piece->list + 1]; from += QUERIES_AT_ONCE) {
+            const int64_t left = bounds[piece->list + 1] - from, m = left < QUERIES_AT_ONCE ? left : QUERIES_AT_ONCE;
+            for (int64_t i = 0; i < m; i++)
+                pack_query(
+                    queries + members[from + i] * d, d, packed.wide, piece->scales, centroid, packed.centre,
+                    packed.weights, packed.codes + 2 * i * packed.wide, packed.steps + i, packed.offsets + i,
+                    packed.shifts + 2 * i
+                );
+            for (int64_t begin = 0; begin < piece->count; begin += KEYS_AT_ONCE) {
+                const int64_t more = piece->count - begin, t = more < KEYS_AT_ONCE ? more : KEYS_AT_ONCE;
+                pack_piece(piece, begin, t, d, centroid, &packed);
+                offer_packed(nearest, &packed, t, members + from, m);
+            }
+        }
+    }
+}
+#else
+void scan_lists(
+    const Nearest *nearest, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
+    const int64_t *members, const int64_t *bounds, char *scratch
+) {
+    (void)nearest, (void)pieces, (void)n, (void)d, (void)centroids, (void)queries, (void)members, (void)bounds;
+    (void)scratch;
 }
 #endif

@@ -125,7 +125,7 @@ def _declared(library: Any) -> Any:
     library.damaged_block.restype = number
     library.damaged_block.argtypes = [*[pointer] * 4, number]
     library.scan_bytes.restype = number
-    library.scan_bytes.argtypes = [number] * 3
+    library.scan_bytes.argtypes = [number]
     library.nearest_lists_bytes.restype = number
     library.nearest_lists_bytes.argtypes = [number] * 3
     one = ctypes.c_float
@@ -137,7 +137,7 @@ def _declared(library: Any) -> Any:
         "take_items": [pointer, number, number, pointer],
         "will_need": [pointer, pointer, number, number],
         "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
-        "scan_units": [nearest, pointer, number, number, *[pointer] * 6, number, pointer],
+        "scan_lists": [nearest, pointer, number, number, *[pointer] * 5],
     }
     for name, types in functions.items():
         function = getattr(library, name)

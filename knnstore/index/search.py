@@ -13,7 +13,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError, UsageError
 from knnstore.index.coded import look_up_codes
 from knnstore.index.exact import block_sizes, check_queries, exact_search
-from knnstore.index.join import Batch, Lists, coded_residuals, join_in_threads, positions, stored_residuals, stored_rows
+from knnstore.index.join import join_in_threads
 from knnstore.index.lists import SegmentLists
 from knnstore.index.lookup import FEW, look_up, prepare
 from knnstore.index.nearest import concatenate, query_bytes
@@ -22,6 +22,7 @@ from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.selection import takes_units
 from knnstore.index.tensors import device_memory
+from knnstore.index.tiles import Batch, Lists, coded_residuals, positions, stored_residuals, stored_rows
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.planning import Lookup, choose_lookup
 

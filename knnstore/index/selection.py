@@ -10,13 +10,18 @@ from knnstore.neighbours import Float32
 _LARGEST_TAG = 2**32 - 1
 
 
-def new_nearest(thresholds: Float32, k: int, *, largest_tag: int | None = None) -> Nearest | CompiledNearest:
-    """Keeps the k nearest below the thresholds, float32 (n,), and tags from 0 to ``largest_tag`` unless None."""
+def new_nearest(
+    thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None
+) -> Nearest | CompiledNearest:
+    """Keeps the k nearest below the thresholds, float32 (n,), and tags from 0 to ``largest_tag`` unless None.
+
+    ``values``: whether theirs are asked for.
+    """
     kernel = load_kernel()
     tags = largest_tag is not None
     if kernel is None or (largest_tag or 0) > _LARGEST_TAG:
         return Nearest(thresholds, k, tags=tags)
-    return CompiledNearest(kernel, thresholds, k, tags=tags)
+    return CompiledNearest(kernel, thresholds, k, tags=tags, values=values)
 
 
 def takes_units(dtype: np.dtype[np.generic]) -> bool:

@@ -23,7 +23,7 @@ def query_threads(queries: int, pairs: float) -> Iterator[tuple[ThreadPoolExecut
     times longer than it takes, whenever another process wants a core as well.
     """
     threads = torch.get_num_threads()
-    count = max(1, min(threads, queries // _FEWEST_A_THREAD, int(pairs // _FEWEST_PAIRS)))
+    count = max(1, int(min(threads, queries // _FEWEST_A_THREAD, pairs / _FEWEST_PAIRS)))
     shares = [slice(*bounds) for bounds in pairwise(queries * number // count for number in range(count + 1))]
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
