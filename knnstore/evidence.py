@@ -37,8 +37,6 @@ MATCH_FEATURES = tuple(
     for name in ("length", "log_length", "log_count", "distinct", "top")
 )
 _LONG = 16  # tokens of a match beyond which its length tells nothing more
-_SHIFT = np.uint64(32)
-_SLOT = np.uint64(2**32 - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,17 +53,49 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Vote:
-    """The neighbours' vote of n queries, token by token.
+class _Groups:
+    """The neighbours of n queries, grouped by query and, in each, by value.
 
-    ``mass``: float32 (groups,), p_kNN of each distinct value of each query, grouped by query; ``values``: int64
-    (groups,); ``starts``: int64 (n,), each query's first group; ``query``: int64 (groups,).
+    ``distances``: float32 (n, k), less the query's first, in that order. ``begins``: int64 (groups,), where a group of
+    equal values begins among all n · k. ``query``: int64 (groups,), whose a group is; ``starts``: int64 (n,), each
+    query's first. ``ids``: int64 (groups,), ascending: ``query`` · ``width`` + value − ABSENT.
     """
 
-    mass: Float32
-    values: Int64
-    starts: Int64
+    distances: Float32
+    begins: Int64
+    ids: Int64
     query: Int64
+    starts: Int64
+    width: int
+
+    @classmethod
+    def of(cls, distances: Float32, values: Int64) -> "_Groups":
+        n, k = values.shape
+        bits = max(1, (k - 1).bit_length())
+        packed = (values - ABSENT) << bits | np.arange(k)  # so that one sort of integers is enough
+        packed = packed.astype(np.min_scalar_type(int(packed.max(initial=0))))
+        packed.sort(axis=1)
+        ordered, slots = (packed >> bits).astype(np.int64), (packed & (2**bits - 1)).astype(np.int64)
+        beyond = np.take_along_axis(distances - distances[:, :1], slots, 1)
+        changes = np.ones(ordered.shape, bool)
+        changes[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        begins = np.flatnonzero(changes)
+        query = begins // k
+        width = int(ordered.max(initial=0)) + 1
+        ids = query * width + ordered.reshape(-1)[begins]
+        return cls(beyond, begins, ids, query, np.searchsorted(query, np.arange(n)), width)
+
+    def find(self, values: Int64) -> tuple[Int64, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """The groups of some values (n, m) of each query, int64 (n, m), and whether there are such, bool (n, m)."""
+        ids = np.arange(len(values))[:, None] * self.width + (values - ABSENT)
+        groups = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return groups, (self.ids[groups] == ids) & (values - ABSENT < self.width)
+
+    def mass(self, temperature: float) -> Float32:
+        """p_kNN of each group's value, float32 (groups,)."""
+        weights = np.exp(self.distances / np.float32(-temperature))
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.asarray(np.add.reduceat(weights.reshape(-1), self.begins))
 
 
 def lm_features(outlook: Outlook) -> Float32:
@@ -121,11 +151,11 @@ def _block_features(leading: Int64, log_p: Float32, distances: Float32, values: 
     last = np.where(np.isfinite(distances), distances, 0).max(axis=1) / spread
     columns = [first, np.log(first + _TINY), last, last - first]
     columns += [np.log(_distinct(values[:, :count])) for count in _DISTINCT_AT]
-    order = _sorted_by_value(values)
-    votes = [_vote(distances, values, order, spread * multiple) for multiple in (_SHARP, _SOFT)]
-    columns.append(np.log(np.bincount(votes[0].query, minlength=len(values))))
-    for vote in votes:
-        columns += _agreement(vote, leading, log_p)
+    groups = _Groups.of(distances, values)
+    columns.append(np.log(np.bincount(groups.query, minlength=len(values))))
+    found = groups.find(leading)
+    for multiple in (_SHARP, _SOFT):
+        columns += _agreement(groups, groups.mass(spread * multiple), found, log_p)
     return np.stack(columns, axis=1)
 
 
@@ -135,33 +165,14 @@ def _distinct(values: Int64) -> Any:
     return np.maximum(changes - (ordered[:, 0] == ABSENT), 1)
 
 
-def _sorted_by_value(values: Int64) -> Int64:
-    """Columns of each query in the order of their values, (n, k): one sort of packed integers."""
-    packed = (values + 1).astype(np.uint64) << _SHIFT | np.arange(values.shape[1], dtype=np.uint64)
-    return (np.sort(packed, axis=1) & _SLOT).astype(np.int64)
-
-
-def _vote(distances: Float32, values: Int64, order: Int64, temperature: float) -> _Vote:
-    weights = np.exp((distances[:, :1] - distances) / np.float32(temperature))
-    weights /= weights.sum(axis=1, keepdims=True)
-    weights, ordered = np.take_along_axis(weights, order, 1), np.take_along_axis(values, order, 1)
-    begins = np.ones(ordered.shape, bool)
-    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    flat = np.flatnonzero(begins)
-    query = flat // ordered.shape[1]
-    starts = np.searchsorted(query, np.arange(len(ordered)))
-    return _Vote(np.add.reduceat(weights.reshape(-1), flat), ordered.reshape(-1)[flat], starts, query)
-
-
-def _agreement(vote: _Vote, leading: Int64, log_p: Float32) -> list[Any]:
-    top = np.maximum.reduceat(vote.mass, vote.starts)
-    entropy = np.add.reduceat(-vote.mass * np.log(vote.mass + 1e-12), vote.starts)
-    agree = np.zeros(leading.shape, np.float32)  # p_kNN of each of the LM's leading tokens
-    of_top = np.full(len(leading), log_p[:, -1])  # ln p_LM of the store's first choice, or the least that is known
-    best = vote.mass >= top[vote.query]
-    for column in range(leading.shape[1]):
-        hit = vote.values == leading[vote.query, column]
-        agree[vote.query[hit], column] = vote.mass[hit]
-        of_top[vote.query[hit & best]] = log_p[vote.query[hit & best], column]
+def _agreement(groups: _Groups, mass: Float32, found: tuple[Int64, Any], log_p: Float32) -> list[Any]:
+    """``found``: the groups of the LM's leading tokens, whose ln p is ``log_p``."""
+    top = np.maximum.reduceat(mass, groups.starts)
+    entropy = np.add.reduceat(-mass * np.log(mass + 1e-12), groups.starts)
+    agree = np.where(found[1], mass[found[0]], np.float32(0))  # p_kNN of each of the leading tokens
+    # ln p_LM of the store's first choice, or the least that is known
+    chosen = found[1] & (agree >= top[:, None])
+    of_top = np.where(chosen, log_p, np.inf).min(axis=1)
+    of_top = np.where(chosen.any(axis=1), of_top, log_p[:, -1])
     overlap = np.minimum(agree, np.exp(log_p)).sum(axis=1)
     return [np.log(top + _TINY), entropy, np.log(agree[:, 0] + _TINY), of_top, overlap]

@@ -27,6 +27,7 @@ InputBatch = tuple[Windows, Int64, SourceBatch | None]
 _LOGITS = 2**26
 # First choices of the LM that are kept of every token, for the features of a gate.
 _LEADING = 16
+_CACHED_LOGITS = 2**19  # float32 numbers: 2 MiB
 
 
 class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
@@ -281,29 +282,40 @@ def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | N
     first = int((batch.length - batch.scored).min())
     keys, logits = model.keys_and_logits(ids, first, source)
     targets = np.concatenate([tokens(*span) for span in scored_spans(batch)]).astype(np.int64)
-    picked = logits[lines, positions - first].float()  # (n, vocabulary)
-    normaliser = picked.logsumexp(dim=-1)
-    target_logits = picked.gather(1, torch.from_numpy(targets)[:, None].to(picked.device))[:, 0]
-    leading_logits, leading = picked.topk(min(_LEADING, picked.shape[1]), dim=-1)
-    leading_log_p = (leading_logits - normaliser[:, None]).cpu()
+    said = _said(logits, torch.from_numpy(lines), torch.from_numpy(positions - first), torch.from_numpy(targets))
+    log_p, leading, leading_log_p, entropy = (column.cpu().numpy() for column in said)
     return ScoredTokens(
         rows,
         keys[lines, positions - first].numpy(),
         targets,
-        (target_logits - normaliser).double().cpu().numpy(),
-        leading[:, 0].cpu().numpy(),
-        leading_log_p[:, 0].double().numpy(),
-        leading.cpu().numpy(),
-        leading_log_p.numpy(),
-        _entropy(picked, normaliser).cpu().numpy(),
+        log_p.astype(np.float64),
+        leading[:, 0],
+        leading_log_p[:, 0].astype(np.float64),
+        leading,
+        leading_log_p,
+        entropy,
     )
 
 
-def _entropy(logits: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
-    """Nats of each row's distribution, float32 (n,); overwrites the logits."""
-    log_p = logits.sub_(normaliser[:, None])
-    # exp(−inf) · −inf is 0 here: a token that a model rules out
-    return -torch.nan_to_num(log_p.exp() * log_p, nan=0.0).sum(dim=-1)
+def _said(
+    logits: torch.Tensor, lines: torch.Tensor, places: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Of the tokens at n places of logits (lines, places, vocabulary): ln p of the targets, float32 (n,); the leading
+    tokens, int64 (n, m), and their ln p, float32 (n, m); nats of each distribution, float32 (n,).
+
+    Some rows at a time, which a processor keeps in its cache from one step to the next.
+    """
+    at_once = len(targets) if logits.device.type != "cpu" else max(1, _CACHED_LOGITS // logits.shape[-1])
+    parts = []
+    for begin in range(0, len(targets), at_once):
+        some = slice(begin, begin + at_once)
+        log_p = logits[lines[some], places[some]].float().log_softmax(dim=-1)
+        leading_log_p, leading = log_p.topk(min(_LEADING, log_p.shape[1]), dim=-1)
+        of_targets = log_p.gather(1, targets[some, None].to(log_p.device))[:, 0]
+        # exp(−inf) · −inf is 0 here: a token that a model rules out
+        entropy = -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(dim=-1)
+        parts.append((of_targets, leading, leading_log_p, entropy))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def scored_spans(batch: Windows) -> Iterator[tuple[int, int, int]]:
