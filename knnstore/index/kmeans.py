@@ -22,7 +22,8 @@ def two_level_kmeans(
     """Cells ``(cells, d)`` and centroids ``(nlist, d)``, float32, of the ``rows`` training keys that ``take`` decodes.
 
     ``take(indices)`` gives float32 ``(len(indices), d)``; only one cell's keys are decoded at a time. Centroids of a
-    cell follow each other. Needs nlist <= rows; equal keys give equal centroids. ``advance`` is told of rows done.
+    cell follow each other, neighbours as ``chain`` orders them, so that lists which are searched together lie together
+    on the disk. Needs nlist <= rows; equal keys give equal centroids. ``advance`` is told of rows done.
     """
     generator = np.random.default_rng(seed)
     sample = np.sort(generator.choice(rows, coarse_rows(rows, cells), replace=False))
@@ -31,12 +32,25 @@ def two_level_kmeans(
     members = np.argsort(cell_of, kind="stable")
     counts = np.bincount(cell_of, minlength=cells)
     ends = np.cumsum(counts)
-    centroids = []
-    for end, count, share in zip(ends, counts, allot(counts, nlist), strict=True):
-        if share:
-            centroids.append(kmeans(take(np.sort(members[end - count : end])), int(share), seed))
-        advance(int(count))
+    shares, centroids, last = allot(counts, nlist), [], coarse[0]
+    for cell in chain(coarse, last):
+        if shares[cell]:
+            of_cell = take(np.sort(members[ends[cell] - counts[cell] : ends[cell]]))
+            found = kmeans(of_cell, int(shares[cell]), seed)
+            centroids.append(found[chain(found, last)])
+            last = centroids[-1][-1]
+        advance(int(counts[cell]))
     return coarse, np.concatenate(centroids)
+
+
+def chain(points: Float32, start: Float32) -> Int64:
+    """An order of points (n, d), int64 (n,): the one nearest to ``start`` (d,), then always the nearest that is left."""
+    order = np.empty(len(points), np.int64)
+    norms, here = np.einsum("nd,nd->n", points, points), start
+    for place in range(len(points)):
+        order[place] = nearest = int(np.argmin(norms - 2 * (points @ here)))
+        norms[nearest], here = np.inf, points[nearest]
+    return order
 
 
 def kmeans(points: Float32, clusters: int, seed: int) -> Float32:

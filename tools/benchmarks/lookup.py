@@ -10,7 +10,8 @@ and says row numbers; faiss scans the very same PQ codes, in RAM or through ``On
 dropped from the page cache and the index is opened anew (the opening isn't counted: it maps the files and reads the
 checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is
 counted by the kernel; the disk's own rate is that of one large file, read cold. *Bare reads* are the same places of
-the same files asked for at once and then read, and nothing else: what of a cold query is the disk's.
+the same files asked for at once and then read, and nothing else: what of a cold query is the disk's. *One read* is of
+as many bytes that lie together somewhere in the keys: what no layout could do better.
 """
 
 import gc
@@ -18,7 +19,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,9 @@ def measured(
         f"cold_vs_bare_reads_{suffix}": round(
             statistics.median(cold["knnstore"]) / statistics.median(cold["bare reads"]), 4
         ),
+        f"one_read_vs_sequential_read_{suffix}": round(
+            statistics.median(cold["one read"]) / (read["one read"] / rate), 4
+        ),
     }
 
 
@@ -144,13 +149,19 @@ def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, d
         drop(faiss_files)
         return lambda query: index.search(query, K)
 
-    def opened_files() -> Search:
+    def opened_files(of_queries: Iterator[list[Read]]) -> Search:
         drop(lists)
-        return lambda query: [os.preadv(*read) for read in asked_for(next(reads))]
+        return lambda query: [os.preadv(*read) for read in asked_for(next(of_queries))]
 
     files: Files = {}
-    reads = iter([reads_of(store, queries[line : line + 1], files) for line in range(len(queries))])
-    openers = {"knnstore": opened_searcher, "faiss on disk": opened_faiss, "bare reads": opened_files}
+    reads = [reads_of(store, queries[line : line + 1], files) for line in range(len(queries))]
+    single = [[one_read_like(read, number)] for number, read in enumerate(reads)]
+    openers = {
+        "knnstore": opened_searcher,
+        "faiss on disk": opened_faiss,
+        "bare reads": partial(opened_files, iter(reads)),
+        "one read": partial(opened_files, iter(single)),
+    }
     times: Times = {name: [] for name in openers}
     read: Times = {name: [] for name in openers}
     for line in range(len(queries)):
@@ -185,6 +196,14 @@ def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
                     files[file] = os.open(file, os.O_RDONLY)
                 found.append((files[file], [bytearray(end - begin)], begin))
     return found
+
+
+def one_read_like(reads: list[Read], number: int) -> Read:
+    """As many bytes as the reads have, or as the first's file has, that lie together from some block on."""
+    file = reads[0][0]
+    size, total = os.fstat(file).st_size, sum(len(room[0]) for _, room, _ in reads)
+    blocks = max(0, size - total) // BLOCK_BYTES + 1
+    return file, [bytearray(min(total, size))], number * 7919 % blocks * BLOCK_BYTES
 
 
 def asked_for(reads: list[Read]) -> list[Read]:
