@@ -156,7 +156,7 @@ def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, d
     files: Files = {}
     reads = [reads_of(store, queries[line : line + 1], files) for line in range(len(queries))]
     single = [[one_read_like(read, number)] for number, read in enumerate(reads)]
-    openers = {
+    openers: dict[str, Callable[[], Search]] = {
         "knnstore": opened_searcher,
         "faiss on disk": opened_faiss,
         "bare reads": partial(opened_files, iter(reads)),
@@ -194,6 +194,7 @@ def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
                 file = chunk_file(array.path, chunk, len(array.shape))
                 if file not in files:
                     files[file] = os.open(file, os.O_RDONLY)
+                    os.posix_fadvise(files[file], 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
                 found.append((files[file], [bytearray(end - begin)], begin))
     return found
 
