@@ -202,7 +202,8 @@ def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
 def one_read_like(reads: list[Read], number: int) -> Read:
     """As many bytes as the reads have, or as the first's file has, that lie together from some block on."""
     file = reads[0][0]
-    size, total = os.fstat(file).st_size, sum(len(room[0]) for _, room, _ in reads)
+    met = {(of, place) for of, room, begin in reads for place in range(begin, begin + len(room[0]), BLOCK_BYTES)}
+    size, total = os.fstat(file).st_size, len(met) * BLOCK_BYTES
     blocks = max(0, size - total) // BLOCK_BYTES + 1
     return file, [bytearray(min(total, size))], number * 7919 % blocks * BLOCK_BYTES
 
