@@ -144,7 +144,7 @@ class CompiledNearest:
         piece = np.zeros(1, PIECE)
         piece["units"], piece["values"], piece["rows"] = (_address(one) or 0 for one in held)
         piece["scales"], piece["count"] = _address(scales), len(units)
-        piece["value_bytes"], piece["row_bytes"] = values.itemsize, 8
+        piece["value_bytes"], piece["row_bytes"] = values.itemsize, 0 if tags is None else tags.itemsize
         self.offer_lists(piece, centroid, queries, members, np.array([0, len(members)]))
 
     def found(self) -> Int64:

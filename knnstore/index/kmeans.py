@@ -44,7 +44,7 @@ def two_level_kmeans(
 
 
 def chain(points: Float32, start: Float32) -> Int64:
-    """An order of points (n, d), int64 (n,): the one nearest to ``start`` (d,), then always the nearest that is left."""
+    """An order of points (n, d), int64 (n,): the nearest to ``start`` (d,), then always the nearest that is left."""
     order = np.empty(len(points), np.int64)
     norms, here = np.einsum("nd,nd->n", points, points), start
     for place in range(len(points)):

@@ -22,7 +22,7 @@ from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.selection import takes_units
 from knnstore.index.tensors import device_memory
-from knnstore.index.tiles import Batch, Lists, coded_residuals, positions, stored_residuals, stored_rows
+from knnstore.index.tiles import Batch, Lists, ReadTags, coded_residuals, positions, stored_residuals, stored_rows
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.planning import Lookup, choose_lookup
 
@@ -133,32 +133,34 @@ class Searcher:
         if method not in ("lists", "quantised"):
             raise UsageError(f"method {method!r} is none of auto, lists, quantised, exact")
         nprobe = self._lists_probed(nprobe)
-        wanted = max(1, rerank) * k
-        tags = positions if rerank else stored_rows if rows else None
-        read = stored_residuals if method == "lists" else coded_residuals
-        mapped = attrgetter("keys" if method == "lists" else "codes")
-        units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
-        lists = Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units, self._device)
+        lists = self._lists(method, positions if rerank else stored_rows if rows else None)
         if self._device is not None and self._device.type == "cuda":
             memory = min(memory, device_memory(self._device))
-        found = []
         queries = np.ascontiguousarray(queries)
-        each = query_bytes(wanted, tags=tags is not None) + 8 * self.plan.dimension + 24 * nprobe
+        each = query_bytes(max(1, rerank) * k, tags=lists.tags is not None) + 8 * self.plan.dimension + 24 * nprobe
+        found = []
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
             block = queries[begin:end]
             batch = Batch(block, self.probe(block, nprobe))
-            if method == "lists" and len(batch) <= FEW:
-                neighbours = look_up(batch, lists, k, rows=rows)
-            elif rerank and len(batch) <= FEW:
-                neighbours = look_up_codes(batch, lists, self._quantiser, k, rerank, rows=rows)
-            else:
-                neighbours = join_in_threads(batch, lists, wanted, progress)
-                if rerank:
-                    neighbours = rerank_exactly(block, neighbours, k, self._parts, rows=rows)
-            if progress and len(batch) <= FEW and (rerank or method == "lists"):
-                progress(batch.probed.size)
-            found.append(neighbours)
+            if len(batch) <= FEW and (rerank or method == "lists"):
+                found.append(self._looked_up(batch, lists, k, rerank, rows=rows))
+                if progress:
+                    progress(batch.probed.size)
+                continue
+            neighbours = join_in_threads(batch, lists, max(1, rerank) * k, progress)
+            found.append(rerank_exactly(block, neighbours, k, self._parts, rows=rows) if rerank else neighbours)
         return concatenate(found)
+
+    def _lists(self, method: Method, tags: ReadTags | None) -> Lists:
+        read = stored_residuals if method == "lists" else coded_residuals
+        mapped = attrgetter("keys" if method == "lists" else "codes")
+        units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
+        return Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units, self._device)
+
+    def _looked_up(self, batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:
+        if rerank:
+            return look_up_codes(batch, lists, self._quantiser, k, rerank, rows=rows)
+        return look_up(batch, lists, k, rows=rows)
 
     def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
         """How a single query is best searched, by the bytes that it reads."""

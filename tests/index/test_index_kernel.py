@@ -17,7 +17,8 @@ import knnstore.index.kernel as kernel_module
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.block_sums import first_damaged
 from knnstore.datastore.store import Datastore
-from knnstore.index.compiled import CompiledNearest, damaged_block
+from knnstore.index.compiled import PIECE, CompiledNearest, damaged_block
+from knnstore.index.grouping import members_of_lists
 from knnstore.index.kernel import KernelWarning, load_kernel
 from knnstore.index.nearest import Nearest
 from knnstore.index.search import Searcher
@@ -93,6 +94,40 @@ def test_products_of_integers_are_distances_to_a_ten_thousandth(seed, dimension,
     np.testing.assert_allclose(found.distances[members], by_distance, rtol=1e-4, atol=1e-4 * far)
     assert (np.sort(found.values[members], axis=1) == places).all()
     assert (found.rows[members] == found.values[members] + 5).all()
+
+
+@integers
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([3, 1500]), st.lists(st.integers(1, 1500), min_size=1, max_size=5))
+def test_many_lists_in_one_call_are_what_they_are_one_by_one(seed, queries, sizes):
+    generator, nlist, dimension, k = np.random.default_rng(seed), 3, 20, 40
+    centroids = generator.normal(size=(nlist, dimension)).astype(np.float32)
+    asked = generator.normal(size=(queries, dimension)).astype(np.float32)
+    scales = generator.uniform(0.01, 0.1, dimension).astype(np.float32)
+    numbers = np.sort(generator.integers(0, nlist, len(sizes)))
+    members, bounds = members_of_lists(np.argsort(generator.random((queries, nlist)))[:, :2], nlist)
+    together, apart = (
+        CompiledNearest(load_kernel(), np.full(queries, np.inf, np.float32), k, tags=True) for _ in range(2)
+    )
+    held, pieces = [], np.zeros(len(sizes), PIECE)
+    for piece, number, size in zip(pieces, numbers, sizes, strict=True):
+        units = generator.integers(-127, 128, (size, dimension), dtype=np.int8)
+        values, rows = generator.integers(0, 9999, size, np.uint16), np.arange(size, dtype=np.uint32)
+        hidden = generator.random(size) < 0.2
+        held.append((units, values, rows, hidden))
+        for name, array in zip(("units", "values", "rows", "hidden"), held[-1], strict=True):
+            piece[name] = array.ctypes.data
+        piece["scales"], piece["count"], piece["list"] = scales.ctypes.data, size, number
+        piece["first_row"], piece["value_bytes"], piece["row_bytes"] = 70, 2, 4
+        asking = members[bounds[number] : bounds[number + 1]]
+        apart.offer_units(
+            asked, asking, units[~hidden], scales, centroids[number], values=values[~hidden], tags=rows[~hidden] + 70
+        )
+    together.offer_lists(pieces, centroids, asked, members, bounds)
+    one, other = together.neighbours(), apart.neighbours()
+    np.testing.assert_array_equal(one.distances.view(np.uint32), other.distances.view(np.uint32))
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.rows, other.rows)
 
 
 @compiled
