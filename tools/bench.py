@@ -72,7 +72,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store",
         type=Path,
-        help="a finished store, for search and score; default: one of --corpus (search --quick: a synthetic one)",
+        help="a finished store, for search, score, scale; default: one of --corpus (search --quick: synthetic)",
     )
     parser.add_argument(
         "--text", type=Path, help="what search asks and score scores; default: the store's held-out text"

@@ -3,6 +3,7 @@
     python tools/bench.py scale                    1M, 10M and 100M keys of 64 dimensions: half an hour, 25 GB of disk
     python tools/bench.py scale --rows 10000000    10M, 1M and 100,000
     python tools/bench.py scale --quick            200,000 and 20,000
+    python tools/bench.py scale --store PATH       the searches alone, of an indexed store of tools/make_keys.py
 
 Synthetic int8 keys, indexed and searched under ``--memory`` in a process of its own; a store is removed before the
 next is made. CPU seconds rather than wall time, so that other work on the machine tells less. The planned peak is what
@@ -21,7 +22,7 @@ from make_keys import ClusteredKeys, make_store
 
 from benchmarks.measuring import Measured, Result, Settings, in_own_process
 from knnstore.build import IndexOptions, build_index, dry_run
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
@@ -35,7 +36,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
+STORE_COLUMNS = (
+    "keys", "d", "lists", "bytes a key", "recall", "µs a query", "search peak MB", "one query, ms", "p95 ms"
+)  # fmt: skip
+_SINGLE = 200
+
+
 def run(settings: Settings, work: Path) -> Result:
+    if settings.store is not None:
+        return of_store(settings, store_path(str(settings.store)))
     most = settings.size(settings.rows, quick=200_000, full=100_000_000)
     sizes = [most // 10, most] if settings.quick else [most // 100, most // 10, most]
     queries = settings.size(settings.queries, quick=1024, full=20_000)
@@ -112,10 +121,48 @@ def build_costs(root: Path, memory: int) -> dict[str, float]:
 def search_cost(root: Path, memory: int, count: int) -> float:
     """CPU seconds a query of one bulk search."""
     store = Datastore(root)
-    searcher, queries = Searcher(store), np.ascontiguousarray(ClusteredKeys(DIMENSION).queries(2, count))
+    dimension = store.segments[0].dimension
+    searcher, queries = Searcher(store), np.ascontiguousarray(ClusteredKeys(dimension).queries(2, count))
     started = time.process_time()
     searcher.search(queries, min(K, store.rows), min(NPROBE, searcher.plan.nlist), memory=memory // 2)
     return (time.process_time() - started) / count
+
+
+def of_store(settings: Settings, root: Path) -> Result:
+    """What it costs to search a store that is there, under ``--memory``."""
+    count = settings.size(settings.queries, quick=1024, full=20_000)
+    bulk: Measured = in_own_process(search_cost, root, settings.memory, count)
+    seconds = np.array(in_own_process(single_seconds, root).value) * 1e3
+    store = Datastore(root)
+    searcher, dimension = Searcher(store), store.segments[0].dimension
+    row = (
+        store.rows,
+        dimension,
+        searcher.plan.nlist,
+        round(bytes_below(root) / store.rows, 1),
+        round(searcher.check.recall, 4),
+        round(float(bulk.value) * 1e6, 1),
+        round(bulk.peak_bytes / 1e6),
+        round(float(np.median(seconds)), 2),
+        round(float(np.quantile(seconds, 0.95)), 2),
+    )
+    about = {"memory": settings.memory, "k": K, "nprobe": NPROBE, "queries": count}
+    return Result(
+        "scale", about, STORE_COLUMNS, [row], {"peak_vs_promise": round(bulk.peak_bytes / settings.memory, 4)}
+    )
+
+
+def single_seconds(root: Path) -> list[float]:
+    """Seconds of queries that are asked one at a time, as they come; the first few, which open files, aren't told."""
+    store = Datastore(root)
+    searcher = Searcher(store)
+    searcher.prepare()
+    seconds = []
+    for query in ClusteredKeys(store.segments[0].dimension).queries(3, _SINGLE):
+        started = time.perf_counter()
+        searcher.search(query[None], min(K, store.rows), min(NPROBE, searcher.plan.nlist), rows=True)
+        seconds.append(time.perf_counter() - started)
+    return seconds[_SINGLE // 10 :]
 
 
 def _resident() -> int:
