@@ -176,6 +176,13 @@ def squared_distances_of_pieces(query: Float32, addresses: Int64, counts: Int64,
     return distances
 
 
+def smallest(distances: Float32, k: int) -> Int64:
+    """Where the k smallest finite ones of some distances, float32 (n,), lie, nearest first; ties go to the first."""
+    places, work = np.empty(min(k, len(distances)), np.int64), np.empty(2 * len(distances), np.uint64)
+    found = load_kernel().smallest(_address(distances), len(distances), len(places), _address(work), _address(places))
+    return places[:found]
+
+
 def items_at(addresses: Int64, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """The items in memory at some addresses, (n,)."""
     items = np.empty(len(addresses), dtype)

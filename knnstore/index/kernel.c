@@ -66,19 +66,10 @@ static uint32_t bits_of(float distance) {
     return bits; /* of numbers that aren't negative: sorts as they do */
 }
 
-/* Sort the survivors of a query by distance, ties in the order in which they came: each item is bits above slot. */
-static uint64_t *sorted(const Nearest *nearest, int64_t query) {
-    const float *distances = nearest->distances + query * nearest->stride;
-    const int64_t count = nearest->counts[query];
-    uint64_t *items = nearest->work, *other = items + nearest->capacity;
-    uint32_t least = UINT32_MAX, most = 0;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits = bits_of(distances[i]);
-        least = bits < least ? bits : least;
-        most = bits > most ? bits : most;
-    }
-    for (int64_t i = 0; i < count; i++) items[i] = (uint64_t)(bits_of(distances[i]) - least) << 32 | (uint64_t)i;
-    for (int shift = 32; count && (uint64_t)(most - least) >> (shift - 32); shift += DIGIT) {
+/* Sort `count` items, bits above slot, by their bits, of which none is above `most`; ties stay in order. Returns where
+ * they then are: items or other, which has room for as many. */
+static uint64_t *sort_items(uint64_t *items, uint64_t *other, int64_t count, uint32_t most) {
+    for (int shift = 32; count && (uint64_t)most >> (shift - 32); shift += DIGIT) {
         uint32_t starts[BUCKETS] = {0};
         for (int64_t i = 0; i < count; i++) starts[items[i] >> shift & (BUCKETS - 1)]++;
         uint32_t sum = 0;
@@ -93,6 +84,47 @@ static uint64_t *sorted(const Nearest *nearest, int64_t query) {
         other = swap;
     }
     return items;
+}
+
+static void range_of(const float *distances, int64_t count, uint32_t *least, uint32_t *most) {
+    *least = UINT32_MAX, *most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = bits_of(distances[i]);
+        *least = bits < *least ? bits : *least;
+        *most = bits > *most ? bits : *most;
+    }
+}
+
+/* The survivors of a query by distance, ties in the order in which they came: the slot of each is an item's low half. */
+static uint64_t *sorted(const Nearest *nearest, int64_t query) {
+    const float *distances = nearest->distances + query * nearest->stride;
+    const int64_t count = nearest->counts[query];
+    uint64_t *items = nearest->work;
+    uint32_t least, most;
+    range_of(distances, count, &least, &most);
+    for (int64_t i = 0; i < count; i++) items[i] = (uint64_t)(bits_of(distances[i]) - least) << 32 | (uint64_t)i;
+    return sort_items(items, items + nearest->capacity, count, most - least);
+}
+
+/* Where the k smallest of n distances lie, smallest first, ties in order; returns how many are finite. work: 2 n. */
+int64_t smallest(const float *distances, int64_t n, int64_t k, uint64_t *work, int64_t *places) {
+    uint32_t least, most, counts[BUCKETS] = {0};
+    range_of(distances, n, &least, &most);
+    int shift = 0;
+    while ((uint64_t)(most - least) >> shift >= BUCKETS) shift++;
+    for (int64_t i = 0; i < n; i++) counts[(bits_of(distances[i]) - least) >> shift]++;
+    int64_t met = 0, kept = 0;
+    uint32_t last = 0;
+    while (last < BUCKETS - 1 && (met += counts[last]) < k) last++;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = bits_of(distances[i]) - least;
+        work[kept] = (uint64_t)bits << 32 | (uint64_t)i;
+        kept += bits >> shift <= last && distances[i] < INFINITY;
+    }
+    const uint64_t *order = sort_items(work, work + n, kept, most - least);
+    const int64_t found = kept < k ? kept : k;
+    for (int64_t i = 0; i < found; i++) places[i] = (uint32_t)order[i];
+    return found;
 }
 
 static void gather_words(uint32_t *row, const uint64_t *order, int64_t count, uint32_t *scratch) {

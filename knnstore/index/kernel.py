@@ -128,6 +128,8 @@ def _declared(library: Any) -> Any:
     library.scan_bytes.argtypes = [number]
     library.nearest_lists_bytes.restype = number
     library.nearest_lists_bytes.argtypes = [number] * 3
+    library.smallest.restype = number
+    library.smallest.argtypes = [pointer, number, number, pointer, pointer]
     one = ctypes.c_float
     functions = {
         "nearest_lists": [pointer, *[number] * 3, pointer, number, *[pointer] * 3, one, *[pointer] * 3],

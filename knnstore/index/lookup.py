@@ -15,6 +15,7 @@ from knnstore.index.compiled import items_at, squared_distances_of_pieces
 from knnstore.index.kernel import load_kernel
 from knnstore.index.lists import SegmentLists
 from knnstore.index.located import Located, read_sums
+from knnstore.index.selection import smallest
 from knnstore.index.tiles import Batch, Lists
 from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
@@ -41,7 +42,7 @@ def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
     for line, (query, probed) in enumerate(zip(batch.queries, batch.probed, strict=True)):
         probes = [_Probe(part, np.sort(probed), rows) for part in lists.parts]
         met = _met([(probe, probe.distances(query, units=lists.units)) for probe in probes])
-        nearest = _smallest(met.distances, k)
+        nearest = smallest(met.distances, k)
         distances[line, : len(nearest)] = met.distances[nearest]
         for number, probe in enumerate(probes):
             here = np.flatnonzero(met.probes[nearest] == number) if len(probes) > 1 else np.arange(len(nearest))
@@ -113,14 +114,3 @@ class _Probe:
         piece = np.searchsorted(ends, places, side="right")
         within = places - (ends - pieces.counts)[piece]
         return items_at(pieces.addresses[piece] + within * array.dtype.itemsize, array.dtype)
-
-
-def _smallest(distances: Float32, k: int) -> Int64:
-    """Where the k smallest finite ones lie, nearest first; ties go to the first."""
-    if k < len(distances):
-        limit = np.partition(distances, k - 1)[k - 1]
-        chosen = np.flatnonzero(distances <= limit)
-    else:
-        chosen = np.arange(len(distances))
-    order = chosen[np.argsort(distances[chosen], kind="stable")][:k]
-    return order[np.isfinite(distances[order])]

@@ -17,7 +17,7 @@ import knnstore.index.kernel as kernel_module
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.block_sums import first_damaged
 from knnstore.datastore.store import Datastore
-from knnstore.index.compiled import PIECE, CompiledNearest, damaged_block
+from knnstore.index.compiled import PIECE, CompiledNearest, damaged_block, smallest
 from knnstore.index.grouping import members_of_lists
 from knnstore.index.kernel import KernelWarning, load_kernel
 from knnstore.index.nearest import Nearest
@@ -69,6 +69,17 @@ def test_the_kernel_keeps_the_very_bits_that_numpy_keeps(seed, k, distinct, tags
         np.testing.assert_array_equal(one.rows, other.rows)
     else:
         assert other.rows is None
+
+
+@compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 3000), st.integers(1, 1200), st.sampled_from([2, 50, 10**6]))
+def test_the_smallest_are_those_of_numpy_ties_in_order(seed, count, k, distinct):
+    generator = np.random.default_rng(seed)
+    distances = (generator.integers(0, distinct, count) / 7).astype(np.float32)
+    distances[generator.random(count) < 0.1] = np.inf
+    expected = np.argsort(distances, kind="stable")[:k]
+    np.testing.assert_array_equal(smallest(distances, k), expected[np.isfinite(distances[expected])])
 
 
 @integers
