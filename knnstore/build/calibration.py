@@ -26,6 +26,7 @@ from knnstore.index.exact import exact_search
 from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
 from knnstore.index.plan import CHECKED_NEIGHBOURS, PLAN_FILE, IndexFolder, IndexPlan
 from knnstore.index.quantiser import Float32, Quantiser, TrainingErrors, save_quantiser, train_codebooks
+from knnstore.index.sample import rows_read
 from knnstore.index.search import Searcher
 from knnstore.index.train import PQ_ROWS, decode, train_axes
 from knnstore.objects.path import ObjectPath
@@ -65,7 +66,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
         excerpt = make_excerpt(store, Path(folder) / "excerpt", _CHUNKS)
         try:
             segment = excerpt.segments[0]
-            keys = decode(segment.keys(0, segment.rows), segment.codec.scales)
+            keys, decoding = _timed(lambda: decode(segment.keys(0, segment.rows), segment.codec.scales))
             quantiser, train = _train_in_parts(keys, plan)
             index = IndexFolder(index_root(excerpt.root, plan.name), plan)
             index.root.mkdir(parents=True)
@@ -81,7 +82,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
     fill = clock.seconds["fill"] / rows + read
     return BuildRates(
         start=start,
-        train=train + read * plan.train_rows,
+        train=train + (read + decoding / rows) * min(rows_read(store, plan), store.rows),
         fill=fill,
         merge=clock.seconds["merge"] / rows,
         cpu=(clock.cpu["fill"] + clock.cpu["merge"]) / rows,

@@ -16,7 +16,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, open_segment, segment_root
 from knnstore.errors import CorruptStoreError
 from knnstore.index.kmeans import Int64
-from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.plan import IndexFolder, IndexPlan, open_index
 from knnstore.index.train import Sample
 from knnstore.objects.path import path_of
 from knnstore.records import fingerprint
@@ -119,6 +119,13 @@ def choose_rows(store: Datastore, count: int, seed: int) -> list[Int64]:
             first = segments[number].chunk_range(chunk)[0]
             chosen[number].append(first + live[_blocks(len(live), int(quota), generator)])
     return [np.concatenate(rows) for rows in chosen]
+
+
+def rows_read(store: Datastore, plan: IndexPlan) -> int:
+    """Keys that have to be read for the sample of a plan: those of all chunks that some of it are from."""
+    chosen = choose_rows(store, plan.train_rows, plan.seed)
+    pairs = zip(store.segments, chosen, strict=True)
+    return sum(len(np.unique(rows // segment.plan.chunk_rows)) * segment.plan.chunk_rows for segment, rows in pairs)
 
 
 def _part(number: int) -> str:
