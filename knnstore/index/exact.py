@@ -101,17 +101,18 @@ class _Scan:
     def offer(
         self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], numbers: Int64
     ) -> None:
-        """Offer stored keys, (rows, d), with their row numbers, tile by tile, to all the queries."""
+        """Offer stored keys, (rows, d), with their row numbers, to all the queries."""
+        tags = numbers if self._rows else None
+        if scales is not None and isinstance(self.nearest, CompiledNearest) and takes_units(stored.dtype):
+            self.nearest.offer_units(
+                self._queries, self._everyone, stored, scales, self._centre, values=values, tags=tags
+            )
+            return
         size = spare_slots(self.nearest.k)
         for start in range(0, len(stored), size):
             tile = slice(start, start + size)
-            tags = numbers[tile] if self._rows else None
-            if scales is not None and isinstance(self.nearest, CompiledNearest) and takes_units(stored.dtype):
-                self.nearest.offer_units(
-                    self._queries, self._everyone, stored[tile], scales, self._centre, values=values[tile], tags=tags
-                )
-            else:
-                self._offer_scores(torch.from_numpy(decode(stored[tile], scales) - self._centre), values[tile], tags)
+            keys = torch.from_numpy(decode(stored[tile], scales) - self._centre)
+            self._offer_scores(keys, values[tile], None if tags is None else tags[tile])
 
     def _offer_scores(self, keys: torch.Tensor, values: np.ndarray[Any, Any], tags: Int64 | None) -> None:
         for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
