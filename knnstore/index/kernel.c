@@ -31,7 +31,7 @@
 
 enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
 enum { KEYS_AT_ONCE = 1024, QUERIES_AT_ONCE = 1020 }; /* of a list: what is packed together */
-enum { NEAR = 1 << 15 }; /* bytes that are sooner read than passed over */
+enum { NEAR = 1 << 15, AT_A_CALL = 1 << 19 }; /* bytes that are sooner read than passed over; that one call asks for */
 
 /* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
  * values and tags may be NULL. work: 2 * capacity numbers. */
@@ -271,8 +271,12 @@ static int is_resident(int64_t page_address, int64_t page) {
     return !mincore((void *)(intptr_t)page_address, (size_t)page, (void *)&resident) && resident & 1;
 }
 
+/* Linux reads no more at a call than the disk takes in one request. */
 static void ask_for(int64_t begin, int64_t end) {
-    if (begin < end) posix_madvise((void *)(intptr_t)begin, (size_t)(end - begin), POSIX_MADV_WILLNEED);
+    for (; begin < end; begin += AT_A_CALL) {
+        const int64_t left = end - begin, size = left < AT_A_CALL ? left : AT_A_CALL;
+        posix_madvise((void *)(intptr_t)begin, (size_t)size, POSIX_MADV_WILLNEED);
+    }
 }
 
 /* Ask for mapped memory to be read from the disk: whole pages, of pieces whose middle isn't there yet; in one go those

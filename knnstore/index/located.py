@@ -51,16 +51,16 @@ class Located:
         total = int(self.counts.sum())
         return self.part.hidden_at(np.arange(total) + self.spread(self.begins - (ends - self.counts)))
 
-    def ask_for(self) -> None:
-        """Have the disk read the first array, and the rest of what is met for the first time."""
+    def ask_for(self, *, again: bool = False) -> None:
+        """Have the disk read the first array, and the rest where it is met for the first time or ``again``."""
         self._fresh = [(array, pieces) for array, pieces in self._pieces if not array.is_verified(pieces)]
         if load_kernel() is None or isinstance(self.part.keys.path, ObjectPath):
             for array, _ in self._pieces:
                 for begin, count in zip(self.begins.tolist(), self.counts.tolist(), strict=True):
                     array.will_need(begin, begin + count)
             return
-        first = self._pieces[0]
-        for array, pieces in (first, *(one for one in self._fresh if one[0] is not first[0])):
+        first, others = self._pieces[0], self._pieces if again else self._fresh
+        for array, pieces in (first, *(one for one in others if one[0] is not first[0])):
             _read_ahead(array, pieces)
         read_sums([read for array, pieces in self._fresh for read in array.unread_sums(pieces)])
 

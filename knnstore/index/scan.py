@@ -61,7 +61,7 @@ def _asked_for(nearest: CompiledNearest, lists: Lists, numbers: Int64, share: fl
     for part in lists.parts:
         arrays = [part.keys, *([part.values] if nearest.values else []), *([part.rows] if nearest.tags else [])]
         found.append(Located(part, numbers, arrays, share))
-        found[-1].ask_for()
+        found[-1].ask_for(again=True)
     return found
 
 
