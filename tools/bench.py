@@ -77,7 +77,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--text", type=Path, help="what search asks and score scores; default: the store's held-out text"
     )
-    parser.add_argument("--figure", type=Path, help="a PNG of search's curves")
+    parser.add_argument("--figure", type=Path, help="a PNG of what search or scale measured")
     parser.add_argument("--model", default="wiki-lm", help="the LM; default: the one shipped")
     parser.add_argument("--memory", type=parse_size, default="4GB", help="promised to knnstore; default: 4GB")
     parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")

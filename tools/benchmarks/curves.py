@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.asking import found_rows, spread, true_neighbours
 from benchmarks.coldness import cool, drop_pages, list_files
 from benchmarks.faiss_baselines import OnDisk, reranked, set_nprobe
-from benchmarks.measuring import Table, machine, rate_of
+from benchmarks.figures import new_figure, save
+from benchmarks.measuring import Table, rate_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
 from knnstore.index.search import Searcher
@@ -141,11 +142,9 @@ def curve_table(points: list[Point]) -> Table:
 
 def draw_curves(points: list[Point], about: str, path: Path) -> None:
     """A PNG: recall against queries a second in bulk, and against the latency of one query."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, left, right = new_figure(about)
     colours = {
         "knnstore": "#2a9d6f",
         "faiss in RAM": "#4464ad",
@@ -168,6 +167,4 @@ def draw_curves(points: list[Point], about: str, path: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-    facts = machine()
-    figure.suptitle(f"{about}\n{facts['cores']} cores of {facts['cpu']}, {facts['date']}", fontsize=9)
-    figure.savefig(path, dpi=110)
+    save(figure, path)

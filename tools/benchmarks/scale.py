@@ -7,7 +7,7 @@
 
 Synthetic int8 keys, indexed and searched under ``--memory`` in a process of its own; a store is removed before the
 next is made. CPU seconds rather than wall time, so that other work on the machine tells less. The planned peak is what
-``knnstore index --dry-run`` says. Queries: k = 1024, nprobe 32, no key among them.
+``knnstore index --dry-run`` says. Queries: k = 1024, nprobe 32, no key among them. ``--figure`` draws the table.
 """
 
 import shutil
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from make_keys import ClusteredKeys, make_store
 
+from benchmarks.figures import new_figure, require_matplotlib, save
 from benchmarks.measuring import Measured, Result, Settings, in_own_process
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore, store_path
@@ -27,6 +28,7 @@ from knnstore.datastore.sweeping import bytes_below
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
+from knnstore.sizes import format_size
 
 DIMENSION, K, NPROBE = 64, 1024, 32
 STAGES = ("train", "fill", "merge", "check")
@@ -43,6 +45,7 @@ _SINGLE = 200
 
 
 def run(settings: Settings, work: Path) -> Result:
+    require_matplotlib(settings)
     if settings.store is not None:
         return of_store(settings, store_path(str(settings.store)))
     most = settings.size(settings.rows, quick=200_000, full=100_000_000)
@@ -58,8 +61,32 @@ def run(settings: Settings, work: Path) -> Result:
         ),
         "peak_vs_promise": round(max(row[COLUMNS.index("peak MB")] for row in table) * 1e6 / settings.memory, 4),
     }
+    if settings.figure is not None:
+        draw_costs(table, settings)
     about = {"d": DIMENSION, "memory": settings.memory, "k": K, "nprobe": NPROBE, "queries": queries}
     return Result("scale", about, COLUMNS, table, ratios)
+
+
+def draw_costs(table: list[tuple[Any, ...]], settings: Settings) -> None:
+    """A PNG: CPU time a key, stage by stage, and peak memory, as the store grows."""
+    assert settings.figure is not None
+    columns = dict(zip(COLUMNS, zip(*table, strict=True), strict=True))
+    places, below = np.arange(len(table)), np.zeros(len(table))
+    figure, left, right = new_figure(f"python tools/bench.py scale: int8 keys of {DIMENSION} dimensions")
+    for stage, colour in zip(STAGES, ("#e9c46a", "#2a9d6f", "#4464ad", "#8a6bbf"), strict=True):
+        cost = np.array(columns[f"{stage} µs"])
+        left.bar(places, cost, 0.6, bottom=below, color=colour, label=stage)
+        below += cost
+    left.set(title="CPU time a key", ylabel="µs")
+    right.bar(places - 0.2, columns["peak MB"], 0.4, color="#2a9d6f", label="peak, building")
+    right.bar(places + 0.2, columns["planned MB"], 0.4, color="#a8d5c2", label="planned by --dry-run")
+    right.axhline(settings.memory / 1e6, color="#c44536", ls="--", label=f"--memory {format_size(settings.memory)}")
+    right.set(title="Memory", ylabel="MB")
+    for axes in (left, right):
+        axes.set_xticks(places, [f"{rows:,} keys" for rows in columns["keys"]])
+        axes.grid(alpha=0.3, axis="y")
+        axes.legend(fontsize=8)
+    save(figure, settings.figure)
 
 
 def _moving(row: dict[str, Any]) -> float:

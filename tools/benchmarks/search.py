@@ -17,6 +17,7 @@ import faiss
 from benchmarks.asking import found_rows, keys_and_queries, spread, true_neighbours
 from benchmarks.curves import Material, curve, curve_table, draw_curves
 from benchmarks.faiss_baselines import OnDisk, float16_map, in_ram, plan_of, reranked, set_nprobe
+from benchmarks.figures import require_matplotlib
 from benchmarks.measuring import Contestant, Result, Settings, Table, in_turn, rate_of, rate_rows, ratio
 from benchmarks.other_tools import compare_others
 from knnstore.errors import UsageError
@@ -103,11 +104,6 @@ def timed(spent: dict[str, list[float]], name: str, queries: Float32, search: Ca
 
 def require_figures(settings: Settings) -> None:
     """Raise UsageError, before anything is measured, if a figure is asked for that can't be drawn."""
-    if settings.figure is None:
-        return
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UsageError("--figure needs matplotlib: pip install 'knnstore[bench]'") from None
-    if settings.quick:
+    require_matplotlib(settings)
+    if settings.figure is not None and settings.quick:
         raise UsageError("--figure draws the curve over nprobe, which --quick leaves out")
