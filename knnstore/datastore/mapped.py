@@ -54,13 +54,13 @@ class Pieces:
 
 
 class MappedArray:
-    """Rows of an uncompressed array at ``path``: ``shape`` (rows, …), ``dtype``, ``chunk_bytes`` a chunk; read-only."""
+    """Rows of an uncompressed array at ``path``: ``shape`` (rows, …), ``dtype``, ``chunk_rows`` and ``chunk_bytes``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         form = open_raw(path)
         self.shape, self.dtype = form.shape, form.dtype
-        self._chunk_rows, self._row_bytes, self.chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
+        self.chunk_rows, self._row_bytes, self.chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
         self._kept = max(2, min(64, MAPPED_BYTES // max(1, self.chunk_bytes)))
         self._maps: OrderedDict[int, _Map] = OrderedDict()
         # what a process has mapped stays in the cache
@@ -89,7 +89,7 @@ class MappedArray:
         self.verify(pieces)
         for chunk, (mapped, _) in pieces.maps.items():
             here = np.flatnonzero(pieces.chunks == chunk)
-            whole = np.frombuffer(mapped, self.dtype).reshape(self._chunk_rows, *self.shape[1:])
+            whole = np.frombuffer(mapped, self.dtype).reshape(self.chunk_rows, *self.shape[1:])
             result[here] = whole[pieces.starts[here] // self._row_bytes]
         return result
 
@@ -97,7 +97,7 @@ class MappedArray:
         """Where in memory ranges of rows ``[begins, ends)``, int64 (n,), none empty, lie; not verified yet."""
         if len(begins) and not (begins.min() >= 0 and ends.max() <= self.shape[0]):
             raise IndexError(f"{self.path}: rows [{begins.min()}, {ends.max()}) of {self.shape[0]}")
-        size = self._chunk_rows
+        size = self.chunk_rows
         chunks, last = begins // size, (ends - 1) // size
         ranges = np.arange(len(begins))
         if (last > chunks).any():
@@ -144,8 +144,8 @@ class MappedArray:
         found = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()}, damaged)
         if found is not None:
             chunk, number = found
-            first = chunk * self._chunk_rows + number * BLOCK_BYTES // self._row_bytes
-            last = chunk * self._chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
+            first = chunk * self.chunk_rows + number * BLOCK_BYTES // self._row_bytes
+            last = chunk * self.chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
             raise CorruptStoreError(
                 f"{chunk_file(self.path, chunk, len(self.shape))} (rows {first} to {min(last, self.shape[0])}) is "
                 f"damaged (CRC-32C of block {number}): {_MEND}"
@@ -169,7 +169,7 @@ class MappedArray:
         self.read_here_and_there(maps)
         if isinstance(self.path, ObjectPath):
             return []
-        chunks = range(-(-self.shape[0] // self._chunk_rows))
+        chunks = range(-(-self.shape[0] // self.chunk_rows))
         for chunk in chunks[:maps]:
             self._map(chunk)
         sums = self._sums
@@ -191,7 +191,7 @@ class MappedArray:
             mapped.madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
 
     def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
-        size = self._chunk_rows
+        size = self.chunk_rows
         return [
             (chunk, max(begin - chunk * size, 0), min(end - chunk * size, size))
             for chunk in range(begin // size, (end - 1) // size + 1)
@@ -246,8 +246,8 @@ class MappedArray:
         return self._mmap(cached.file), cached
 
     def _where(self, file: Path, chunk: int) -> str:
-        first = chunk * self._chunk_rows
-        return f"{file} (rows {first} to {min(first + self._chunk_rows, self.shape[0])})"
+        first = chunk * self.chunk_rows
+        return f"{file} (rows {first} to {min(first + self.chunk_rows, self.shape[0])})"
 
     def _verify(self, file: Path, chunk: int) -> None:
         where = self._where(file, chunk)

@@ -49,6 +49,13 @@ class SegmentLists:
                     f"{array.path} is {array.dtype} {array.shape}, not {dtype} {(reference.rows, *width)}: "
                     f"index again with --overwrite"
                 )
+            if (
+                array.chunk_rows != arrays["keys"].chunk_rows
+            ):  # what is read at one place in all has to lie in one chunk
+                raise CorruptStoreError(
+                    f"{array.path} has {array.chunk_rows} rows a chunk, the keys beside it have "
+                    f"{arrays['keys'].chunk_rows}: index again with --overwrite"
+                )
         self.keys, self.codes = arrays["keys"], arrays["codes"]
         self.values, self.rows = arrays["values"], arrays["rows"]
         self.live: Int64 = np.diff(self.offsets)

@@ -241,6 +241,20 @@ def test_a_hostile_plan_is_refused(store, change):
         Searcher(Datastore(store.root))
 
 
+@pytest.mark.parametrize("name", ["values", "rows", "codes"])
+def test_lists_whose_arrays_are_cut_at_other_rows_are_refused(store, name):
+    report = build(store)
+    folder = open_index(store.root, report.name)
+    shutil.rmtree(folder.lists("0000", f"{name}_sums"))
+    path = folder.lists("0000", name) / "zarr.json"
+    form = load_json(path)
+    shape = form["chunk_grid"]["configuration"]["chunk_shape"]
+    shape[0] //= 2
+    write_json(path, form)
+    with pytest.raises(CorruptStoreError, match="rows a chunk, the keys beside it have"):
+        Searcher(Datastore(store.root))
+
+
 def test_an_index_of_other_segments_is_refused(store, tmp_path):
     build(store)
     other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)], vocabulary=999)
