@@ -11,7 +11,7 @@ from knnstore.index.located import Located
 from knnstore.index.quantiser import Int64
 from knnstore.index.tiles import Batch, Lists
 
-_BYTES_AT_ONCE = 2**25  # of keys: maps that are held, and how often progress is told
+_BYTES_AT_ONCE = 2**24  # of keys in whole lists: of maps that are held, and how often progress is told
 
 
 def scan_lists(
@@ -44,7 +44,8 @@ def _groups(
     if not len(numbers):
         return
     row_bytes = lists.centroids.shape[1]
-    group = np.cumsum(lists.sizes(share)[numbers] * row_bytes) // _BYTES_AT_ONCE
+    # of a share too, since the pages around what is touched are mapped along
+    group = np.cumsum(lists.sizes()[numbers] * row_bytes) // _BYTES_AT_ONCE
     groups = np.split(numbers, np.flatnonzero(np.diff(group)) + 1)
     following = _asked_for(nearest, lists, groups[0], share)
     for number, here in enumerate(groups):

@@ -1,0 +1,60 @@
+"""The join by many lists in a call: what is mapped at a time is bounded, and the answer doesn't depend on it."""
+
+import numpy as np
+import pytest
+from index_stores import clustered_keys, make_store
+
+from knnstore.build import IndexOptions, build_index
+from knnstore.datastore.store import Datastore
+from knnstore.index.compiled import CompiledNearest
+from knnstore.index.kernel import load_kernel
+from knnstore.index.scan import scan_lists
+from knnstore.index.search import Searcher
+from knnstore.index.selection import takes_units
+from knnstore.index.tiles import Batch, stored_rows
+from knnstore.progress import Reporter
+from knnstore.scheduling import SerialRunner
+
+pytestmark = pytest.mark.skipif(
+    not takes_units(np.dtype(np.int8)), reason="there is no kernel, or the processor has no AVX-512 VNNI"
+)
+NPROBE, LIMIT = 12, 5000  # bytes
+
+
+@pytest.fixture
+def searcher(tmp_path):
+    """Two segments in 40 lists of some 2,400 bytes."""
+    keys = clustered_keys(6000, 16)
+    store = make_store(tmp_path / "s", [keys[:4000], keys[4000:]], key_dtype="int8")
+    build_index(store, IndexOptions(nlist=40), SerialRunner(), Reporter())
+    return Searcher(Datastore(store.root))
+
+
+@pytest.fixture
+def queries():
+    return clustered_keys(64, 16, seed=5)
+
+
+@pytest.mark.parametrize("share", [1 / 16, 1.0])
+def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(searcher, queries, share, monkeypatch):
+    calls = []
+    monkeypatch.setattr("knnstore.index.scan._BYTES_AT_ONCE", LIMIT)
+    monkeypatch.setattr(CompiledNearest, "offer_lists", lambda self, pieces, *rest: calls.append(pieces["list"].copy()))
+    batch = Batch(queries, searcher.probe(queries, NPROBE))
+    nearest = CompiledNearest(load_kernel(), np.full(len(queries), np.inf, np.float32), 50, tags=True)
+    scan_lists(nearest, batch, searcher._lists("lists", stored_rows), share, lambda pairs: None)
+    sizes = searcher.list_sizes() * 16
+    assert len(calls) > 3
+    assert all(sizes[np.unique(numbers)].sum() < LIMIT + sizes.max() for numbers in calls)
+    np.testing.assert_array_equal(np.unique(np.concatenate(calls)), np.unique(batch.probed))
+
+
+def test_how_much_is_read_in_a_call_changes_nothing(searcher, queries, monkeypatch):
+    told = []
+    at_once = searcher.search(queries, 50, NPROBE, rows=True)
+    monkeypatch.setattr("knnstore.index.scan._BYTES_AT_ONCE", LIMIT)
+    in_many = searcher.search(queries, 50, NPROBE, rows=True, progress=told.append)
+    np.testing.assert_array_equal(at_once.distances, in_many.distances)
+    np.testing.assert_array_equal(at_once.rows, in_many.rows)
+    assert len(told) > 3
+    assert sum(told) == len(queries) * NPROBE
