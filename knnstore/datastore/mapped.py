@@ -29,6 +29,8 @@ from knnstore.objects.path import ObjectPath
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
 MAPPED_BYTES = 2**27
+# Linux reads no more for one call of madvise than the disk takes in one request.
+ASKED_AT_ONCE = 2**19
 _BLOCK = 2**22
 _MEND = "build the index again with 'knnstore index --overwrite'"
 _Map = tuple[mmap.mmap, CachedObject | None]
@@ -188,7 +190,9 @@ class MappedArray:
                 cached.will_need(first * self._row_bytes, last * self._row_bytes)
                 continue
             start = first * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, start, last * self._row_bytes - start)
+            end = last * self._row_bytes
+            for at in range(start, end, ASKED_AT_ONCE):
+                mapped.madvise(mmap.MADV_WILLNEED, at, min(ASKED_AT_ONCE, end - at))
 
     def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
         size = self.chunk_rows

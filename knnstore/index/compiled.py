@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.block_sums import first_damaged
+from knnstore.datastore.mapped import ASKED_AT_ONCE
 from knnstore.index.kernel import Survivors, load_kernel
 from knnstore.index.nearest import spare_slots
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
@@ -202,7 +203,7 @@ def damaged_block(data: np.ndarray[Any, Any], begins: Int64, sizes: Int64, sums:
 
 def read_ahead(addresses: Int64, sizes: Int64) -> None:
     """Ask for mapped memory, ``sizes`` bytes at each of the addresses, to be read from the disk meanwhile."""
-    load_kernel().will_need(_address(addresses), _address(sizes), len(addresses), mmap.PAGESIZE)
+    load_kernel().will_need(_address(addresses), _address(sizes), len(addresses), mmap.PAGESIZE, ASKED_AT_ONCE)
 
 
 def _words(numbers: np.ndarray[Any, Any]) -> Uint32:

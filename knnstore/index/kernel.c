@@ -31,7 +31,7 @@
 
 enum { LANES = 16, KEYS = 32, QUERIES = 6, DIGIT = 11, BUCKETS = 1 << DIGIT, CENTRE = 128, MOST_WEIGHT = 32000 };
 enum { KEYS_AT_ONCE = 1024, QUERIES_AT_ONCE = 1020 }; /* of a list: what is packed together */
-enum { NEAR = 1 << 15, AT_A_CALL = 1 << 19 }; /* bytes that are sooner read than passed over; that one call asks for */
+enum { NEAR = 1 << 15 }; /* bytes that are sooner read than passed over */
 
 /* Survivors of many queries: row q of each array holds counts[q] of them, at most capacity; LANES more may be written.
  * values and tags may be NULL. work: 2 * capacity numbers. */
@@ -271,29 +271,28 @@ static int is_resident(int64_t page_address, int64_t page) {
     return !mincore((void *)(intptr_t)page_address, (size_t)page, (void *)&resident) && resident & 1;
 }
 
-/* Linux reads no more at a call than the disk takes in one request. */
-static void ask_for(int64_t begin, int64_t end) {
-    for (; begin < end; begin += AT_A_CALL) {
-        const int64_t left = end - begin, size = left < AT_A_CALL ? left : AT_A_CALL;
+static void ask_for(int64_t begin, int64_t end, int64_t at_once) {
+    for (; begin < end; begin += at_once) {
+        const int64_t left = end - begin, size = left < at_once ? left : at_once;
         posix_madvise((void *)(intptr_t)begin, (size_t)size, POSIX_MADV_WILLNEED);
     }
 }
 
 /* Ask for mapped memory to be read from the disk: whole pages, of pieces whose middle isn't there yet; in one go those
- * that follow each other closely. */
-void will_need(const int64_t *addresses, const int64_t *bytes, int64_t pieces, int64_t page) {
+ * that follow each other closely. A call asks for `at_once` bytes at most, whole pages. */
+void will_need(const int64_t *addresses, const int64_t *bytes, int64_t pieces, int64_t page, int64_t at_once) {
     int64_t begin = 0, end = 0;
     for (int64_t piece = 0; piece < pieces; piece++) {
         const int64_t first = addresses[piece] / page * page, last = addresses[piece] + bytes[piece];
         if (is_resident((first + (last - first) / 2) / page * page, page)) continue;
         if (first < begin || first > end + NEAR) {
-            ask_for(begin, end);
+            ask_for(begin, end, at_once);
             begin = first;
             end = last;
         }
         end = last > end ? last : end;
     }
-    ask_for(begin, end);
+    ask_for(begin, end, at_once);
 }
 
 /* ---- checksums --------------------------------------------------------------------------------------------------- */

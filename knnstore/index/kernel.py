@@ -137,7 +137,7 @@ def _declared(library: Any) -> Any:
         "select_nearest": [nearest, number, pointer, pointer, pointer],
         "unit_distances_of": [pointer, pointer, pointer, number, number, pointer, pointer],
         "take_items": [pointer, number, number, pointer],
-        "will_need": [pointer, pointer, number, number],
+        "will_need": [pointer, pointer, *[number] * 3],
         "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
         "scan_lists": [nearest, pointer, number, number, *[pointer] * 5],
     }
