@@ -82,7 +82,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
     fill = clock.seconds["fill"] / rows + read
     return BuildRates(
         start=start,
-        train=train + (read + decoding / rows) * min(rows_read(store, plan), store.rows),
+        train=train + (read + decoding / rows) * rows_read(store, plan),
         fill=fill,
         merge=clock.seconds["merge"] / rows,
         cpu=(clock.cpu["fill"] + clock.cpu["merge"]) / rows,

@@ -49,12 +49,11 @@ class SegmentLists:
                     f"{array.path} is {array.dtype} {array.shape}, not {dtype} {(reference.rows, *width)}: "
                     f"index again with --overwrite"
                 )
-            if (
-                array.chunk_rows != arrays["keys"].chunk_rows
-            ):  # what is read at one place in all has to lie in one chunk
+            # what is read of a list is cut where chunks end, at the same rows in all arrays
+            if array.chunk_rows != (wanted := arrays["keys"].chunk_rows):
                 raise CorruptStoreError(
-                    f"{array.path} has {array.chunk_rows} rows a chunk, the keys beside it have "
-                    f"{arrays['keys'].chunk_rows}: index again with --overwrite"
+                    f"{array.path} has {array.chunk_rows} rows a chunk, the keys beside it have {wanted}: "
+                    f"index again with --overwrite"
                 )
         self.keys, self.codes = arrays["keys"], arrays["codes"]
         self.values, self.rows = arrays["values"], arrays["rows"]

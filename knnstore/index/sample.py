@@ -123,9 +123,11 @@ def choose_rows(store: Datastore, count: int, seed: int) -> list[Int64]:
 
 def rows_read(store: Datastore, plan: IndexPlan) -> int:
     """Keys that have to be read for the sample of a plan: those of all chunks that some of it are from."""
-    chosen = choose_rows(store, plan.train_rows, plan.seed)
-    pairs = zip(store.segments, chosen, strict=True)
-    return sum(len(np.unique(rows // segment.plan.chunk_rows)) * segment.plan.chunk_rows for segment, rows in pairs)
+    total = 0
+    for segment, rows in zip(store.segments, choose_rows(store, plan.train_rows, plan.seed), strict=True):
+        chunks = len(np.unique(rows // segment.plan.chunk_rows))
+        total += min(chunks * segment.plan.chunk_rows, segment.rows)
+    return total
 
 
 def _part(number: int) -> str:

@@ -25,6 +25,7 @@ from benchmarks.measuring import Measured, Result, Settings, in_own_process
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
+from knnstore.errors import UsageError
 from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
@@ -47,6 +48,8 @@ _SINGLE = 200
 def run(settings: Settings, work: Path) -> Result:
     require_matplotlib(settings)
     if settings.store is not None:
+        if settings.figure is not None:
+            raise UsageError("--figure draws what building costs, which --store leaves out")
         return of_store(settings, store_path(str(settings.store)))
     most = settings.size(settings.rows, quick=200_000, full=100_000_000)
     sizes = [most // 10, most] if settings.quick else [most // 100, most // 10, most]
