@@ -28,7 +28,6 @@ _CANDIDATES = 8 * 1024  # keys met by a query, below which recall@1024 falls off
 BASE_BYTES = 400_000_000  # resident in a process that has imported torch, faiss, zarr and pyarrow and used them
 SCRATCH_BYTES = 128_000_000  # float32 blocks of a task: decoded keys, residuals, distances
 LOOKUP_RERANK = 4  # candidates by their codes whose keys are read, by neighbours wanted
-RANDOM_READ_BYTES = 18_000  # 31,000 random reads a second against 0.57 GB/s in sequence, on a cloud disk
 _RUN_BYTES = 2**29  # runs no larger than this: little is lost with the one in flight
 _MOST_RUNS = 64  # unless there would be too many to merge by reads of a useful length
 
@@ -61,22 +60,63 @@ class IndexResources:
 
 
 @dataclass(frozen=True, slots=True)
+class LookupRates:
+    """What an exact distance of one query costs on one thread, in seconds: per key, and per dimension of it."""
+
+    key: float
+    dimension: float
+
+
+# Measured on one core of an AMD EPYC (Zen 4) by `tools/bench.py lookup`, at 64 to 2,048 dimensions.
+NATIVE_LOOKUP = LookupRates(key=5e-9, dimension=0.1e-9)
+REFERENCE_LOOKUP = LookupRates(key=20e-9, dimension=1.0e-9)
+_CODES_KEY, _CODES_BYTE = 150e-9, 6.5e-9  # a distance from a PQ code: per key, and per byte of its code
+_CANDIDATE_KEY, _CANDIDATE_DIMENSION = 0.2e-6, 3.5e-9  # the exact distance of a candidate
+_DISK_BYTE, _DISK_READ = 1.75e-9, 32e-6  # a cloud disk: 0.57 GB/s in sequence, 31,000 random reads per second
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """How one query is searched: ``rerank`` 0 for exact distances of all keys in its lists, else by way of the codes.
 
-    ``bytes`` that it reads from the disk; a read here and there counts as the sequential read that takes as long.
+    ``seconds`` are what that is expected to take on one thread, ``bytes`` what it reads.
     """
 
     rerank: int
+    seconds: float
     bytes: int
 
 
-def choose_lookup(keys: int, *, key_bytes: int, pq_bytes: int, k: int) -> Lookup:
-    """The way that reads less for a query with ``keys`` keys in its lists: all of them, or codes and candidates."""
-    exact = keys * key_bytes
+def choose_lookup(
+    keys: int, *, dimension: int, key_bytes: int, pq_bytes: int, k: int, rates: LookupRates, cold: float
+) -> Lookup:
+    """Return the faster way to search ``keys`` keys for one query: all of them, or their codes and the best candidates.
+
+    A function of the index and the engine, not of a timing, so that the same query always goes the same way.
+
+    Args:
+        keys: keys in the lists that the query probes.
+        dimension: dimensions of a key.
+        key_bytes: bytes per key as stored.
+        pq_bytes: bytes per PQ code.
+        k: neighbours wanted.
+        rates: of the engine that computes exact distances.
+        cold: share of the keys that memory can't hold, which are read from the disk: 0 to 1.
+    """
     candidates = min(keys, LOOKUP_RERANK * k)
-    coded = keys * pq_bytes + candidates * max(key_bytes, RANDOM_READ_BYTES)
-    return Lookup(0, exact) if exact <= coded else Lookup(LOOKUP_RERANK, coded)
+    exact = Lookup(
+        rerank=0,
+        seconds=keys * (rates.key + rates.dimension * dimension + cold * _DISK_BYTE * key_bytes),
+        bytes=keys * key_bytes,
+    )
+    read = max(_DISK_READ, _DISK_BYTE * key_bytes)
+    coded = Lookup(
+        rerank=LOOKUP_RERANK,
+        seconds=keys * (_CODES_KEY + (_CODES_BYTE + cold * _DISK_BYTE) * pq_bytes)
+        + candidates * (_CANDIDATE_KEY + _CANDIDATE_DIMENSION * dimension + cold * read),
+        bytes=keys * pq_bytes + candidates * key_bytes,
+    )
+    return min(exact, coded, key=lambda way: way.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ _MEMORY = 2**30
 class Search:
     """Searches a store, always in the same way: ``nprobe`` lists, or every key if ``exact``.
 
-    One query takes exact distances of all keys in its lists, or those of the best by their codes: whichever reads less.
+    One query takes exact distances of all keys in its lists, or those of the best by their codes: whichever is faster.
 
     Raises UnfinishedError for a store without an index unless ``exact``. May be used by several threads at once.
     """

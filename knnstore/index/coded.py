@@ -58,7 +58,7 @@ def _scan(part: SegmentLists, begin: int, end: int, table: torch.Tensor) -> tupl
     """Distances float32, values, and places in list order over all segments, of the rows that aren't hidden."""
     codes = torch.from_numpy(part.codes.rows(begin, end)).to(torch.int32)
     codes += torch.arange(codes.shape[1], dtype=torch.int32) * PQ_LEVELS
-    distances = table[codes.flatten()].view(len(codes), -1).sum(1).numpy()
+    distances = table[codes.flatten()].view(codes.shape).sum(1).numpy()  # of an empty list too
     hidden = part.kept(begin, end)
     kept = np.arange(end - begin) if hidden is None else hidden
     return distances[kept], part.values.rows(begin, end)[kept], kept + begin + part.first_row

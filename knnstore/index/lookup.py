@@ -98,10 +98,15 @@ class _Probe:
         if units:
             assert part.scales is not None
             return squared_distances_of_pieces(query, keys.addresses, keys.counts, part.scales)
-        bounds = zip(self.lists.begins.tolist(), self.lists.counts.tolist(), strict=True)
-        gaps = decode(np.concatenate([part.keys.rows(begin, begin + count) for begin, count in bounds]), part.scales)
-        gaps -= query
-        return np.asarray(np.einsum("nd,nd->n", gaps, gaps))
+        far = np.empty(int(self.lists.counts.sum()), np.float32)
+        end = 0
+        # one list at a time, so that its decoded keys are still in the processor's cache when they are multiplied
+        for row, count in zip(self.lists.begins.tolist(), self.lists.counts.tolist(), strict=True):
+            gaps = decode(part.keys.rows(row, row + count), part.scales)
+            gaps -= query
+            np.einsum("nd,nd->n", gaps, gaps, out=far[end : end + count])
+            end += count
+        return far
 
     def items(self, array: MappedArray, places: Int64) -> np.ndarray[Any, Any]:
         """What an array holds of the keys at some places, (n,)."""

@@ -1,5 +1,6 @@
 """Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
 
+import os
 from collections.abc import Callable
 from copy import copy
 from functools import cached_property
@@ -24,7 +25,7 @@ from knnstore.index.selection import takes_units
 from knnstore.index.tensors import device_memory
 from knnstore.index.tiles import Batch, Lists, ReadTags, coded_residuals, positions, stored_residuals, stored_rows
 from knnstore.neighbours import Float32, Neighbours
-from knnstore.planning import Lookup, choose_lookup
+from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
 
 Method = Literal["auto", "lists", "quantised", "exact"]
 Progress = Callable[[int], None]
@@ -163,10 +164,19 @@ class Searcher:
         return look_up(batch, lists, k, rows=rows)
 
     def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
-        """How a single query is best searched, by the bytes that it reads."""
-        keys = self._lists_probed(nprobe) * int(self.list_sizes().sum()) // self.plan.nlist
-        width = self.plan.dimension * np.dtype(self.plan.key_dtype).itemsize
-        return choose_lookup(keys, key_bytes=width, pq_bytes=self.plan.pq_bytes, k=k)
+        """Return the faster way to search for a single query, by what it computes and what it has to read."""
+        plan = self.plan
+        key_dtype = np.dtype(plan.key_dtype)
+        key_bytes, rows = plan.dimension * key_dtype.itemsize, int(self.list_sizes().sum())
+        return choose_lookup(
+            self._lists_probed(nprobe) * rows // plan.nlist,
+            dimension=plan.dimension,
+            key_bytes=key_bytes,
+            pq_bytes=plan.pq_bytes,
+            k=k,
+            rates=NATIVE_LOOKUP if takes_units(key_dtype) else REFERENCE_LOOKUP,
+            cold=max(0.0, 1 - _machine_bytes() / (rows * key_bytes)) if rows else 0.0,
+        )
 
     def _lists_probed(self, nprobe: int | None) -> int:
         nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
@@ -179,6 +189,11 @@ class Searcher:
         blocks = range(0, len(queries), _PROBE_BLOCK)
         probed = [self._quantiser.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
         return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
+
+
+def _machine_bytes() -> int:
+    """Return the bytes of memory that this machine has, which caches what is read again and again."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _finished_index(store: Datastore) -> IndexFolder:

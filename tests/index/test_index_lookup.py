@@ -66,3 +66,11 @@ def test_fewer_than_k_are_padded_whichever_way(searcher, count):
     assert np.isinf(found.distances[short]).all()
     assert (found.values[short] == -1).all()
     assert (found.values[~short] >= 0).all()
+
+
+def test_codes_of_an_empty_list_are_looked_up_like_any_others(searcher):
+    searcher = searcher.within(3, 9)  # the other lists look empty
+    query = clustered_keys(1, 24, seed=11)
+    exact = searcher.search(query, 30, 24, rows=True)
+    by_codes = searcher.search(query, 30, 24, method="quantised", rerank=100, rows=True)
+    assert_same(by_codes, exact)

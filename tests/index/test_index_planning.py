@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from knnstore.errors import ResourceError, UsageError
 from knnstore.planning import (
+    NATIVE_LOOKUP,
+    REFERENCE_LOOKUP,
     BuildRates,
     IndexSize,
     choose_lookup,
@@ -96,18 +98,39 @@ def test_short_lists_are_probed_more_of_so_that_the_candidates_suffice():
         choose_nprobe(100, 10, 0)
 
 
-@pytest.mark.parametrize(
-    ("keys", "key_bytes", "pq_bytes", "k", "rerank"),
-    [
-        (10_000, 256, 64, 1024, 0),  # the shipped LM's keys at a million
-        (50_000, 8192, 64, 64, 4),  # wide keys, few neighbours: 410 MB against 3 MB of codes and 256 keys
-        (50_000, 8192, 64, 8192, 0),  # so many neighbours that reading them here and there takes longer
-    ],
-)
-def test_a_query_reads_all_its_keys_unless_codes_and_candidates_are_less(keys, key_bytes, pq_bytes, k, rerank):
-    way = choose_lookup(keys, key_bytes=key_bytes, pq_bytes=pq_bytes, k=k)
-    assert way.rerank == rerank
-    assert way.bytes <= keys * key_bytes
+# Medians of one query on one core, in ms: exact distances of all keys, and by way of the codes.
+MEASURED = [
+    (NATIVE_LOOKUP, 75_000, 64, 16, 8, 1.06, 19.6),
+    (NATIVE_LOOKUP, 75_000, 64, 16, 1024, 1.12, 19.1),
+    (NATIVE_LOOKUP, 18_750, 256, 64, 8, 0.67, 8.86),
+    (NATIVE_LOOKUP, 18_750, 256, 64, 64, 0.64, 8.63),
+    (NATIVE_LOOKUP, 18_750, 256, 64, 1024, 0.69, 10.7),
+    (NATIVE_LOOKUP, 20_000, 2048, 64, 8, 5.10, 10.5),
+    (NATIVE_LOOKUP, 20_000, 2048, 64, 1024, 5.20, 41.1),
+    (REFERENCE_LOOKUP, 75_000, 256, 64, 8, 18.9, 47.9),
+    (REFERENCE_LOOKUP, 75_000, 256, 64, 1024, 18.7, 45.8),
+    (REFERENCE_LOOKUP, 20_000, 2048, 64, 64, 44.7, 11.3),
+    (REFERENCE_LOOKUP, 5_000, 2048, 64, 1024, 23.1, 40.3),
+    (REFERENCE_LOOKUP, 40_000, 2048, 64, 1024, 77.3, 59.6),
+]
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_the_way_that_was_measured_to_be_faster_is_chosen(case):
+    rates, keys, dimension, pq_bytes, k, exact, coded = case
+    way = choose_lookup(keys, dimension=dimension, key_bytes=dimension, pq_bytes=pq_bytes, k=k, rates=rates, cold=0.0)
+    assert (way.rerank == 0) == (exact < coded)
+    measured = min(exact, coded) / 1000
+    assert measured / 2.5 < way.seconds < 2.5 * measured
+
+
+def test_codes_are_read_where_memory_cannot_hold_wide_keys_unless_many_neighbours_are_wanted():
+    about = {"dimension": 2048, "key_bytes": 2048, "pq_bytes": 64, "rates": NATIVE_LOOKUP}
+    assert choose_lookup(50_000, k=64, cold=0.0, **about).rerank == 0
+    way = choose_lookup(50_000, k=64, cold=0.9, **about)
+    assert way.rerank > 0
+    assert way.bytes == 50_000 * 64 + way.rerank * 64 * 2048
+    assert choose_lookup(50_000, k=8192, cold=0.9, **about).rerank == 0
 
 
 def test_a_forecast_shares_the_arithmetic_of_fill_and_merge_among_the_workers_there_are_cores_for():

@@ -148,12 +148,12 @@ def test_few_candidates_by_their_codes_are_nearly_the_nearest(store):
     assert np.mean([len(np.intersect1d(a, b)) / 20 for a, b in zip(exactly, coded, strict=True)]) > 0.9
 
 
-def test_a_query_is_looked_up_in_the_way_that_reads_less(store, monkeypatch):
+def test_a_query_is_looked_up_in_the_faster_way(store, monkeypatch):
     searcher, query = Searcher(indexed(store)), clustered_keys(1, 16, seed=5)
     exact = searcher.search(query, 10, 8, rows=True)
     assert searcher.lookup(10, 8).rerank == 0
     assert (searcher.search(query, 10, 8, method="auto", rows=True).rows == exact.rows).all()
-    monkeypatch.setattr("knnstore.index.search.choose_lookup", lambda *_, **__: Lookup(3, 1))
+    monkeypatch.setattr("knnstore.index.search.choose_lookup", lambda *_, **__: Lookup(3, 1e-3, 1))
     asked = []
     monkeypatch.setattr("knnstore.index.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
     searcher.search(query, 10, 8, method="auto", rows=True)

@@ -4,8 +4,10 @@
     python tools/bench.py lookup --quick          65,536 of 256
     python tools/bench.py lookup --rows N         N keys of 256; --store PATH: an indexed store
 
-k = 1024, nprobe 32, the contestants in turn for each query. knnstore computes exact distances of the probed lists' keys
-and says row numbers; faiss scans the very same PQ codes, in RAM or through ``OnDiskInvertedLists``, without re-ranking.
+k = 8, 64 and 1024, nprobe 32, the contestants in turn for each query. knnstore takes the way that its planner chooses
+and returns row numbers; the *other way* is the one that the planner did not choose: exact distances of all keys in the
+probed lists, or a scan of their PQ codes with exact distances of the best candidates. faiss scans the very same PQ
+codes, in RAM or through ``OnDiskInvertedLists``, without re-ranking.
 *Warm*: everything is in the page cache, each query has been asked before. *Cold*: before each query its files are
 dropped from the page cache and the index is opened anew (the opening isn't counted: it maps the files and reads the
 checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is
@@ -36,11 +38,12 @@ from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.index.search import Searcher
 from knnstore.neighbours import Float32
+from knnstore.planning import LOOKUP_RERANK
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
-K, NPROBE = 1024, 32
-COLUMNS = ("keys", "d", "contestant", "state", "median ms", "p95 ms", "÷ faiss on disk", "read MB")
+NEIGHBOURS, NPROBE = (8, 64, 1024), 32
+COLUMNS = ("keys", "d", "k", "contestant", "state", "median ms", "p95 ms", "÷ faiss on disk", "read MB")
 _LARGE = 2**28  # bytes of the file that the disk's rate is measured with
 Search = Callable[[Float32], Any]
 Times = dict[str, list[float]]
@@ -62,7 +65,7 @@ def run(settings: Settings, work: Path) -> Result:
         rows, shape_ratios = measured(settings, store, work, rate)
         table += rows
         ratios |= shape_ratios
-    about = {"k": K, "nprobe": NPROBE, "disk MB/s": round(rate / 1e6)}
+    about = {"nprobe": NPROBE, "disk MB/s": round(rate / 1e6)}
     return Result("lookup", about, COLUMNS, table, ratios)
 
 
@@ -80,44 +83,61 @@ def measured(
     queries = ClusteredKeys(dimension).queries(2, settings.size(settings.queries, quick=100, full=300))
     few = queries[: settings.size(None, quick=10, full=40)]
     file = on_disk(store, work)
-    warm = warm_times(store, file, queries, settings.size(settings.rounds, quick=2, full=3))
-    cold, read = cold_times(store, file, few)
-    rows = []
+    rounds = settings.size(settings.rounds, quick=2, full=3)
+    rows: list[tuple[Any, ...]] = []
+    ratios: dict[str, float] = {}
+    for k in NEIGHBOURS:
+        warm = warm_times(store, file, queries, k, rounds)
+        cold, read = cold_times(store, file, few, k)
+        rows += [(store.rows, dimension, k, *row) for row in _rows(warm, cold, read)]
+        ratios |= {f"{name}_{store.rows}x{dimension}_k{k}": round(ratio, 4) for name, ratio in _ratios(warm, cold)}
+        ratios |= {
+            f"{name}_{store.rows}x{dimension}_k{k}": round(statistics.median(cold[of]) / (read[of] / rate), 4)
+            for name, of in (("cold_vs_sequential_read", "knnstore"), ("one_read_vs_sequential_read", "one read"))
+        }
+    return rows, ratios
+
+
+def _rows(warm: Times, cold: Times, read: dict[str, float]) -> Iterator[tuple[Any, ...]]:
     for state, times in (("warm", warm), ("cold", cold)):
         base = statistics.median(times["faiss on disk"])
-        for name, of in times.items():
-            median, late = statistics.median(of), float(np.quantile(of, 0.95))
+        for name, seconds in times.items():
+            median, late = statistics.median(seconds), float(np.quantile(seconds, 0.95))
             megabytes = round(read[name] / 1e6, 2) if state == "cold" else 0.0
-            numbers = (round(median * 1e3, 3), round(late * 1e3, 3), round(median / base, 3), megabytes)
-            rows.append((store.rows, dimension, name, state, *numbers))
-    mine = statistics.median(warm["knnstore"])
-    suffix = f"{store.rows}x{dimension}"
-    return rows, {
-        f"warm_vs_faiss_on_disk_{suffix}": round(mine / statistics.median(warm["faiss on disk"]), 4),
-        f"warm_vs_faiss_in_ram_{suffix}": round(mine / statistics.median(warm["faiss in RAM"]), 4),
-        f"cold_vs_faiss_on_disk_{suffix}": round(
-            statistics.median(cold["knnstore"]) / statistics.median(cold["faiss on disk"]), 4
-        ),
-        f"cold_vs_sequential_read_{suffix}": round(statistics.median(cold["knnstore"]) / (read["knnstore"] / rate), 4),
-        f"cold_vs_bare_reads_{suffix}": round(
-            statistics.median(cold["knnstore"]) / statistics.median(cold["bare reads"]), 4
-        ),
-        f"one_read_vs_sequential_read_{suffix}": round(
-            statistics.median(cold["one read"]) / (read["one read"] / rate), 4
-        ),
+            yield name, state, round(median * 1e3, 3), round(late * 1e3, 3), round(median / base, 3), megabytes
+
+
+def _ratios(warm: Times, cold: Times) -> Iterator[tuple[str, float]]:
+    """Return the name and the ratio of medians of every pair that is compared."""
+    for state, times, bases in (
+        ("warm", warm, ("faiss on disk", "faiss in RAM", "other way")),
+        ("cold", cold, ("faiss on disk", "bare reads", "other way")),
+    ):
+        for base in bases:
+            ratio = statistics.median(times["knnstore"]) / statistics.median(times[base])
+            yield f"{state}_vs_{base.replace(' ', '_')}", ratio
+
+
+def both_ways(searcher: Searcher, k: int, nprobe: int) -> dict[str, Search]:
+    """Return the planner's way of searching for one query, and the other one."""
+    exact = searcher.lookup(k, nprobe).rerank == 0
+    other: dict[str, Any] = {"method": "quantised", "rerank": LOOKUP_RERANK} if exact else {"method": "lists"}
+    return {
+        "knnstore": lambda query: searcher.search(query, k, nprobe, method="auto", rows=True),
+        "other way": lambda query: searcher.search(query, k, nprobe, rows=True, **other),
     }
 
 
-def warm_times(store: Datastore, file: Path, queries: Float32, rounds: int) -> Times:
+def warm_times(store: Datastore, file: Path, queries: Float32, k: int, rounds: int) -> Times:
     """Seconds of each query, contestants in turn; the first round, which warms up, doesn't count."""
     searcher, ram = Searcher(store), filled_from_lists(store)
     disk: Any = faiss.read_index(str(file))
     nprobe = min(NPROBE, searcher.plan.nlist)
     disk.nprobe = ram.nprobe = nprobe
     contestants: dict[str, Search] = {
-        "knnstore": lambda query: searcher.search(query, K, nprobe, rows=True),
-        "faiss on disk": lambda query: disk.search(query, K),
-        "faiss in RAM": lambda query: ram.search(query, K),
+        **both_ways(searcher, k, nprobe),
+        "faiss on disk": lambda query: disk.search(query, k),
+        "faiss in RAM": lambda query: ram.search(query, k),
     }
     times: Times = {name: [] for name in contestants}
     for number in range(rounds + 1):
@@ -129,25 +149,25 @@ def warm_times(store: Datastore, file: Path, queries: Float32, rounds: int) -> T
     return times
 
 
-def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, dict[str, float]]:
+def cold_times(store: Datastore, file: Path, queries: Float32, k: int) -> tuple[Times, dict[str, float]]:
     """Seconds of each query, and the median bytes that the disk read for it."""
     lists = [path for path in store.root.joinpath("index").rglob("*") if path.is_file()]
     faiss_files = [file, file.with_suffix(".ivfdata")]
 
-    def opened_searcher() -> Search:
+    def opened_searcher(way: str) -> Search:
         searcher = Searcher(store)
         nprobe = min(NPROBE, searcher.plan.nlist)
         searcher.probe(queries[:1], nprobe)  # what it holds in memory is there
         searcher.prepare()
         drop(lists)
-        return lambda query: searcher.search(query, K, nprobe, rows=True)
+        return both_ways(searcher, k, nprobe)[way]
 
     def opened_faiss() -> Search:
         index: Any = faiss.read_index(str(file))
         index.nprobe = min(NPROBE, index.nlist)
         index.quantizer.search(queries[:1], 1)
         drop(faiss_files)
-        return lambda query: index.search(query, K)
+        return lambda query: index.search(query, k)
 
     def opened_files(of_queries: Iterator[list[Read]]) -> Search:
         drop(lists)
@@ -157,7 +177,8 @@ def cold_times(store: Datastore, file: Path, queries: Float32) -> tuple[Times, d
     reads = [reads_of(store, queries[line : line + 1], files) for line in range(len(queries))]
     single = [[one_read_like(read, number)] for number, read in enumerate(reads)]
     openers: dict[str, Callable[[], Search]] = {
-        "knnstore": opened_searcher,
+        "knnstore": partial(opened_searcher, "knnstore"),
+        "other way": partial(opened_searcher, "other way"),
         "faiss on disk": opened_faiss,
         "bare reads": partial(opened_files, iter(reads)),
         "one read": partial(opened_files, iter(single)),
