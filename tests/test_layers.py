@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 
 # Bottom to top. A room may import from lower floors and from itself, never from its own floor's other rooms.
-PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "holdout"}
+PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "holdout", "overlap"}
 MIXING = {"evidence", "gating", "cache"}  # pure as well, over neighbours
 FLOORS: list[set[str]] = [
     {"errors"},

@@ -30,6 +30,7 @@ from knnstore.cli.options import (
 @click.option("--quantised", is_flag=True, help="Take distances from the PQ codes, not from the keys.")
 @click.option("--only", multiple=True, metavar="GLOB|SHARE…", help="Search these documents alone, or 10% of the keys.")
 @click.option("--without", multiple=True, metavar="GLOB|SHARE…", help="Leave these documents out of the search.")
+@click.option("--exclude-overlap", is_flag=True, help="Leave documents that repeat the text out of the search.")
 @click.option("--cache", type=int, default=0, metavar="TOKENS", help="Remember the document's own last TOKENS as well.")
 @click.option("--cache-weight", type=float, help="Weight of the cache in the mixture. Default: tuned.")
 @click.option("--cache-temperature", type=float, help="Divides the cache's distances. Default: tuned.")

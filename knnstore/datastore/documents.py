@@ -1,7 +1,7 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from knnstore.atomic import open_regular
@@ -111,6 +112,17 @@ class DocumentTable:
     def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
         """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
         return digests_of(self.table)
+
+    def digest(self, index: int) -> bytes:
+        """The SHA-256 of a document's text."""
+        value: bytes = self.table.column("sha256")[index].as_py()
+        return value
+
+    def find_texts(self, digests: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """The documents whose texts have these SHA-256 digests: index and digest of each, in order."""
+        column = self._read(["sha256"]).column(0)
+        numbers = np.flatnonzero(pc.is_in(column, value_set=pa.array(digests, pa.binary(32))).to_numpy())
+        return list(zip(numbers.tolist(), column.take(numbers).to_pylist(), strict=True))
 
     def origins(self) -> Iterator[Document]:
         """Where each document came from, in order."""

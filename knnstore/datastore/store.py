@@ -25,7 +25,8 @@ class Datastore:
     """A finished store, opened for reading. What is open stays as it was: segments and lists are immutable, and no
     writer removes the files of a state that is being read.
 
-    Removed documents keep their row numbers and are hidden: no search finds them, and they are no held-out text.
+    Removed documents keep their row numbers and are hidden: no search finds them, and they are no held-out text. So
+    are the stored parts of the documents in ``mask``, whose held-out text stays what it is.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,7 +36,7 @@ class Datastore:
         self.manifest, self._lock = open_state(root)
         if not self.manifest.segments:
             raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")
-        self._masked: Removed = {}
+        self.mask: Removed = {}
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Datastore:
     @cached_property
     def hidden(self) -> tuple[RowRanges, ...]:
         """Of each segment, the rows that no search may find: removed documents, and masked ones."""
-        return tuple(_ranges(segment, joined(self.removed, self._masked)) for segment in self.segments)
+        return tuple(_ranges(segment, joined(self.removed, self.mask)) for segment in self.segments)
 
     def heldout(self, segment: Segment) -> Int64:
         """Indices of a segment's documents with a held-out part that haven't been removed."""
@@ -74,11 +75,11 @@ class Datastore:
 
     def masked(self, documents: Removed) -> "Datastore":
         """The same store with more documents hidden from searches; held-out text stays what it is."""
-        return self._changed(self.manifest, joined(self._masked, documents))
+        return self._changed(self.manifest, joined(self.mask, documents))
 
     def only(self, segment: str) -> "Datastore":
         """The same store with one of its segments alone; rows are counted from that segment's first."""
-        return self._changed(with_segments(self.manifest, (segment,)), self._masked)
+        return self._changed(with_segments(self.manifest, (segment,)), self.mask)
 
     def at(self, manifest: Manifest) -> "Datastore":
         """The store in another state, that isn't published yet."""
@@ -89,9 +90,9 @@ class Datastore:
         if self._lock is not None:
             self._lock.close()
 
-    def _changed(self, manifest: Manifest, masked: Removed) -> "Datastore":
+    def _changed(self, manifest: Manifest, mask: Removed) -> "Datastore":
         other = Datastore.__new__(Datastore)
-        other.root, other.manifest, other._lock, other._masked = self.root, manifest, self._lock, masked
+        other.root, other.manifest, other._lock, other.mask = self.root, manifest, self._lock, mask
         return other
 
 

@@ -12,6 +12,7 @@ from knnstore.perplexity import Likelihood, gain_interval, gain_percent
 from knnstore.report.svg import bars, heat_map, lines
 from knnstore.report.words import documents, one_line, setting_words
 from knnstore.score.details import Details, Telling
+from knnstore.score.overlap import Overlap
 from knnstore.score.result import ScoreReport
 
 _MOST_DOCUMENTS = 40
@@ -46,6 +47,7 @@ def page(report: ScoreReport) -> str:
     title = f"{report.model} + {report.store}"
     sections = [
         ("", _headline(report)),
+        ("Overlap with the store", _overlap(report.overlap)),
         ("Perplexity over k and temperature, each with its best λ", _surfaces(report, details)),
         ("Perplexity by document", _by_document(report, details)),
         ("Gain by how often the token stands in the store", _by_frequency(details)),
@@ -94,6 +96,19 @@ def _row(name: str, likelihood: Likelihood, base: Likelihood) -> str:
         f"<tr><td>{escape(name)}</td><td>{likelihood.perplexity:.2f}</td><td>{likelihood.bits_per_byte:.4f}</td>"
         f"<td>{gain}</td></tr>"
     )
+
+
+def _overlap(overlap: Overlap) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(one_line(one.document))}</td><td>{one.share:.1%}</td>"
+        f"<td>{escape(one.source)}</td><td>{'yes' if one.identical else 'no'}</td></tr>"
+        for one in overlap.documents[:_MOST_DOCUMENTS]
+    )
+    names = "<tr><th>document</th><th>shared tokens</th><th>mostly with</th><th>the same text</th></tr>"
+    table = f'<div class="scroll"><table>{names}{rows}</table></div>' if rows else ""
+    shown = min(len(overlap.documents), _MOST_DOCUMENTS)
+    note = f" The first {shown} of {len(overlap.documents)} documents." if shown < len(overlap.documents) else ""
+    return f'<p class="lead">{escape(overlap.words)}.{note}</p>{table}'
 
 
 def _surfaces(report: ScoreReport, details: Details) -> str:

@@ -1,8 +1,11 @@
 """A score as text."""
 
 from knnstore.perplexity import Interval, Likelihood, gain_interval
-from knnstore.report.words import documents, marked, quoted, setting_words, table, wrapped
+from knnstore.report.words import documents, marked, one_line, quoted, setting_words, table, wrapped
+from knnstore.score.overlap import Overlap
 from knnstore.score.result import Example, ScoreReport
+
+_MOST_OVERLAPS = 5  # documents that are named
 
 
 def score_text(report: ScoreReport) -> str:
@@ -30,15 +33,27 @@ def score_text(report: ScoreReport) -> str:
         f"gain      {report.gain_percent:.1f} % lower perplexity{_within(interval, ' %')}",
         *wrapped("setting", f"{setting_words(setting)}; {tuned}"),
         f"text      {report.text}: {documents(report.documents)}, {report.tokens:,} tokens",
+        *overlap_lines(report.overlap),
         f"search    {report.search}",
         f"speed     {report.tokens_per_second:,.0f} tokens/s (LM {seconds.lm:.1f} s, search {seconds.search:.1f} s, "
-        f"mixing {seconds.mix:.1f} s)",
+        f"mixing {seconds.mix:.1f} s); overlap {report.overlap.seconds:.1f} s",
     ]
     if report.examples:
         lines += ["", "What the store got right and the LM did not:"]
         for example in report.examples:
             lines += ["", *_example(example)]
     return "\n".join(lines)
+
+
+def overlap_lines(overlap: Overlap) -> list[str]:
+    """How much of the text the store repeats, and which documents that are."""
+    lines = wrapped("overlap", overlap.words)
+    for one in overlap.documents[:_MOST_OVERLAPS]:
+        same = "the same text as" if one.identical else "most of it in"
+        lines += wrapped("", f"{one_line(one.document)}: {one.share:.0%}, {same} {one.source}")
+    if more := len(overlap.documents) - _MOST_OVERLAPS:
+        lines += [f"{'':10}and {documents(more)} more"] if more > 0 else []
+    return lines
 
 
 def _columns(likelihood: Likelihood) -> tuple[str, str, str]:

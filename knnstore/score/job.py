@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.datastore.removed import Removed
 from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
@@ -27,6 +28,7 @@ from knnstore.score.examples import Candidate, best_candidates, candidates, expl
 from knnstore.score.fitting import fit_mixture, gather
 from knnstore.score.mixture import Mixed, Mixture
 from knnstore.score.options import DEFAULT_K, ScoreOptions
+from knnstore.score.overlap import Overlap, measure_overlap
 from knnstore.score.passes import Block, Clock, Pass, search_memory
 from knnstore.score.result import ScoreReport, Seconds
 from knnstore.score.saved import NeighboursWriter
@@ -68,9 +70,14 @@ def score(
     stores = _masked(stores, options, reporter)
     job = _Job(options, stores, model, reporter, runner)
     text, texts = gather_texts(options, stores, model.loaded)
+    overlap, repeated = measure_overlap(texts, stores, exclude=options.exclude_overlap)
+    if overlap.source_documents:
+        reporter.say(f"overlap   {overlap.words}")
+        if options.exclude_overlap:
+            job = _Job(options, _without_overlap(stores, repeated), model, reporter, runner)
     count = f"{len(texts.names):,} document{'' if len(texts.names) == 1 else 's'}"
     reporter.say(f"score     {text}: {count}, {len(texts.ids):,} tokens; {job.search.words}")
-    return job.run(text, texts)
+    return job.run(text, texts, overlap)
 
 
 def _require_one_for_more(stores: Stores, options: ScoreOptions) -> None:
@@ -101,6 +108,17 @@ def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores
         raise UsageError("--only and --without leave no key to search")
     reporter.say(f"mask      {store.live_rows:,} of {every:,} keys are searched")
     return Stores([store])
+
+
+def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
+    """The stores without the documents that repeat the text to score."""
+    masked = Stores([store.masked(documents) for store, documents in zip(stores.each, repeated, strict=True)])
+    if not masked.live_rows:
+        raise UsageError(
+            f"--exclude-overlap leaves no key of {stores.name} to search: every document repeats the text; "
+            "score another text"
+        )
+    return masked
 
 
 @dataclass(slots=True)
@@ -140,11 +158,11 @@ class _Job:
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()
 
-    def run(self, text: str, texts: Texts) -> ScoreReport:
+    def run(self, text: str, texts: Texts, overlap: Overlap) -> ScoreReport:
         """Choose a mixture, and report on the texts that it wasn't tuned on."""
         with self._saving or nullcontext():
             texts, choice = self._choose(texts)
-            result = self._report(text, texts, choice)
+            result = self._report(text, texts, choice, overlap)
             if self._saving is not None:
                 self._saving.finish(
                     store=self._stores.name,
@@ -195,7 +213,7 @@ class _Job:
         self._pass.clock.mix += time.perf_counter() - started
         return Choice(mixture, "", len(texts.names), len(texts.ids))
 
-    def _report(self, text: str, texts: Texts, choice: Choice) -> ScoreReport:
+    def _report(self, text: str, texts: Texts, choice: Choice, overlap: Overlap) -> ScoreReport:
         """Perplexities of the texts under a mixture."""
         totals, mixture = _Totals(), choice.mixture
         path, telling = self._options.per_token, whole_words(self._model.loaded)
@@ -217,7 +235,7 @@ class _Job:
                     log.write(block, mixed, mixture.k)
                 self._save(block, texts)
                 self._pass.clock.mix += time.perf_counter() - started
-        result = self._result(text, texts, choice, totals)
+        result = self._result(text, texts, choice, totals, overlap)
         if details is None:
             return result
         return replace(result, details=details.details(texts, self._stores, self._model.loaded, self.search))
@@ -236,7 +254,7 @@ class _Job:
             narrow = replace(block, neighbours=block.neighbours.nearest(self._width))
             self._saving.write(narrow, texts, self._model.loaded.identity.vocabulary)
 
-    def _result(self, text: str, texts: Texts, choice: Choice, totals: _Totals) -> ScoreReport:
+    def _result(self, text: str, texts: Texts, choice: Choice, totals: _Totals, overlap: Overlap) -> ScoreReport:
         document = np.concatenate(totals.documents)
         base, knn = (self._likelihood(texts, document, log_p) for log_p in (totals.log_lm, totals.log_p))
         constant = self._likelihood(texts, document, totals.log_constant) if totals.log_constant else None
@@ -265,6 +283,7 @@ class _Job:
             tokens_per_second=(len(texts.ids) + choice.tokens) / (clock.lm + clock.search + clock.mix),
             seconds=Seconds(clock.lm, clock.search, clock.mix),
             examples=examples,
+            overlap=overlap,
             names=texts.names,
         )
 

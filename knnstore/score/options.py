@@ -16,14 +16,15 @@ DEFAULT_K = 1024
 class ScoreOptions:
     """What to score, and how. ``None`` for k, ``lambda_`` or temperature: tuned on half of the documents.
 
-    ``text``: files to score; empty for the documents that the store held out. Of a seq2seq store they hold pairs, in
-    ``source_field`` and ``target_field``; ``source`` and ``target`` are parallel files. ``exact`` searches every key;
-    ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and ``save_neighbours``:
-    Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past that are a source too,
-    with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to take what ``knnstore tune``
-    stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every token; None: if the stored setting
-    has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the keys, that alone are searched, or are
-    not. ``memory`` in bytes, for the whole process. ``allow_mismatch``: with another LM than the store's, too.
+    ``text``: files to score; empty for the documents that the store held out. Of a seq2seq store they hold pairs,
+    in ``source_field`` and ``target_field``; ``source`` and ``target`` are parallel files. ``exact`` searches every
+    key; ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and
+    ``save_neighbours``: Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past
+    that are a source too, with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to
+    take what ``knnstore tune`` stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every
+    token; None: if the stored setting has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the
+    keys, that alone are searched, or are not. ``exclude_overlap``: nor those that repeat the text to score.
+    ``memory`` in bytes, for the whole process. ``allow_mismatch``: with another LM than the store's, too.
     """
 
     store: str | None = None
@@ -44,6 +45,7 @@ class ScoreOptions:
     per_token: str | None = None
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    exclude_overlap: bool = False
     save_neighbours: str | None = None
     report: str | None = None
     cache: int = 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from knnstore.perplexity import Interval, Likelihood, gain_interval, gain_percent
+from knnstore.score.overlap import Overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class ScoreReport:
     ``constant`` is what the mixture's constants alone do where a gate weighs. ``tuned_documents`` and ``tuned_tokens``
     say how many others were tuned on just now; if 0, ``setting_from`` says where the setting is from. ``search`` says
     in words how the neighbours were found, and ``recall`` what the index's self-check measured there (None if exact,
-    or unknown). ``names``: of the documents, and ``details`` what a page shows of them, if one was asked for.
+    or unknown). ``overlap``: what of the text the store repeats. ``names``: of the documents, and ``details`` what a
+    page shows of them, if one was asked for.
     """
 
     store: str
@@ -78,6 +80,7 @@ class ScoreReport:
     tokens_per_second: float
     seconds: Seconds
     examples: tuple[Example, ...]
+    overlap: Overlap
     names: tuple[str, ...] = ()
     details: Any = None
 
@@ -118,8 +121,14 @@ class ScoreReport:
             "recall": self.recall,
             "setting_from": self.setting_from,
             "tuned_on": {"documents": self.tuned_documents, "tokens": self.tuned_tokens},
+            "overlap": self.overlap.to_json(),
             "tokens_per_second": self.tokens_per_second,
-            "seconds": {"lm": self.seconds.lm, "search": self.seconds.search, "mix": self.seconds.mix},
+            "seconds": {
+                "overlap": self.overlap.seconds,
+                "lm": self.seconds.lm,
+                "search": self.seconds.search,
+                "mix": self.seconds.mix,
+            },
         }
 
 

@@ -52,21 +52,33 @@ class ShardAnswer:
     values: Any
 
 
-def search_shard(queries: Float32, task: ShardTask) -> ShardAnswer:
+Mask = tuple[tuple[str, bytes], ...]
+"""Documents that are hidden: segments' names, and the bytes of the documents' numbers, int64. It can be hashed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedSearch:
+    """What all tasks of a search need: the queries, float32 (n, d), and the store's mask."""
+
+    queries: Float32
+    mask: Mask
+
+
+def search_shard(shared: SharedSearch, task: ShardTask) -> ShardAnswer:
     """What a worker runs. Raises MismatchError if the store has changed since the task was made."""
     kept(_open_searcher.cache_clear)
-    searcher = _open_searcher(task.store, task.state).within(task.first, task.last)
-    mine = queries[task.begin : task.end]
+    searcher = _open_searcher(task.store, task.state, shared.mask).within(task.first, task.last)
+    mine = shared.queries[task.begin : task.end]
     found = searcher.search(mine, task.k, task.nprobe, method=task.method, memory=task.memory)
     return ShardAnswer(task, found.distances, found.values.astype(np.uint32))
 
 
 @lru_cache(maxsize=1)
-def _open_searcher(root: str, state: int) -> Searcher:
+def _open_searcher(root: str, state: int, mask: Mask) -> Searcher:
     store = Datastore(path_of(root))
     if store.manifest.state != state:
         raise MismatchError(f"{root} has changed since the search began (state {state}, now {store.manifest.state})")
-    searcher = Searcher(store)
+    searcher = Searcher(store.masked({name: np.frombuffer(numbers, np.int64) for name, numbers in mask}))
     store.close()  # whoever asked holds the state while it needs it; a worker would hold it for as long as it lives
     return searcher
 
@@ -96,7 +108,8 @@ def search_sharded(
         for shard, (first, last) in enumerate(ranges)
     ]
     merges = {begin: NearestOfShards(end - begin, k) for begin, end in blocks}
-    for answer in runner.run_shared(search_shard, queries, tasks):
+    mask = tuple((name, numbers.tobytes()) for name, numbers in store.mask.items())
+    for answer in runner.run_shared(search_shard, SharedSearch(queries, mask), tasks):
         merges[answer.task.begin].add(answer.task.shard, answer.distances, answer.values)
         advance((answer.task.end - answer.task.begin) / len(ranges))
     found = [merges.pop(begin).neighbours() for begin, _ in blocks]

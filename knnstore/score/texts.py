@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from knnstore.lm.sources import SourceReader
 from knnstore.score.options import ScoreOptions
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Digest = bytes
+"""SHA-256 of a text as a store has it; empty of a part of one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +26,8 @@ class Texts:
     ``names``: where each is from. ``ids``: uint32 (all tokens,). ``first``, ``tokens``, ``bytes``: int64
     (documents,), where each begins in ``ids``, and its length. ``digests``: SHA-256 of each document's ids, by which
     it is known again; both halves of one that is cut have the whole's. ``sources``: of pairs of texts, the token ids of
-    what each document is a translation of.
+    what each document is a translation of. ``sha256``: of each document's text, in texts that come as a store or files
+    hold them.
     """
 
     names: tuple[str, ...]
@@ -34,6 +37,7 @@ class Texts:
     bytes: Int64
     digests: tuple[str, ...] = ()
     sources: tuple[Any, ...] = ()
+    sha256: tuple[Digest, ...] = ()
 
     @property
     def source(self) -> SourceReader | None:
@@ -65,18 +69,19 @@ def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> t
     if options.named:
         longest = stores.manifest.key.context if model.task == "seq2seq" else None
         return texts_of_files(options, model, longest)
-    names, parts, sizes, sources = [], [], [], []
+    names, parts, sizes, sources, digests = [], [], [], [], []
     for segment, documents in stores.heldout():
         for document in documents:
             names.append(str(segment.documents[int(document)]))
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))
+            digests.append(b"" if segment.documents.tokens[document] else segment.documents.digest(int(document)))
             if model.task == "seq2seq":
                 sources.append(segment.source(int(document)))
     if not parts:
         files = "--source FILE --target FILE" if model.task == "seq2seq" else "--text PATH"
         raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
-    return "held-out documents", _texts(names, parts, sizes, sources=sources)
+    return "held-out documents", replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
 
 def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = ()) -> Texts:
@@ -101,13 +106,20 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
 
     ``longest``: of pairs of texts, the most tokens of either. Raises CorpusError if the files hold no text.
     """
-    names, parts, sizes, sources, too_long = [], [], [], [], 0
+    names, parts, sizes, sources, digests, too_long = [], [], [], [], [], 0
     for file in options.files(model.task):
         for document in read_documents(file, options.reading(model.task)):
-            ids, size, tokenise = [], 0, model.tokenise if longest is None else model.tokenise_target
+            ids, size, digest, tokenise = (
+                [],
+                0,
+                document.digest,
+                model.tokenise if longest is None else model.tokenise_target,
+            )
             for piece in document.pieces:
                 ids.append(tokenise(piece).astype(np.uint32))
-                size += len(piece.encode())
+                data = piece.encode()
+                size += len(data)
+                digest.update(data)
             if not sum(map(len, ids)):
                 continue
             if longest is not None:
@@ -120,12 +132,13 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
             names.append(document.path if label is None else f"{document.path}#{label}")
             parts.append(np.concatenate(ids))
             sizes.append(size)
+            digests.append(digest.digest())
     told = [("--text", options.text), ("--source", options.source), ("--target", options.target)]
     words = " ".join(" ".join((option, *paths)) for option, paths in told if paths)
     if not parts:
         raise CorpusError(f"{words} holds no text: every document is empty{' or too long' * bool(too_long)}")
     left_out = f" ({too_long:,} pairs longer than {longest:,} tokens left out)" if too_long else ""
-    return f"{words}{left_out}", _texts(names, parts, sizes, sources=sources)
+    return f"{words}{left_out}", replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
 
 def _texts(

@@ -53,6 +53,14 @@ class Suffixes:
         longest, frequent = shared[:, 0], shared[:, FREQUENT - 1]
         return self._matches(words, longest), self._matches(words, frequent)
 
+    def occurrences(self, contexts: Any) -> tuple[Int64, Int64]:
+        """The entries ``[begin, end)`` of ``order`` whose contexts are these, int64 (n,) each.
+
+        ``contexts``: int64 (n, DEPTH), last token first.
+        """
+        words, length = self.packing.query_words(contexts), np.full(len(contexts), DEPTH)
+        return self._bound(words, length, after=False), self._bound(words, length, after=True)
+
     def _matches(self, words: UInt64, length: Int64) -> Matches:
         begin, end = self._bound(words, length, after=False), self._bound(words, length, after=True)
         end = np.where(length > 0, end, begin)

@@ -21,7 +21,7 @@ from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.score import batches, shards
 from knnstore.score.batches import BatchesTask, score_batches, scored_parts
-from knnstore.score.shards import NearestOfShards, ShardTask, list_ranges, search_shard, search_sharded
+from knnstore.score.shards import NearestOfShards, ShardTask, SharedSearch, list_ranges, search_shard, search_sharded
 from knnstore.windows import cut_windows
 
 DIMENSION, K, NPROBE = 16, 300, 12
@@ -164,4 +164,4 @@ def test_a_worker_with_another_lm_is_refused(lm):
 def test_a_store_that_changed_meanwhile_is_refused(store, queries):
     task = ShardTask(str(store.root), 999, 0, 0, 4, 0, 10, K, 4, "lists", 2**30)
     with pytest.raises(MismatchError, match=r"changed since the search began \(state 999"):
-        search_shard(queries, task)
+        search_shard(SharedSearch(queries, ()), task)

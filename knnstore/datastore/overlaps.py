@@ -1,0 +1,26 @@
+"""One pass over the stored tokens of a segment, for windows of a text that stand there word for word."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from knnstore.datastore.documents import VALUE_CHUNK_ROWS
+from knnstore.datastore.rowranges import Int64, RowRanges
+from knnstore.datastore.segment import Segment
+from knnstore.overlap import LENGTH, Windows
+
+
+def find_windows(windows: Windows, segment: Segment, hidden: RowRanges) -> Iterator[tuple[Int64, Int64]]:
+    """Where windows stand within a document of which no row is ``hidden``: rows of the segment, ascending, and groups.
+
+    int64 (n,) each. Reads ``values`` once, chunk by chunk.
+    """
+    documents, tail = segment.documents, np.empty(0, segment.plan.value_dtype)
+    for begin in range(0, segment.rows, VALUE_CHUNK_ROWS):
+        values = np.concatenate([tail, segment.values(begin, min(begin + VALUE_CHUNK_ROWS, segment.rows))])
+        for places, groups in windows.find(values):
+            rows = places + begin - len(tail)
+            shown = documents.locate(rows) == documents.locate(rows + LENGTH - 1)
+            shown &= ~hidden.contains(rows)
+            yield rows[shown], groups[shown]
+        tail = values[-(LENGTH - 1) :]  # windows that end in the next chunk
