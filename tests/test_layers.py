@@ -15,7 +15,7 @@ PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "hol
 MIXING = {"evidence", "gating", "cache"}  # pure as well, over neighbours
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"sizes", "progress"},
+    {"sizes", "progress", "urls"},
     {"objects"},
     {"atomic"},
     {"diskspace", "outofmemory"},
@@ -58,6 +58,8 @@ LIBRARIES = {
     "starlette": {"explore"},
     "uvicorn": {"explore"},
     "lm_eval": {"cli", "evaluation"},
+    "pathspec": {"corpus"},
+    "resiliparse": {"corpus"},
 }
 HEAVY = ("numpy", "torch", "transformers", "faiss", "zarr", "dask", "distributed", "pyarrow")
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))

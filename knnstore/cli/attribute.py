@@ -40,7 +40,8 @@ def attribute(
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
     lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
     opened = open(store, **lm)
-    named = ("source", "target", "source_field", "target_field", "text_field", "errors")
+    pairs = ("source", "target", "source_field", "target_field")
+    named = (*pairs, "text_field", "errors", "include", "exclude", "follow_links")
     reading = ScoreOptions(text=(*text, *more), **{name: options.pop(name) for name in named})
     joined = opened.joined(**options)
     result = opened.attribute(reading, joined=joined, reporter=reporter_for(quiet))

@@ -1,5 +1,6 @@
 """How every command ends: errors of ours as one sentence and an exit code, Ctrl-C as advice."""
 
+import io
 import os
 import sys
 import warnings
@@ -9,6 +10,7 @@ import click
 
 from knnstore.errors import KnnstoreError
 from knnstore.outofmemory import memory_errors
+from knnstore.urls import without_secrets
 
 _INTERRUPTED = 130
 
@@ -23,11 +25,13 @@ class Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """See click: called once a command line is parsed."""
         warnings.showwarning = _show_warning
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             with memory_errors("this command"):
                 return super().invoke(context)
         except KnnstoreError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {without_secrets(str(error))}", err=True)
             context.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: the same command goes on where this one stopped", err=True)

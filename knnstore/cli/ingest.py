@@ -57,8 +57,9 @@ from knnstore.cli.options import (
 def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
     """Run a corpus through an LM and store a key and a value for every token.
 
-    .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst and .parquet, each file or record a document. The same command after an
-    interruption goes on where it stopped. Into a store that is there it adds what that doesn't have.
+    .txt, .md, .jsonl, .ndjson, .json and .parquet, also compressed (.gz, .zst, .bz2, .xz); each file or record is a
+    document. --include takes text files of any other type. The same command after an interruption goes on where it
+    stopped. Into a store that is there it adds what that doesn't have.
 
     With --task seq2seq documents are pairs of texts: the lines of two parallel files, --source and --target, or records
     of --corpus, .tsv (two columns), .jsonl or .parquet with the fields that are named.

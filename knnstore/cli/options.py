@@ -79,7 +79,28 @@ def reading_options(command: Command) -> Command:
             show_default=True,
             help="Undecodable text: stop, put U+FFFD, or skip the document.",
         ),
-        click.option("--text-field", default="text", show_default=True, help="Field or column that holds the text."),
+        click.option(
+            "--text-field",
+            default="text",
+            show_default=True,
+            help="Field or column that holds the text: text, doc.text …",
+        ),
+    ):
+        command = option(command)
+    return selection_options(command)
+
+
+def selection_options(command: Command) -> Command:
+    """Which files of a folder are read."""
+    for option in (
+        click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of the corpus."),
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these files or folders out."),
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            help="Take these files alone, whatever their type; patterns as in .gitignore: '*.py', 'src/'.",
+        ),
     ):
         command = option(command)
     return command

@@ -4,13 +4,14 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, shared_options, store_option, store_root
+from knnstore.cli.options import print_result, reporter_for, selection_options, shared_options, store_option, store_root
 
 
 @click.command()
 @store_option
 @click.option("--corpus", multiple=True, metavar="PATH…", help="The corpus that it was made of, if need be.")
 @click.argument("more", nargs=-1, metavar="")
+@selection_options
 @click.option("--model", help="The LM that made it. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process.")

@@ -4,6 +4,7 @@ from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.listing import Listing, Source
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.parts import Parts, TokenPart, plan_parts
+from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_pairs, find_sources, fingerprint
 from knnstore.corpus.tokens import (
     DOCUMENTS_SCHEMA,
@@ -22,6 +23,7 @@ __all__ = [
     "Parts",
     "ReadCounts",
     "ReadOptions",
+    "Selection",
     "Source",
     "TokenPart",
     "Tokenise",

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
+from knnstore.corpus.html import MOST_BYTES, text_of
 from knnstore.corpus.listing import Source
-from knnstore.corpus.opening import blocks, open_unchanged
+from knnstore.corpus.opening import blocks
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.pairs import unparsed_pairs
 from knnstore.corpus.rows import Record, parse_line, parse_row, read_lines, read_rows
 from knnstore.corpus.text import UnusableTextError, cut_pieces, decode_blocks
+from knnstore.corpus.unpacking import open_utf8
+from knnstore.corpus.values import read_values
 from knnstore.errors import CorpusError
 
 
@@ -47,7 +50,8 @@ def read_documents(
     """
     options = options or ReadOptions()
     counts = ReadCounts() if counts is None else counts
-    candidates = _file(source, options, counts) if source.kind == "text" else _records(source, options, counts)
+    read = _file if source.kind in ("text", "html") else _records
+    candidates = read(source, options, counts)
     for document in candidates:
         first = next(document.pieces, None)
         if first is None:
@@ -82,8 +86,11 @@ def _is_usable(source: Source) -> bool:
 
 
 def _texts(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[str]:
-    with open_unchanged(source.path, source.bytes, source.folder) as file:
-        yield from decode_blocks(blocks(file, source.path), options.errors, counts)
+    with open_utf8(source) as stream:
+        if source.kind == "html":
+            yield text_of(stream.read(MOST_BYTES + 1), options.errors, counts)
+        else:
+            yield from decode_blocks(blocks(stream, source.path), options.errors, counts)
 
 
 def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[Document]:
@@ -92,7 +99,9 @@ def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterat
             text, label, beside = parse()
         except UnusableTextError as error:
             if options.errors != "skip":
-                place = f"row {number}" if source.kind == "parquet" else f"line {number + 1}"
+                place = {"parquet": f"row {number}", "json": f"record {number + 1}"}.get(
+                    source.kind, f"line {number + 1}"
+                )
                 raise CorpusError(f"{source.path!r}, {place}: {error}") from None
             counts.skipped += 1
         else:
@@ -107,8 +116,9 @@ def _unparsed(source: Source, options: ReadOptions, counts: ReadCounts) -> Itera
     """Record numbers, and what makes each into a record or raises UnusableTextError."""
     if options.pairs is not None:
         yield from unparsed_pairs(source, options, counts)
-    elif source.kind == "jsonl":
-        for number, line in read_lines(source, options.max_record_bytes):
+    elif source.kind in ("jsonl", "json"):
+        read = read_lines if source.kind == "jsonl" else read_values
+        for number, line in read(source, options.max_record_bytes):
             yield number, partial(parse_line, line, options, counts)
     else:
         for number, row in read_rows(source, options.text_field):

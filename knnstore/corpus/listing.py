@@ -6,26 +6,55 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, overload
 
+from knnstore.corpus.formats import RECORD_KINDS, Kind, type_of
 from knnstore.errors import DiskFullError, ResourceError
 
-Kind = Literal["text", "jsonl", "parquet", "tsv", "aligned"]
+Reason = Literal["", "type", "field", "card", "link", "choice"]
+"""Why a file is left out: its type isn't text, none of its records has the text field, it is the card of a data set,
+it is a link out of the corpus, or the user's patterns leave it out. Empty for files that are taken."""
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -8192;
-CREATE TABLE met (argument INTEGER, path BLOB, kind TEXT, bytes INTEGER, identity BLOB);
+CREATE TABLE met (
+    argument INTEGER, path BLOB, kind TEXT, bytes INTEGER, identity BLOB, reason TEXT, outside INTEGER, type TEXT
+);
 CREATE TABLE source (
-    number INTEGER PRIMARY KEY, path BLOB, kind TEXT, bytes INTEGER, beside BLOB, beside_bytes INTEGER
+    number INTEGER PRIMARY KEY, path BLOB, kind TEXT, bytes INTEGER, beside BLOB, beside_bytes INTEGER,
+    outside INTEGER, type TEXT
 );
 """
 # BLOBs are compared byte by byte; sorts of more than the cache holds go through runs on disk
 _SORT = """
-INSERT INTO source SELECT row_number() OVER (ORDER BY argument, path) - 1, path, kind, bytes, x'', 0 FROM (
-    SELECT *, row_number() OVER (PARTITION BY identity ORDER BY argument, path) AS time FROM met WHERE kind NOT NULL
+INSERT INTO source
+SELECT row_number() OVER (ORDER BY argument, path) - 1, path, kind, bytes, x'', 0, outside, type FROM (
+    SELECT *, row_number() OVER (PARTITION BY identity ORDER BY argument, path) AS time FROM met WHERE reason = ''
 ) WHERE time = 1
 """
-_COUNT_OTHERS = "SELECT count(*) FROM (SELECT 1 FROM met WHERE kind IS NULL GROUP BY argument, path)"
+CARD = b"readme.md"
+# A card that has no data in or below its folder is a document: from the folder to the name that would follow it.
+_KEEP_OTHER_CARDS = f"""
+UPDATE met SET reason = '' WHERE reason = 'card' AND NOT EXISTS (
+    SELECT 1 FROM met AS data WHERE data.argument = met.argument
+    AND data.path > substr(met.path, 1, length(met.path) - {len(CARD)})
+    AND (length(met.path) = {len(CARD)}
+        OR data.path < CAST(substr(met.path, 1, length(met.path) - {len(CARD)} - 1) || '0' AS BLOB))
+    AND data.reason = '' AND data.kind IN {RECORD_KINDS}
+)
+"""
+_LEFT_OUT = """
+SELECT type, reason, count(*), sum(bytes) FROM (
+    SELECT path, max(type) AS type, max(reason) AS reason, max(bytes) AS bytes FROM met
+    WHERE reason != '' AND path NOT IN (SELECT path FROM source) GROUP BY path
+) GROUP BY type, reason ORDER BY sum(bytes) DESC, type, reason
+"""
+_TAKEN = "SELECT type, '', count(*), sum(bytes + beside_bytes) FROM source GROUP BY type ORDER BY sum(bytes) DESC, type"
+_UNREAD = """
+SELECT argument, sum(bytes * (reason = '')), sum(bytes * (reason IN ('type', 'field', 'link'))) FROM (
+    SELECT DISTINCT argument, path, bytes, reason FROM met
+) GROUP BY argument
+"""
 _SELECT = "SELECT path, kind, bytes, beside, beside_bytes FROM source"
 
 
@@ -47,20 +76,47 @@ class Source:
 
 
 class Met(NamedTuple):
-    """A file that the n-th ``argument`` leads to; ``kind`` is None if it isn't text; ``identity`` is the file's."""
+    """A file that the n-th ``argument`` leads to; ``identity`` is the file's.
+
+    ``kind`` is None if it is left out, for that ``reason``. ``outside``: it was reached by a link out of the corpus.
+    """
 
     argument: int
     path: bytes
     kind: Kind | None = None
     size: int = 0
     identity: bytes = b""
+    reason: Reason = ""
+    outside: bool = False
+
+
+class FileType(NamedTuple):
+    """Files of a type, ``.json.gz`` or ``""``, that were taken (``reason`` is empty) or left out, and their bytes."""
+
+    type: str
+    reason: Reason
+    files: int
+    bytes: int
+
+    @property
+    def label(self) -> str:
+        """The type and the reason, for people."""
+        reasons = {
+            "field": " without the text field",
+            "card": " (the card of the data)",
+            "link": " by links out of the corpus",
+            "choice": " by --include or --exclude",
+        }
+        return f"{self.type or 'without a suffix'}{reasons.get(self.reason, '')}"
 
 
 class Listing(Sequence[Source]):
     """Files in reading order, in a file without a name in the system's temporary folder.
 
     Arguments keep their order; within one the files are sorted by the bytes of their paths. A file met twice, under
-    whatever name, is there once. ``ignored`` counts the files of other kinds.
+    whatever name, is there once. ``left_out``: the types of the files that aren't taken, by size. ``outside`` counts
+    the files that were taken through links out of the corpus. ``shares``: of each argument the bytes of the files that
+    are taken, and of those that can't be read or are behind such links.
     """
 
     def __init__(self, met: Iterable[Met], folder: str = "") -> None:
@@ -69,17 +125,34 @@ class Listing(Sequence[Source]):
         with _naming_errors():
             self._table = sqlite3.connect("", check_same_thread=False)
             self._table.executescript(_TABLES)
-            self._table.executemany("INSERT INTO met VALUES (?, ?, ?, ?, ?)", met)
-            self.ignored: int = self._table.execute(_COUNT_OTHERS).fetchone()[0]
+            rows = ((*one, type_of(one.path)) for one in met)
+            self._table.executemany("INSERT INTO met VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            if self._table.execute("SELECT 1 FROM met WHERE reason = 'card' LIMIT 1").fetchone():
+                self._table.execute("CREATE INDEX met_paths ON met (argument, path)")
+                self._table.execute(_KEEP_OTHER_CARDS)
             self._length = self._table.execute(_SORT).rowcount
+            self.left_out = tuple(FileType(*row) for row in self._table.execute(_LEFT_OUT))
+            self.shares: tuple[tuple[int, int, int], ...] = tuple(self._table.execute(_UNREAD))
+            self.outside: int = self._table.execute("SELECT coalesce(sum(outside), 0) FROM source").fetchone()[0]
             self._table.execute("DROP TABLE met")
+
+    @property
+    def taken(self) -> tuple[FileType, ...]:
+        """The types of the files, by size."""
+        return tuple(FileType(*row) for row in self._table.execute(_TAKEN))
+
+    @property
+    def ignored(self) -> int:
+        """How many files are left out."""
+        return sum(one.files for one in self.left_out)
 
     def add(self, sources: Iterable[Source]) -> None:
         """Put files at the end."""
         for source in sources:
-            row = (source.path.encode(), source.kind, source.bytes, source.beside.encode(), source.beside_bytes)
+            path, beside = source.path.encode(), source.beside.encode()
+            row = (path, source.kind, source.bytes, beside, source.beside_bytes, False, type_of(path))
             with _naming_errors():
-                self._table.execute("INSERT INTO source VALUES (?, ?, ?, ?, ?, ?)", (self._length, *row))
+                self._table.execute("INSERT INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self._length, *row))
             self._length += 1
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Opening the files of a corpus: the same file that was listed, and every failure told by its name."""
 
+import lzma
 import os
 import stat
 import zlib
@@ -10,8 +11,13 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from knnstore.errors import CorpusError, KnnstoreError, ResourceError
+from knnstore.sizes import format_size
 
 BLOCK_BYTES = 2**20
+MOST_WINDOW = 2**27
+"""The longest window that a compressed file may be unpacked with, in bytes: zstd's own limit."""
+
+_NEEDS_MEMORY = ("requires too much memory", "Memory usage limit")  # as zstd and xz say it
 
 
 @contextmanager
@@ -25,12 +31,17 @@ def naming_errors(path: str) -> Iterator[None]:
         raise CorpusError(f"{path!r} is not there any more, or is a link to nothing; list the corpus again") from error
     except MemoryError as error:
         raise ResourceError(f"not enough memory to read {path!r}: {error}") from error
-    except (EOFError, zlib.error, pa.ArrowException, OSError) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         number = getattr(error, "errno", None)
         if number is not None:
             raise ResourceError(f"{path!r} can't be read: {os.strerror(number)}") from error
         # Decompressors and Parquet report damage as errors without a number.
         reason = str(error).strip().partition(". ")[0].rstrip(".")
+        if any(words in str(error) for words in _NEEDS_MEMORY):
+            raise CorpusError(
+                f"{path!r} needs a longer window to unpack than {format_size(MOST_WINDOW)}: recompress it with the "
+                "defaults of zstd or xz"
+            ) from error
         raise CorpusError(f"{path!r} is damaged or cut short: {reason}; replace it or leave it out") from error
 
 

@@ -4,17 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from knnstore.corpus.fields import SKIP_HINT, bytes_in, column_path, string_in
 from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.rows import SKIP_HINT, Record, every_line, label_of, parse_object, read_lines
+from knnstore.corpus.rows import Record, every_line, label_of, parse_object, read_lines
 from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.corpus.values import read_values
 from knnstore.errors import CorpusError
 
 DEFAULT_FIELDS = ("source", "target")
@@ -34,8 +33,9 @@ def unparsed_pairs(source: Source, options: ReadOptions, counts: ReadCounts) -> 
         columns = _columns_of_tsv(source, options.pairs)
         for number, line in read_lines(source, options.max_record_bytes):
             yield number, partial(_parse_tsv, line, columns, options, counts)
-    elif source.kind == "jsonl":
-        for number, line in read_lines(source, options.max_record_bytes):
+    elif source.kind in ("jsonl", "json"):
+        read = read_lines if source.kind == "jsonl" else read_values
+        for number, line in read(source, options.max_record_bytes):
             yield number, partial(_parse_object, line, options, counts)
     else:
         for number, row in _read_rows(source, options.pairs):
@@ -92,20 +92,8 @@ def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOption
 def _parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
     record = parse_object(line, options, counts)
     assert options.pairs is not None
-    source, target = (mend(_field(record, name), options.errors, counts) for name in options.pairs)
+    source, target = (mend(string_in(record, name, _FIELD_HINT), options.errors, counts) for name in options.pairs)
     return Record(target, label_of(record.get("id")), source)
-
-
-def _field(record: dict[str, Any], name: str) -> str:
-    """The string in a field; ``translation.de`` is the field ``de`` of the object in ``translation``."""
-    value: Any = record
-    for part in [name] if name in record else name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise UnusableTextError(f"no field {name!r} among {f'{list(record)[:8]!r:.200}'}; {_FIELD_HINT}")
-        value = value[part]
-    if not isinstance(value, str):
-        raise UnusableTextError(f"the field {name!r} is a {type(value).__name__}, not a string; {SKIP_HINT}")
-    return value
 
 
 Row = tuple[bytes | None, bytes | None, object]
@@ -115,35 +103,16 @@ Row = tuple[bytes | None, bytes | None, object]
 def _read_rows(source: Source, fields: tuple[str, str]) -> Iterator[tuple[int, Row]]:
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
-        for name in fields:
-            _require_strings(parquet.schema_arrow, source.path, name)
+        sides = [column_path(parquet.schema_arrow, source.path, name, _FIELD_HINT) for name in fields]
         labelled = parquet.schema_arrow.get_field_index("id") >= 0
-        columns = [*fields, *(["id"] if labelled else [])]
+        columns = [*map(".".join, sides), *(["id"] if labelled else [])]
         number = 0
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
-            texts = [_column(batch, name) for name in fields]
+            texts = [bytes_in(batch, keys) for keys in sides]
             for row in range(batch.num_rows):
                 label = batch.column("id")[row].as_py() if labelled else None
                 yield number, (texts[0][row].as_py(), texts[1][row].as_py(), label)
                 number += 1
-
-
-def _require_strings(schema: Any, path: str, name: str) -> None:
-    kind: Any = pa.struct(list(schema))
-    for part in [name] if schema.get_field_index(name) >= 0 else name.split("."):
-        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            raise CorpusError(f"{path!r} has no column {name!r} among {f'{schema.names[:8]!r:.200}'}; {_FIELD_HINT}")
-        kind = kind.field(part).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise CorpusError(f"{path!r} has {kind} in column {name!r}, not strings; {_FIELD_HINT}")
-
-
-def _column(batch: Any, name: str) -> Any:
-    """A column, or a field of a column of structs, as bytes."""
-    if name in batch.schema.names:
-        return batch.column(name).cast(pa.large_binary())
-    first, *rest = name.split(".")
-    return pc.struct_field(batch.column(first), rest).cast(pa.large_binary())
 
 
 def _parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:

@@ -1,24 +1,22 @@
 """The records of JSON Lines and Parquet files, before they are judged."""
 
 import codecs
-import gzip
-import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.corpus.fields import SKIP_HINT, bytes_in, column_path, string_in
 from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.text import UnusableTextError, decode, mend
-from knnstore.errors import CorpusError
+from knnstore.corpus.unpacking import open_utf8
 
 _BATCH_BYTES = 2**24
 _BATCH_ROWS = 1024
-SKIP_HINT = "mend it, or leave such records out with --errors skip"
+_FIELD_HINT = "name another with --text-field"
 
 Row = tuple[bytes | None, object]
 """The UTF-8 bytes of a Parquet row's text, None for null, and its id."""
@@ -41,8 +39,7 @@ def read_lines(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | No
 
 def every_line(source: Source, max_bytes: int) -> Iterator[bytes | None]:
     """All lines, blank ones too; None for one of more than ``max_bytes``, unread."""
-    with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
-        stream = _decompress(file, source)
+    with open_utf8(source) as stream:
         first = True
         while line := stream.readline(max_bytes + 1):
             if len(line) > max_bytes and not line.endswith(b"\n"):
@@ -58,12 +55,7 @@ def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> 
     """The text and the id of a line of JSON; UnusableTextError if it has no usable text."""
     record = parse_object(line, options, counts)
     field = options.text_field
-    if field not in record:
-        names = f"{list(record)[:8]!r:.200}"
-        raise UnusableTextError(f"no field {field!r} among {names}; name another with --text-field, or {SKIP_HINT}")
-    text = record[field]
-    if not isinstance(text, str):
-        raise UnusableTextError(f"the field {field!r} is a {type(text).__name__}, not a string; {SKIP_HINT}")
+    text = string_in(record, field, f"{_FIELD_HINT}, or {SKIP_HINT}")
     return Record(mend(text, options.errors, counts), None if field == "id" else label_of(record.get("id")))
 
 
@@ -92,14 +84,16 @@ def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         # Without a buffer size pyarrow would read whole column chunks, which can be gigabytes.
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
-        columns = _columns(parquet.schema_arrow, source.path, text_field)
+        keys = column_path(parquet.schema_arrow, source.path, text_field, _FIELD_HINT)
+        labelled = text_field != "id" and parquet.schema_arrow.get_field_index("id") >= 0
+        columns = [".".join(keys), *(["id"] if labelled else [])]
         batch_rows = _BATCH_BYTES * parquet.metadata.num_rows // (_encoded_bytes(parquet.metadata) + 1)
         batch_rows = max(1, min(_BATCH_ROWS, batch_rows))
         number = 0
         for batch in parquet.iter_batches(batch_rows, columns=columns, use_threads=False):
-            texts = _as_bytes(batch.column(text_field))
+            texts = bytes_in(batch, keys)
             for row in range(batch.num_rows):
-                label = batch.column("id")[row].as_py() if "id" in columns else None
+                label = batch.column("id")[row].as_py() if labelled else None
                 yield number, (texts[row].as_py(), label)
                 number += 1
 
@@ -112,39 +106,8 @@ def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
     return Record(decode(data, options.errors, counts), label_of(label))
 
 
-def _decompress(file: BinaryIO, source: Source) -> BinaryIO:
-    name = source.path.lower()
-    if not name.endswith((".gz", ".zst")):
-        return file
-    if source.bytes == 0:  # both decompressors take an empty file for an empty text
-        raise CorpusError(f"{source.path!r} is damaged or cut short: it has 0 bytes; replace it or leave it out")
-    if name.endswith(".gz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-    return io.BufferedReader(stream, BLOCK_BYTES)
-
-
-def _columns(schema: Any, path: str, text_field: str) -> list[str]:
-    at = schema.get_field_index(text_field)
-    if at < 0:
-        names = f"{schema.names[:8]!r:.200}"
-        raise CorpusError(f"{path!r} has no column {text_field!r} among {names}; name another with --text-field")
-    kind = schema.field(at).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise CorpusError(f"{path!r} has {kind} in column {text_field!r}, not strings; name another with --text-field")
-    has_id = text_field != "id" and schema.get_field_index("id") >= 0
-    return [text_field, "id"] if has_id else [text_field]
-
-
 def _encoded_bytes(metadata: Any) -> int:
     return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-
-
-def _as_bytes(column: Any) -> Any:
-    """Strings as they are stored: Parquet doesn't promise that they are UTF-8, and pyarrow doesn't look."""
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return column.cast(pa.large_binary())
 
 
 def label_of(value: object) -> str | None:

@@ -1,12 +1,11 @@
 """A little text of a file, and how much of the file it stands for: to know what a corpus comes to before reading it."""
 
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from itertools import islice
+from typing import BinaryIO, cast
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.corpus.documents import read_documents
@@ -15,10 +14,13 @@ from knnstore.corpus.opening import naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.rows import parse_line, parse_row, read_lines, read_rows
 from knnstore.corpus.text import UnusableTextError
+from knnstore.corpus.unpacking import as_utf8, unpack
+from knnstore.corpus.values import read_values
+from knnstore.errors import CorpusError
 
 _TEXT = 2**16  # characters that are enough of one file
 _ROWS = 256  # records that are enough, however short
-_PACKED = 2**18  # compressed bytes that tell how much there is to unpack
+_PACKED = 2**20  # compressed bytes that tell how much there is to unpack
 _MOST_UNPACKED = 2**24
 
 
@@ -28,11 +30,13 @@ def sample_text(source: Source, options: ReadOptions) -> tuple[str, float]:
     Unusable records are passed over; the share is 0 where nothing was read. Raises what ``read_documents`` does where
     the file can't be read at all.
     """
-    if source.kind == "text":
+    if source.kind in ("text", "html"):
         document = next(read_documents(source, ReadOptions(errors="replace", piece_chars=_TEXT)), None)
         text = "" if document is None else next(document.pieces)
-        return text, min(1.0, len(text.encode()) / max(1, source.bytes))
-    records = _lines(source, options) if source.kind == "jsonl" else _rows(source, options)
+        if document is not None and source.kind == "html":  # most of a page is markup
+            return text, len(text) / sum(map(len, document.pieces), len(text))
+        return text, min(1.0, len(text.encode()) / max(1.0, source.bytes * expansion(source)))
+    records = _rows(source, options) if source.kind == "parquet" else _lines(source, options)
     share, texts, size = 0.0, [], 0
     for text, part in islice(records, _ROWS):
         texts.append(text)
@@ -43,27 +47,26 @@ def sample_text(source: Source, options: ReadOptions) -> tuple[str, float]:
 
 
 def expansion(source: Source) -> float:
-    """Bytes that a byte of the file unpacks to, by its beginning; 1 for what isn't compressed."""
-    name = source.path.lower()
-    if not name.endswith((".gz", ".zst")):
-        return 1.0
+    """UTF-8 bytes that a byte of the file becomes, by its beginning; 1 where bytes are read as they are."""
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
-        packed = file.read(_PACKED)
-    unpacked = 0
-    with suppress(zlib.error, pa.ArrowException, OSError):  # it is cut short here; damage is told when it is read
-        if name.endswith(".gz"):
-            unpacked = len(zlib.decompressobj(wbits=31).decompress(packed, _MOST_UNPACKED))
-        else:
-            stream = pa.CompressedInputStream(pa.PythonFile(BytesIO(packed), "r"), "zstd")
-            while unpacked < _MOST_UNPACKED and (block := stream.read(2**16)):
-                unpacked += len(block)
-    return max(1.0, unpacked / max(1, len(packed)))
+        data = file.read(_PACKED)
+    packed = cast(BinaryIO, BufferedReader(BytesIO(data)))
+    with naming_errors(source.path):
+        stream, size = as_utf8(unpack(packed, source.path)), 0
+    if stream is packed:
+        return 1.0
+    # it is cut short here; damage is told when it is read
+    with suppress(CorpusError), naming_errors(source.path):
+        while size < _MOST_UNPACKED and (block := stream.read(2**16)):
+            size += len(block)
+    return size / len(data) if size else 1.0
 
 
 def _lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
     """The texts of records, and the share of the file that each takes; up to the first that is too long."""
     whole = source.bytes * expansion(source)
-    for _, line in read_lines(source, 16 * _TEXT):
+    read = read_values if source.kind == "json" else read_lines
+    for _, line in read(source, 16 * _TEXT):
         if line is None:
             return
         with suppress(UnusableTextError):

@@ -1,59 +1,74 @@
 """Folders, files and glob patterns -> the files of a corpus."""
 
-import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from fnmatch import fnmatchcase
-from glob import has_magic
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from knnstore.corpus.listing import Kind, Listing, Met, Source
+from knnstore.corpus.formats import ON_REQUEST, PAIR_FORMATS, TEXT_FORMATS, Formats, Kind, kind_of, listed
+from knnstore.corpus.html import extractor_version
+from knnstore.corpus.listing import CARD, FileType, Listing, Met, Reason, Source
 from knnstore.corpus.opening import naming_errors
-from knnstore.errors import CorpusError
+from knnstore.corpus.selection import Selection
+from knnstore.corpus.values import has_records
+from knnstore.corpus.walking import Argument, Bounds, Step, exists, identity_of
+from knnstore.errors import CorpusError, UsageError
+from knnstore.sizes import format_size
+from knnstore.urls import file_path, split_url
 
-_KINDS: dict[str, Kind] = {
-    ".txt": "text",
-    ".md": "text",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".jsonl.zst": "jsonl",
-    ".parquet": "parquet",
-}
-PAIR_KINDS: dict[str, Kind] = {
-    ".tsv": "tsv",
-    ".tsv.gz": "tsv",
-    ".tsv.zst": "tsv",
-    **{suffix: kind for suffix, kind in _KINDS.items() if kind != "text"},
-}
-_STORE_SUFFIX = ".knnstore"
+_SHOWN_TYPES = 8
 
 
-def find_sources(corpus: Sequence[str], kinds: Mapping[str, Kind] = _KINDS) -> Listing:
+def find_sources(
+    corpus: Sequence[str],
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    fields: Sequence[str] = ("text",),
+    formats: Formats = TEXT_FORMATS,
+) -> Listing:
     """The files that the arguments name: each a file, a folder (with all below it) or a glob pattern (with ``**``).
 
-    They are in the order that ``Listing`` says. Hidden entries and ``*.knnstore`` folders are passed over; other kinds
-    of files, and whatever isn't a regular file, are counted.
+    They are in the order that ``Listing`` says. A file that an argument names, a pattern that ends in its suffix, or
+    ``selection`` is taken whatever its type; of the others those of ``formats``, ``.json`` only if its records have
+    the ``fields``, and a ``README.md`` only if no data files lie in its folder or below. Hidden entries and
+    ``*.knnstore`` folders are passed over; what else isn't taken is counted.
 
-    ``kinds``: what a file holds, by the end of its name.
-
-    Raises CorpusError where an argument matches nothing, names a file that isn't text, or all together have no text;
-    ResourceError where a folder or file can't be looked at.
+    Raises CorpusError where an argument matches nothing or names no regular file, where most of an argument's bytes
+    can't be read, or where there is no text at all; ResourceError where a folder or file can't be looked at; UsageError
+    for HTML without the extra.
     """
-    found = _listed(_meet(number, argument, kinds) for number, argument in enumerate(corpus))
-    if not found:
-        given = ", ".join(repr(argument) for argument in corpus) or "no argument at all"
+    rules = _Rules(formats, selection, tuple(fields))
+    arguments = [Argument(local_path(argument)) for argument in corpus]
+    bounds = Bounds(one.folder for one in arguments if not one.is_file)
+    met = (_meet(number, argument, rules, bounds) for number, argument in enumerate(arguments))
+    matches = _listed(met)
+    if not matches:
+        given = ", ".join(repr(argument.text) for argument in arguments) or "no argument at all"
         raise CorpusError(
-            f"no text found in {given}: looked for {' '.join(kinds)}, ignored {found.ignored} other files"
+            f"no text found in {given}: looked for {listed(formats)}, left out "
+            f"{describe(matches.left_out) or 'nothing'}{_advice(matches.left_out)}"
         )
-    return found
+    for number, taken, unread in matches.shares:
+        if unread > taken:
+            raise CorpusError(
+                f"most of {arguments[number].text!r} can't be read: {format_size(taken)} of text was found, and "
+                f"{format_size(unread)} left out, {describe(matches.left_out)}{_advice(matches.left_out)}"
+            )
+    if any(source.kind == "html" for source in matches):
+        extractor_version()
+    return matches
 
 
-def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[str]) -> Listing:
+def find_pairs(
+    corpus: Sequence[str],
+    source: Sequence[str],
+    target: Sequence[str],
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    fields: Sequence[str] = (),
+) -> Listing:
     """The files of a corpus of pairs: ``corpus`` as for ``find_sources``, and parallel files, n-th beside n-th.
 
     Raises CorpusError for files that aren't there, or that have no other side.
@@ -62,35 +77,44 @@ def find_pairs(corpus: Sequence[str], source: Sequence[str], target: Sequence[st
         raise CorpusError(
             f"{len(source)} --source and {len(target)} --target files: give each source file its target file"
         )
-    found = find_sources(corpus, PAIR_KINDS) if corpus else _listed([])
-    sides = [[_aligned(path) for path in paths] for paths in (source, target)]
-    found.add(replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
-    return found
+    matches = find_sources(corpus, selection, fields, PAIR_FORMATS) if corpus else _listed([])
+    sides = [[_aligned(local_path(path)) for path in paths] for paths in (source, target)]
+    matches.add(replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
+    return matches
 
 
-def _listed(met: Iterable[Iterable[Met]]) -> Listing:
-    return Listing(chain.from_iterable(met), folder=str(Path.cwd()))
+def local_path(argument: str) -> str:
+    """The path of a ``file://`` URL; what is no URL as it is. Raises UsageError for other URLs."""
+    parts = None if exists(argument) else split_url(argument)
+    if parts is None:
+        return argument
+    if parts.scheme != "file":
+        raise UsageError(f"{argument!r} is not on this machine: text is read from files, so copy it to a disk first")
+    return file_path(parts)
 
 
-def _meet(number: int, argument: str, kinds: Mapping[str, Kind]) -> Iterator[Met]:
-    """Every file that the n-th argument leads to, as the folders are walked; some more than once."""
-    for path in _paths(argument):
-        source, identity = _examine(path, kinds)
-        if source is not None:
-            yield Met(number, path.encode(), source.kind, source.bytes, identity)
-        elif path == argument:
-            raise CorpusError(f"{path!r} is not a file of text that can be read: give {' '.join(kinds)}")
-        else:
-            yield Met(number, os.fsencode(path))
+def scope(corpus: Sequence[str], selection: Selection, formats: Formats = TEXT_FORMATS) -> Callable[[str], bool]:
+    """Whether ``find_sources`` would have taken a file of that path if it were there."""
+    rules = _Rules(formats, selection, ())
+    arguments = [Argument(local_path(argument)) for argument in corpus]
+    bounds = Bounds(one.folder for one in arguments if not one.is_file)
+
+    def is_inside(path: str) -> bool:
+        return any(
+            one.covers(path)
+            and rules.judge(path, one)[0] is not None
+            and (one.is_file or selection.follow_links or not bounds.leaves(path))
+            for one in arguments
+        )
+
+    return is_inside
 
 
-def _aligned(path: str) -> Source:
-    if not _exists(path) or Path(path).is_dir():
-        raise CorpusError(f"no such file: {path!r}; give --source and --target files that have a text a line")
-    source, _ = _examine(path, {"": "aligned"})
-    if source is None:
-        raise CorpusError(f"{path!r} is not a file of text that can be read")
-    return source
+def describe(types: Sequence[FileType]) -> str:
+    """File types with their counts, for people: ``3 .pdf, 1 .md (the card of the data)``."""
+    shown = [f"{one.files:,} {one.label}" for one in types[:_SHOWN_TYPES]]
+    rest = sum(one.files for one in types[_SHOWN_TYPES:])
+    return ", ".join([*shown, *([f"{rest:,} of other types"] if rest else [])])
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
@@ -98,15 +122,81 @@ def fingerprint(sources: Iterable[Source]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         beside = [source.beside, source.beside_bytes] if source.beside else []
-        digest.update(json.dumps([source.path, source.kind, source.bytes, *beside]).encode() + b"\n")
+        extractor = [extractor_version()] if source.kind == "html" else []
+        row = [source.path, source.kind, source.bytes, *beside, *extractor]
+        digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, bytes]:
-    """The source at ``path``, or None for other kinds and for what isn't a regular file; and the file's identity."""
-    kind = next((kind for suffix, kind in kinds.items() if path.lower().endswith(suffix)), None)
-    if kind is None:
-        return None, b""
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    formats: Formats
+    selection: Selection
+    fields: tuple[str, ...]
+
+    def judge(self, path: str, argument: Argument) -> tuple[Kind | None, Reason, bool]:
+        """By its name alone: what a file holds, why it is left out, and whether the user chose it."""
+        inside = argument.inside(path)
+        included = self.selection.includes(inside)
+        if self.selection.excludes(inside) or (self.selection.include and not included and not argument.is_file):
+            return None, "choice", False
+        chosen = included or argument.is_file or argument.names_type
+        kind = kind_of(path, self.formats)
+        if kind is None and chosen and self.formats is TEXT_FORMATS:
+            kind = kind_of(path, ON_REQUEST) or "text"
+        return kind, "" if kind else "type", chosen
+
+
+def _advice(left_out: Sequence[FileType]) -> str:
+    """What to do about the files that can't be read, largest first."""
+    unread = [one for one in left_out if one.reason in ("type", "field", "link")]
+    if not unread:
+        return ""
+    pattern = f"'*{unread[0].type}'"
+    steps = {
+        "type": f"take text of any type with --include {pattern}, or go without it by --exclude {pattern}",
+        "field": f"name the field with --text-field, or go without them by --exclude {pattern}",
+        "link": "follow the links with --follow-links",
+    }
+    return f"; {steps[unread[0].reason]}"
+
+
+def _listed(met: Iterable[Iterable[Met]]) -> Listing:
+    return Listing(chain.from_iterable(met), folder=str(Path.cwd()))
+
+
+def _meet(number: int, argument: Argument, rules: _Rules, bounds: Bounds) -> Iterator[Met]:
+    """Every file that the n-th argument leads to, as the folders are walked; some more than once."""
+    for step in argument.steps(rules.selection, bounds):
+        kind, reason, chosen = rules.judge(step.path, argument)
+        source, identity = (None, b"") if kind is None or step.reason else _examine(step.path, kind)
+        if source is None:
+            if argument.is_file and reason != "choice":
+                raise CorpusError(f"{step.path!r} is not a file of text that can be read: give {listed(rules.formats)}")
+            reason = step.reason or reason or "type"
+            yield Met(number, os.fsencode(step.path), None, _size(step), b"", reason, step.outside)
+            continue
+        path = step.path.encode()
+        if not chosen:
+            if kind == "json" and not has_records(source, rules.fields):
+                yield Met(number, path, None, source.bytes, b"", "field", step.outside)
+                continue
+            if kind == "text" and path.lower().rpartition(b"/")[2] == CARD:
+                reason = "card"  # if there are data
+        yield Met(number, path, kind, source.bytes, identity, reason, step.outside)
+
+
+def _aligned(path: str) -> Source:
+    if not exists(path) or Path(path).is_dir():
+        raise CorpusError(f"no such file: {path!r}; give --source and --target files that have a text a line")
+    source, _ = _examine(path, "aligned")
+    if source is None:
+        raise CorpusError(f"{path!r} is not a file of text that can be read")
+    return source
+
+
+def _examine(path: str, kind: Kind) -> tuple[Source | None, bytes]:
+    """The source at ``path``, or None for what isn't a regular file; and the file's identity."""
     with naming_errors(path):
         info = Path(path).stat()
     if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
@@ -114,109 +204,16 @@ def _examine(path: str, kinds: Mapping[str, Kind]) -> tuple[Source | None, bytes
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise CorpusError(f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file") from None
-    return Source(path, kind, info.st_size), _identity(info)
+        raise CorpusError(
+            f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file, or --exclude it"
+        ) from None
+    return Source(path, kind, info.st_size), identity_of(info)
 
 
-def _identity(info: os.stat_result) -> bytes:
-    return (info.st_dev << 64 | info.st_ino).to_bytes(16)
-
-
-def _paths(argument: str) -> Iterator[str]:
-    """Every file, of whatever kind, that the argument stands for.
-
-    In no order, and some several times: patterns such as ``**/*`` match a folder and, again, what is in it.
-    """
-    named = _exists(argument)
-    if not named and not has_magic(argument):
-        raise CorpusError(f"no such file or folder: {argument!r}; check the path, and the folder it is relative to")
-    if named and argument.rstrip("/").endswith(_STORE_SUFFIX) and Path(argument).is_dir():
-        raise CorpusError(f"{argument!r} is a datastore, not text: give the text it was made from")
-    nothing = True
-    for top in [argument] if named else _expand(*_split(argument)):
-        nothing = False
-        yield from _files_below(top) if Path(top).is_dir() else [top]
-    if nothing:
-        raise CorpusError(f"the pattern {argument!r} matches nothing; check it, and the folder it is relative to")
-
-
-def _exists(path: str) -> bool:
+def _size(step: Step) -> int:
+    """Bytes of a file that isn't read."""
     try:
-        return os.path.lexists(path)  # a link to nothing is there; what is wrong with it is said later
-    except ValueError:  # a NUL in the name
-        return False
-
-
-def _split(pattern: str) -> tuple[str, list[str]]:
-    return "/" if pattern.startswith("/") else "", [part for part in pattern.split("/") if part]
-
-
-def _expand(prefix: str, parts: list[str]) -> Iterator[str]:
-    """What matches the parts of a pattern below the folder ``prefix``, which is "" or ends in "/".
-
-    Not glob.glob: its ``**`` follows loops of links, and it passes over folders that can't be read.
-    """
-    part, rest = parts[0], parts[1:]
-    if part == "**" and rest:
-        for below, folder in _walk(prefix):
-            if folder:
-                yield from _expand(below, rest)
-        return
-    matches: Iterable[str]
-    if part == "**":
-        matches = [prefix or "."]  # a folder stands for everything below it
-    elif has_magic(part):
-        matches = (
-            prefix + name for name, folder in _entries(prefix) if (folder or not rest) and fnmatchcase(name, part)
-        )
-    else:
-        matches = [prefix + part] if _exists(prefix + part) else []
-    for match in matches:
-        yield from _expand(f"{match}/", rest) if rest else [match]
-
-
-def _files_below(folder: str) -> Iterator[str]:
-    return (path for path, is_folder in _walk(folder.rstrip("/") + "/") if not is_folder)
-
-
-def _walk(top: str) -> Iterator[tuple[str, bool]]:
-    """Each folder from ``top`` down, as "" or a path that ends in "/", and its files; whether it is a folder.
-
-    A folder reached twice through links is walked once, by the name that comes first.
-    """
-    seen: set[bytes] = set()
-    waiting = [top]
-    while waiting:
-        prefix = waiting.pop()
-        with naming_errors(prefix):
-            identity = _identity(Path(prefix).stat())
-        if identity in seen:
-            continue
-        seen.add(identity)
-        yield prefix, True
-        folders = []
-        for name, folder in _entries(prefix):
-            if folder:
-                folders.append(name)
-            else:
-                yield prefix + name, False
-        waiting.extend(f"{prefix}{name}/" for name in sorted(folders, reverse=True))
-
-
-def _entries(prefix: str) -> Iterator[tuple[str, bool]]:
-    """The names in a folder as the system lists them, and whether each is a folder; no hidden ones, no datastores."""
-    with naming_errors(prefix or "."), os.scandir(prefix or ".") as entries:
-        for entry in entries:
-            if not entry.name.startswith("."):
-                folder = _is_folder(entry)
-                if not (folder and entry.name.endswith(_STORE_SUFFIX)):
-                    yield entry.name, folder
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself is no folder
-            return False
-        raise
+        info = Path(step.path).stat()
+    except OSError:
+        return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) else 0

@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from io import IncrementalNewlineDecoder
 from itertools import chain
 
@@ -11,11 +12,37 @@ from knnstore.corpus.options import ErrorPolicy, ReadCounts
 _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
+_GUESSED_BYTES = 2**12
 _HINT = "read on with --errors replace or --errors skip"
 
 
 class UnusableTextError(Exception):
     """What is wrong with a document; it never leaves this package, where readers add the file's name."""
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """The kind of UTF-16 or UTF-32 without a byte order mark that the beginning of a text looks like, if any."""
+    data = data[: min(len(data), _GUESSED_BYTES) // 4 * 4]
+    rest = data.replace(b"\0", b"")
+    if data.count(0) * 4 < len(data) and rest.isascii() and _is_readable(rest.decode()):
+        return None  # ASCII with some NULs
+    nuls = [data[lane::4].count(0) for lane in range(4)]
+    whole = len(data) // 4
+    looks = {
+        "UTF-32LE": nuls[3] == whole,
+        "UTF-32BE": nuls[0] == whole,
+        "UTF-16LE": nuls[0] + nuls[2] == 0 < nuls[1] + nuls[3],
+        "UTF-16BE": nuls[1] + nuls[3] == 0 < nuls[0] + nuls[2],
+    }
+    for encoding in (name for name, alike in looks.items() if alike and whole > 1):
+        with suppress(UnicodeDecodeError):
+            if _is_readable(codecs.getincrementaldecoder(encoding)().decode(data)):
+                return encoding
+    return None
+
+
+def _is_readable(text: str) -> bool:
+    return all(character.isprintable() or character.isspace() for character in text)
 
 
 def decode_blocks(blocks: Iterable[bytes], errors: ErrorPolicy, counts: ReadCounts) -> Iterator[str]:
@@ -72,8 +99,13 @@ def cut_pieces(texts: Iterable[str], piece_chars: int) -> Iterator[str]:
 
 def _decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts, *, start: int, final: bool) -> tuple[str, int]:
     """The text of ``data``, whose first byte is the file's byte ``start``, and how many of its bytes were used."""
+    nul = data.find(0)
+    if nul >= 0 and start == 0 and (encoding := guess_encoding(data)):
+        raise UnusableTextError(
+            f"it looks like {encoding} without a byte order mark; convert it, for example by "
+            f"iconv -f {encoding} -t UTF-8, or leave it out with --errors skip"
+        )
     if errors != "replace":
-        nul = data.find(0)
         if nul >= 0:
             raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); leave it out, or {_HINT}")
         try:

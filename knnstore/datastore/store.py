@@ -1,10 +1,8 @@
 """A store: a folder ``NAME.knnstore`` with a manifest, segments and an index."""
 
-import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
 from knnstore.objects.path import ObjectPath, is_url, path_of
 from knnstore.objects.service import SCHEMES
+from knnstore.urls import file_path, split_url
 
 SUFFIX = ".knnstore"
 
@@ -139,12 +138,14 @@ def store_path(store: str) -> Path:
     A name becomes ``NAME.knnstore`` in the current folder, so that the store of ``books/`` can lie beside it;
     a path gets the suffix unless it has it, or is a store already.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", store):
-        parts = urlsplit(store)
-        if not is_url(store) and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+    parts = split_url(store)
+    if parts is not None and not is_url(store):
+        if parts.scheme != "file":
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise UsageError(f"--store {store}: {parts.scheme}:// isn't known; give a path, file://, {known}")
-        store = store if is_url(store) else unquote(parts.path)
+        store = file_path(parts)
+    if "\0" in store:
+        raise UsageError(f"--store {store!r} has a NUL, which no path can have")
     path = path_of(store)
     if isinstance(path, ObjectPath) and not path.key:
         example = f"{store.rstrip('/')}/books"

@@ -102,7 +102,7 @@ class Append:
 
     def _compare(self, store: Datastore, corpus: Any) -> Differences:
         takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.root)
-        return compare(store, corpus, self.options.named, takedowns)
+        return compare(store, corpus, self.options.scope(), takedowns)
 
     def _add(self, store: Datastore, found: Differences) -> Making | None:
         """Make the segment of the new documents; None if they haven't a token."""

@@ -1,12 +1,12 @@
 """The ingest job: a store of a corpus, made, finished, or brought up to date."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from knnstore.atomic import make_folder, remove_folder, storage_errors, write_json
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.parts import Parts, plan_parts
-from knnstore.corpus.sources import fingerprint
+from knnstore.corpus.sources import describe, fingerprint
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import LOCK_FILE, require_free, writing
@@ -38,6 +38,8 @@ class IngestReport:
     store on purpose and stay out; ``gone`` those of the store that the corpus has no more, of which ``pruned`` were
     removed. ``new_rows``: keys added. ``tokens_per_second``: keys made a second by this run, 0 if there were none left
     to make. ``tasks_run`` counts this run's tasks, ``tasks_kept`` those that an earlier run had done.
+    ``file_types`` and ``left_out`` count the corpus' files that were read, and that were not, by type;
+    ``linked_files`` those that were read through links out of the corpus.
     Of the documents that were tokenised: ``empty`` and ``skipped`` ones that were left out, ``replaced`` characters.
     """
 
@@ -60,6 +62,9 @@ class IngestReport:
     empty: int = 0
     skipped: int = 0
     replaced: int = 0
+    file_types: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    linked_files: int = 0
 
 
 def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = None) -> IngestReport:
@@ -92,7 +97,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
             segment = _first_segment(root, plan)
             making = Making(segment, spec, runner, reporter)
             done = _make_first(root, making, plan_parts(found), options)
-        return _report(root, done)
+        return _report(root, done, found)
 
 
 def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions) -> Appended:
@@ -111,7 +116,7 @@ def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions
     return Appended(documents, 0, 0, 0, 0, 0, (making,))
 
 
-def _report(root: Path, done: Appended) -> IngestReport:
+def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
     store = Datastore(root)
     store.close()
     heldout = [(segment, store.heldout(segment)) for segment in store.segments]
@@ -137,6 +142,9 @@ def _report(root: Path, done: Appended) -> IngestReport:
         empty=sum(making.empty for making in done.makings),
         skipped=sum(making.skipped for making in done.makings),
         replaced=sum(making.replaced for making in done.makings),
+        file_types={one.label: one.files for one in files.taken},
+        left_out={one.label: one.files for one in files.left_out},
+        linked_files=files.outside,
     )
 
 
@@ -173,8 +181,10 @@ def _first_segment(root: Path, plan: SegmentPlan) -> Segment:
 
 def _corpus_line(found: Listing, options: IngestOptions) -> str:
     files = count(len(found) + len(options.source), "file")
-    ignored = f" ({count(found.ignored, 'file')} of other kinds left out)" if found.ignored else ""
-    return f"{files}, {format_size(found.bytes)}{' of pairs' if options.pairs else ''}{ignored}"
+    outside = f", {count(found.outside, 'file')} of them by links out of the corpus" if found.outside else ""
+    left_out = f"; left out {describe(found.left_out)}" if found.left_out else ""
+    size = f"{format_size(found.bytes)}{' of pairs' if options.pairs else ''}"
+    return f"{files}, {size}: {describe(found.taken)}{outside}{left_out}"
 
 
 def _model_line(name: str, folder: Path, facts: LmFacts, asked: str) -> str:

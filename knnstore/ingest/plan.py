@@ -1,13 +1,16 @@
 """Decide what an ingest will do before it does any of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from knnstore.corpus.formats import PAIR_FORMATS, TEXT_FORMATS
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
 from knnstore.corpus.pairs import DEFAULT_FIELDS
-from knnstore.corpus.sources import find_pairs, find_sources
+from knnstore.corpus.selection import Selection
+from knnstore.corpus.sources import find_pairs, find_sources, local_path, scope
 from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
@@ -36,6 +39,7 @@ class IngestOptions:
 
     ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
+    ``include``, ``exclude`` and ``follow_links``: which files are read, see ``Selection``.
     ``allow_mismatch``: add keys of another LM, or other windows, to those that the store holds.
     ``task`` seq2seq: the corpus is of pairs of texts, ``source`` and ``target`` parallel files of them, and
     ``source_field`` and ``target_field`` say where the two are in a record of ``corpus``.
@@ -51,6 +55,9 @@ class IngestOptions:
     model: str | None = None
     text_field: str = "text"
     errors: ErrorPolicy = "strict"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_links: bool = False
     context: int | None = None
     stride: int | None = None
     key: str = "ffn-input"
@@ -78,6 +85,7 @@ class IngestOptions:
                 "--source FILE --target FILE, two parallel files, or --corpus PATH, pairs in .tsv, .jsonl or .parquet"
             )
             raise UsageError(f"no corpus: give {pairs if self.pairs else '--corpus PATH, a folder or files of text'}")
+        self.selection  # noqa: B018 - raises for patterns that can't be used
         if self.pairs and self.stride is not None:
             raise UsageError(f"--stride {self.stride}: a pair of texts is one window, and slides by nothing")
         if not 0 <= self.holdout < 1:
@@ -91,7 +99,7 @@ class IngestOptions:
     @property
     def named(self) -> tuple[str, ...]:
         """The files and folders whose documents these are; of parallel files the target side."""
-        return (*self.corpus, *self.target)
+        return tuple(map(local_path, (*self.corpus, *self.target)))
 
     @property
     def layer(self) -> str:
@@ -103,9 +111,20 @@ class IngestOptions:
         """How the corpus is read."""
         return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=self.pairs)
 
+    @property
+    def selection(self) -> Selection:
+        """Which files of the corpus are read."""
+        return Selection(self.include, self.exclude, self.follow_links)
+
     def files(self) -> Listing:
         """The files of the corpus. Raises CorpusError where there are none."""
-        return find_pairs(self.corpus, self.source, self.target) if self.pairs else find_sources(self.corpus)
+        if self.pairs:
+            return find_pairs(self.corpus, self.source, self.target, self.selection, self.pairs)
+        return find_sources(self.corpus, self.selection, [self.text_field])
+
+    def scope(self) -> Callable[[str], bool]:
+        """Whether a document of that path belongs to the corpus, and is gone if it isn't there."""
+        return scope(self.named, self.selection, PAIR_FORMATS if self.pairs else TEXT_FORMATS)
 
 
 def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> SegmentPlan:

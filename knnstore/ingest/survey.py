@@ -1,12 +1,9 @@
 """What a corpus has that a store doesn't, and the other way round: by the digests of the texts, before any tokens."""
 
 import hashlib
-import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
-from glob import has_magic
 from itertools import groupby
 from typing import Any
 
@@ -71,8 +68,8 @@ def survey_corpus(sources: Sequence[Source], options: ReadOptions, runner: Runne
     return pa.concat_tables([SURVEY_SCHEMA.empty_table(), *(tables[index] for index in sorted(tables))])
 
 
-def compare(store: Datastore, corpus: Any, arguments: Sequence[str], takedowns: Digests) -> Differences:
-    """What is to be done for the store to have the corpus. ``arguments``: those that named the corpus."""
+def compare(store: Datastore, corpus: Any, inside: Callable[[str], bool], takedowns: Digests) -> Differences:
+    """What is to be done for the store to have the corpus. ``inside``: whether the corpus should have a path."""
     digests = digests_of(corpus)
     stored = [segment.documents.sha256 for segment in store.segments]
     live = [_live(store, number) for number in range(len(stored))]
@@ -83,7 +80,6 @@ def compare(store: Datastore, corpus: Any, arguments: Sequence[str], takedowns: 
     replaced: dict[str, Int64] = {}
     gone: dict[str, Int64] = {}
     changed: set[str] = set()
-    inside = _scope(arguments)
     for segment, ours, numbers in zip(store.segments, stored, live, strict=True):
         stale = numbers[~_in(ours[numbers], digests)]
         table = segment.documents.table.take(stale)
@@ -177,16 +173,6 @@ def _live(store: Datastore, segment: int) -> Int64:
     one = store.segments[segment]
     removed = store.removed.get(one.root.name, np.empty(0, np.int64))
     return np.setdiff1d(np.arange(len(one.documents)), removed)
-
-
-def _scope(arguments: Sequence[str]) -> Any:
-    """Whether a path lies where the corpus' arguments lead: only there can a document be gone."""
-    patterns = [
-        translate(argument) if has_magic(argument) else f"(?:{re.escape(argument.rstrip('/'))})(?:/.*)?\\Z"
-        for argument in arguments
-    ]
-    tests = [re.compile(pattern, re.DOTALL) for pattern in patterns]
-    return lambda path: any(test.match(path) for test in tests)
 
 
 def _some(documents: dict[str, Int64]) -> Removed:

@@ -14,6 +14,7 @@ from typing import IO, Any, NoReturn
 from knnstore.errors import ResourceError, UsageError
 from knnstore.objects.service import SCHEMES, ConditionError, bucket_of, count, load_obstore, request
 from knnstore.objects.sums import Sums, sums_from, sums_of, sums_of_file
+from knnstore.urls import split_url
 
 _DELETED_AT_ONCE = 1000
 _PART_BYTES = 2**26  # objects up to this are one request, which leaves nothing behind if it is cut short
@@ -260,6 +261,7 @@ def path_of(text: str) -> Path:
     """The path that a text means: of this machine, or a URL's."""
     if not is_url(text):
         return Path(text)
+    split_url(text)  # refuses credentials, before they are shown
     path = ObjectPath(text)
     if len(path.parts) < 2 or any(part == ".." for part in path.parts):
         raise UsageError(f"{text!r} names no bucket: give s3://BUCKET/NAME")

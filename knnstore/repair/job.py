@@ -11,6 +11,7 @@ from pathlib import Path
 
 from knnstore.atomic import sync_folder, write_atomically
 from knnstore.build import IndexOptions, build_index
+from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
@@ -32,10 +33,16 @@ from knnstore.verify.mending import mended_file
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """What a repair may use: the LM (None: the default one), the corpus (if any is given), bytes of memory."""
+    """What a repair may use: the LM (None: the default one), the corpus (if any is given), bytes of memory.
+
+    ``include``, ``exclude`` and ``follow_links``: which files of the corpus are read, as for the ingest.
+    """
 
     model: str | None = None
     corpus: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_links: bool = False
     device: str = "auto"
     memory: int = 4_000_000_000
 
@@ -115,9 +122,14 @@ class _Repair:
                 found = self._attempt(mine, partial(self._bring_back, name)) or found
         return found
 
+    def _remaker(self, segment: Segment, spec: LmSpec) -> Remaker:
+        options = self._options
+        selection = Selection(options.include, options.exclude, options.follow_links)
+        return Remaker(segment, self._index(), spec, options.corpus, selection, self._runner)
+
     def _bring_back(self, name: str) -> str:
         segment = Segment(segment_root(self._root, name))
-        remaker = Remaker(segment, self._index(), self._spec(segment), self._options.corpus, self._runner)
+        remaker = self._remaker(segment, self._spec(segment))
         segment.commits.commit("layout", remaker.array_files("keys"))
         ways = {remaker.keys(chunk, None) for chunk in range(segment.chunks)}
         state = load_manifest(self._root)
@@ -203,7 +215,7 @@ class _Repair:
         prefix = f"segments/{segment.root.name}/"
         for kind in ("tokens", "metadata", "values", "samples", "layout", "keys"):
             # opened anew each time: what it remembers of its documents may just have changed
-            remaker = Remaker(Segment(segment.root), self._index(), spec, self._options.corpus, self._runner)
+            remaker = self._remaker(Segment(segment.root), spec)
             made: dict[int | str, bool] = {}
             for damage in damages:
                 inside = damage.path.removeprefix(prefix)

@@ -11,6 +11,7 @@ import numpy as np
 from knnstore.atomic import make_folder, write_atomically
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import plan_parts
+from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
@@ -46,6 +47,7 @@ class Remaker:
     index: IndexFolder | None
     spec: LmSpec
     corpus: tuple[str, ...]
+    selection: Selection
     runner: Runner
 
     def require_model(self) -> None:
@@ -122,11 +124,11 @@ class Remaker:
             raise CorruptStoreError("pairs of texts aren't made again from their files: use a copy, or ingest again")
         if not self.corpus:
             raise CorpusError("it takes the corpus: give the paths that it was ingested from with --corpus")
-        found = find_sources(self.corpus)
+        found = find_sources(self.corpus, self.selection, [self.segment.plan.text_field])
         if fingerprint(found) != self.segment.plan.sources:
             raise MismatchError(
                 f"--corpus {' '.join(self.corpus)}: its names and sizes aren't those that {self.segment.root} was made "
-                "of: give the same paths as for the ingest, from the same folder"
+                "of: give the same paths, --include and --exclude as for the ingest, from the same folder"
             )
         self.require_model()
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
 from knnstore.corpus.pairs import DEFAULT_FIELDS
+from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_pairs, find_sources
 from knnstore.errors import UsageError
 
@@ -25,6 +26,7 @@ class ScoreOptions:
     token; None: if the stored setting has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the
     keys, that alone are searched, or are not. ``exclude_overlap``: nor those that repeat the text to score.
     ``memory`` in bytes, for the whole process. ``allow_mismatch``: with another LM than the store's, too.
+    ``include``, ``exclude`` and ``follow_links``: which files of ``text`` are read, see ``Selection``.
     """
 
     store: str | None = None
@@ -36,6 +38,9 @@ class ScoreOptions:
     target_field: str = DEFAULT_FIELDS[1]
     text_field: str = "text"
     errors: ErrorPolicy = "strict"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_links: bool = False
     k: int | None = None
     lambda_: float | None = None
     temperature: float | None = None
@@ -107,8 +112,9 @@ class ScoreOptions:
 
     def files(self, task: str) -> Listing:
         """The files to score, of a store of this task. Raises UsageError for those of another."""
+        selection = Selection(self.include, self.exclude, self.follow_links)
         if task == "seq2seq":
-            return find_pairs(self.text, self.source, self.target)
+            return find_pairs(self.text, self.source, self.target, selection, (self.source_field, self.target_field))
         if self.source or self.target:
             raise UsageError("--source and --target go with a store made with --task seq2seq: give --text PATH")
-        return find_sources(self.text)
+        return find_sources(self.text, selection, [self.text_field])

@@ -1,14 +1,17 @@
 """JSON Lines and Parquet: records, and each way in which one can be wrong."""
 
+import bz2
 import gzip
 import json
+import lzma
 import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from knnstore.corpus import ReadCounts, ReadOptions, find_sources, read_documents
+from knnstore.corpus import ReadCounts, ReadOptions, Source, find_sources, read_documents
+from knnstore.corpus.sampling import sample_text
 from knnstore.errors import CorpusError
 
 ENCODERS = {
@@ -130,7 +133,16 @@ def test_a_truncated_compressed_file_is_named_in_one_sentence(jsonl, kind, error
             read(file, errors=errors)
 
 
-STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+STRINGS = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+    pa.dictionary(pa.int32(), pa.binary()),
+]
 
 
 @pytest.mark.parametrize("kind", STRINGS, ids=str)
@@ -159,12 +171,123 @@ def test_a_row_that_is_null_or_not_utf8_is_named_and_skipped_on_request(parquet)
     [
         ({"body": ["a"]}, r"has no column 'text' among \['body'\]"),
         ({"text": [1]}, "has int64 in column 'text', not strings"),
-        ({"text": [b"a"]}, "has binary in column 'text', not strings"),
+        ({"text": [["a"]]}, "has list<.*: string> in column 'text', not strings"),
+        ({"text": [{"a": "b"}]}, "has struct<a: string> in column 'text', not strings"),
     ],
 )
 def test_a_parquet_file_without_the_column_is_refused_whatever_the_policy(parquet, table, message, errors):
     with pytest.raises(CorpusError, match=f"a.parquet' {message}"):
         read(parquet(pa.table(table)), errors=errors)
+
+
+def test_rows_of_nothing_but_nulls_are_skipped_on_request(parquet):
+    file = parquet(pa.table({"text": pa.nulls(3)}))
+    with pytest.raises(CorpusError, match=r"row 0: the column 'text' is null"):
+        read(file)
+    assert read(file, errors="skip") == ([], ReadCounts(skipped=3))
+
+
+def test_the_text_of_a_parquet_file_may_be_in_a_struct(parquet):
+    rows = [{"doc": {"text": "a", "n": 1}, "id": 7}, {"doc": {"text": "b", "n": 2}, "id": 8}]
+    assert read(parquet(pa.Table.from_pylist(rows)), text_field="doc.text")[0] == [(0, "7", "a"), (1, "8", "b")]
+    table = pa.Table.from_pylist([{"doc.text": "literal", "doc": {"text": "nested"}}])
+    assert read(parquet(table), text_field="doc.text")[0] == [(0, None, "literal")]
+    table = pa.Table.from_pylist([{"doc": {"text": "a"}}, {"doc": None}])
+    assert read(parquet(table), text_field="doc.text", errors="skip")[1] == ReadCounts(documents=1, skipped=1)
+    with pytest.raises(CorpusError, match=r"has no column 'doc.body' among \['doc'\]; name another with --text-field"):
+        read(parquet(table), text_field="doc.body")
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"doc": {"text": "nested"}}, "nested"),
+        ({"doc.text": "literal", "doc": {"text": "nested"}}, "literal"),
+        ({"doc": 5, "doc.text": "literal"}, "literal"),
+    ],
+)
+def test_the_text_of_a_line_may_be_in_an_object_unless_a_field_has_that_very_name(jsonl, record, text):
+    assert read(jsonl(json.dumps(record).encode()), text_field="doc.text")[0] == [(0, None, text)]
+
+
+def test_a_nested_field_that_is_missing_is_named(jsonl):
+    for record in ({"doc": {"body": "x"}}, {"doc": "x"}, {"doc": None}):
+        with pytest.raises(CorpusError, match=r"line 1: no field 'doc.text' among \['doc'\]; name another with --text"):
+            read(jsonl(json.dumps(record).encode()), text_field="doc.text")
+
+
+RECORDS = [{"text": "a", "id": 1}, {"text": 'b "]},{[" \\', "more": [{"text": "no"}, [1, 2]]}, {"text": "c\nd"}]
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 2**20])
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps(RECORDS),
+        json.dumps(RECORDS, indent=2),
+        "\n".join(map(json.dumps, RECORDS)),
+        "\n".join(json.dumps(record, indent=1) for record in RECORDS),
+    ],
+    ids=["an array", "an indented array", "lines", "indented objects"],
+)
+def test_the_records_of_a_json_file_may_be_written_in_any_way(tmp_path, monkeypatch, written, block):
+    monkeypatch.setattr("knnstore.corpus.opening.BLOCK_BYTES", block)
+    for number, (name, data) in enumerate(
+        {
+            "a.json": written.encode(),
+            "b.json": b"\xef\xbb\xbf\n " + written.encode(),
+            "c.json.gz": gzip.compress(written.encode()),
+            "d.json": written.encode("utf-16"),
+        }.items()
+    ):
+        (tmp_path / name).write_bytes(data)
+        documents, counts = read(tmp_path / name)
+        assert [text for _, _, text in documents] == [record["text"] for record in RECORDS], (number, name)
+        assert counts == ReadCounts(documents=3)
+
+
+def test_a_bad_record_of_an_array_is_named_and_skipped_on_request(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_bytes(b'[{"text": "a"}, {"text": nope}, 7, "x", {"text": "' + b"b" * 100 + b'"}, {"text": "c"}]')
+    with pytest.raises(CorpusError, match=r"a.json', record 2: not JSON"):
+        read(file, max_record_bytes=60)
+    documents, counts = read(file, errors="skip", max_record_bytes=60)
+    assert [text for _, _, text in documents] == ["a", "c"]
+    assert counts.skipped == 4
+    for cut in (b'[{"text": "a"}', b'[{"text": "a"}, {"te', b'[\n{"text": "a'):
+        file.write_bytes(cut)
+        with pytest.raises(CorpusError, match=r"a.json' is damaged or cut short: its JSON ends inside a record"):
+            read(file, errors="skip")
+
+
+def test_an_over_long_record_of_an_array_is_never_held(tmp_path):
+    file = tmp_path / "a.json.gz"
+    file.write_bytes(gzip.compress(b'[{"text": "' + b"a" * 20_000_000 + b'"}, {"text": "y"}]', 1))
+    source = Source(str(file), "json", file.stat().st_size)
+    tracemalloc.start()
+    try:
+        documents = read_documents(source, ReadOptions(errors="skip", max_record_bytes=100_000))
+        assert ["".join(document.pieces) for document in documents] == ["y"]
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["json", "json.bz2", "ndjson", "ndjson.xz", "txt.gz", "txt", "utf16.txt", "html"])
+def test_a_sample_stands_for_its_share_of_the_file(tmp_path, kind):
+    if kind == "html":
+        pytest.importorskip("resiliparse", reason="the extra html is not installed")
+    pack = {"bz2": bz2.compress, "xz": lzma.compress, "gz": gzip.compress}.get(kind.rpartition(".")[2], bytes)
+    texts = [f"{number} " + "some words that repeat " * 40 for number in range(400)]
+    written = {
+        "json": json.dumps([{"text": text} for text in texts]),
+        "ndjson": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+        "html": f"<html><body><main>{''.join(f'<p>{text}</p>' for text in texts)}</main></body></html>",
+    }.get(kind.partition(".")[0], "\n".join(texts))
+    file = tmp_path / f"a.{kind}"
+    file.write_bytes(pack(written.encode("utf-16" if "utf16" in kind else "utf-8")))
+    text, share = sample_text(find_sources([str(file)])[0], ReadOptions())
+    assert len(text) / share == pytest.approx(sum(map(len, texts)), rel=0.2)
 
 
 def test_a_damaged_parquet_file_is_named(parquet):

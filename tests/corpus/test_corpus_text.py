@@ -1,14 +1,19 @@
 """Text files: what is read, how it is cut, what is refused."""
 
+import bz2
 import errno
+import gzip
+import lzma
 import os
 import tracemalloc
+import zlib
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from knnstore.corpus import ReadCounts, ReadOptions, Source, find_sources, opening, read_documents
+from knnstore.corpus import ReadCounts, ReadOptions, Source, find_sources, opening, read_documents, unpacking
 from knnstore.corpus.text import cut_pieces
 from knnstore.errors import CorpusError, ResourceError, UsageError
 
@@ -110,11 +115,119 @@ def test_a_character_cut_off_at_the_end_is_named(file):
 
 
 def test_a_nul_means_binary(file):
-    file.write_bytes(b"\xff\xfea\0b\0")
+    file.write_bytes(b"\xff\xf0a\0b\0")
     with pytest.raises(CorpusError, match=r"a.txt': it looks binary \(a NUL at byte 3\)"):
         read(file)
     assert read(file, errors="replace") == ([["\ufffd\ufffda\ufffdb\ufffd"]], ReadCounts(documents=1, replaced=4))
     assert read(file, errors="skip") == ([], ReadCounts(skipped=1))
+
+
+ENCODINGS = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_utf16_and_utf32_with_a_byte_order_mark_are_read(file, monkeypatch, encoding):
+    monkeypatch.setattr(unpacking, "BLOCK_BYTES", 5)  # cuts characters in two
+    text = "ab\r\nn\u00e9 \u65e5\u672c \U0001d11e"
+    file.write_bytes(("\ufeff" + text).encode(encoding))
+    assert read(file) == ([[text.replace("\r\n", "\n")]], ReadCounts(documents=1))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    "text",
+    ["The old mill\n", "\u0421\u0442\u0430\u0440\u0430\u044f \u043c\u0435\u043b\u044c\u043d\u0438\u0446\u0430\n"],
+)
+def test_utf16_and_utf32_without_a_byte_order_mark_are_named(file, encoding, text):
+    file.write_bytes(text.encode(encoding))
+    name = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
+    for errors in ("strict", "replace"):
+        with pytest.raises(
+            CorpusError, match=f"looks like {name} without a byte order mark; .* iconv -f {name} -t UTF-8"
+        ):
+            read(file, errors=errors)
+    assert read(file, errors="skip") == ([], ReadCounts(skipped=1))
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xd8", b"a"], ids=["a lone surrogate", "half a character"])
+def test_what_utf16_cannot_hold_is_treated_as_asked(file, damage):
+    file.write_bytes("\ufeffab".encode("utf-16-le") + damage)
+    with pytest.raises(CorpusError, match=r"a.txt': byte 5 \(0xed\) is not UTF-8"):
+        read(file)
+    assert read(file, errors="skip") == ([], ReadCounts(skipped=1))
+    documents, counts = read(file, errors="replace")
+    assert documents[0][0].startswith("ab\ufffd")
+    assert counts.replaced > 0
+
+
+@pytest.mark.parametrize("data", [b"abc\0", b"plain ASCII with one NUL\0 in it all", b"\x00\x01\x02\x03" * 9])
+def test_a_file_with_nuls_is_not_taken_for_utf16(file, data):
+    file.write_bytes(data)
+    with pytest.raises(CorpusError, match="it looks binary"):
+        read(file)
+
+
+PACKERS = {
+    "gz": gzip.compress,
+    "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_compressed_text_is_read_whole_and_in_parts(tmp_path, packing):
+    file = tmp_path / f"a.md.{packing}"
+    pack = PACKERS[packing]
+    file.write_bytes(pack(b"one \r\n") + pack(b"two"))  # as `cat` joins compressed files
+    assert read(file, piece_chars=5) == ([["one", " \ntwo"]], ReadCounts(documents=1))
+    data = pack(bytes(range(32, 127)) * 3000)
+    for damaged in (data[: len(data) // 2], data[:-2], b"", b"not compressed", data + b"tail"):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            CorpusError, match=f"a.md.{packing}' is damaged or cut short: .*; replace it or leave it out"
+        ):
+            read(file)
+
+
+def test_padded_xz_is_read(tmp_path):
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4))
+    assert read(tmp_path / "a.txt.xz")[0] == [["one two"]]
+
+
+def test_compressed_text_that_expands_a_thousandfold_takes_little_memory(tmp_path):
+    file = tmp_path / "a.txt.xz"
+    packer = lzma.LZMACompressor(preset=0)
+    with file.open("wb") as out:
+        for _ in range(30):
+            out.write(packer.compress(b"word " * 200_000))
+        out.write(packer.flush())
+    tracemalloc.start()
+    try:
+        documents = read_documents(find_sources([str(file)])[0])
+        assert sum(len(piece) for document in documents for piece in document.pieces) == 30_000_000
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_window_is_named_with_what_to_do(tmp_path):
+    long = tmp_path / "a b.txt.zst"
+    long.write_bytes(bytes.fromhex("28b52ffd 00 a8 010000") + b"...")  # a frame whose window is 2**31 bytes
+    with pytest.raises(
+        CorpusError, match=r"needs a window of 2\.1 GB .* at most 134 MB .* zstd -d --long=31 -c '.*a b.txt.zst' \|"
+    ):
+        read(long)
+    huge = tmp_path / "a.txt.xz"
+    data = bytearray(lzma.compress(b"some text", format=lzma.FORMAT_XZ, preset=0))
+    assert lzma.decompress(bytes(data)) == b"some text"
+    raw = bytearray(data[12:24])  # the block's header; byte 4 codes the size of its dictionary
+    raw[4] = 34  # 512 MiB
+    raw[8:12] = zlib.crc32(raw[:8]).to_bytes(4, "little")
+    data[12:24] = raw
+    huge.write_bytes(bytes(data))
+    with pytest.raises(CorpusError, match=r"a.txt.xz' needs a longer window to unpack than 134 MB: recompress it"):
+        read(huge)
 
 
 def test_skipping_gives_nothing_of_a_document_that_is_bad_only_at_its_end(file):

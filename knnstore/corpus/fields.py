@@ -1,0 +1,87 @@
+"""Fields of records by name: ``a.b`` is the field ``b`` of what ``a`` holds, unless a field has that very name."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import reduce
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from knnstore.corpus.text import UnusableTextError
+from knnstore.errors import CorpusError
+
+SKIP_HINT = "correct it, or leave such records out with --errors skip"
+_BYTES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_null,
+)
+
+
+def field_path(tree: Any, name: str) -> tuple[str, ...]:
+    """The keys that lead from nested mappings to the field. Raises KeyError if there is none."""
+    if not isinstance(tree, Mapping):
+        raise KeyError(name)
+    if name in tree:
+        return (name,)
+    head, dot, rest = name.partition(".")
+    while dot:
+        with suppress(KeyError):
+            return (head, *field_path(tree[head], rest))
+        part, dot, rest = rest.partition(".")
+        head = f"{head}.{part}"
+    raise KeyError(name)
+
+
+def string_in(record: Mapping[str, Any], name: str, hint: str) -> str:
+    """The string in a field of a JSON object. Raises UnusableTextError if there is none; ``hint``: what to do then."""
+    try:
+        value = reduce(lambda inner, key: inner[key], field_path(record, name), record)
+    except KeyError:
+        names = f"{list(record)[:8]!r:.200}"
+        raise UnusableTextError(f"no field {name!r} among {names}; {hint}") from None
+    if not isinstance(value, str):
+        raise UnusableTextError(f"the field {name!r} is a {type(value).__name__}, not a string; {SKIP_HINT}")
+    return value
+
+
+def column_path(schema: Any, path: str, name: str, hint: str) -> tuple[str, ...]:
+    """The column, and the fields inside it, that hold the text of a Parquet file of that schema.
+
+    Strings, bytes and nothing but nulls are text. Raises CorpusError that names the type of anything else.
+    """
+    try:
+        keys = field_path(_tree(schema), name)
+    except KeyError:
+        names = f"{schema.names[:8]!r:.200}"
+        raise CorpusError(f"{path!r} has no column {name!r} among {names}; {hint}") from None
+    kind = schema.field(keys[0]).type
+    for key in keys[1:]:
+        kind = kind.field(key).type
+    if not any(test(_plain(kind)) for test in _BYTES):
+        raise CorpusError(f"{path!r} has {f'{kind!s:.100}'} in column {name!r}, not strings; {hint}")
+    return keys
+
+
+def bytes_in(batch: Any, keys: tuple[str, ...]) -> Any:
+    """The texts as they are stored: Parquet doesn't promise that they are UTF-8, and pyarrow doesn't check."""
+    column = batch.column(keys[0])
+    column = pc.struct_field(column, keys[1:]) if keys[1:] else column
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return column.cast(pa.large_binary())
+
+
+def _plain(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _tree(fields: Any) -> dict[str, Any]:
+    """A schema or a struct as nested mappings of the names that are there once."""
+    names = [field.name for field in fields]
+    inner = {field.name: _tree(field.type) if pa.types.is_struct(field.type) else None for field in fields}
+    return {name: tree for name, tree in inner.items() if names.count(name) == 1}
