@@ -21,6 +21,9 @@ Each takes one message, which gives the name, the value, the limit and the next 
 pickling on its way back from a Dask worker.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class KnnstoreError(Exception):
     """Base of every error that knnstore raises on purpose."""
@@ -84,3 +87,12 @@ class DiskFullError(ResourceError):
 
 class OutOfMemoryError(ResourceError):
     """The system gave a process less memory than it asked for, or killed it for asking."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Within, a ModelError names the place in front of its message: the document that it is about."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error

@@ -11,6 +11,7 @@ import numpy as np
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
+from knnstore.lm.causality import require_causal
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
 from knnstore.lm.loading import adopt_model
@@ -93,13 +94,14 @@ def attach_store(
 def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Allow | None = None) -> KeyModel:
     """An LM that is in memory, if it makes the keys that the store holds of a window of its text.
 
-    Raises ModelError if it is no LM, MismatchError if it is another than the store's; other keys are told to ``allow``
-    instead, if it is given.
+    Raises ModelError if it is no causal LM, MismatchError if it is another than the store's; other keys are told to
+    ``allow`` instead, if it is given.
     """
     require_known_model(store.root, store.manifest)
     loaded = adopt_model(model, tokenizer)
     require_same_task(store.root, store.manifest, loaded.identity.name, loaded.task)
     keyed = KeyModel(loaded, store.manifest.key.layer)
+    require_causal(keyed)
     _require_store_of(store, keyed, allow)
     return keyed
 

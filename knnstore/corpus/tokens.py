@@ -17,7 +17,7 @@ from knnstore.atomic import storage_errors
 from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.parts import TokenPart
-from knnstore.errors import ModelError, UsageError
+from knnstore.errors import ModelError, UsageError, located
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
 """A piece of text to its token ids, without special tokens."""
@@ -146,7 +146,7 @@ def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any
         data = piece.encode()
         digest.update(data)
         size += len(data)
-        ids = _checked(tokenise(piece), dtype, document.path)
+        ids = _tokenised(tokenise, piece, dtype, document.path)
         file.write(ids.tobytes())
         tokens += len(ids)
     return {
@@ -175,7 +175,7 @@ def _write_pair(
     text, digest = "".join(document.pieces), document.digest
     digest.update(text.encode())
     sides = [
-        _checked(tokenise_side(side), dtype, document.path)
+        _tokenised(tokenise_side, side, dtype, document.path)
         for tokenise_side, side in ((tokenise, text), (pairs.tokenise, document.source or ""))
     ]
     if max(map(len, sides)) > pairs.longest:
@@ -191,6 +191,13 @@ def _write_pair(
         "tokens": len(sides[0]),
         "source_tokens": len(sides[1]),
     }
+
+
+def _tokenised(tokenise: Tokenise, text: str, dtype: np.dtype[Any], path: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Token ids of a text, shape (tokens,); a ModelError of the tokenizer names the document."""
+    with located(path):
+        ids = tokenise(text)
+    return _checked(ids, dtype, path)
 
 
 def _checked(

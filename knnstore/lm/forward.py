@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from knnstore.errors import ModelError, OutOfMemoryError
+from knnstore.lm.causality import require_causal
 from knnstore.lm.keylayer import KeyPoint, find_key_point, module_input
 from knnstore.lm.loading import LoadedModel, load_model
 from knnstore.lm.sources import SourceBatch, SourceReader, batches_with_sources
@@ -138,8 +139,10 @@ def one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def key_model(spec: LmSpec) -> KeyModel:
-    """The LM of ``spec`` with its key point; made once a process."""
-    return KeyModel(load_model(spec), spec.layer)
+    """The LM of ``spec`` with its key point; made once a process. Raises ModelError for one that isn't causal."""
+    model = KeyModel(load_model(spec), spec.layer)
+    require_causal(model)
+    return model
 
 
 def describe(spec: LmSpec) -> LmFacts:

@@ -15,6 +15,8 @@ KeyLayer = Literal["ffn-input", "attention-input", "hidden"]
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _OTHER_MIXERS = re.compile(r"mixer|mamba|ssm|rwkv|conv|recurrent|temporal|linear_attn", re.IGNORECASE)
 _NORM = re.compile(r"norm|^ln|_ln|drop|^act", re.IGNORECASE)
+# parts of a multimodal model that read no text
+_OTHER_SENSES = re.compile(r"vision|visual|image|img|video|audio|speech", re.IGNORECASE)
 _NORM_LAYER = re.compile(r"^layer_?norm$", re.IGNORECASE)
 
 
@@ -70,7 +72,7 @@ def module_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
 
 
 def _last_block(model: Any) -> tuple[str, nn.Module] | None:
-    """The last of the longest row of like blocks; a decoder's before an encoder's."""
+    """The last of the longest row of like blocks that read text; a decoder's before an encoder's."""
     rows = [
         (path, module)
         for path, module in model.named_modules()
@@ -80,7 +82,8 @@ def _last_block(model: Any) -> tuple[str, nn.Module] | None:
     outer = [(p, m) for p, m in rows if not any(p.startswith(f"{q}.") for q, _ in rows if q != p)]
     if not outer:
         return None
-    path, blocks = max(outer, key=lambda row: ("encoder" not in row[0].replace("decoder", ""), len(row[1])))
+    of_text = [(path, blocks) for path, blocks in outer if not _OTHER_SENSES.search(path)]
+    path, blocks = max(of_text or outer, key=lambda row: ("encoder" not in row[0].replace("decoder", ""), len(row[1])))
     path, block = f"{path}.{len(blocks) - 1}", blocks[-1]
     parts = list(block.named_children())
     if len(parts) == 1 and isinstance(parts[0][1], nn.ModuleList):  # T5 lists the parts of a block

@@ -1,7 +1,7 @@
 """Load an LM and its tokenizer, safely and fast, and say exactly which one it is."""
 
-import hashlib
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,16 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import ModelError
+from knnstore.lm.folders import read_config
+from knnstore.lm.identity import former_digests, identify
+from knnstore.lm.newer import load_config, load_tokenizer
+from knnstore.lm.plausible import require_plausible, weight_count
 from knnstore.lm.spec import LmSpec, resolve_model
 
-# What a config says of its own file, not of the computation.
-_VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
 _LONGEST_DEFAULT_CONTEXT = 1024
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+# A config may promise so much more than the files hold: tied weights that are counted twice, tables that aren't saved.
+_MOST_PROMISED, _MOST_UNSAVED = 2, 2**20
+_KINDS = {
+    "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+}
 KINDS = {"causal": "a causal LM", "seq2seq": "an encoder-decoder model"}
 _NEXT = {
     "causal": "leave out --task seq2seq, or give a model such as T5, BART or Marian",
@@ -66,6 +79,11 @@ class LoadedModel:
             raise ModelError(f"model {self.identity.name}: its configuration has no decoder_start_token_id")
         return int(start)
 
+    @cached_property
+    def former_digests(self) -> tuple[str, str]:
+        """Digests of configuration and tokenizer as stores have them that were made by earlier versions of knnstore."""
+        return former_digests(self.tokenizer, self.model.config)
+
     @property
     def pad(self) -> int:
         """The token that fills up a source; the mask keeps it out of sight."""
@@ -74,9 +92,10 @@ class LoadedModel:
     @property
     def longest_context(self) -> int:
         """Most positions that one forward pass takes; a generous number where the config sets no limit."""
-        config = self.model.config
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        return int(limit or getattr(config, "max_seq_len", None) or 2**20)
+        # an encoder-decoder model's config holds both sides; of a multimodal one the text part counts
+        text, whole = self.model.config.get_text_config(decoder=True), self.model.config
+        limits = (getattr(config, name, None) for config in (text, whole) for name in _CONTEXT_NAMES)
+        return int(next((limit for limit in limits if limit and limit > 0), 2**20))  # XLNet has −1 for none
 
     @property
     def default_context(self) -> int:
@@ -84,18 +103,43 @@ class LoadedModel:
         return min(self.longest_context, _LONGEST_DEFAULT_CONTEXT)
 
     def tokenise(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of a text, int64 (tokens,), without special tokens."""
+        """Token ids of a text, int64 (tokens,), without special tokens.
+
+        Raises ModelError for a token that the LM has no embedding of; ``tokenise_source`` and ``tokenise_target`` too.
+        """
         ids = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        return np.asarray(ids, np.int64)
+        return self._embedded(ids, self.readable)
 
     def tokenise_source(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """Token ids of what an encoder reads, int64 (tokens,), with the special tokens that it was trained with."""
-        return np.asarray(self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"], np.int64)
+        ids = self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+        return self._embedded(ids, self.readable)
 
     def tokenise_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """Token ids of what a decoder writes, int64 (tokens,), with its special tokens: EOS is among them."""
         ids = self.tokenizer(text_target=text, return_attention_mask=False, verbose=False)["input_ids"]
-        return np.asarray(ids, np.int64)
+        return self._embedded(ids, self.writable)
+
+    @cached_property
+    def readable(self) -> int:
+        """Tokens that the LM has an embedding of."""
+        return _rows(self.model.get_input_embeddings()) or self.identity.vocabulary
+
+    @cached_property
+    def writable(self) -> int:
+        """Tokens that the LM gives a probability."""
+        return _rows(self.model.get_output_embeddings()) or self.identity.vocabulary
+
+    def _embedded(self, tokens: Any, most: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        ids = np.asarray(tokens, np.int64)
+        if len(ids) and int(ids.max()) >= most:
+            token = int(ids[ids >= most][0])
+            raise ModelError(
+                f"the text has {self.tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and "
+                f"the embedding of model {self.identity.name} ends at {most - 1}: call "
+                f"model.resize_token_embeddings({len(self.tokenizer)}), train it and save it, or take that text out"
+            )
+        return ids
 
     def begun_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """What a decoder has read when it has written ``text`` and goes on: int64 (tokens,), its start token first."""
@@ -122,18 +166,26 @@ def load_model(spec: LmSpec) -> LoadedModel:
     transformers_logging.set_verbosity_error()
     if (task := model_task(spec.model)) != spec.task:
         raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
-    kind = AutoModelForSeq2SeqLM if task == "seq2seq" else AutoModelForCausalLM
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        dtype = _dtype(spec, device)
-        model = kind.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises whatever its hundred model families raise
-        if isinstance(error, ImportError) and "sentencepiece" in str(error).lower():
-            told = "its tokenizer needs sentencepiece: pip install 'knnstore[seq2seq]'"
-            raise ModelError(f"model {spec.model} can't be loaded: {told}") from error
-        raise ModelError(f"model {spec.model} ({folder}) can't be loaded: {_first_line(error)}") from error
+    kind, families = _KINDS[task]
+    dtype = _dtype(spec, device)
+    with _loading(spec.model, folder):
+        tokenizer, config = load_tokenizer(folder), load_config(folder)
+        if config.model_type not in families:
+            raise ModelError(
+                f"model {spec.model} ({folder}) is of the family {config.model_type}, which is no language model that "
+                "writes text, or has no such form in transformers: give a causal LM such as GPT-2 or Llama"
+            )
+        _require_promised(folder, config, kind)
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # so that they are named below
+            output_loading_info=True,
+        )
+    _require_complete(spec.model, folder, info)
     if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
         raise ModelError(
             f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
@@ -142,13 +194,64 @@ def load_model(spec: LmSpec) -> LoadedModel:
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
 
 
+def _require_promised(folder: Path, config: Any, kind: Any) -> None:
+    """Raise ModelError if the config promises a far larger model than the files hold, which memory may not hold."""
+    if getattr(config, "quantization_config", None) is not None:  # several weights lie in one number
+        return
+    promised = 0
+    with suppress(Exception), torch.device("meta"):  # some families can't be built without numbers
+        promised = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
+    held = weight_count(folder)
+    if promised > _MOST_PROMISED * held + _MOST_UNSAVED:
+        raise ModelError(
+            f"model {folder.name} ({folder}) can't be loaded: its config.json promises {promised:,} weights and its "
+            f"files hold {held:,}: use the config.json that came with the weights, and all of their files"
+        )
+
+
+def _require_complete(name: str, folder: Path, info: dict[str, Any]) -> None:
+    """Raise ModelError for weights that the files lack or hold in another shape: they would be drawn at random."""
+    mismatched = {str(one[0] if isinstance(one, tuple) else one) for one in info["mismatched_keys"]}
+    for words, weights in (("lacks", set(info["missing_keys"]) - mismatched), ("has another shape of", mismatched)):
+        if weights:
+            named = ", ".join(sorted(weights)[:3]) + (f" and {len(weights) - 3} more" if len(weights) > 3 else "")
+            raise ModelError(
+                f"model {name} ({folder}) {words} {named}, where it would run with random numbers: give all of the LM, "
+                "its head too, and the config.json that belongs to it"
+            )
+
+
+@contextmanager
+def _loading(name: str, folder: Path) -> Iterator[None]:
+    """Within, whatever transformers raises becomes a ModelError of one sentence."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a hundred model families raise
+        raise ModelError(f"model {name} ({folder}) can't be loaded: {_reason(error, folder)}") from error
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why transformers can't load a model, and the next step, in words."""
+    text = str(error)
+    if isinstance(error, ImportError) and "sentencepiece" in text.lower():
+        return "its tokenizer needs sentencepiece: pip install 'knnstore[seq2seq]'"
+    if "trust_remote_code" in text:
+        return "it needs Python code of its own folder, which knnstore doesn't run: give an LM that transformers has"
+    quantisation = read_config(folder).get("quantization_config")
+    if isinstance(quantisation, dict):
+        method = str(quantisation.get("quant_method", "some method"))[:40]
+        return f"it is quantised ({method}), and {_first_line(error)}; install that, or give the model unquantised"
+    return _first_line(error)
+
+
 def model_task(model: str) -> str:
     """``causal`` or ``seq2seq``, by the configuration of a model that ``--model`` names."""
     folder = resolve_model(model)
-    try:
-        return task_of_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    except Exception as error:  # as above
-        raise ModelError(f"model {model} ({folder}) can't be loaded: {_first_line(error)}") from error
+    require_plausible(folder)
+    with _loading(model, folder):
+        return task_of_config(load_config(folder))
 
 
 def task_of_config(config: Any) -> str:
@@ -174,25 +277,6 @@ def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, identity, Path(), model.device, str(model.dtype).removeprefix("torch."))
 
 
-def identify(name: str, folder: Path, tokenizer: Any, model: Any) -> ModelIdentity:
-    """The identity of a model: digests of its weights' bytes, its config and its tokenizer."""
-    weights = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            weights.update(hashlib.file_digest(file, "sha256").digest())
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _VOLATILE}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    specials = f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}"
-    return ModelIdentity(
-        name=Path(name).name,
-        weights=weights.hexdigest(),
-        config=_digest(json.dumps(config, sort_keys=True, default=str)),
-        tokenizer=_digest(f"{rules}\n{specials}"),
-        vocabulary=max(len(tokenizer), int(model.config.get_text_config().vocab_size)),
-    )
-
-
 def _fuse_activations(model: Any) -> Any:
     """Swap GPT-2's spelled-out tanh GELU for the fused one: the same function, a tenth faster over the whole LM."""
     for module in list(model.modules()):
@@ -202,13 +286,21 @@ def _fuse_activations(model: Any) -> Any:
     return model
 
 
+def _rows(embedding: Any) -> int:
+    """Rows of an embedding, or outputs of a head; 0 where it doesn't say."""
+    weight = getattr(embedding, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else 0
+
+
 def _device(device: str) -> torch.device:
-    if device != "auto":
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"--device {device}: {_first_line(error)}") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        one = torch.ones(1, device=device)
+        one.item()  # a device may exist and hold no numbers: meta
+    except Exception as error:  # whatever the backend of a device raises
+        raise ModelError(f"--device {device[:40]}: {_first_line(error)}; give auto, cpu or cuda") from error
+    return one.device
 
 
 def _dtype(spec: LmSpec, device: torch.device) -> str:
@@ -225,10 +317,6 @@ def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX), so that it is faster than float32."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported()) if supported is not None else False
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -129,13 +129,13 @@ def require_same_keys(
             f"{root} holds keys of {stored.shape[1]} dimensions by model {made!r}, this one's have {dimension}: "
             "load the model that made it"
         )
-    vocabulary = int(model.loaded.model.get_output_embeddings().weight.shape[0])
+    vocabulary = model.loaded.writable
     if int(ids.max()) >= vocabulary:
         raise MismatchError(
             f"{root} was made by model {made!r}: this one has {vocabulary} tokens, and no token {ids.max()}: "
             "load the model that made it"
         )
-    embedded = int(model.loaded.model.get_input_embeddings().weight.shape[0])
+    embedded = model.loaded.readable
     if source is not None and int(source.ids.max()) >= embedded:
         raise MismatchError(
             f"{root} was made by model {made!r}: this one reads {embedded} tokens, and no token {source.ids.max()}: "

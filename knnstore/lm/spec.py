@@ -6,6 +6,7 @@ from pathlib import Path
 
 from knnstore.datastore.manifest import ModelIdentity, task_of
 from knnstore.errors import ModelError
+from knnstore.lm.folders import require_lm, require_lm_file
 
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "wiki-lm"
@@ -17,6 +18,7 @@ class LmSpec:
 
     ``layer``: where its keys are, which says whether it is a causal LM or an encoder-decoder model. ``exact`` keeps an
     ``auto`` dtype from trading precision for speed on a CPU, for where the LM's own probabilities count.
+    ``identity``: the LM's own, for workers on a segment that knows the same LM by another (see ``recognition``).
     """
 
     model: str
@@ -24,6 +26,7 @@ class LmSpec:
     dtype: str = "auto"
     device: str = "auto"
     exact: bool = False
+    identity: ModelIdentity | None = None
 
     @property
     def task(self) -> str:
@@ -54,27 +57,24 @@ def default_model() -> str:
 def resolve_model(model: str) -> Path:
     """The local folder of a model: a folder; a name in ``$KNNSTORE_MODELS``, here, or shipped; or a hub id.
 
-    Raises ModelError that says where was looked.
+    Raises ModelError that says where it was looked for, or what is there instead of an LM.
     """
     places = [Path(model)]
     if os.environ.get("KNNSTORE_MODELS"):
         places.insert(0, Path(os.environ["KNNSTORE_MODELS"]) / model)
     places.append(SHIPPED_MODELS / model)
-    for place in places:
-        if (place / "config.json").is_file():
-            return _checked(place)
-    if Path(model).is_dir():
-        raise ModelError(f"model {model}: the folder has no config.json; give a folder that save_pretrained made")
-    return _checked(_download(model, places))
-
-
-def _checked(folder: Path) -> Path:
-    if not any(folder.glob("*.safetensors")):
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights at all"
-        raise ModelError(
-            f"model {folder} has no .safetensors weights ({others}); knnstore doesn't load pickles: convert it with "
-            "from_pretrained(…).save_pretrained(FOLDER) of its class in transformers"
+    try:
+        folders = [place for place in places if model and place.is_dir()]
+        folder = next((place for place in folders if (place / "config.json").is_file()), None) or next(
+            iter(folders), None
         )
+        is_file = Path(model).is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        raise ModelError(f"no model {model[:100]!r}: no folder can have this name; give the folder of an LM") from None
+    if folder is None and is_file:
+        require_lm_file(Path(model))
+    folder = folder or _download(model, places)
+    require_lm(folder)
     return folder
 
 
@@ -87,7 +87,10 @@ def _download(model: str, places: list[Path]) -> Path:
         wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
         return Path(snapshot_download(model, allow_patterns=wanted))
     except HFValidationError:
-        raise ModelError(f"no model {model!r}: looked at {looked}") from None
+        raise ModelError(f"no model {model!r}: looked at {looked}; give the folder of one, or its name") from None
     except Exception as error:  # the hub client raises a dozen unrelated types when it can't be reached
         reason = str(error).strip().split("\n")[0][:160]
-        raise ModelError(f"no model {model!r}: looked at {looked}, and on the hub ({reason})") from None
+        raise ModelError(
+            f"no model {model!r}: looked at {looked}, and on the hub ({reason}); check the name, or download it where "
+            f"there is a network with 'hf download {model} --local-dir FOLDER' and give that folder"
+        ) from None

@@ -9,7 +9,7 @@ import numpy as np
 
 from knnstore.corpus.documents import read_documents
 from knnstore.datastore.stores import Stores
-from knnstore.errors import CorpusError, UsageError
+from knnstore.errors import CorpusError, UsageError, located
 from knnstore.lm.loading import KINDS, LoadedModel
 from knnstore.lm.sources import SourceReader
 from knnstore.score.options import ScoreOptions
@@ -116,14 +116,16 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
                 model.tokenise if longest is None else model.tokenise_target,
             )
             for piece in document.pieces:
-                ids.append(tokenise(piece).astype(np.uint32))
+                with located(document.path):
+                    ids.append(tokenise(piece).astype(np.uint32))
                 data = piece.encode()
                 size += len(data)
                 digest.update(data)
             if not sum(map(len, ids)):
                 continue
             if longest is not None:
-                source = model.tokenise_source(document.source or "")
+                with located(document.path):
+                    source = model.tokenise_source(document.source or "")
                 if max(len(source), len(ids[0])) > longest:
                     too_long += 1
                     continue

@@ -1,0 +1,60 @@
+"""Whether a model is causal: each state follows from the tokens up to it, or its keys would know what they predict."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from knnstore.errors import ModelError
+from knnstore.lm.sources import SourceBatch
+
+if TYPE_CHECKING:
+    from knnstore.lm.forward import KeyModel
+
+# Few tokens, so that in a model that reads ahead the last one weighs much in each state.
+_TOKENS = 4
+# The smallest share of a state that counts as a dependence: far above float32's rounding, far below any attention.
+_LEAST_SHARE = 1e-4
+
+
+def require_causal(model: "KeyModel") -> None:
+    """Raise ModelError if an earlier state of the model depends on a later token: of BERT without a mask, say.
+
+    A few random tokens are read twice, with another last one. In a causal model nothing before it changes, beyond
+    rounding where a mixture of experts sorts its tokens in another order.
+    """
+    loaded = model.loaded
+    most = min(loaded.readable, loaded.writable)
+    if loaded.longest_context < _TOKENS or most < 2 * _TOKENS:  # too small to try, and to be of use
+        return
+    ids = np.random.default_rng(0).permutation(most)[: 2 * _TOKENS].astype(np.int64)
+    one, other = ids[None, :_TOKENS], ids[None, :_TOKENS].copy()
+    other[0, -1] = ids[-1]
+    source = SourceBatch.of([ids[_TOKENS:]], loaded.pad) if loaded.task == "seq2seq" else None
+    states, changed = (model.keys(tokens, source)[0, :-1].double() for tokens in (one, other))
+    shares = (changed - states).norm(dim=-1) / states.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+    share = float(shares.median())
+    if share > _rounding(loaded.model):
+        raise ModelError(
+            f"model {loaded.identity.name} ({type(loaded.model).__name__}) isn't causal: its states change by "
+            f"{share:.2g} of themselves with a token that comes after them, so that keys would know the answer; give "
+            "a causal LM, such as GPT-2 or Llama (of BERT's family, one that was trained with is_decoder)"
+        )
+
+
+def _rounding(model: Any) -> float:
+    """The share of a state that may be rounding, which grows with the root of the roundings, two or more a block.
+
+    The same products give the same bits, whatever stands in other rows. Only a mixture of experts makes other products
+    when a token goes to another expert, and 8-bit activations share a scale.
+    """
+    names = [f"{name} {type(module).__module__}" for name, module in model.named_modules()]
+    if any("quantized" in name for name in names):
+        unit = 2**-8
+    elif any("expert" in name for name in names) and model.dtype.is_floating_point:
+        unit = torch.finfo(model.dtype).eps / 2
+    else:
+        return _LEAST_SHARE
+    blocks = int(getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 1) or 1)
+    return max(_LEAST_SHARE, unit * math.sqrt(2 * blocks + 1))
