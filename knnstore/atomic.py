@@ -41,10 +41,16 @@ def crc32c_of(file: BinaryIO, length: int | None = None, advance: Callable[[int]
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; OSError for anything else. Links aren't followed, a FIFO isn't waited for."""
+    """Open a regular file for reading; OSError for anything else. Links aren't followed, a FIFO isn't waited for.
+
+    Raises ResourceError for a file that this user may not read: nothing is wrong with it.
+    """
     if isinstance(path, ObjectPath):
         return io.BytesIO(path.read_bytes())
-    file = open(path, "rb", opener=_open_plainly)  # noqa: SIM115 - the caller closes it
+    try:
+        file = open(path, "rb", opener=_open_plainly)  # noqa: SIM115 - the caller closes it
+    except PermissionError as error:
+        raise explained(error, "read", path) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -217,7 +223,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
     except ResourceError:
         raise
     except OSError as error:
-        raise _explained(error, action, path) from error
+        raise explained(error, action, path) from error
 
 
 def free_bytes(path: Path) -> int:
@@ -228,13 +234,26 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def _has_no_inode(path: Path) -> bool:
+    """Whether the file system of a path has room for bytes, and none for another file."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    disk = os.statvfs(existing)
+    return disk.f_files > 0 and disk.f_favail == 0 and disk.f_bavail > 0
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON knows")
 
 
-def _explained(error: OSError, action: str, path: Path) -> ResourceError:
+def explained(error: OSError, action: str, path: Path) -> ResourceError:
+    """The error as a sentence that names the path, the cause and the next step."""
     where = error.filename or path
     again = "make room and run the same command again, it goes on"
+    if error.errno == errno.ENOSPC and _has_no_inode(path):
+        return DiskFullError(
+            f"can't {action} {where}: the disk takes no more files (its inodes are used up, its bytes are not): remove "
+            "files, however small, and run the same command again, it goes on"
+        )
     if error.errno == errno.ENOSPC:
         return DiskFullError(f"no space left to {action} {where} ({format_size(free_bytes(path))} free): {again}")
     if error.errno == errno.EDQUOT:
@@ -243,7 +262,7 @@ def _explained(error: OSError, action: str, path: Path) -> ResourceError:
     if error.errno == errno.EROFS:
         why = "the file system is read-only; choose another place with --store"
     elif error.errno in (errno.EACCES, errno.EPERM):
-        why = "permission denied; choose another place with --store or mend its permissions"
+        why = "permission denied; ask its owner for it, or choose another place"
     elif error.errno == errno.EIO:
         why = f"{error.strerror}; see the system's log for the disk, then run the same command again, it goes on"
     else:

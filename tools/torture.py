@@ -5,35 +5,66 @@
     crashes  kill, tear, cut the power, fill or break the disk at any of the durable operations of each command, and
              run it again: the bytes of a run that nothing interrupted
     limits   hold every command to its --memory by a cgroup: it ends well, or refuses before any work
+    repairs  damage each file of stores with an index of every kind in turn, and repair: it ends, and all is right
     flips    flip single bits, over every file of a store: verify finds each, no search answers from one
     hostile  open, verify and search stores with mutated metadata and arrays: errors of ours, and nothing worse
 
-The last line of ``--json`` has ``tried``, ``lost`` and ``silent``; the exit code is 1 unless the last two are 0.
+``--jobs`` shares the cases out among so many processes. The last line of ``--json`` has ``tried``, ``lost`` and
+``silent``; the exit code is 1 unless the last two are 0.
 """
 
 import argparse
 import importlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from faults.outcome import Outcome
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-CASES = {"crashes": 500, "flips": 1000, "hostile": 10_000, "limits": 24}
+CASES = {"crashes": 500, "repairs": 1500, "flips": 1000, "hostile": 10_000, "limits": 24}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = command_line().parse_args(arguments)
+    if parsed.jobs > 1:
+        return share_out(parsed)
     with tempfile.TemporaryDirectory(dir=parsed.work) as folder:
         module = importlib.import_module(f"faults.{parsed.name}")
-        outcome = module.torture(parsed.n or CASES[parsed.name], parsed.seed, Path(folder))
+        part = {"part": parsed.part} if parsed.part else {}
+        outcome = module.torture(parsed.n or CASES[parsed.name], parsed.seed, Path(folder), **part)
+    return tell(outcome, as_json=parsed.json)
+
+
+def share_out(parsed: argparse.Namespace) -> int:
+    """Run the parts of a torture in processes of their own, and tell what all of them found."""
+    line = [sys.executable, __file__, parsed.name, "--n", str(parsed.n or CASES[parsed.name]), "--json"]
+    line += ["--seed", str(parsed.seed), *(["--work", parsed.work] if parsed.work else [])]
+    parts = [
+        subprocess.Popen([*line, "--part", f"{number}/{parsed.jobs}"], stdout=subprocess.PIPE, text=True)
+        for number in range(parsed.jobs)
+    ]
+    outcome = Outcome(parsed.name)
+    for part in parts:
+        told = part.communicate()[0]
+        if part.returncode not in (0, 1) or not told:
+            raise RuntimeError(f"{' '.join(map(str, part.args))} ended with {part.returncode}")
+        outcome.add(json.loads(told.splitlines()[-1]))
+    return tell(outcome, as_json=parsed.json)
+
+
+def tell(outcome: Outcome, *, as_json: bool) -> int:
+    """Print what was found; the exit code."""
     print(outcome.text())
-    if parsed.json:
+    if as_json:
         print(outcome.to_json())
     return 1 if outcome.lost or outcome.silent else 0
 
@@ -44,8 +75,16 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--n", type=int, help=f"cases; default: {CASES}")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: 0")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
+    parser.add_argument("--part", type=part_of, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")
     return parser
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """``0/2``: the first of two parts."""
+    number, parts = map(int, text.split("/"))
+    return number, parts
 
 
 if __name__ == "__main__":

@@ -89,6 +89,9 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         elif not work.new and store.manifest.index == plan.name:
             reporter.say("          the index is finished already")
             return _finish(store, folder, options, reporter)
+        elif store.manifest.index != plan.name and (damaged := folder.commits.damaged()):
+            reporter.say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
+            remove_folder(folder.root)
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
         _prepare(store, work)

@@ -11,11 +11,12 @@ from knnstore.atomic import write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import CorruptStoreError, OutOfMemoryError
 from knnstore.index.check import self_check
 from knnstore.index.fill import fill_run, fill_tasks, run_layout
 from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
-from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, segment_reference
+from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, SegmentReference, segment_reference
 from knnstore.index.search import Searcher
 from knnstore.planning import BASE_BYTES
 from knnstore.progress import Reporter
@@ -47,6 +48,7 @@ def fill_lists(
 ) -> None:
     """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
     reference = segment_reference(segment)
+    discard_unusable_lists(folder, reference, reporter)
     commits = folder.list_commits(reference)
     names = [OFFSETS, *(task.name for task in merge_tasks(store, folder, reference, ()))]
     if len(commits.find_all(names)) == len(names):
@@ -63,6 +65,20 @@ def fill_lists(
             run_chunks = -(-run_chunks // 2)
             reporter.say(f"          {error}. Once more in runs of {run_chunks} chunks")
     merge_runs(folder, store, segment, tuple(task.name for task in fills), runner=runner, reporter=reporter)
+
+
+def discard_unusable_lists(folder: IndexFolder, reference: SegmentReference, reporter: Reporter) -> None:
+    """Remove what an earlier run left of a segment's lists if some of it is damaged, or is another segment's.
+
+    All of it, since lists that were carried over can't be completed by lists that are filled from the keys. What the
+    runs hold is verified when they are read back.
+    """
+    lists, runs = folder.list_commits(reference), folder.run_commits(reference)
+    if damaged := lists.damaged() | runs.damaged(contents=False):
+        problem = next(iter(damaged.values()))
+        reporter.say(f"          {problem}: the lists of segment {reference.name} are made again")
+        remove_tree(lists.root)
+        remove_tree(runs.root)
 
 
 def make_runs(

@@ -14,6 +14,7 @@ from knnstore.cli.options import (
     result_options,
     store_option,
 )
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -48,4 +49,4 @@ def attribute(
     if as_json:
         print_json(attribution_json(result))
     else:
-        click.echo(attribution_text(result))
+        show(attribution_text(result))

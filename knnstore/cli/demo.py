@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from knnstore.cli.options import reporter_for
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -18,4 +19,4 @@ def demo(folder: Path, quiet: bool) -> None:
     from knnstore.report.demo import demo_text
 
     report = run(folder, reporter_for(quiet))
-    click.echo(demo_text(report.ingest, report.index, report.score))
+    show(demo_text(report.ingest, report.index, report.score))

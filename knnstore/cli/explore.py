@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from knnstore.cli.options import store_option
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -39,10 +40,10 @@ def explore(port: int, browser: bool, store: str | None, model: str | None, devi
         )
     listening = open_port(port)
     with listening:
-        click.echo("explore   loading the LM, opening the store, reading an example", err=True)
+        show("explore   loading the LM, opening the store, reading an example", err=True)
         app = make_app(Explorer(opened, **searching))
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        click.echo(f"page      {address} (Ctrl-C ends it)")
+        show(f"page      {address} (Ctrl-C ends it)")
         if browser:
             click.launch(address)
         serve(app, listening)

@@ -8,11 +8,11 @@ from knnstore.cli.options import (
     mixture_options,
     model_options,
     print_json,
-    print_styled,
     reporter_for,
     result_options,
     store_option,
 )
+from knnstore.cli.output import print_styled, show
 
 # From which share of a token's probability on it is shown as the store's, and as the store's alone.
 _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
@@ -71,4 +71,4 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
         print_styled(click.style(printable(token.text), **style) if style else printable(token.text), newline=False)
     print_styled("")
     if explain:
-        click.echo(f"\n{explanation(generation)}")
+        show(f"\n{explanation(generation)}")

@@ -4,10 +4,12 @@ import io
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
 
+from knnstore.cli.output import show
 from knnstore.errors import KnnstoreError
 from knnstore.outofmemory import memory_errors
 from knnstore.urls import without_secrets
@@ -31,16 +33,21 @@ class Group(click.Group):
             with memory_errors("this command"):
                 return super().invoke(context)
         except KnnstoreError as error:
-            click.echo(f"Error: {without_secrets(str(error))}", err=True)
+            show(f"Error: {without_secrets(str(error))}", err=True)
             context.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted: the same command goes on where this one stopped", err=True)
-            context.exit(_INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(1)
+        except OSError as error:  # of a path that this user may not even look at, say
+            from knnstore.atomic import explained
+
+            show(f"Error: {explained(error, 'use', Path(os.fsdecode(error.filename or '.')))}", err=True)
+            context.exit(1)
+        except KeyboardInterrupt:
+            show("\ninterrupted: the same command goes on where this one stopped", err=True)
+            context.exit(_INTERRUPTED)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning is a sentence too, without the place in the code that it comes from."""
-    click.echo(f"Warning: {message}", err=True)
+    show(f"Warning: {message}", err=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from knnstore.cli.options import complete_store, print_json, print_result, store_option, store_root
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -38,4 +39,4 @@ def stores(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json([to_json(store) | {"path": str(store.path)} for store in found])
     else:
-        click.echo(stores_text(found))
+        show(stores_text(found))

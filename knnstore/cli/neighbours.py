@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import model_options, print_json, print_styled, result_options, store_option
+from knnstore.cli.options import model_options, print_json, result_options, store_option
+from knnstore.cli.output import print_styled
 
 
 @click.command()

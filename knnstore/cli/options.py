@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from knnstore.cli.output import show
 from knnstore.progress import Reporter, TerminalReporter
 from knnstore.sizes import parse_size
 
@@ -269,15 +269,9 @@ def print_result(as_json: bool, report: Any, text: str) -> None:
     """The result on stdout: text for people, or one JSON object."""
     from knnstore.records import to_json
 
-    click.echo(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)
+    show(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)
 
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def print_styled(text: str, *, newline: bool = True) -> None:
-    """Text with styles on stdout at once: without them where it is no terminal, or $NO_COLOR is set."""
-    click.echo(text, nl=newline, color=False if os.environ.get("NO_COLOR") else None)
-    sys.stdout.flush()
+    show(json.dumps(value, ensure_ascii=False))

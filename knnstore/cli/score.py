@@ -15,6 +15,7 @@ from knnstore.cli.options import (
     shared_options,
     stores_option,
 )
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -76,4 +77,4 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
         from knnstore.report.page import write_page
 
         write_page(report, options["report"])
-    click.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))
+    show(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))

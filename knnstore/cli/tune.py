@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from knnstore.cli.options import complete_store, open_store, reporter_for, store_cache_option
+from knnstore.cli.output import show
 
 
 @click.command()
@@ -36,4 +37,4 @@ def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool
 
     saved = SavedNeighbours(file)
     report = run(saved, open_store(store), ScoreOptions(**options), reporter_for(quiet), keep=not dry_run)
-    click.echo(json.dumps(tune_json(report), ensure_ascii=False) if as_json else tune_text(report))
+    show(json.dumps(tune_json(report), ensure_ascii=False) if as_json else tune_text(report))

@@ -21,7 +21,7 @@ from numcodecs import zstd
 
 from knnstore.atomic import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
-from knnstore.errors import CorruptStoreError, UsageError
+from knnstore.errors import CorruptStoreError, ResourceError, UsageError
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4
@@ -227,6 +227,8 @@ def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(0)
             data = handle.read(min(most, size) + 1)  # Python reserves what is asked for
+    except ResourceError:
+        raise
     except FileNotFoundError:
         raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
     except OSError as error:

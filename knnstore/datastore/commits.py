@@ -132,6 +132,30 @@ class CommitLog:
                 return f"{self.root / file.path} {damage}"
         return None
 
+    def damaged(self, *, contents: bool = True) -> dict[str, str]:
+        """The recorded tasks whose work can't be gone on with, each with why, in words.
+
+        The record is unreadable or of another job, or, if ``contents``, a file isn't what was recorded: all are read,
+        but in object storage, which has checksums of its own.
+        """
+        reads = contents and not isinstance(self.root, ObjectPath)
+        problems = {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                commit = load_commit(path)
+            except CorruptStoreError as error:
+                problems[path.stem] = str(error)
+                continue
+            if commit.fingerprint != self.fingerprint or commit.task != path.stem:
+                problems[path.stem] = f"{path} belongs to another job"
+                continue
+            damages = (
+                f"{self.root / file.path} {told}" for file in commit.files if (told := file_damage(self.root, file))
+            )
+            if reads and (damage := next(damages, None)):
+                problems[path.stem] = damage
+        return problems
+
     def all(self) -> Iterator[Commit]:
         """Every commit record there is, by name."""
         for path in sorted(self.folder.glob("*.json")):
@@ -177,6 +201,8 @@ def file_damage(root: Path, record: FileRecord, advance: Callable[[int], None] =
         return "is missing" if size < 0 else f"has {size} bytes, not {record.bytes}"
     try:
         found, own = _checksums(path, size, chunk=record.chunk is not None, advance=advance)
+    except ResourceError:
+        raise
     except OSError as error:
         return f"can't be read ({error.strerror or error})"
     if found != record.crc32c:

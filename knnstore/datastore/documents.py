@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from knnstore.atomic import open_regular
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, ResourceError
 
 VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
 HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
@@ -161,6 +161,8 @@ def _read(path: Path, columns: list[str]) -> Any:
                 raise CorruptStoreError(f"{path} claims {rows} documents, more than its size can hold")
             table = file.read(columns, use_threads=False)
         table.validate(full=True)
+    except ResourceError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
     if any(table.column(name).null_count for name in columns if name not in _NULLABLE):

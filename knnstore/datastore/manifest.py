@@ -1,6 +1,7 @@
 """The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,20 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.format != "knnstore" or self.version != FORMAT_VERSION:
             raise ValueError(f"format {self.format!r} {self.version}; this knnstore reads version {FORMAT_VERSION}")
-        if not all(SEGMENT_NAME.fullmatch(name) for name in self.segments):
-            raise ValueError(f"segment names {self.segments} aren't numbers")
+        for what, names in (("segments", self.segments), ("indexed", self.indexed), ("dropped", self.dropped or ())):
+            if wrong := next((name for name in names if not SEGMENT_NAME.fullmatch(name)), None):
+                raise ValueError(f"{what} has {wrong!r:.40}, which is no number of a segment")
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"{what} has {Counter(names).most_common(1)[0][0]} more than once, which counts its keys again"
+                )
         for what, name in (("index", self.index), ("removed", self.removed)):
             if name is not None and not DIGEST_NAME.fullmatch(name):
                 raise ValueError(f"{what} name {name!r} isn't 16 hexadecimal digits")
         if not set(self.indexed) <= set(self.segments) or (self.indexed and self.index is None):
-            raise ValueError(f"indexed segments {self.indexed} aren't among {self.segments}, or there is no index")
+            raise ValueError("a segment is indexed that isn't one of the store's, or there is no index")
         if not set(self.dropped or ()) <= set(self.indexed):
-            raise ValueError(f"segments {self.dropped} without keys of their own aren't all in the index")
+            raise ValueError("a segment without keys of its own isn't in the index")
         if not 0 <= self.state < 10**9:
             raise ValueError(f"impossible state {self.state}")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, write_atomically
+from knnstore.atomic import make_folder, open_regular, write_atomically
 from knnstore.datastore.manifest import SEGMENT_NAME
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, ResourceError
 
 FOLDER = "removed"
 _SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])
@@ -50,7 +50,10 @@ def load_removed(root: Path, name: str | None) -> Removed:
         return {}
     path = removed_path(root, name)
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
+    except ResourceError:
+        raise
     except OSError as error:
         raise CorruptStoreError(f"{path}, which says what was removed, can't be read: {error}") from error
     if hashlib.sha256(data).hexdigest()[:16] != name:
@@ -59,6 +62,8 @@ def load_removed(root: Path, name: str | None) -> Removed:
         table = pq.read_table(io.BytesIO(data), schema=_SCHEMA)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
+    if any(column.null_count for column in table.columns):
+        raise CorruptStoreError(f"{path}: a segment or a document is null, which none ever is")
     names, documents = table.column("segment").to_numpy(), table.column("document").to_numpy()
     if not all(SEGMENT_NAME.fullmatch(str(segment)) for segment in np.unique(names)):
         raise CorruptStoreError(f"{path}: segment names aren't numbers")

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, write_atomically
+from knnstore.atomic import make_folder, open_regular, write_atomically
 from knnstore.datastore.history import FOLDER, TAKEDOWN, Change, changes
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, ResourceError
 
 _SCHEMA = pa.schema([("sha256", pa.binary(32))])
 
@@ -54,7 +54,10 @@ def takedown_path(root: Path, state: int) -> Path:
 def takedown_damage(root: Path, change: Change) -> str | None:
     """What is wrong with the file of digests of a removal, in words, or None."""
     try:
-        data = takedown_path(root, change.state.state).read_bytes()
+        with open_regular(takedown_path(root, change.state.state)) as file:
+            data = file.read()
+    except ResourceError:
+        raise
     except OSError as error:
         return "is missing" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror or error})"
     expected = change.facts.get(TAKEDOWN)
@@ -68,7 +71,10 @@ def _load(root: Path, change: Change) -> frozenset[bytes]:
     if TAKEDOWN in change.facts and (damage := takedown_damage(root, change)):
         raise CorruptStoreError(f"{path}, which says what was taken down, {damage}: restore it from a copy")
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
+    except ResourceError:
+        raise
     except FileNotFoundError:
         raise CorruptStoreError(f"{path}, which says what was taken down, is missing: restore it from a copy") from None
     except OSError as error:

@@ -15,7 +15,7 @@ from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
 from knnstore.datastore.keycodec import scales_of
 from knnstore.datastore.locking import LOCK_FILE
-from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, save_manifest
+from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import segment_root
@@ -85,16 +85,20 @@ def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tup
     """Write what isn't there: chunks written, chunks kept, keys a second."""
     commits = segment.commits
     commits.prepare()
+    if not load_manifest(segment.root.parent.parent).segments:
+        for task in commits.damaged():  # of what an earlier run left
+            commits.forget(task)
     if commits.find("documents") is None:
         _write_documents(segment, memmaps, reporter)
     done = commits.find_all(map(keys_task, range(segment.chunks)))
     todo = [chunk for chunk in range(segment.chunks) if keys_task(chunk) not in done]
     require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
-    if commits.find("samples") is None:
+    if commits.find("layout") is None:
         shape = (segment.rows, segment.dimension)
         path = segment.array_path("keys")
         files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
         commits.commit("layout", files)
+    if commits.find("samples") is None:
         _write_samples(segment, memmaps)
     started, written = time.perf_counter(), 0
     waiting = sum(end - begin for begin, end in map(segment.chunk_range, todo))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.errors import CorruptStoreError
+
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Uint64 = np.ndarray[Any, np.dtype[np.uint64]]
 ReadHashes = Callable[[int, int, int], Uint64]
@@ -21,10 +23,13 @@ _REACH, _FEWEST = 4.0, 16  # standard deviations, and rows at least, that are re
 def cut_list(begins: Int64, ends: Int64, rank: int, read: ReadHashes) -> Int64:
     """Where each run's part of one list is cut so that ``rank`` rows of the list lie before the cuts: int64 (runs,).
 
-    The list is rows ``[begins[r], ends[r])`` of each run r; no hash occurs twice.
+    The list is rows ``[begins[r], ends[r])`` of each run r; no hash occurs twice. Raises CorruptStoreError if the runs
+    don't have that many rows of the list.
     """
     lengths = ends - begins
     total = int(lengths.sum())
+    if not 0 <= rank <= total:
+        raise CorruptStoreError(f"the runs hold {total} rows of a list that is cut after {rank}")
     if rank in (0, total):
         return begins if rank == 0 else ends
     reach = _REACH
@@ -39,7 +44,7 @@ def cut_list(begins: Int64, ends: Int64, rank: int, read: ReadHashes) -> Int64:
             and ((cuts < lasts) | (lasts == ends)).all()
         ):
             return cuts
-        reach *= 4
+        reach *= 4  # ends at the latest where the windows are the whole list
 
 
 def _cut_within(firsts: Int64, lasts: Int64, rank: int, read: ReadHashes) -> Int64 | None:

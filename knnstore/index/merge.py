@@ -139,6 +139,11 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     # where each run has the lists from the first to the last: int64 (runs, lists + 1)
     read_bounds = lambda run: _read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first)  # noqa: E731
     bounds = np.stack(list(_each(runs, read_bounds, task.runs)))
+    if (np.diff(bounds).sum(axis=0) != np.diff(offsets[first : last + 2])).any():
+        raise CorruptStoreError(
+            f"{runs}: the runs' rows of list {first} to {last} aren't as many as {folder.root} says: "
+            "run 'knnstore index --overwrite'"
+        )
 
     def hashes(run: int, begin: int, end: int) -> Uint64:
         rows = _read(runs / task.runs[run] / "rows", task.segment.row_dtype, begin, end - begin)
@@ -148,7 +153,7 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     ends = cut_list(bounds[:, -2], bounds[:, -1], end - int(offsets[last]), hashes)
     counts = np.diff(np.clip(bounds, starts[:, None], ends[:, None]), axis=1)
     if int(counts.sum()) != end - begin:
-        raise CorruptStoreError(f"{runs}: the runs don't add up to chunk {task.chunk}: delete {folder.root}")
+        raise CorruptStoreError(f"{runs}: a run isn't sorted: run 'knnstore index --overwrite'")
     lists = np.repeat(np.broadcast_to(np.arange(first, last + 1), counts.shape), counts.ravel())
     pieces = [_Piece(*piece) for piece in zip(task.runs, starts.tolist(), ends.tolist(), strict=True)]
     return pieces, lists

@@ -107,6 +107,7 @@ class Append:
     def _add(self, store: Datastore, found: Differences) -> Making | None:
         """Make the segment of the new documents; None if they haven't a token."""
         making = self._making(self._begin(found))
+        making.forget_damaged()
         parts = parts_to_add(self.sources, found)
         if not making.tokenise(parts, self.options.reading, self._heldout(store, found)):
             return None
@@ -161,6 +162,7 @@ class Append:
             if not (path / FOLDER).is_dir() or not (path / PLAN_FILE).is_file():
                 continue
             making = self._making(Segment(path))
+            making.forget_damaged()
             found = making.segment.plan
             if found != wanted and making.tokenised and self._same_keys(found):
                 self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")

@@ -103,6 +103,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
 def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions) -> Appended:
     """Make the first segment of a store and publish it."""
     segment = making.segment
+    making.forget_damaged()
     choose = choose_heldout_pairs if options.pairs else choose_heldout
     if not making.tokenise(parts, options.reading, lambda tokens, _: choose(tokens, options.holdout)):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")

@@ -49,6 +49,12 @@ class Making:
         self._reporter = reporter
         self._scales_of = scales_of
 
+    def forget_damaged(self) -> None:
+        """Have made again what isn't what an earlier run recorded. For a segment that isn't finished: all is read."""
+        for task, damage in self.segment.commits.damaged().items():
+            self._reporter.say(f"          {damage}: it is made again")
+            self.segment.commits.forget(task)
+
     @property
     def tokenised(self) -> bool:
         """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
@@ -92,11 +98,12 @@ class Making:
 
     def _write_keys(self, tasks: list[KeyTask], todo: list[KeyTask]) -> None:
         segment = self.segment
-        if segment.commits.find(SAMPLES_TASK) is None:
+        if segment.commits.find(LAYOUT_TASK) is None:
             shape = (segment.rows, segment.dimension)
             path = segment.array_path("keys")
             files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
             segment.commits.commit(LAYOUT_TASK, files)
+        if segment.commits.find(SAMPLES_TASK) is None:
             list(self._runner.run(write_samples, [SamplesTask(segment.root.absolute(), self._spec, self._scales_of)]))
         self._tally(len(todo), len(tasks) - len(todo))
         ranges = [segment.chunk_range(task.chunk) for task in todo]

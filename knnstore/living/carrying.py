@@ -17,7 +17,7 @@ from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root, segment_root
-from knnstore.datastore.sweeping import sweep_partial
+from knnstore.datastore.sweeping import remove_tree, sweep_partial
 from knnstore.index.lists import SegmentLists
 from knnstore.index.plan import PLAN_FILE, IndexFolder, IndexPlan, RecentredPlan, open_index, segment_reference
 from knnstore.index.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
@@ -76,6 +76,8 @@ def carry_index(
     )
     folder = IndexFolder(index_root(root, plan.name), plan)
     if folder.root.resolve() != given.root.resolve():
+        if folder.commits.damaged():  # what an earlier run left of it is damaged
+            remove_tree(folder.root)
         _begin(folder)
         if folder.commits.find(TASK) is None and whole:
             save_quantiser(folder, load_quantiser(given), load_training_errors(given))

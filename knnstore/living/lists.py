@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.lists import make_runs, merge_runs
+from knnstore.build.lists import discard_unusable_lists, make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
@@ -73,6 +73,7 @@ def regroup_lists(
 ) -> None:
     """Make the lists of a copied segment; ``sources`` in the order in which it was copied from them."""
     reference = segment_reference(segment)
+    discard_unusable_lists(folder, reference, reporter)
     commits = folder.list_commits(reference)
     names = [task.name for task in merge_tasks(store, folder, reference, ())]
     if len(commits.find_all(names)) == len(names):

@@ -36,7 +36,7 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
         store.close()
         wanted = _wanted(store, to)
         bare = replace(store.manifest, removed=wanted.removed)
-        indexed = _indexed(store.at(with_segments(bare, wanted.segments, ())))
+        indexed = _indexed(store.at(with_segments(bare, wanted.segments, ())), store.manifest.indexed)
         state = with_segments(bare, wanted.segments, indexed)
         restored = store.at(state)
         rows, what = restored.live_rows, f"return to state {wanted.state}"
@@ -65,12 +65,15 @@ def _documents(state: Manifest) -> tuple[tuple[str, ...], str | None]:
     return state.segments, state.removed
 
 
-def _indexed(store: Datastore) -> tuple[str, ...]:
+def _indexed(store: Datastore, present: tuple[str, ...]) -> tuple[str, ...]:
+    """The segments whose lists are whole: those that are in use, and those whose files are all what was recorded."""
     if store.manifest.index is None:
         return ()
     folder = open_index(store.root, store.manifest.index)
     return tuple(
         segment.root.name
         for segment in store.segments
-        if not segment.rows or folder.list_commits(segment_reference(segment)).find(CHECK)
+        if not segment.rows
+        or segment.root.name in present
+        or (not (log := folder.list_commits(segment_reference(segment))).damaged() and log.find(CHECK))
     )

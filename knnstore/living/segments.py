@@ -68,6 +68,8 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     write_json(path / PLAN_FILE, to_json(plan))
     CommitLog(path / "commits", path, "").prepare()
     segment = Segment(path)
+    for task in segment.commits.damaged():  # of what an earlier run left
+        segment.commits.forget(task)
     copy_tables(segment, sources)
     folders = tuple(source.segment.root.absolute() for source in sources)
     tasks = [CopyTask(path.absolute(), folders, chunk) for chunk in range(segment.chunks)]

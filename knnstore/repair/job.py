@@ -5,30 +5,45 @@ last the index, which is made of all of them.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from knnstore.atomic import sync_folder, write_atomically
+from knnstore.atomic import write_atomically
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
-from knnstore.datastore.history import publish
+from knnstore.datastore.history import load_change, publish, record_path
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import KnnstoreError
-from knnstore.index.plan import IndexFolder, IndexPlan, open_index
+from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
+from knnstore.records import from_json, to_json
 from knnstore.repair.segments import Remaker, work_of
 from knnstore.scheduling import Runner
 from knnstore.suffixes.build import build_suffixes
-from knnstore.verify import Damage, VerifyReport, verify
+from knnstore.verify import UNRECORDED, Damage, VerifyReport, verify
 from knnstore.verify.damage import needed_keys
 from knnstore.verify.mending import mended_file
+
+_KIND, _REBUILD = "repair", "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """How an index is built again: what the record says of the change that took the damaged one out of the store."""
+
+    nlist: int
+    pq_bytes: int
+    train_rows: int
+    nprobe: int
+    rotation: str | None
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +64,15 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """``repaired``: the damages that are no more, each with how; ``left``: those that are, each with why."""
+    """``repaired``: the former damages, each with how; ``left``: those that remain, each with why.
+
+    ``resumed``: a repair that had been interrupted was finished.
+    """
 
     store: str
     repaired: tuple[tuple[Damage, str], ...]
     left: tuple[tuple[Damage, str], ...]
+    resumed: bool = False
 
 
 def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporter | None = None) -> RepairReport:
@@ -62,22 +81,23 @@ def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporte
     Raises LockedError while another process writes; what can't be repaired is reported, never guessed.
     """
     reporter = reporter or Reporter()
-    found = verify(root, reporter)
-    if found.intact:
-        return RepairReport(str(root), (), ())
+    before = verify(root, reporter)
     work = _Repair(root, options, runner, reporter)
+    resumed = work.interrupted() is not None
+    if before.intact and not resumed:
+        return RepairReport(str(root), (), ())
     with writing(root):
-        work.mend(found.damages)
-        found_then = verify(root, reporter) if work.done else found
-        if work.bring_back(found_then.damages):
-            found_then = verify(root, reporter)
-        work.segments(found_then.damages)
-        damaged_index = [damage for damage in found_then.damages if damage.source == "keys"]
-        dropped = work.drop_from_index(damaged_index)
-    if dropped:
-        work.rebuild_index(damaged_index)
-    work.rebuild_suffixes([damage for damage in found_then.damages if damage.source == "values"])
-    return work.report(found, verify(root, reporter))
+        work.mend(before.damages)
+        now = verify(root, reporter) if work.done else before
+        if work.bring_back(now.damages):
+            now = verify(root, reporter)
+        work.segments(now.damages)
+        damaged_index = [damage for damage in now.damages if damage.source == "keys"]
+        work.drop_from_index(damaged_index)
+    work.rebuild_suffixes([damage for damage in now.damages if damage.source == "values"])
+    if rebuild := work.interrupted():
+        work.rebuild_index(rebuild, damaged_index)
+    return replace(work.report(before, verify(root, reporter)), resumed=resumed)
 
 
 class _Repair:
@@ -88,7 +108,6 @@ class _Repair:
         self._options = options
         self._runner = runner
         self._reporter = reporter
-        self._plan: IndexPlan | None = None
         self.done: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
@@ -134,66 +153,78 @@ class _Repair:
         ways = {remaker.keys(chunk, None) for chunk in range(segment.chunks)}
         state = load_manifest(self._root)
         dropped = tuple(other for other in state.dropped or () if other != name) or None
-        publish(self._root, replace(state, dropped=dropped), "repair", f"give segment {name} its own keys again")
+        rebuild = self.interrupted()
+        facts = {_REBUILD: to_json(rebuild)} if rebuild else {}
+        publish(self._root, replace(state, dropped=dropped), _KIND, f"give segment {name} its own keys again", **facts)
         return f"after the segment's keys {' and '.join(sorted(ways))}"
 
-    def drop_from_index(self, damages: list[Damage]) -> bool:
-        """Take what is damaged out of the store's present state, so that nobody searches it; whether anything was."""
-        if not damages:
-            return False
-        manifest = load_manifest(self._root)
+    def interrupted(self) -> Rebuild | None:
+        """How to build what a repair took out of the index and hasn't put back yet; None if there is nothing.
+
+        It is in the record of the present state, so that another repair goes on where one was killed.
+        """
         try:
-            folder = None if manifest.index is None else open_index(self._root, manifest.index)
+            change = load_change(self._root, load_manifest(self._root).state)
+            if change.kind == _KIND and _REBUILD in change.facts:
+                return from_json(Rebuild, change.facts[_REBUILD], str(record_path(self._root, change.state.state)))
+        except KnnstoreError:  # a damaged record is told of by verify
+            pass
+        return None
+
+    def drop_from_index(self, damages: list[Damage]) -> None:
+        """Take what is damaged out of the store's present state, so that nobody searches it, and remove it."""
+        manifest = load_manifest(self._root)
+        if not damages or manifest.index is None:
+            return
+        try:
+            folder = open_index(self._root, manifest.index)
         except KnnstoreError as error:
             self.failed |= {
-                damage.path: f"{error}: build it anew with 'knnstore index --overwrite'" for damage in damages
+                damage.path: f"{error}: build it again with 'knnstore index --overwrite'" for damage in damages
             }
-            return False
-        if folder is None:
-            return False
-        self._plan = folder.plan
-        inside = [Path(damage.path).relative_to(Path("index") / folder.root.name) for damage in damages]
-        if any(path.parts[0] != "lists" for path in inside):  # the quantisers, on which all lists depend
-            publish(self._root, replace(manifest, index=None, indexed=()), "repair", "discard a damaged index")
-            remove_tree(folder.root)
-            return True
-        names = {path.parts[1] for path in inside}
-        kept = tuple(name for name in manifest.indexed if name not in names)
-        publish(self._root, replace(manifest, indexed=kept), "repair", f"discard lists of {len(names)} segments")
-        for name in names:
-            files = ["/".join(path.parts[2:]) for path in inside if path.parts[1] == name]
-            _forget(folder.lists(name), files)
-        return True
+            return
+        inside = [PurePosixPath(damage.path).parts[2:] for damage in damages]
+        of_lists = {parts[1] for parts in inside if parts[0] == "lists" and len(parts) > 2}
+        whole = any(
+            parts[0] != "lists" or len(parts) < 3 for parts in inside
+        )  # the quantisers: all lists depend on them
+        names = set(manifest.indexed) if whole else of_lists
+        if kept_only := names & set(manifest.dropped or ()):
+            why = f"the only keys of segment {', '.join(sorted(kept_only))} lie there, and couldn't be brought back"
+            self.failed |= {damage.path: self.failed.get(damage.path, why) for damage in damages}
+            return
+        rebuild = Rebuild(**{field.name: getattr(folder.plan, field.name) for field in fields(Rebuild)})
+        if whole:
+            state, what = replace(manifest, index=None, indexed=()), "discard a damaged index"
+        else:
+            kept = tuple(name for name in manifest.indexed if name not in names)
+            state, what = replace(manifest, indexed=kept), f"discard lists of {len(names)} segments"
+        publish(self._root, state, _KIND, what, **{_REBUILD: to_json(rebuild)})
+        # lists that were carried over have other members than lists that are filled from the keys: none is kept
+        for path in [folder.root] if whole else [folder.lists(name) for name in names]:
+            remove_tree(path)
 
-    def rebuild_index(self, damages: list[Damage]) -> None:
-        """Fill again what was dropped, under the same plan."""
-        plan = self._plan
-        assert plan is not None
+    def rebuild_index(self, rebuild: Rebuild, damages: Iterable[Damage]) -> None:
+        """Build again what this repair, or one that was killed, took out. Raises what ``build_index`` does."""
         options = IndexOptions(
-            nlist=plan.nlist,
-            pq_bytes=plan.pq_bytes,
-            train_sample=plan.train_rows,
-            nprobe=plan.nprobe,
-            rotation=plan.rotation,
-            seed=plan.seed,
+            nlist=rebuild.nlist,
+            pq_bytes=rebuild.pq_bytes,
+            train_sample=rebuild.train_rows,
+            nprobe=rebuild.nprobe,
+            rotation=rebuild.rotation,
+            seed=rebuild.seed,
             memory=self._options.memory,
         )
-        try:
-            build_index(Datastore(self._root), options, self._runner, self._reporter)
-            self.done |= {damage.path: "filled again from the keys" for damage in damages}
-        except KnnstoreError as error:
-            self.failed |= {damage.path: str(error) for damage in damages}
+        build_index(Datastore(self._root), options, self._runner, self._reporter)
+        self.done |= {damage.path: "built again from the keys" for damage in damages}
 
     def rebuild_suffixes(self, damages: list[Damage]) -> None:
         """Make the exact-match memory anew, if it is that of the present state; others are removed by that."""
         if not damages:
             return
         try:
-            with writing(self._root):
-                for name in {damage.path.split("/")[1] for damage in damages}:
-                    remove_tree(self._root / "suffixes" / name)
-            build_suffixes(Datastore(self._root), self._options.memory, self._reporter)
-            self.done |= {damage.path: "made anew from the values" for damage in damages}
+            build_suffixes(Datastore(self._root), self._options.memory, self._reporter, again=True)
+            self.done |= {damage.path: "made again from the values" for damage in damages}
         except KnnstoreError as error:
             self.failed |= {damage.path: str(error) for damage in damages}
 
@@ -278,19 +309,9 @@ def _records(segment: Segment) -> dict[str, FileRecord]:
     return found
 
 
-def _forget(folder: Path, files: list[str]) -> None:
-    """Remove the records of the tasks that wrote the files, or that can't be read, so that they run again."""
-    for path in sorted((folder / "commits").glob("*.json")):
-        try:
-            about = {record.path for record in load_commit(path).files}
-        except KnnstoreError:
-            about = set(files)
-        if about & set(files):
-            path.unlink()
-    sync_folder(folder / "commits")
-
-
 def _why_not(damage: Damage) -> str:
+    if damage.problem == UNRECORDED and not damage.rebuildable:
+        return "nothing of the store needs it: remove it, or put it elsewhere"
     if not damage.rebuildable:
         return "nothing says what it was: restore it from a copy, or ingest the corpus again"
     return "what it would be made from is damaged too"

@@ -11,8 +11,10 @@ def repair_text(report: RepairReport) -> str:
     for damage, why in report.left[:20]:
         rows = "" if damage.rows is None else f" (rows {damage.rows[0]:,} to {damage.rows[1]:,})"
         lines.append(f"left      {damage.path}{rows} {damage.problem}\n          {why}")
+    if report.resumed:
+        lines.append("repair    an earlier one had been interrupted: the index is built again")
     if not report.repaired and not report.left:
-        lines.append("repair    nothing is damaged")
+        lines.append(f"repair    nothing {'else ' if report.resumed else ''}is damaged")
     else:
         left = f", {len(report.left):,} can't be" if report.left else "; every byte is as it was written"
         lines.append(f"repair    {len(report.repaired):,} damaged files made good again{left}")

@@ -14,6 +14,7 @@ _WAYS: dict[Source, str] = {
     "copy or corpus": "from the index's copy of the same rows, or from the corpus",
     "LM": "by the LM",
     "corpus": "from the corpus",
+    "values": "from the stored tokens",
     "nothing": "",
 }
 
@@ -25,7 +26,7 @@ def verify_text(report: VerifyReport) -> str:
         lines.append(f"          … and {len(report.damages) - _MOST_LINES:,} more: --json has them all")
     state = "" if report.finished else "; the store isn't finished"
     if report.leftovers:
-        state += f"; {len(report.leftovers)} leftovers of a killed run, which the next one removes"
+        state += f"; {len(report.leftovers)} leftovers of a killed run, for its command to go on or the next to remove"
     found = f"{len(report.damages):,} damaged" if report.damages else "every byte is as it was written"
     lines.append(f"verify    {report.files:,} files, {format_size(report.bytes)}: {found}{state}")
     if report.damages:

@@ -43,8 +43,12 @@ class SuffixReport:
     built: bool
 
 
-def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = None) -> SuffixReport:
+def build_suffixes(
+    store: Datastore, memory: int, reporter: Reporter | None = None, *, again: bool = False
+) -> SuffixReport:
     """Build the exact-match memory, or go on with one that was interrupted; older ones are removed.
+
+    ``again``: make again what is damaged of one that is finished.
 
     Raises ResourceError before any work if memory or disk can't do, LockedError, CorruptStoreError.
     """
@@ -57,7 +61,7 @@ def build_suffixes(store: Datastore, memory: int, reporter: Reporter | None = No
             f"give {format_size(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
         )
     with writing(store.root):
-        if folder.finished:
+        if not again and folder.finished:
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
         with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
@@ -86,6 +90,8 @@ def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
     make_folder(folder.root)
     write_json(folder.root / PLAN_FILE, to_json(folder.plan))
     folder.commits.prepare()
+    for task in folder.commits.damaged().keys() - {DONE}:  # that stays: readers and repairs know by it what was whole
+        folder.commits.forget(task)
     plan, files = folder.plan, list[Path]()
     for name, rows, dtype in (("stream", plan.positions, plan.packing.dtype), ("order", plan.rows, plan.order_dtype)):
         files += create_array(folder.array(name), (rows,), chunk_rows(rows), np.dtype(dtype), "none")

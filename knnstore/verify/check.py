@@ -13,7 +13,7 @@ from pathlib import Path
 from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
 from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_commit
-from knnstore.datastore.contents import LEFTOVERS, entries_below
+from knnstore.datastore.contents import entries_below
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
@@ -24,17 +24,19 @@ from knnstore.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
+from knnstore.verify.leftovers import SCRATCH, needed
+from knnstore.verify.lists import list_problems
 from knnstore.verify.mending import mended, mended_file
-from knnstore.verify.states import dropped_segments, is_unpublished, missing_states, takedown_problem
+from knnstore.verify.states import missing_states, takedown_problem
 
 COMMITS_FOLDER = "commits"
+UNRECORDED = "is in no commit record"
 PLAN_FILES = ("segment.json", "index.json", "suffixes.json")
-_SCRATCH = {"parts", "runs"}  # folders of what is removed once something else has been made of it
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What ``verify`` read and found. ``leftovers``: of a killed writer, or given up, which the next run removes."""
+    """What ``verify`` read and found. ``leftovers``: what a killed writer left, or gave up."""
 
     store: str
     files: int
@@ -66,14 +68,9 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     if root / MANIFEST_FILE not in entries:
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
-    dropped = dropped_segments(root)
-    given_up = {segment_root(root, name) / "keys" for name in dropped}  # what is there yet goes with the next command
-    leftovers = [
-        path
-        for path in files
-        if path.suffix in LEFTOVERS or is_unpublished(path) or not given_up.isdisjoint(path.parents)
-    ]
-    coverage, finished = _cover(files), _finished_parts(root)
+    need = needed(root)
+    leftovers = [path for path in files if need.is_leftover(path)]
+    coverage, finished = _cover(sorted(set(files) - set(leftovers))), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
     total = sum(path.stat().st_size for path in files)
     with reporter.bar("verify", total, "B") as advance, read_afresh():
@@ -81,6 +78,9 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
             problem = coverage.problems.get(path) or _problem(path, coverage, advance)
             if problem:
                 problems[path] = problem
+    if need.present is not None:
+        problems |= {path: told for path, told in list_problems(root, need.present) if path not in problems}
+    dropped = (need.present.dropped if need.present else None) or ()
     missing = {*_missing(finished, coverage, problems, set(files)), *missing_states(root, set(files))}
     problems |= dict.fromkeys(missing - problems.keys(), "is missing")
     return VerifyReport(
@@ -155,7 +155,7 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return None if digest.startswith(path.stem) else "doesn't have the digest that it is named by"
     if path.suffix != ".json" or path.name == METADATA_FILE:
-        return "is in no commit record"
+        return UNRECORDED
     try:
         load_json(path)
     except CorruptStoreError as error:
@@ -164,12 +164,9 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
 
 
 def _expected(coverage: _Coverage, finished: dict[Path, Path]) -> Iterator[Path]:
-    """The files that must be there: those that records tell of, in the parts that the manifest names.
-
-    Elsewhere a missing file is no damage: what is being made is made again, and what is being removed may go.
-    """
+    """The files that must be there: those that records tell of, in the parts that the manifest names."""
     for path in coverage.records:
-        if set(path.parents) & finished.keys() and not _SCRATCH & set(path.parts):
+        if set(path.parents) & finished.keys() and not SCRATCH & set(path.parts):
             yield path
 
 

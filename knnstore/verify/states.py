@@ -3,30 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.history import TAKEDOWN, load_change, record_path
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.removed import removed_path
 from knnstore.datastore.takedowns import takedown_damage, takedown_path
 from knnstore.errors import CorruptStoreError, KnnstoreError
-
-
-def is_unpublished(path: Path) -> bool:
-    """Whether a file of removed texts is of a removal that was cut short: the next change removes it."""
-    if path.parent.name != LOG or path.suffix != ".parquet" or not path.stem.isdecimal():
-        return False
-    try:
-        return int(path.stem) > load_manifest(path.parent.parent).state
-    except CorruptStoreError:
-        return False
-
-
-def dropped_segments(root: Path) -> tuple[str, ...]:
-    """The segments whose keys lie in the index's lists alone."""
-    try:
-        return load_manifest(root).dropped or ()
-    except CorruptStoreError:
-        return ()
 
 
 def takedown_problem(path: Path) -> str | None:

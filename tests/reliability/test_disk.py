@@ -20,7 +20,7 @@ SENTENCES = {
     "full": "no space left to ",
     "quota": "your quota is used up (the disk has ",
     "read-only": "the file system is read-only; choose another place with --store",
-    "denied": "permission denied; choose another place with --store or mend its permissions",
+    "denied": "permission denied; ask its owner for it, or choose another place",
     "broken": "Input/output error; see the system's log for the disk, then run the same command again",
 }
 

@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 from faults.flips import torture
-from faults.material import bytes_of, copy_of, differences, run
+from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus, run
 
+import knnstore.ingest.append
+import knnstore.ingest.job
+import knnstore.ingest.making
 from knnstore.atomic import seal_json, unseal_json, write_json
-from knnstore.datastore.manifest import load_json
+from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError
@@ -208,3 +211,57 @@ def test_a_record_changed_on_purpose_with_its_checksum_is_told_by_its_plan(root)
     problems = {damage.path: damage.problem for damage in verify(root).damages}
     assert "belongs to another plan" in problems["segments/0000/commits/keys-000001.json"]
     assert problems["segments/0000/keys/c/1/0"] == "is in no commit record"  # of this plan
+
+
+@pytest.mark.parametrize("point", ["assemble", "publish", "remove_tree"])
+def test_what_a_killed_append_left_is_no_damage_and_the_same_ingest_goes_on(here, monkeypatch, point):
+    """Killed before its tokens are assembled, before its state is published, and before it cleans up."""
+    grow_corpus(here)
+    root = here / "books.knnstore"
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knnstore.ingest.making if point == "assemble" else knnstore.ingest.append, point, killed)
+        assert run(here, *INGEST)[0] == 130
+    (root / "segments/0001/keys").mkdir(exist_ok=True, parents=True)
+    (root / "segments/0001/keys/c7").write_bytes(b"begun") if point != "remove_tree" else None
+    report = verify(root)
+    assert (report.damages, report.finished) == ((), True)
+    assert report.leftovers
+    code, told = run(here, "repair")
+    assert (code, "nothing is damaged" in told) == (0, True)
+    code, told = run(here, *INGEST)
+    assert code == 0, told
+    assert len(load_manifest(root).segments) == 2
+    (root / "segments/0001/keys/c7").unlink(missing_ok=True)
+    assert verify(root).leftovers == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["keys/c/1/0", "values/c/0", "key_scales/c/0", "documents.parquet", "commits/keys-000001.json"]
+)
+def test_what_an_interrupted_ingest_left_is_verified_before_it_is_gone_on_with(here, made, monkeypatch, name):
+    root = here / "books.knnstore"
+    shutil.rmtree(root)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knnstore.ingest.job, "publish", killed)
+        assert run(here, *INGEST)[0] == 130
+    flip(root / "segments/0000" / name)
+    code, told = run(here, *INGEST)
+    assert (code, "it is made again" in told) == (0, True), told
+    assert verify(root).intact
+    one = bytes_of(root / "segments")
+    assert differences(one, bytes_of(made / "books.knnstore" / "segments")) == []
+
+
+def test_damage_of_the_exact_match_memory_is_told_with_what_it_is_made_again_from(lived, tmp_path):
+    here = copy_of(lived, tmp_path / "here")
+    flip(next((here / "books.knnstore").glob("suffixes/*/order/c/0")))
+    code, told = run(here, "verify")
+    assert (code, "can be made again from the stored tokens" in told) == (1, True), told

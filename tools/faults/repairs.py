@@ -1,0 +1,104 @@
+"""Damage each file of stores of every kind in turn, and repair: it ends, and all is right or it says why not."""
+
+import random
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faults.forking import in_process
+from faults.kinds import KINDS, make_kinds
+from faults.material import run
+from faults.outcome import Outcome
+from knnstore.datastore.store import Datastore
+from knnstore.index.exact import exact_search
+from knnstore.index.search import Searcher
+from knnstore.verify import verify
+
+_SECONDS = 120  # that one repair may take, on a busy machine
+_MADE_AGAIN = ("index/", "suffixes/")  # parts of a store of which every file but a plan can be made again
+_PLANS = ("index.json", "suffixes.json")
+
+
+def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1), kinds: Any = KINDS) -> Outcome:
+    """Damage ``count`` files, one at a time, spread evenly over all kinds of stores; as many as there are: each.
+
+    ``lost``: a repair didn't end, or ended otherwise than well or with a reason. ``silent``: it ended well and verify
+    or a search says otherwise. ``part``: of all cases every n-th from the i-th on.
+    """
+    outcome = Outcome("repairs")
+    stores: dict[str, Path] = in_process(lambda: make_kinds(folder / "kinds", kinds))
+    cases = [(kind, name) for kind, store in stores.items() for name in _files(store)]
+    outcome.fact("kinds of stores", len(stores))
+    outcome.fact("files", len(cases))
+    random.Random(seed).shuffle(cases)
+    expected = {kind: in_process(partial(neighbours, store)) for kind, store in stores.items()}
+    for kind, name in cases[:count][part[0] :: part[1]]:
+        work = folder / "work"
+        shutil.copytree(stores[kind].parent, work, symlinks=True)
+        story, told = f"{name} of {kind}", in_process(partial(_in_time, work / stores[kind].name, name, expected[kind]))
+        outcome.tried += 1
+        how, problem = told or ("didn't end", f"repair didn't end within {_SECONDS} s")
+        outcome.count(how)
+        if how == "wrong":
+            outcome.silent += 1
+            outcome.told.append(f"{story}: {problem}")
+        elif problem:
+            outcome.lose(f"{story}: {problem}")
+        shutil.rmtree(work)
+    return outcome
+
+
+def spoil(path: Path) -> None:
+    """Change more than one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    middle = slice(len(data) // 3, len(data) // 3 + 9)
+    data[middle] = bytes(byte ^ 0xA5 for byte in data[middle])
+    path.write_bytes(data)
+
+
+def _files(store: Path) -> list[str]:
+    files = (path for path in sorted(store.rglob("*")) if path.is_file() and path.name != ".lock")
+    return [path.relative_to(store).as_posix() for path in files if path.stat().st_size]
+
+
+def _in_time(store: Path, name: str, expected: list[Any]) -> tuple[str, str]:
+    signal.alarm(_SECONDS)  # kills this process
+    return repair_one(store, name, expected)
+
+
+def repair_one(store: Path, name: str, expected: list[Any]) -> tuple[str, str]:
+    """How the repair of one damaged file ended, and what of that may not be."""
+    spoil(store / name)
+    if name == "knnstore.json":
+        return "left", ""
+    code, told = run(store.parent, "repair", "--store", str(store), "--corpus", "books/")
+    report = verify(store)
+    if code not in (0, 1) or (code and "left      " not in told):
+        return "failed", f"ended with {code}: {told}"
+    if code:
+        return "left", _wrongly_left(store, name) and told
+    if not report.intact:
+        return "wrong", f"{told}; {report.damages[:3]}"
+    same = all(np.array_equal(one, other) for one, other in zip(neighbours(store), expected, strict=True))
+    return "repaired", "" if same else "a search finds other keys"
+
+
+def _wrongly_left(store: Path, name: str) -> bool:
+    """Whether a file that was left could have been made again, or the advice that was given doesn't help."""
+    if name.endswith("index.json"):
+        code, _ = run(store.parent, "index", "--store", str(store), "--overwrite", "--nlist", "5")
+        return bool(code) or not verify(store).intact
+    return name.startswith(_MADE_AGAIN) and not name.endswith(_PLANS)
+
+
+def neighbours(store: Path) -> list[Any]:
+    """What an exact search finds, and one that probes all lists of the index."""
+    opened = Datastore(store)
+    queries = np.random.default_rng(0).normal(size=(3, opened.segments[0].dimension)).astype(np.float32)
+    searcher = Searcher(opened)
+    found = exact_search(opened, queries, 4, rows=True), searcher.search(queries, 4, searcher.plan.nlist, rows=True)
+    return [array for one in found for array in (np.sort(one.rows), np.sort(one.values))]
