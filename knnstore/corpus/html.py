@@ -29,8 +29,10 @@ def text_of(page: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
     """
     if len(page) > MOST_BYTES:
         raise UnusableTextError(f"more than {MOST_BYTES} bytes of HTML; split it, or use --errors skip")
-    declared = _DECLARED.search(page[:_HEAD])
-    text = _decoded(page, declared[1].decode() if declared else "utf-8", errors, counts)
+    marked = page.startswith(codecs.BOM_UTF8)  # which outweighs a declaration
+    declared = None if marked else _DECLARED.search(page[:_HEAD])
+    encoding = declared[1].decode() if declared else "utf-8"
+    text = _decoded(page.removeprefix(codecs.BOM_UTF8), encoding, errors, counts)
     return mend(_extractor().extract_plain_text(text, main_content=True), errors, counts)
 
 

@@ -120,6 +120,29 @@ def test_a_changed_document_replaces_the_old_one_and_one_that_is_gone_is_pruned_
     assert counts(run()[0]) == NOTHING | {"added": 1, "unchanged": 4}  # pruned isn't taken down
 
 
+def test_a_run_with_other_patterns_adds_what_they_choose_and_prunes_nothing_else(run, books, texts, tmp_path):
+    for name, other in (("a.py", NAMES[5]), ("gone.py", NAMES[6])):
+        (books / name).write_text(texts[other])
+    run(include=("*.py",), holdout=0.0)
+    report, _ = run(prune=True, exclude=("*.py", NAMES[4]))
+    assert counts(report) == NOTHING | {"added": 4}
+    (books / "gone.py").unlink()
+    assert counts(run(prune=True, exclude=(NAMES[4],))[0]) == NOTHING | {"unchanged": 4}
+    assert counts(run(prune=True, include=("*.rst", NAMES[4]))[0]) == NOTHING | {"added": 1}
+    assert counts(run(prune=True, include=("*.py",))[0]) == NOTHING | {"unchanged": 1, "gone": 1, "pruned": 1}
+    assert len(live_texts(Datastore(tmp_path / "s.knnstore"))) == 6
+
+
+def test_an_interrupted_run_is_not_finished_with_other_patterns(run, books, texts):
+    (books / "a.py").write_text(texts[NAMES[5]])
+    with pytest.raises(InterruptedError):
+        run(most=2)
+    with pytest.raises(MismatchError, match="begun with another corpus"):
+        run(include=("*.txt", "*.py"))
+    report, _ = run(include=("*.txt",))  # which lists the same files
+    assert report.documents == 5
+
+
 def test_another_corpus_is_added_and_makes_nothing_of_the_first_gone(run, books, texts, tmp_path):
     run()
     more = tmp_path / "more"
