@@ -1,56 +1,89 @@
 """Which documents are kept out of a store, to measure on (integers in, integers out)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+Repeats = Callable[[Int64], Int64]
+"""How many tokens of each of some documents other documents repeat; int64 (n,), ascending numbers of documents, to
+int64 (n,)."""
 
 MOST_TOKENS = 250_000
 _FEWEST_DOCUMENTS = 2
 _SMALL_CORPUS = 4
 _END_SHARE = 0.1
 _SEED = 0
+_SPARES = 3  # documents, by number and by tokens, that are looked at besides each that is wanted
+_SHARES = 20  # repeated documents are told apart by so many steps
 
 
-def choose_heldout(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) -> Int64:
+def choose_heldout(
+    tokens: Int64, share: float, most_tokens: int = MOST_TOKENS, repeats: Repeats | None = None
+) -> Int64:
     """How many tokens at the end of each document are held out: int64 (documents,).
 
-    Whole documents, drawn with a fixed seed: ``share`` of them, at least two, together at most ``most_tokens``.
-    A corpus of fewer than four documents, or one in which no two whole documents fit, gives the last tenth of
-    each (of two of them) instead. A share of 0 holds out nothing.
+    Whole documents, drawn with a fixed seed: ``share`` of them, at least two, together at most ``most_tokens``. Of
+    four times as many that are drawn those are preferred that ``repeats`` finds least repeated. A corpus of fewer than
+    four documents, or one in which no two whole documents fit, gives the last tenth of each (of two of them) instead.
+    A share of 0 holds out nothing.
     """
     heldout = np.zeros(len(tokens), np.int64)
     if share == 0 or not len(tokens):
         return heldout
     order = np.random.default_rng(_SEED).permutation(len(tokens))
     if len(tokens) >= _SMALL_CORPUS:
-        taken = _whole_documents(tokens, order, max(_FEWEST_DOCUMENTS, round(share * len(tokens))), most_tokens)
-        if len(taken) >= _FEWEST_DOCUMENTS:
-            heldout[taken] = tokens[taken]
-            return heldout
+        wanted = max(_FEWEST_DOCUMENTS, round(share * len(tokens)))
+        for candidates in (_least_repeated_first(tokens, order, wanted, most_tokens, repeats), order):
+            taken = _whole_documents(tokens, candidates, wanted, most_tokens)
+            if len(taken) >= _FEWEST_DOCUMENTS:
+                heldout[taken] = tokens[taken]
+                return heldout
         order = order[:_FEWEST_DOCUMENTS]
     heldout[order] = np.minimum((tokens[order] * max(share, _END_SHARE)).astype(np.int64), most_tokens // len(order))
     return heldout
 
 
-def choose_heldout_pairs(tokens: Int64, share: float, most_tokens: int = MOST_TOKENS) -> Int64:
+def choose_heldout_pairs(
+    tokens: Int64, share: float, most_tokens: int = MOST_TOKENS, repeats: Repeats | None = None
+) -> Int64:
     """The same of pairs of texts, which are held out whole or not at all: of fewer than four none is."""
-    heldout = choose_heldout(tokens, share, most_tokens)
+    heldout = choose_heldout(tokens, share, most_tokens, repeats)
     return np.where(heldout == tokens, heldout, 0)
 
 
-def choose_more_heldout(tokens: Int64, share: float, most_tokens: int) -> Int64:
+def choose_more_heldout(tokens: Int64, share: float, most_tokens: int, repeats: Repeats | None = None) -> Int64:
     """How many tokens at the end of each document that is added to a store are held out: int64 (documents,).
 
-    Whole documents, drawn with a fixed seed: ``share`` of them, together at most ``most_tokens``. There is no least
-    number, since the store has others that are held out.
+    Whole documents, drawn with a fixed seed: ``share`` of them, together at most ``most_tokens``, those preferred that
+    are least repeated. There is no least number, since the store has others that are held out.
     """
     heldout = np.zeros(len(tokens), np.int64)
     order = np.random.default_rng(_SEED).permutation(len(tokens))
-    taken = _whole_documents(tokens, order, round(share * len(tokens)), most_tokens)
+    wanted = round(share * len(tokens))
+    candidates = _least_repeated_first(tokens, order, wanted, most_tokens, repeats)
+    taken = _whole_documents(tokens, candidates, wanted, most_tokens)
     heldout[taken] = tokens[taken]
     return heldout
+
+
+def _least_repeated_first(tokens: Int64, order: Int64, wanted: int, most_tokens: int, repeats: Repeats | None) -> Int64:
+    """``order`` with a sample of documents in front, by the share of their tokens that others repeat.
+
+    The sample has all that would be taken in ``order`` itself, which are taken again if nothing repeats them.
+    """
+    taken = _whole_documents(tokens, order, wanted, most_tokens)
+    if repeats is None or not taken:
+        return order
+    others = order[~np.isin(order, taken) & (tokens[order] <= most_tokens)]
+    spares = _whole_documents(tokens, others, _SPARES * wanted, _SPARES * most_tokens)
+    sample = np.sort(np.array([*taken, *spares], np.int64))
+    steps = np.zeros(len(tokens), np.int64)
+    steps[sample] = np.ceil(_SHARES * repeats(sample) / tokens[sample])
+    sampled = np.isin(order, sample)
+    first = order[sampled]
+    return np.concatenate([first[np.argsort(steps[first], kind="stable")], order[~sampled]])
 
 
 def _whole_documents(tokens: Int64, order: Int64, wanted: int, most_tokens: int) -> list[int]:

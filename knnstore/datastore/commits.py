@@ -7,7 +7,7 @@ their recorded sizes, means not done: the task runs again and overwrites. No loc
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,13 @@ class CommitLog:
         with storage_errors("remove", self.folder):
             (self.folder / f"{task}.json").unlink(missing_ok=True)
             sync_folder(self.folder)
+
+    def adopt(self, tasks: str, older: str) -> None:
+        """Take over records that a run with the fingerprint ``older`` left of ``tasks`` (a glob), whose files are the
+        same with this one."""
+        for path in sorted(self.folder.glob(f"{tasks}.json")):
+            if (commit := load_commit(path)).fingerprint == older:
+                write_json(path, to_json(replace(commit, fingerprint=self.fingerprint)))
 
     def damage(self, task: str) -> str | None:
         """What is wrong with the bytes of a task's files, in words, or None. Raises what ``require`` does."""

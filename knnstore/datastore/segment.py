@@ -18,7 +18,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from knnstore.datastore.keycodec import Float32, KeyCodec, KeyDtype
 from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
-from knnstore.records import fingerprint, from_json
+from knnstore.records import LATER, fingerprint, from_json
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
@@ -57,7 +57,8 @@ class SegmentPlan:
 
     ``sources`` is the digest of the corpus files' names and sizes; ``text_field`` the field of the text, or those of a
     pair's source and target with a tab between; ``compute`` the LM's dtype and ``versions`` those of the libraries,
-    since another one may change the last bits of a key.
+    since another one may change the last bits of a key. ``distinct``: of documents with the same text the first alone
+    is in it, and those that nothing repeats are preferred for measuring; None, as in older stores: every one is in it.
     """
 
     model: ModelIdentity
@@ -70,6 +71,7 @@ class SegmentPlan:
     holdout: float
     compute: str
     versions: dict[str, str]
+    distinct: bool | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 0 < self.chunk_rows <= 2**30 or not 0 <= self.holdout < 1:

@@ -24,8 +24,9 @@ from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial
 from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
-from knnstore.holdout import MOST_TOKENS, Int64, choose_more_heldout
+from knnstore.holdout import MOST_TOKENS, Int64, Repeats, choose_more_heldout
 from knnstore.ingest.assembly import Choose
+from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count
 from knnstore.ingest.plan import IngestOptions, differences
 from knnstore.ingest.survey import (
@@ -56,6 +57,7 @@ class Appended:
     added: int
     changed: int
     unchanged: int
+    copies: int
     withheld: int
     gone: int
     pruned: int
@@ -87,13 +89,15 @@ class Append:
             found = self._compare(store, corpus)
         making = self._add(store, found) if found.new.any() else None
         gone = found.gone if self.options.prune else {}
-        if making or gone:
-            self._publish(store, making.segment if making else None, found.replaced if making else {}, gone)
+        replaced = found.replaced if making or not found.new.any() else {}
+        if making or gone or replaced:
+            self._publish(store, making.segment if making else None, replaced, gone)
         self._clean_up()
         return Appended(
             added=found.added if making else 0,
-            changed=found.changed if making else 0,
+            changed=found.changed if replaced else 0,
             unchanged=found.unchanged,
+            copies=found.copies,
             withheld=found.withheld,
             gone=sum(map(len, found.gone.values())),
             pruned=sum(map(len, gone.values())),
@@ -109,7 +113,8 @@ class Append:
         making = self._making(self._begin(found))
         making.forget_damaged()
         parts = parts_to_add(self.sources, found)
-        if not making.tokenise(parts, self.options.reading, self._heldout(store, found)):
+        shown = store.masked(found.replaced)
+        if not making.tokenise(parts, self.options.reading, self._heldout(store, found), shown):
             return None
         making.write_keys()
         return making
@@ -199,7 +204,7 @@ class Append:
         held = sum(int(s.documents.heldout_tokens[store.heldout(s)].sum()) for s in store.segments)
         replaced = replaced_heldout(store, found)
 
-        def choose(tokens: Int64, tables: Iterable[Any]) -> Int64:
+        def choose(tokens: Int64, tables: Iterable[Any], repeats: Repeats | None) -> Int64:
             heldout, bound = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.bool_)
             begin = 0
             for table in tables:
@@ -209,7 +214,9 @@ class Append:
                     heldout[begin + row], bound[begin + row] = own if part is None else min(part, own), True
                 begin += len(table)
             room = max(0, MOST_TOKENS - held)
-            heldout[~bound] = choose_more_heldout(tokens[~bound], self.plan.holdout, room)
+            free = np.flatnonzero(~bound)
+            of_free = (lambda some: repeats(free[some])) if repeats else None
+            heldout[free] = choose_more_heldout(tokens[free], self.plan.holdout, room, of_free)
             return heldout
 
         return choose
@@ -223,10 +230,12 @@ class Append:
             facts |= {"documents": len(segment.documents), "keys": segment.rows}
             told.append(f"add {count(len(segment.documents), 'document')}, {segment.rows:,} keys")
         if replaces:
-            told.append(f"{replaces:,} of them in place of older ones")
+            one = "of them in place of older ones" if segment else "replaced by texts that are there already"
+            told.append(f"{replaces:,} {one}")
         if goes:
             told.append(f"remove {goes:,} that are gone from the corpus")
-        removed = save_removed(self.root, joined(store.removed, joined(replaced, gone)))
+        copies = {} if segment is None else superfluous_of(segment)
+        removed = save_removed(self.root, joined(joined(store.removed, copies), joined(replaced, gone)))
         publish(self.root, replace(state, removed=removed), "ingest", ", ".join(told), **facts)
 
     def _clean_up(self) -> None:

@@ -1,6 +1,8 @@
-"""Tokenised parts -> the segment's documents, values and held-out tokens. Streams; one pass over the ids."""
+"""Tokenised parts -> the segment's documents, values and held-out tokens. Streams; a pass over the ids to choose what
+is held out, and one to write."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +14,41 @@ import pyarrow.parquet as pq
 from knnstore.atomic import read_raw
 from knnstore.datastore.appending import ChunkWriter
 from knnstore.datastore.arrays import create_array
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS, digests_of
+from knnstore.datastore.overlaps import find_windows
+from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
 from knnstore.datastore.sources import write_sources
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_tables
+from knnstore.datastore.takedowns import Digests
 from knnstore.errors import CorruptStoreError
-from knnstore.holdout import Int64
+from knnstore.holdout import Int64, Repeats
+from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
 from knnstore.objects.path import ObjectPath
+from knnstore.overlap import LENGTH, Windows, covered, window_starts
 
-Choose = Callable[[Int64, Iterable[Any]], Int64]
-"""How many tokens at the end of each document are held out, by the tokens of each (documents,) and the tables of all,
-which are read one after the other as they are asked for."""
+Choose = Callable[[Int64, Iterable[Any], Repeats | None], Int64]
+"""How many tokens at the end of each document are held out, by the tokens of each (documents,), the tables of all,
+which are read one after the other as they are asked for, and what says how much of some is repeated by others."""
 
 
-def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any) -> None:
+def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any, store: Datastore | None = None) -> None:
     """Write documents.parquet, values and heldout, and commit them. Of a document it holds a few numbers.
 
-    ``heldout_bytes(texts)`` gives the UTF-8 bytes of lists of token ids: needed where only the end of a document is
-    held out.
+    Of documents with the same text the first is taken, if the plan says so. ``heldout_bytes(texts)`` gives the UTF-8
+    bytes of lists of token ids: needed where only the end of a document is held out. ``store``: the one that the
+    segment is added to.
     """
     for part in range(parts):
         if damage := segment.commits.damage(tokens_task(part)):
             segment.commits.forget(tokens_task(part))
             raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
-    tokens, size, source_tokens = _numbers(segment, parts)
-    heldout = choose(tokens, _tables(segment, parts))
+    reading = _Parts(segment, parts)
+    tokens, size, source_tokens = reading.tokens, reading.bytes, reading.source_tokens
+    repeats = partial(_repeated_tokens, reading, store) if segment.plan.distinct else None
+    heldout = choose(tokens, reading.tables(), repeats)
     stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
     dtype = segment.plan.value_dtype
     files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")
@@ -45,7 +56,7 @@ def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any) -
     ends = []
     writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
     heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
-    for keep, end, whole in _split(_memory_maps(segment, parts, part_tokens), tokens, heldout):
+    for keep, end, whole in _split(reading.ids(), tokens, heldout):
         writer.write(keep)
         heldout_writer.write(end)
         if len(end) and not whole:
@@ -55,7 +66,7 @@ def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any) -
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
     files += [*writer.finish(), *heldout_writer.finish()]
     if segment.plan.key.task == "seq2seq":
-        files += write_sources(segment, source_tokens, _memory_maps(segment, parts, part_sources))
+        files += write_sources(segment, source_tokens, reading.source_ids())
     stored = tokens - heldout
     columns = {
         "first_row": np.cumsum(stored) - stored,
@@ -65,21 +76,95 @@ def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any) -
         "heldout_bytes": sizes,
     }
     files.append(segment.root / DOCUMENTS_FILE)
-    write_tables(files[-1], _documents(_tables(segment, parts), columns), DOCUMENTS_SCHEMA)
-    segment.commits.commit(DOCUMENTS_TASK, files)
+    write_tables(files[-1], _documents(reading.tables(), columns), DOCUMENTS_SCHEMA)
+    segment.commits.commit(DOCUMENTS_TASK, files, copies=reading.copies)
 
 
-def _tables(segment: Segment, parts: int) -> Iterator[Any]:
-    """The documents of each part."""
-    return (pq.read_table(pa.BufferReader(read_raw(part_table(segment.root, part)))) for part in range(parts))
+class _Parts:
+    """The documents of all parts, but for copies, where the plan leaves them out.
+
+    ``tokens``, ``bytes`` and ``source_tokens`` (0 if there is no source): int64 (documents,). ``copies``: how many
+    documents are left out.
+    """
+
+    def __init__(self, segment: Segment, parts: int) -> None:
+        self._segment, self._parts = segment, parts
+        names = ("tokens", "bytes", "source_tokens")
+        columns = [[pc.fill_null(table.column(name), 0).to_numpy() for name in names] for table in self._every()]
+        self._all_tokens, size, self._all_sources = (np.concatenate(column) for column in zip(*columns, strict=True))
+        self._kept = np.ones(len(size), np.bool_)
+        if segment.plan.distinct:
+            self._kept = first_of_each(self._digests(len(size)))
+        self.copies = int((~self._kept).sum())
+        self.tokens, self.bytes = self._all_tokens[self._kept], size[self._kept]
+        self.source_tokens = self._all_sources[self._kept]
+
+    def tables(self) -> Iterator[Any]:
+        """What the documents of each part are, of its ``DOCUMENTS_SCHEMA``."""
+        begin = 0
+        for table in self._every():
+            yield table.filter(pa.array(self._kept[begin : begin + len(table)])) if self.copies else table
+            begin += len(table)
+
+    def ids(self) -> Iterator[Any]:
+        """Their token ids, in pieces of whole documents."""
+        return self._pieces(part_tokens, self._all_tokens)
+
+    def source_ids(self) -> Iterator[Any]:
+        """Of pairs of texts, those of the sources."""
+        return self._pieces(part_sources, self._all_sources)
+
+    def _pieces(self, file: Callable[[Path, int], Path], tokens: Int64) -> Iterator[Any]:
+        kept = RowRanges.of_documents(np.cumsum(tokens) - tokens, tokens, np.flatnonzero(self._kept))
+        begin = 0
+        for ids in _memory_maps(self._segment, self._parts, file):
+            end = begin + len(ids)
+            first, last = np.searchsorted(kept.ends, begin, "right"), np.searchsorted(kept.begins, end)
+            for piece in range(int(first), int(last)):
+                yield ids[max(kept.begins[piece] - begin, 0) : kept.ends[piece] - begin]
+            begin = end
+
+    def _digests(self, count: int) -> Digests:
+        digests, begin = np.empty(count, "S32"), 0
+        for table in self._every():
+            digests[begin : begin + len(table)] = digests_of(table)
+            begin += len(table)
+        return digests
+
+    def _every(self) -> Iterator[Any]:
+        root = self._segment.root
+        return (pq.read_table(pa.BufferReader(read_raw(part_table(root, part)))) for part in range(self._parts))
 
 
-def _numbers(segment: Segment, parts: int) -> tuple[Int64, Int64, Int64]:
-    """Of all documents the tokens, the UTF-8 bytes of their texts, and the tokens of their sources (0 if none)."""
-    names = ("tokens", "bytes", "source_tokens")
-    found = [[pc.fill_null(table.column(name), 0).to_numpy() for name in names] for table in _tables(segment, parts)]
-    tokens, size, source_tokens = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return tokens, size, source_tokens
+def _repeated_tokens(reading: _Parts, store: Datastore | None, documents: Int64) -> Int64:
+    """How many tokens of some documents, ascending, lie in runs that another one or the store has: int64 (documents,).
+
+    One pass over all tokens; holds those of the documents.
+    """
+    tokens, ends = reading.tokens, np.cumsum(reading.tokens)
+    wanted = np.zeros_like(tokens)
+    wanted[documents] = tokens[documents]
+    ids = np.concatenate([end for _, end, _ in _split(reading.ids(), tokens, wanted)])
+    last = np.cumsum(tokens[documents])
+    starts = window_starts(last - tokens[documents], tokens[documents], 0, len(ids))
+    windows = Windows(ids, starts)
+    # each window stands in its own document; those that stand in a second one are repeated
+    lowest, highest = np.full(windows.groups, len(tokens)), np.full(windows.groups, -1)
+    begin = 0
+    for piece in reading.ids():
+        for places, groups in windows.find(piece):
+            document = np.searchsorted(ends, places + begin, side="right")
+            whole = places + begin + LENGTH <= ends[document]
+            np.minimum.at(lowest, groups[whole], document[whole])
+            np.maximum.at(highest, groups[whole], document[whole])
+        begin += len(piece)
+    repeated = lowest != highest
+    for segment, hidden in zip(store.segments, store.hidden, strict=True) if store else ():
+        for _, groups in find_windows(windows, segment, hidden):
+            repeated[groups] = True
+    shared = np.cumsum(np.pad(covered(starts[repeated[windows.group]], len(ids)), (1, 0)), dtype=np.int64)
+    counts: Int64 = shared[last] - shared[last - tokens[documents]]
+    return counts
 
 
 def _documents(tables: Iterable[Any], columns: Mapping[str, Int64]) -> Iterator[Any]:

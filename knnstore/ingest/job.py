@@ -11,17 +11,20 @@ from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import LOCK_FILE, require_free, writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
-from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.removed import save_removed
+from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import CorpusError, MismatchError, UsageError
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
+from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count
-from knnstore.ingest.plan import IngestOptions, check_memory, differences, segment_plan
-from knnstore.ingest.tasks import describe_model
+from knnstore.ingest.plan import IngestOptions, check_memory, differences, older_plan, segment_plan
+from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
+from knnstore.records import fingerprint as record_fingerprint
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
@@ -34,7 +37,8 @@ class IngestReport:
     """What an ingest did, and the store as it is now: ``documents`` and ``rows`` that aren't removed, ``bytes`` of all
     its segments.
 
-    ``added``, ``changed`` and ``unchanged`` count the corpus' documents; ``withheld`` those that were removed from the
+    ``added``, ``changed`` and ``unchanged`` count the corpus' documents; ``copies`` those that were left out because an
+    added one has the same text; ``withheld`` those that were removed from the
     store on purpose and stay out; ``gone`` those of the store that the corpus has no more, of which ``pruned`` were
     removed. ``new_rows``: keys added. ``tokens_per_second``: keys made a second by this run, 0 if there were none left
     to make. ``tasks_run`` counts this run's tasks, ``tasks_kept`` those that an earlier run had done.
@@ -51,6 +55,7 @@ class IngestReport:
     added: int
     changed: int
     unchanged: int
+    copies: int
     withheld: int
     gone: int
     pruned: int
@@ -105,16 +110,19 @@ def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions
     segment = making.segment
     making.forget_damaged()
     choose = choose_heldout_pairs if options.pairs else choose_heldout
-    if not making.tokenise(parts, options.reading, lambda tokens, _: choose(tokens, options.holdout)):
+    heldout = lambda tokens, _, repeats: choose(tokens, options.holdout, repeats=repeats)  # noqa: E731 - one expression
+    if not making.tokenise(parts, options.reading, heldout):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")
     if segment.rows == 0:
         raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
     making.write_keys()
-    documents = len(segment.documents)
+    removed = superfluous_of(segment)
+    copies = making.copies + sum(map(len, removed.values()))
+    documents = len(segment.documents) - sum(map(len, removed.values()))
     what = f"add {count(documents, 'document')}, {segment.rows:,} keys"
-    state = replace(load_manifest(root), segments=(segment.root.name,))
+    state = replace(load_manifest(root), segments=(segment.root.name,), removed=save_removed(root, removed))
     publish(root, state, "ingest", what, documents=documents, keys=segment.rows, replaced=0, pruned=0)
-    return Appended(documents, 0, 0, 0, 0, 0, (making,))
+    return Appended(documents, 0, 0, copies, 0, 0, 0, (making,))
 
 
 def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
@@ -132,6 +140,7 @@ def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
         added=done.added,
         changed=done.changed,
         unchanged=done.unchanged,
+        copies=done.copies,
         withheld=done.withheld,
         gone=done.gone,
         pruned=done.pruned,
@@ -164,10 +173,16 @@ def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
 
 
 def _first_segment(root: Path, plan: SegmentPlan) -> Segment:
-    """The first segment, begun or made; refuses one that was begun with another plan."""
-    path = segment_root(root, _SEGMENT)
+    """The first segment, begun or made; refuses one that was begun with another plan.
+
+    One that an older version began keeps its plan if its documents are chosen; else what it tokenised is taken over.
+    """
+    path, older = segment_root(root, _SEGMENT), older_plan(plan)
     if (path / PLAN_FILE).exists():
-        told = differences(Segment(path).plan, plan)
+        begun = Segment(path)
+        if begun.plan == older and begun.commits.find(DOCUMENTS_TASK):
+            plan = older
+        told = [] if begun.plan == older else differences(begun.plan, plan)
         if told:
             raise MismatchError(
                 f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "
@@ -175,9 +190,11 @@ def _first_segment(root: Path, plan: SegmentPlan) -> Segment:
             )
     CommitLog(path / "commits", path, "").prepare()
     write_json(path / PLAN_FILE, to_json(plan))
+    segment = Segment(path)
+    segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
     if not (root / MANIFEST_FILE).exists():
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
-    return Segment(path)
+    return segment
 
 
 def _corpus_line(found: Listing, options: IngestOptions) -> str:

@@ -8,6 +8,7 @@ from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Parts
 from knnstore.datastore.arrays import create_array
 from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
 from knnstore.ingest.assembly import Choose, assemble
@@ -60,10 +61,16 @@ class Making:
         """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
         return self.segment.commits.find(DOCUMENTS_TASK) is not None
 
-    def tokenise(self, parts: Parts, reading: ReadOptions, choose: Choose) -> bool:
+    @property
+    def copies(self) -> int:
+        """Documents that were left out because an earlier one has the same text."""
+        commit = self.segment.commits.find(DOCUMENTS_TASK)
+        return int(commit.facts.get("copies", 0)) if commit else 0
+
+    def tokenise(self, parts: Parts, reading: ReadOptions, choose: Choose, store: Datastore | None = None) -> bool:
         """Write documents, values and held-out tokens; False, and nothing is written, if there isn't one token.
 
-        ``choose``: see ``Choose``.
+        ``choose``: see ``Choose``; ``store``: the one that the segment is added to.
         """
         sweep_partial(self.segment.root)
         # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
@@ -71,7 +78,7 @@ class Making:
             with telling_need("The tokens of the text", lambda: parts.bytes):
                 if not self._tokenise(parts, reading):
                     return False
-                assemble(self.segment, len(parts), choose, self._decoded_bytes)
+                assemble(self.segment, len(parts), choose, self._decoded_bytes, store)
         remove_parts(self.segment.root)
         table = self.segment.documents
         heldout, heldout_tokens = len(table.heldout()), int(table.heldout_tokens.sum())

@@ -16,6 +16,7 @@ from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import ResourceError, UsageError
 from knnstore.lm.spec import LmFacts, default_model, resolve_model
+from knnstore.records import LATER
 from knnstore.sizes import format_size
 
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
@@ -149,7 +150,14 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
         holdout=float(options.holdout),  # 0 and 0.0 are one plan, and not one JSON
         compute=f"{facts.dtype} on {facts.device.split(':')[0]}",
         versions={name: version(name) for name in _LIBRARIES},
+        distinct=True,
     )
+
+
+def older_plan(plan: SegmentPlan) -> SegmentPlan:
+    """The plan as versions wrote it that lack the fields which came later."""
+    later: dict[str, Any] = {field.name: None for field in fields(plan) if field.metadata == LATER}
+    return replace(plan, **later)
 
 
 def chunk_rows(dimension: int, key_dtype: KeyDtype) -> int:

@@ -21,6 +21,7 @@ from knnstore.datastore.removed import Removed
 from knnstore.datastore.rowranges import Bool, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import Digests
+from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import SurveyTask, survey
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint
@@ -31,29 +32,23 @@ _BATCH = 8192  # documents that are Python's objects at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Differences:
-    """``corpus``: the documents that are there, of ``SURVEY_SCHEMA``; ``new``: bool, those the store doesn't have.
+    """``corpus``: the documents that are there, of ``SURVEY_SCHEMA``; ``new``: bool, those to be stored.
 
-    Of the new ones, ``changed`` replace documents of the store, ``replaced``, that have the same name. ``withheld``
-    counts those that were removed from the store on purpose and stay out. ``gone``: documents of the store that the
-    corpus should have and doesn't.
+    ``added`` counts new ones with a name that the store doesn't know; ``changed`` those with another text than the
+    stored document of their name, which is in ``replaced``; ``unchanged`` those whose text the store has; ``copies``
+    those left out because a new one before them has the same text; ``withheld`` those that were removed from the store
+    on purpose and stay out. ``gone``: documents of the store that the corpus should have and doesn't.
     """
 
     corpus: Any
     new: Bool
+    added: int
     changed: int
+    unchanged: int
+    copies: int
     replaced: Removed
     withheld: int
     gone: Removed
-
-    @property
-    def added(self) -> int:
-        """New documents that replace none."""
-        return int(self.new.sum()) - self.changed
-
-    @property
-    def unchanged(self) -> int:
-        """Documents that the store has."""
-        return len(self.new) - int(self.new.sum()) - self.withheld
 
 
 def survey_corpus(sources: Sequence[Source], options: ReadOptions, runner: Runner, reporter: Reporter) -> Any:
@@ -76,19 +71,31 @@ def compare(store: Datastore, corpus: Any, inside: Callable[[str], bool], takedo
     known = _in(digests, np.concatenate([ours[numbers] for ours, numbers in zip(stored, live, strict=True)]))
     withheld = ~known & _in(digests, takedowns)
     new = ~known & ~withheld
-    wanted = names_of(corpus.filter(pa.array(new)))
+    copies = new & ~first_of_each(digests)
+    new &= ~copies
+    stale = [numbers[~_in(ours[numbers], digests)] for ours, numbers in zip(stored, live, strict=True)]
+    tables = [segment.documents.table.take(numbers) for segment, numbers in zip(store.segments, stale, strict=True)]
+    # the number of a record that is stored already may have moved, and says nothing of the one that had it
+    told = new | copies | (known & _named_for_good(corpus))
+    renewed = told & _named(corpus, pa.chunked_array([names_of(table) for table in tables]))
+    wanted = names_of(corpus.filter(pa.array(renewed)))
     replaced: dict[str, Int64] = {}
     gone: dict[str, Int64] = {}
-    changed: set[str] = set()
-    for segment, ours, numbers in zip(store.segments, stored, live, strict=True):
-        stale = numbers[~_in(ours[numbers], digests)]
-        table = segment.documents.table.take(stale)
-        names = names_of(table)
-        same = is_among(names, wanted)
+    for segment, numbers, table in zip(store.segments, stale, tables, strict=True):
+        same = is_among(names_of(table), wanted)
         scoped = np.array([inside(path.as_py()) for path in table.column("path")], np.bool_)
-        replaced[segment.root.name], gone[segment.root.name] = stale[same], stale[scoped & ~same]
-        changed.update(names.filter(pa.array(same)).to_pylist())
-    return Differences(corpus, new, len(changed), _some(replaced), int(withheld.sum()), _some(gone))
+        replaced[segment.root.name], gone[segment.root.name] = numbers[same], numbers[scoped & ~same]
+    return Differences(
+        corpus=corpus,
+        new=new,
+        added=int((new & ~renewed).sum()),
+        changed=int((renewed & ~copies).sum()),
+        unchanged=int((known & ~renewed).sum()),
+        copies=int(copies.sum()),
+        replaced=_some(replaced),
+        withheld=int(withheld.sum()),
+        gone=_some(gone),
+    )
 
 
 def parts_to_add(sources: Sequence[Source], differences: Differences) -> Parts:
@@ -147,6 +154,19 @@ def is_among(names: Any, wanted: Any) -> Bool:
     values = wanted if isinstance(wanted, pa.ChunkedArray) else pa.array(wanted, pa.large_string())
     found: Bool = pc.is_in(names, value_set=values).to_numpy()
     return found
+
+
+def _named_for_good(corpus: Any) -> Bool:
+    """Whether each document is named by its path or an id, not by the number of a record: bool (documents,)."""
+    named: Bool = pc.or_(pc.is_null(corpus.column("record")), pc.is_valid(corpus.column("id"))).to_numpy()
+    return named
+
+
+def _named(corpus: Any, names: Any) -> Bool:
+    """Whether each document of the corpus has one of the names, a batch at a time: bool (documents,)."""
+    batches = corpus.to_batches(max_chunksize=_BATCH) if len(names) else ()
+    named = [is_among(names_of(pa.Table.from_batches([batch])), names) for batch in batches]
+    return np.concatenate(named) if named else np.zeros(len(corpus), np.bool_)
 
 
 def _in(digests: Digests, others: Digests) -> Bool:

@@ -39,6 +39,10 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 _MOST_SHRUNK = 64  # by which this may be divided: far below a window, each is a batch of its own
 
 
+TOKENS_TASKS = "tokens-*"
+"""The tasks that tokenise a part of the corpus."""
+
+
 def tokens_task(part: int) -> str:
     """Name of the task that tokenises a part of the corpus."""
     return f"tokens-{part:06d}"

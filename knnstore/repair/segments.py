@@ -142,7 +142,7 @@ class Remaker:
         assemble(
             self.segment,
             len(parts),
-            lambda tokens, _: choose_heldout(tokens, share),
+            lambda tokens, _, repeats: choose_heldout(tokens, share, repeats=repeats),
             self._decoded_bytes,
         )
         remove_parts(self.segment.root)

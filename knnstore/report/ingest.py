@@ -30,9 +30,11 @@ def _left_out(report: IngestReport) -> str:
 
 def _differences(report: IngestReport) -> str:
     """What became of the documents, where there was a store already."""
-    if report.documents == report.added and not report.gone:
+    if report.documents == report.added and not report.gone and not report.copies:
         return ""
     told = [f"{report.added:,} added", f"{report.changed:,} changed", f"{report.unchanged:,} unchanged"]
+    if report.copies:
+        told.append(f"{report.copies:,} left out as copies of others")
     if report.withheld:
         told.append(f"{report.withheld:,} were removed earlier and stay out (--readmit)")
     if report.gone:

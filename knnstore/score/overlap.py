@@ -71,7 +71,7 @@ class Overlap:
     @property
     def words(self) -> str:
         """How much it is and what follows from it, in words."""
-        words = f"{self.share:.1%} of the tokens lie in runs of {LENGTH} or more that the store has"
+        words = f"{100 * self.share:.1f} % of the tokens lie in runs of {LENGTH} or more that the store has"
         if self.excluded:
             count = self.source_documents
             documents = f"{count:,} document{'' if count == 1 else 's'} of {self.source_keys:,} keys"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.holdout import MOST_TOKENS, choose_heldout
+from knnstore.holdout import MOST_TOKENS, choose_heldout, choose_more_heldout
 
 documents = st.lists(st.integers(1, 1000), min_size=4, max_size=300)
 
@@ -66,3 +66,29 @@ def test_an_empty_corpus_has_nothing_to_hold_out():
 @given(documents)
 def test_the_choice_is_the_same_every_time(tokens):
     assert choose(tokens) == choose(tokens)
+
+
+@given(documents, st.floats(0.001, 0.9), st.integers(1, 5000))
+def test_the_choice_is_that_of_the_draw_where_nothing_is_repeated(tokens, share, most):
+    nothing = {"repeats": np.zeros_like}
+    assert choose(tokens, share, most_tokens=most, **nothing) == choose(tokens, share, most_tokens=most)
+    lengths = np.array(tokens, np.int64)
+    more = [choose_more_heldout(lengths, share, most, **options).tolist() for options in (nothing, {})]
+    assert more[0] == more[1]
+
+
+@given(documents, st.floats(0.001, 0.2), st.integers(0, 2**32))
+def test_documents_that_others_repeat_are_held_out_only_where_the_sample_has_no_more_of_the_rest(tokens, share, seed):
+    repeated = np.random.default_rng(seed).random(len(tokens)) < 0.5
+    samples = []
+
+    def repeats(documents):
+        samples.append(documents.tolist())
+        return np.array(tokens)[documents] * repeated[documents]
+
+    heldout = np.flatnonzero(choose(tokens, share, repeats=repeats))
+    wanted = max(2, round(share * len(tokens)))
+    assert len(heldout) == wanted and len(samples) == 1
+    assert samples[0] == sorted(set(samples[0])) and len(samples[0]) == min(4 * wanted, len(tokens))
+    clean = [document for document in samples[0] if not repeated[document]]
+    assert (~repeated[heldout]).sum() == min(wanted, len(clean))

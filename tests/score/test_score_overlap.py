@@ -100,7 +100,7 @@ def test_new_text_shares_nothing_and_nothing_is_warned_of(stores, tmp_path):
     (tmp_path / "new.txt").write_text("Entirely new words that no such manual would ever hold. " * 20)
     report = run(stores, text=(str(tmp_path / "new.txt"),))
     assert (report.overlap.shared, report.overlap.documents, report.overlap.inflates) == (0, (), False)
-    assert "0.0% of the tokens" in score_text(report) and "--exclude-overlap" not in score_text(report)
+    assert "0.0 % of the tokens" in score_text(report) and "--exclude-overlap" not in score_text(report)
 
 
 @pytest.mark.parametrize("how", [{"exact": True}, {"quantised": True}, {}, {"runner": Workers()}], ids=str)
