@@ -11,12 +11,12 @@ from knnstore.datastore.locking import writing
 from knnstore.errors import LockedError
 
 HOLDER = """
-import sys, time
+import sys, threading
 from pathlib import Path
 from knnstore.datastore.locking import writing
 with writing(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    threading.Event().wait()  # until it is killed
 """
 
 

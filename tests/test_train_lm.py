@@ -169,15 +169,16 @@ def test_a_run_killed_with_signal_9_gives_the_uninterrupted_weights(finished, te
     checkpoint = out / "work" / "checkpoint.safetensors"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TOOL.parent}"}
     code = (
-        "import sys, time, train_lm, training.trainer\n"
-        "step = training.trainer.Trainer.step\n"
-        "training.trainer.Trainer.step = lambda *a: (time.sleep(0.03), step(*a))[1]\n"  # so that the kill comes in time
+        "import pathlib, sys, threading, train_lm, training.trainer\n"
+        "step, checkpoint = training.trainer.Trainer.step, pathlib.Path(sys.argv.pop(1))\n"
+        "def wait_after_checkpoint(*a):\n"
+        "    return threading.Event().wait() if checkpoint.exists() else step(*a)\n"  # for the kill
+        "training.trainer.Trainer.step = wait_after_checkpoint\n"
         "sys.exit(train_lm.main(sys.argv[1:]))"
     )
     arguments = command(texts, out, "--steps 40 --save-every 7")
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    process = subprocess.Popen([sys.executable, "-c", code, checkpoint, *arguments], env=environment)
+    while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

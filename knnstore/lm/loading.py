@@ -191,6 +191,9 @@ def load_model(spec: LmSpec) -> LoadedModel:
             f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
         )
     model = _fuse_activations(model.eval().to(device))
+    # The last bits of a product depend on how many threads share it. Until torch is given a number, MKL chooses its
+    # own for each product: one per physical core, say, where torch counts the logical ones.
+    torch.set_num_threads(torch.get_num_threads())
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
 
 

@@ -1,11 +1,13 @@
 """``knnstore tune``: the best mixture for a file of neighbours, without the LM and without a search."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.interpolation import mix, mix_sources
@@ -63,9 +65,17 @@ def tune(
     it is better than constants for documents that it hasn't seen). The gate asks the store's exact-match memory, if it
     has one. ``keep`` False: nothing is stored.
 
-    Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys.
+    Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys, LockedError if
+    another process is writing the store.
     """
     reporter = reporter or Reporter()
+    with writing(store.root, reporter.say) if keep else nullcontext():
+        return _tune(saved, store, options, reporter, keep=keep)
+
+
+def _tune(
+    saved: SavedNeighbours, store: Datastore, options: ScoreOptions, reporter: Reporter, *, keep: bool
+) -> TuneReport:
     facts = saved.facts
     require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
     evidence = gather_saved(saved, options, open_suffixes(store), reporter)

@@ -1,10 +1,10 @@
 """The command line's manners: quick to answer, quiet when piped, JSON for scripts."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -26,14 +26,16 @@ def test_help_needs_no_heavy_library(arguments):
 
 
 def test_help_is_there_at_once(knnstore, tmp_path):
-    best = min(_seconds(knnstore, tmp_path) for _ in range(3))
+    best = min(_cpu_seconds(knnstore, tmp_path) for _ in range(3))
     assert best < 1
 
 
-def _seconds(knnstore, folder):
-    begun = time.perf_counter()
+def _cpu_seconds(knnstore, folder):
+    """What the process takes itself: how long it waits for a core says nothing about it."""
+    before = os.times()
     assert knnstore(folder, "--help").returncode == 0
-    return time.perf_counter() - begun
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def test_help_shows_the_three_commands_and_every_default(knnstore):

@@ -6,10 +6,12 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from distributed import get_worker
+
 from knnstore.errors import CorpusError
 from knnstore.scheduling import kept
 
-HANGS_SECONDS = 25
+HANGS_SECONDS = 300  # a test that fails ends all the same
 
 
 def double(number):
@@ -76,12 +78,29 @@ def flaky(task):
 
 
 def hang_the_first_time(task):
-    """Number 7 takes until it is told to go on where it is run first, and a moment where it is run again."""
+    """Number 7 hangs until it may go on where it runs first, and returns at once where it runs again."""
     folder, number = task
     if number == 7:
         with suppress(FileExistsError):
             Path(folder, "begun").touch(exist_ok=False)
-            begun = time.monotonic()
-            while time.monotonic() - begun < HANGS_SECONDS and not Path(folder, "go on").exists():
-                time.sleep(0.05)
+            return number if _may_go_on(folder) else -1
     return number
+
+
+def hang_at(task):
+    """A task that hangs on the worker at one address until it may go on, and returns at once on any other."""
+    folder, host, number = task
+    if host in get_worker().address:
+        Path(folder, "begun").touch()
+        return number if _may_go_on(folder) else -1
+    return number
+
+
+def _may_go_on(folder):
+    """Wait for the test's word; False if it never comes."""
+    begun = time.monotonic()
+    while not Path(folder, "go on").exists():
+        if time.monotonic() - begun > HANGS_SECONDS:
+            return False
+        time.sleep(0.05)
+    return True

@@ -21,11 +21,13 @@ def test_what_a_host_was_doing_whose_network_is_cut_is_done_elsewhere(tmp_path):
             with cluster_runner(cluster.address, patience=30) as joined:
                 wait_until(lambda: joined.workers == 2, "both workers")
                 joined._patience = joined._roster.patience = 1.5
-                results = joined.run(jobs.sleep_and_double, [(0.2, number) for number in range(12)])
-                found = [next(results)]
+                results = joined.run(jobs.hang_at, [(str(tmp_path), there, number) for number in range(12)])
+                first = next(results)
+                wait_until((tmp_path / "begun").exists, "a task on the other host")
                 ip("link", "set", f"{name}-0", "down")
-                found += results
-                assert sorted(found) == [2 * number for number in range(12)]
+                assert sorted([first, *results]) == [*range(12)]  # the other host's tasks never end there
+                # a second copy may have ended before the silence was long enough
+                wait_until(lambda: joined.workers and joined._roster.frozen, "the silent worker to count as frozen")
                 assert [there in address for address in joined._roster.frozen] == [True]
         finally:
             cluster.stop()

@@ -30,6 +30,7 @@ def address(explorer):
     server = make_server(make_app(explorer))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
+    wait(lambda: server.started)
     assert listening.getsockname()[0] == HOST == "127.0.0.1"
     yield f"http://{HOST}:{listening.getsockname()[1]}"
     server.should_exit = True

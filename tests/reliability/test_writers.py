@@ -17,12 +17,12 @@ from knnstore.errors import UnfinishedError
 from knnstore.index.search import Searcher
 
 HOLDER = """
-import sys, time
+import sys, threading
 from pathlib import Path
 from knnstore.datastore.locking import writing
 with writing(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    threading.Event().wait()  # until it is killed
 """
 REMOVE = ("remove", "--store", "books", "--document", "books/2.txt")
 COMPACT = ("compact", "--store", "books")

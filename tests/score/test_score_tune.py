@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from knnstore.cli import main
+from knnstore.datastore.locking import writing
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +56,14 @@ def tuned(folder, saved):
     assert "finished already" in run(folder, "suffixes").stdout
     after = result(folder, "tune", "n.parquet", "--adaptive")
     return before, after
+
+
+def test_a_store_that_another_process_writes_is_not_tuned(folder, tuned):
+    with writing(folder / "books.knnstore"):
+        refused = run(folder, "tune", "n.parquet", "--quiet")
+        assert run(folder, "tune", "n.parquet", "--dry-run", "--quiet").exit_code == 0
+    assert refused.exit_code == 1
+    assert f"is being written by process {os.getpid()}" in refused.stderr
 
 
 def test_the_file_has_every_token_and_its_neighbours(folder, saved):
