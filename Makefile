@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## the whole way on Python's own documentation, ending with a
 	$(BIN)/knnstore demo
 
 test: lint ## lint, types and the whole suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """Fixtures that more than one test file needs."""
 
 import ast
+import logging
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,31 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import SerialRunner, available_cores
 
 # The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several
 # times slower on a busy machine. Set before torch and faiss are imported, and inherited by commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The last bits of a product depend on how many threads share it, and the workers of the clusters here have two each.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# What one process of the suite takes with the commands and workers that its tests start.
+BYTES_PER_PROCESS = 3 * 10**9
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes run the suite with ``-n auto``: as many as there are cores, and memory for."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # a container may have less; "max" is no number
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(1, min(available_cores(), memory // BYTES_PER_PROCESS))
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +83,32 @@ def _run_knnstore(folder: Path, *arguments: str | Path, **environment: str) -> s
 def knnstore() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``knnstore(folder, *arguments, **environment)``: the command as if typed in a folder."""
     return _run_knnstore
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.words: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or record.exc_info:
+            self.words.append(self.format(record))
+
+
+@pytest.fixture
+def logged_by_dask() -> Iterator[list[str]]:
+    """Warnings, errors and tracebacks that Dask and its event loop log, which a command would print to stderr."""
+    import distributed  # noqa: F401 - makes the loggers
+
+    names = [name for name in logging.Logger.manager.loggerDict if name.startswith(("distributed", "tornado"))]
+    records = _Records()
+    loggers = [logging.getLogger(name) for name in [*names, "asyncio"]]
+    loggers = [logger for logger in loggers if logger.handlers or logger.parent is logging.root]
+    for logger in loggers:
+        logger.addHandler(records)
+    yield records.words
+    for logger in loggers:
+        logger.removeHandler(records)
 
 
 def _bytes_of(root: Path) -> dict[str, bytes]:

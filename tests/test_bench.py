@@ -154,7 +154,7 @@ def test_a_corpus_without_text_is_one_sentence_and_exit_code_2(capsys, tmp_path)
     assert "holds no .txt file" in capsys.readouterr().err
 
 
-def test_cluster_reports_efficiency_and_what_a_task_costs(capsys, monkeypatch):
+def test_cluster_reports_efficiency_and_what_a_task_costs(capsys, monkeypatch, logged_by_dask):
     from benchmarks import cluster
 
     monkeypatch.setattr(cluster, "_SECONDS", 0.02)
@@ -163,6 +163,7 @@ def test_cluster_reports_efficiency_and_what_a_task_costs(capsys, monkeypatch):
     assert {"efficiency", "efficiency_1", "efficiency_2", "overhead_vs_task"} == result["ratios"].keys()
     assert all(0 < value < 1 for name, value in result["ratios"].items() if name.startswith("efficiency"))
     assert result["about"]["overhead of a task, ms"] > result["about"]["in this process, ms"] > 0
+    assert logged_by_dask == []
 
 
 # How is measured

@@ -1,6 +1,7 @@
 """Where the workers come from: processes of this machine for the length of a command, or a cluster that exists."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,6 +13,8 @@ from knnstore.scheduling.worker import Terms, library_versions
 from knnstore.sizes import format_size
 
 PATIENCE_SECONDS = 30.0
+_WAITING_SECONDS = 2.0  # without an answer, after which a person is told what the command waits for
+_DASK_LOGGERS = ("distributed", "tornado", "asyncio")
 Say = Callable[[str], None]
 
 
@@ -48,21 +51,39 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
             memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
             silence_logs=logging.ERROR,
         )
-        with _closed_in_the_end(cluster), Client(cluster) as client:
+        with _closed_quietly(cluster), Client(cluster) as client:
             yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
 
 
 @contextmanager
-def _closed_in_the_end(cluster: Any) -> Iterator[None]:
-    """Close the cluster; one that takes too long, on a machine without a moment to spare, fails nothing.
+def _closed_quietly(closing: Any) -> Iterator[None]:
+    """Close a cluster or a client at the end. One that takes too long, on a busy machine, is no error.
 
-    Its workers are daemons, and end with this process.
+    A cluster's workers are daemons and end with this process.
     """
     try:
         yield
     finally:
-        with suppress(TimeoutError):
-            cluster.close()
+        with suppress(TimeoutError), _muted(*_DASK_LOGGERS):
+            closing.close()
+
+
+@contextmanager
+def _muted(*names: str) -> Iterator[None]:
+    """Drop what the loggers of these names, and those below them, log: the command says itself what went wrong."""
+    prefixes = tuple(f"{name}." for name in names)
+    loggers = [
+        logger
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and f"{name}.".startswith(prefixes) and not logger.disabled
+    ]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 def scheduler_address(given: str | None) -> str | None:
@@ -95,7 +116,10 @@ def cluster_runner(
 
     where = address or scheduler_file
     try:
-        with dask.config.set({"distributed.comm.timeouts.connect": f"{patience:g}s"}):
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": f"{patience:g}s"}),
+            _said_if_slow(say, f"waiting   for the Dask scheduler at {where}, for up to {patience:g} seconds"),
+        ):
             client = Client(address, scheduler_file=scheduler_file, timeout=patience, set_as_default=False)
     except OSError as error:
         raise ResourceError(
@@ -104,7 +128,7 @@ def cluster_runner(
         ) from error
     except ValueError as error:
         raise UsageError(f"--scheduler {where}: {_first_line(error)}; an address looks like tcp://HOST:8786") from error
-    with client:
+    with _muted("distributed"), _closed_quietly(client):
         workers = client.scheduler_info()["workers"]
         _require_memory(workers, memory)
         say(f"cluster   {len(workers):,} worker{'s' * (len(workers) != 1)} at {client.scheduler.address}")
@@ -114,6 +138,17 @@ def cluster_runner(
             yield runner
         finally:
             runner.release_workers()
+
+
+@contextmanager
+def _said_if_slow(say: Say, words: str) -> Iterator[None]:
+    timer = threading.Timer(_WAITING_SECONDS, say, [words])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _require_memory(workers: dict[str, Any], memory: int) -> None:

@@ -5,8 +5,9 @@ import queue
 import statistics
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -69,7 +70,12 @@ class DaskRunner(Runner):
         self._roster = Roster(self._identity, patience, say)
 
     def _identity(self) -> Any:
-        return self._client.sync(lambda: self._client.scheduler.identity(n_workers=-1), callback_timeout=self._patience)
+        try:
+            return self._client.sync(
+                lambda: self._client.scheduler.identity(n_workers=-1), callback_timeout=self._patience
+            )
+        except OSError as error:
+            raise _lost(self._client) from error
 
     @property
     def workers(self) -> int:
@@ -79,14 +85,17 @@ class DaskRunner(Runner):
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """See Runner. A task whose worker dies is tried on another, up to Dask's ``allowed-failures``."""
-        return _Run(self._client, self._roster, self._send(function), self._foreign, self._patience).results(tasks)
+        yield from self._results(self._send(function), tasks)
 
     def run_shared(
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
         """See Runner. If the last worker that has ``shared`` dies, it is sent again."""
-        send = self._send(function, partial(self._scatter, shared))
-        yield from _Run(self._client, self._roster, send, self._foreign, self._patience).results(tasks)
+        yield from self._results(self._send(function, partial(self._scatter, shared)), tasks)
+
+    def _results(self, send: Callable[..., Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        with _answered(self._client):
+            yield from _Run(self._client, self._roster, send, self._foreign, self._patience).results(tasks)
 
     def _scatter(self, shared: Any) -> Any:
         while True:
@@ -123,15 +132,15 @@ class DaskRunner(Runner):
             for address in self._roster.awake
         ]
         for future in asked:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), _answered(self._client):
                 error = future.exception(timeout=max(0.01, deadline - time.monotonic()))
                 if error is not None:
                     raise task_error(error)
             future.release()
 
     def release_workers(self) -> None:
-        """Ask every worker to let go of what tasks kept; one that doesn't answer soon keeps it."""
-        with suppress(OSError, TimeoutError, KnnstoreError):
+        """Ask every worker to let go of what tasks kept. One that doesn't answer soon isn't waited for."""
+        with suppress(OSError, KnnstoreError, CancelledError):
             self._roster.look()
             asked = [
                 self._client.submit(release, workers=[address], pure=False, key=_key(release))
@@ -139,7 +148,10 @@ class DaskRunner(Runner):
             ]
             deadline = time.monotonic() + min(self._patience, _RELEASE_SECONDS)
             for future in asked:
-                future.exception(timeout=max(0.01, deadline - time.monotonic()))
+                with suppress(TimeoutError):
+                    future.exception(timeout=max(0.01, deadline - time.monotonic()))
+            # the scheduler would report what is still out to a client that has gone
+            self._client.cancel([future for future in asked if not future.done()])
 
     def _send(self, function: Callable[..., Any], scatter: Callable[[], Any] | None = None) -> Callable[..., Any]:
         ready = partial(call_shared if scatter else call, self._terms, function)
@@ -304,16 +316,9 @@ class _Run:
 
     def _look(self) -> None:
         """See who is there; raises ResourceError if the scheduler isn't."""
-        lost = ResourceError(
-            f"the Dask scheduler at {self._client.scheduler.address if self._client.scheduler else '?'} went away: "
-            "run the same command again when it is back; what is done stays done"
-        )
         if self._client.status != "running":
-            raise lost
-        try:
-            self._roster.look()
-        except OSError as error:
-            raise lost from error
+            raise _lost(self._client)
+        self._roster.look()
 
     def _forget(self, entry: _Entry) -> None:
         """Let go of all copies. One that runs can't be stopped: it ends, and writes what is there already."""
@@ -321,6 +326,24 @@ class _Run:
             self._entries.pop(copy.key, None)
             copy.release()
         entry.copies.clear()
+
+
+@contextmanager
+def _answered(client: Any) -> Iterator[None]:
+    """Raise ResourceError in place of whatever Dask raises once the scheduler has gone."""
+    try:
+        yield
+    except (Exception, CancelledError) as error:
+        if isinstance(error, KnnstoreError) or client.status == "running":
+            raise
+        raise _lost(client) from error
+
+
+def _lost(client: Any) -> ResourceError:
+    return ResourceError(
+        f"the Dask scheduler at {client.scheduler.address if client.scheduler else '?'} went away: "
+        "run the same command again when it is back; what is done stays done"
+    )
 
 
 def task_error(error: BaseException) -> BaseException:

@@ -96,7 +96,8 @@ def release() -> None:
         try:
             for forget in _KEPT:
                 forget()
-            gc.collect()
+            if _KEPT:
+                gc.collect()
         finally:
             _ONE_AT_A_TIME.release()
 

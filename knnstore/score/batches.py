@@ -1,8 +1,8 @@
 """The LM's pass over a text: here, or its batches shared out to the workers of a runner.
 
 The batches are those that one machine makes, and each worker has the LM's dtype and kind of device that this process
-has. So every product meets the same numbers in the same shape, and the answer is that of one machine as far as a
-processor gives the same bits twice; those of another kind, or as many threads as they may be, can differ in the last.
+has. So every product meets the same numbers in the same shape, and the answer is that of one machine, on processors of
+one kind and with as many threads as this process has. Otherwise the last bits can differ.
 """
 
 from collections.abc import Iterable, Iterator

@@ -65,8 +65,8 @@ def tune(
     it is better than constants for documents that it hasn't seen). The gate asks the store's exact-match memory, if it
     has one. ``keep`` False: nothing is stored.
 
-    Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys, LockedError if
-    another process is writing the store.
+    Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys,
+    LockedError if another process is writing the store.
     """
     reporter = reporter or Reporter()
     with writing(store.root, reporter.say) if keep else nullcontext():

@@ -1,6 +1,7 @@
 """The runner on a real Dask cluster: each task's result once, whatever becomes of workers, tasks and the scheduler."""
 
 import logging
+import threading
 import time
 from itertools import count, pairwise
 
@@ -8,12 +9,13 @@ import click
 import cluster_jobs as jobs
 import dask
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+from distributed.nanny import WorkerProcess
 from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 
 from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
-from knnstore.scheduling import cluster_runner, local_runner, visible_gpus
+from knnstore.scheduling import cluster_runner, clusters, dask_runner, local_runner, visible_gpus, worker
 from knnstore.scheduling.dask_runner import DaskRunner, _Run
 from knnstore.scheduling.worker import Terms
 
@@ -106,12 +108,63 @@ def test_more_memory_than_a_worker_may_take_is_refused(cluster):
         pass
 
 
-def test_a_scheduler_that_is_not_there_is_one_sentence():
+def test_a_scheduler_that_is_not_there_is_one_sentence_after_another_on_what_is_waited_for(monkeypatch):
+    monkeypatch.setattr(clusters, "_WAITING_SECONDS", 0.0)
+    said = []
     with (
         pytest.raises(ResourceError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
-        cluster_runner("tcp://127.0.0.1:9", patience=0.5),
+        cluster_runner("tcp://127.0.0.1:9", patience=0.5, say=said.append),
     ):
         pass
+    assert said == ["waiting   for the Dask scheduler at tcp://127.0.0.1:9, for up to 0.5 seconds"]
+
+
+@pytest.mark.parametrize("moment", ["prepare_workers", "_scatter", "_send"])
+def test_a_scheduler_that_goes_away_at_any_moment_is_one_sentence(short_lived, monkeypatch, logged_by_dask, moment):
+    method = getattr(DaskRunner, moment)
+
+    def bereft(runner, *arguments):
+        short_lived.scheduler.kill()
+        short_lived.scheduler.wait()
+        return method(runner, *arguments)
+
+    monkeypatch.setattr(DaskRunner, moment, bereft)
+    with (
+        pytest.raises(ResourceError, match=r"scheduler .*went away: run the same command again"),
+        cluster_runner(short_lived.address, patience=5) as joined,
+    ):
+        list(joined.run_shared(jobs.add, 1000, range(5)))
+    assert logged_by_dask == []
+
+
+def test_a_scheduler_that_goes_away_at_the_end_costs_no_result(short_lived, monkeypatch, logged_by_dask):
+    with cluster_runner(short_lived.address, patience=60) as joined:
+        assert sorted(joined.run(jobs.double, range(5))) == [0, 2, 4, 6, 8]
+        short_lived.scheduler.kill()
+        short_lived.scheduler.wait()
+    assert logged_by_dask == []
+
+
+def test_workers_that_are_slow_to_let_go_of_what_they_kept_hold_nobody_up(monkeypatch, logged_by_dask):
+    go_on, letting_go, out = threading.Event(), threading.Event(), []
+    close = Client.close
+
+    def close_and_tell(client, *arguments, **options):
+        out.extend(key for key, future in client.futures.items() if future.status == "pending")
+        return close(client, *arguments, **options)
+
+    monkeypatch.setattr(Client, "close", close_and_tell)
+    monkeypatch.setattr(worker, "_KEPT", [letting_go.set, go_on.wait])
+    monkeypatch.setattr(dask_runner, "_RELEASE_SECONDS", 0.1)
+    here = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(protocol="tcp://", host="127.0.0.1", **here) as local:
+        with cluster_runner(local.scheduler_address, patience=30) as joined:
+            assert list(joined.run(jobs.double, [4])) == [8]
+        assert letting_go.wait(MOST_SECONDS)
+        assert out == []  # the scheduler would report it to a client that has gone
+        go_on.set()
+        wait_until(lambda: not local.workers[0].state.executing, "the worker to let go")
+    assert logged_by_dask == []
 
 
 def test_a_scheduler_that_goes_away_ends_the_run_with_a_sentence(short_lived):
@@ -236,13 +289,19 @@ def test_gpus_are_those_that_the_driver_and_the_environment_name(tmp_path, monke
     assert visible_gpus(tmp_path) == ()
 
 
-def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatch):
-    close = LocalCluster.close
+def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatch, logged_by_dask):
+    kill, close = WorkerProcess.kill, LocalCluster.close
 
-    def too_long(cluster, *arguments):
+    async def killed_late(process, **options):
+        await kill(process, **options)
+        raise TimeoutError
+
+    def closed_late(cluster, *arguments):
         close(cluster, *arguments)
         raise TimeoutError
 
-    monkeypatch.setattr(LocalCluster, "close", too_long)
+    monkeypatch.setattr(WorkerProcess, "kill", killed_late)
+    monkeypatch.setattr(LocalCluster, "close", closed_late)
     with local_runner(1) as runner:
         assert list(runner.run(abs, [-3])) == [3]
+    assert logged_by_dask == []

@@ -17,6 +17,7 @@ from benchmarks.measuring import Result, Settings
 from knnstore.scheduling import Runner, SerialRunner, cluster_runner, worker
 
 _SECONDS = 2.0  # a task; a chunk of 131,072 keys takes a GPU about that, and a CPU a minute
+_FORGETTING_SECONDS = 30.0
 _QUICK = (1, 4, 16, 64)  # workers
 _FULL = (1, 2, 4, 8, 16, 32, 64)
 
@@ -81,13 +82,23 @@ def loopback_cluster(workers: int) -> Iterator[Runner]:
             processes=False,
             host="127.0.0.1",
             protocol="tcp",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
         ) as cluster,
+        nothing_left_at(cluster.scheduler),
         a_lock_a_worker(),
         cluster_runner(cluster.scheduler_address, patience=60) as runner,
     ):
         yield runner
+
+
+@contextmanager
+def nothing_left_at(scheduler: Any) -> Iterator[None]:
+    """At the end, wait until the scheduler has forgotten the runner's tasks: only then may its workers leave."""
+    yield
+    deadline = time.monotonic() + _FORGETTING_SECONDS
+    while scheduler.tasks and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @contextmanager
