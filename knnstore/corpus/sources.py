@@ -140,7 +140,7 @@ class _Rules:
         included = self.selection.includes(inside)
         if self.selection.excludes(inside) or (self.selection.include and not included and not argument.is_file):
             return None, "choice", False
-        chosen = included or argument.is_file or argument.names_type
+        chosen = included or argument.is_file or argument.names_type(path)
         kind = kind_of(path, self.formats)
         if kind is None and chosen and self.formats is TEXT_FORMATS:
             kind = kind_of(path, ON_REQUEST) or "text"

@@ -40,16 +40,18 @@ def has_records(source: Source, fields: Sequence[str]) -> bool:
 
     True if that can't be known, so that reading the file says why.
     """
-    size = 0
+    seen = False
     try:
-        for _, value in islice(read_values(source, _SAMPLED_BYTES), _SAMPLED_RECORDS):
-            if value is None or size > _SAMPLED_BYTES:
-                return True
-            size += len(value)
+        with open_utf8(source) as stream:
+            head = stream.read(_SAMPLED_BYTES).removeprefix(codecs.BOM_UTF8)
+        for value in islice(split_values([head], _SAMPLED_BYTES), _SAMPLED_RECORDS):
+            seen = True
             with suppress(ValueError, RecursionError, KeyError):
-                record = json.loads(value)
+                record = json.loads(value or b"")
                 if all(field_path(record, name) for name in fields):
                     return True
+    except EOFError:  # the first record is longer, or doesn't end
+        return not seen
     except CorpusError:
         return True
     return False

@@ -22,16 +22,20 @@ class Bounds:
 
     def __init__(self, folders: Iterable[str]) -> None:
         self._roots = {os.path.realpath(folder) for folder in folders}
-        self._parent: str | None = None
-        self._real = ""
+        self._last: tuple[str, bool] | None = None  # a folder, and whether it is inside
 
     def leaves(self, path: str) -> bool:
         """Whether links lead from the path to a place outside all of the folders."""
-        parent, _, name = path.rpartition("/")
-        if parent != self._parent:
-            self._parent, self._real = parent, os.path.realpath(f"{parent}/" if path.startswith("/") else parent)
-        place = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(self._real, name)
-        return not any(str(above) in self._roots for above in (place, *place.parents))
+        if Path(path).is_symlink():
+            return not self._contains(path)
+        parent = path[: path.rfind("/") + 1]
+        if self._last is None or self._last[0] != parent:
+            self._last = parent, self._contains(parent)
+        return not self._last[1]
+
+    def _contains(self, path: str) -> bool:
+        place = Path(os.path.realpath(path))
+        return any(str(above) in self._roots for above in (place, *place.parents))
 
 
 class Step(NamedTuple):
@@ -55,9 +59,12 @@ class Argument:
             raise CorpusError(f"{argument!r} is a datastore, not text: give the text it was made from")
         self.is_file = self._exists and not is_folder
         self.folder = f"{argument.rstrip('/')}/" if is_folder else _literal_folder(argument)
-        suffix = re.search(r"\.[^./*?\[\]]+\Z", argument)
-        self.names_type = not self._exists and suffix is not None
-        """Whether it is a pattern that ends in a suffix, as ``src/*.py`` does."""
+        suffix = None if self._exists else re.search(r"\.[^./*?\[\]]+\Z", argument)
+        self._suffix = suffix[0] if suffix else None
+
+    def names_type(self, path: str) -> bool:
+        """Whether it is a pattern that ends in the file's suffix, as ``src/*.py`` does."""
+        return self._suffix is not None and path.endswith(self._suffix)
 
     def inside(self, path: str) -> str:
         """The path as patterns see it: relative to the argument's folder."""
