@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from knnstore.printing import escaped
+from knnstore.terminal import escaped, fit
 
 # Where nobody watches a bar move, in a log or a notebook that is saved, a line now and then tells as much.
 _LINE_SECONDS = 60.0
@@ -32,7 +32,7 @@ class TerminalReporter(Reporter):
 
     def say(self, text: str) -> None:
         """One line to stderr."""
-        print(escaped(text), file=sys.stderr, flush=True)
+        print(fit(escaped(text), sys.stderr), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 PURE = {"windows", "neighbours", "interpolation", "perplexity", "planning", "holdout", "overlap"}
 MIXING = {"evidence", "gating", "cache"}  # pure as well, over neighbours
 FLOORS: list[set[str]] = [
-    {"errors", "printing"},
+    {"errors"},
+    {"terminal"},
     {"sizes", "progress", "urls"},
     {"objects"},
     {"atomic"},

@@ -8,13 +8,12 @@ from knnstore.cli.options import (
     mixture_options,
     model_options,
     pair_options,
-    print_json,
     reading_options,
     reporter_for,
     result_options,
     store_option,
 )
-from knnstore.cli.output import show
+from knnstore.cli.output import show, show_json
 
 
 @click.command()
@@ -47,6 +46,6 @@ def attribute(
     joined = opened.joined(**options)
     result = opened.attribute(reading, joined=joined, reporter=reporter_for(quiet))
     if as_json:
-        print_json(attribution_json(result))
+        show_json(attribution_json(result))
     else:
         show(attribution_text(result))

@@ -7,12 +7,11 @@ import click
 from knnstore.cli.options import (
     mixture_options,
     model_options,
-    print_json,
     reporter_for,
     result_options,
     store_option,
 )
-from knnstore.cli.output import print_styled, show
+from knnstore.cli.output import print_styled, show, show_json
 
 # From which share of a token's probability on it is shown as the store's, and as the store's alone.
 _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
@@ -62,7 +61,7 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     reporter.say(f"search    {joined.search.words(setting.k)}")
     if as_json:
         list(generation)
-        print_json(generation_json(generation))
+        show_json(generation_json(generation))
         return
     if opened.task == "causal":
         print_styled(printable(prompt), newline=False)

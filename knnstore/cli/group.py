@@ -1,6 +1,5 @@
 """How every command ends: errors of ours as one sentence and an exit code, Ctrl-C as advice."""
 
-import io
 import os
 import sys
 import warnings
@@ -12,6 +11,7 @@ import click
 from knnstore.cli.output import show
 from knnstore.errors import KnnstoreError
 from knnstore.outofmemory import memory_errors
+from knnstore.terminal import never_fail_on_characters
 from knnstore.urls import without_secrets
 
 _INTERRUPTED = 130
@@ -27,8 +27,7 @@ class Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """See click: called once a command line is parsed."""
         warnings.showwarning = _show_warning
-        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
-            sys.stdout.reconfigure(errors="backslashreplace")
+        never_fail_on_characters(sys.stdout, sys.stderr)
         try:
             with memory_errors("this command"):
                 return super().invoke(context)

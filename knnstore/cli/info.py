@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from knnstore.cli.options import complete_store, print_json, print_result, store_option, store_root
-from knnstore.cli.output import show
+from knnstore.cli.options import complete_store, print_result, store_option, store_root
+from knnstore.cli.output import show, show_json
 
 
 @click.command()
@@ -37,6 +37,6 @@ def stores(folder: Path, as_json: bool) -> None:
 
     found = list_stores(folder)
     if as_json:
-        print_json([to_json(store) | {"path": str(store.path)} for store in found])
+        show_json([to_json(store) | {"path": str(store.path)} for store in found])
     else:
         show(stores_text(found))

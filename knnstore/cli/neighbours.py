@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import model_options, print_json, result_options, store_option
-from knnstore.cli.output import print_styled
+from knnstore.cli.options import model_options, result_options, store_option
+from knnstore.cli.output import print_styled, show_json
 
 
 @click.command()
@@ -31,6 +31,6 @@ def neighbours(as_json: bool, quiet: bool, text: str, store: str | None, k: int,
     opened = open(store, **lm)
     found = opened.neighbours(text, k, **options)
     if as_json:
-        print_json(neighbours_json(text, found))
+        show_json(neighbours_json(text, found))
         return
     print_styled(neighbours_text(text, found, lambda word: click.style(word, fg="yellow", bold=True)))

@@ -1,6 +1,5 @@
 """Options and endings that several commands share."""
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from knnstore.cli.output import show
+from knnstore.cli.output import show, show_json
 from knnstore.progress import Reporter, TerminalReporter
 from knnstore.sizes import parse_size
 
@@ -269,9 +268,7 @@ def print_result(as_json: bool, report: Any, text: str) -> None:
     """The result on stdout: text for people, or one JSON object."""
     from knnstore.records import to_json
 
-    show(json.dumps(to_json(report), ensure_ascii=False, default=str) if as_json else text)
-
-
-def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    show(json.dumps(value, ensure_ascii=False))
+    if as_json:
+        show_json(to_json(report))
+    else:
+        show(text)

@@ -1,16 +1,28 @@
 """The only place that prints for a command. Progress goes through ``knnstore.progress``."""
 
+import json
 import os
 import sys
+from typing import Any
 
 import click
 
-from knnstore.printing import escaped
+from knnstore.terminal import escaped, escaped_json, fit, takes_any_character
 
 
 def show(text: str, *, err: bool = False) -> None:
-    """A line on stdout, or stderr if ``err``, without what could act on a terminal."""
+    """Print text for people on stdout, or stderr if ``err``: fitted to the terminal, control characters escaped."""
+    show_line(fit(text, sys.stderr if err else sys.stdout), err=err)
+
+
+def show_line(text: str, *, err: bool = False) -> None:
+    """Print text as it is, but without what could act on a terminal."""
     click.echo(escaped(text), err=err)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object on stdout, in characters that its encoding has."""
+    click.echo(escaped_json(json.dumps(value, ensure_ascii=not takes_any_character(sys.stdout), default=str)))
 
 
 def print_styled(text: str, *, newline: bool = True) -> None:

@@ -1,6 +1,5 @@
 """``knnstore score``."""
 
-import json
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from knnstore.cli.options import (
     shared_options,
     stores_option,
 )
-from knnstore.cli.output import show
+from knnstore.cli.output import show, show_json
 
 
 @click.command()
@@ -77,4 +76,7 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
         from knnstore.report.page import write_page
 
         write_page(report, options["report"])
-    show(json.dumps(report.to_json(), ensure_ascii=False) if as_json else score_text(report))
+    if as_json:
+        show_json(report.to_json())
+    else:
+        show(score_text(report))

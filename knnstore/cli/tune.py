@@ -1,12 +1,11 @@
 """``knnstore tune``."""
 
-import json
 from typing import Any
 
 import click
 
 from knnstore.cli.options import complete_store, open_store, reporter_for, store_cache_option
-from knnstore.cli.output import show
+from knnstore.cli.output import show, show_json
 
 
 @click.command()
@@ -37,4 +36,7 @@ def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool
 
     saved = SavedNeighbours(file)
     report = run(saved, open_store(store), ScoreOptions(**options), reporter_for(quiet), keep=not dry_run)
-    show(json.dumps(tune_json(report), ensure_ascii=False) if as_json else tune_text(report))
+    if as_json:
+        show_json(tune_json(report))
+    else:
+        show(tune_text(report))

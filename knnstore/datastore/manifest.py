@@ -19,6 +19,7 @@ from knnstore.errors import (
 from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
 from knnstore.objects.service import ConditionError
 from knnstore.records import LATER, from_json, to_json
+from knnstore.terminal import shell_command
 
 MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
@@ -122,7 +123,8 @@ def load_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST_FILE
     if not path.is_file():
-        raise StoreNotFoundError(f"no store at {root}: make one with 'knnstore ingest --corpus PATH --store {root}'")
+        command = shell_command("ingest", "--corpus", "PATH", "--store", str(root))
+        raise StoreNotFoundError(f"no store at {root}: make one with {command!r}")
     value = load_json(path)
     _require_this_version(root, value)
     return from_json(Manifest, value, str(path))
@@ -168,9 +170,9 @@ def _require_this_version(root: Path, value: Any) -> None:
     step = "Read it with the version that made it"
     if version > FORMAT_VERSION:
         step = "Upgrade with 'pip install --upgrade knnstore'"
+    command = shell_command("ingest", "--corpus", "PATH", "--store", str(root), "--overwrite")
     raise MismatchError(
-        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store anew with "
-        f"'knnstore ingest --corpus PATH --store {root} --overwrite'"
+        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store again with {command!r}"
     )
 
 

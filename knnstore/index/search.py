@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.store import SUFFIX, Datastore
 from knnstore.errors import UnfinishedError, UsageError
 from knnstore.index.coded import look_up_codes
 from knnstore.index.exact import block_sizes, check_queries, exact_search
@@ -26,6 +26,7 @@ from knnstore.index.tensors import device_memory
 from knnstore.index.tiles import Batch, Lists, ReadTags, coded_residuals, positions, stored_residuals, stored_rows
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
+from knnstore.terminal import shell_command
 
 Method = Literal["auto", "lists", "quantised", "exact"]
 Progress = Callable[[int], None]
@@ -196,14 +197,17 @@ def _machine_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _index_command(store: Datastore) -> str:
+    return shell_command("index", "--store", str(store.root).removesuffix(SUFFIX))
+
+
 def _finished_index(store: Datastore) -> IndexFolder:
     name = store.manifest.index
     if name is None:
-        raise UnfinishedError(f"{store.root} has no finished index: run 'knnstore index --store {store.name}'")
+        raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)!r}")
     new = sum(segment.rows for segment in store.segments if segment.root.name not in store.manifest.indexed)
     if new:
         raise UnfinishedError(
-            f"{new:,} keys of {store.root} aren't in its index yet: run 'knnstore index --store {store.name}', "
-            "which adds them alone"
+            f"{new:,} keys of {store.root} are not in its index yet: run {_index_command(store)!r}, which adds them"
         )
     return open_index(store.root, name)

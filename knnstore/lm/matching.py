@@ -12,6 +12,7 @@ from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.loading import KINDS, model_task
 from knnstore.lm.sources import SourceBatch
 from knnstore.lm.spec import LmSpec
+from knnstore.terminal import shell_command
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -49,10 +50,11 @@ def model_of_store(
 def require_same_task(root: Path, manifest: Manifest, name: str, task: str) -> None:
     """Raise MismatchError unless a model of this task is of the kind that made the store."""
     if task != manifest.key.task:
-        corpus = "--task seq2seq --source FILE --target FILE" if task == "seq2seq" else "--corpus PATH"
+        corpus = ("--task", "seq2seq", "--source", "FILE", "--target", "FILE")
+        command = shell_command("ingest", *(corpus if task == "seq2seq" else ("--corpus", "PATH")), "--model", name)
         raise MismatchError(
             f"{root} was made by {KINDS[manifest.key.task]}, {manifest.model.name!r}, and {name!r} is {KINDS[task]}: "
-            f"give the model that made it, or make a store for this one with 'knnstore ingest {corpus} --model {name}'"
+            f"give the model that made it, or make a store for this one with {command!r}"
         )
 
 

@@ -10,11 +10,11 @@ def import_text(report: ImportReport) -> str:
     """What an import made, and what to do next."""
     speed = f", {report.keys_per_second:,.0f} keys/s" if report.keys_per_second else ""
     kept = f"; {report.tasks_kept} chunks were there before" if report.tasks_kept else ""
-    store = shown_store(report.store)
+    shown = shown_store(report.store)
     return (
         f"store     {report.store}: {report.rows:,} keys of {report.dimension}, {format_size(report.bytes)}, "
         f"{report.bytes / report.rows:.0f} bytes a key{speed}{kept}\n"
-        f"next      knnstore index --store {store}"
+        f"next      knnstore index --store {shown}"
     )
 
 

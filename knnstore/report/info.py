@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from knnstore.info import CorpusInfo, StoreInfo, StoreSummary
-from knnstore.report.words import documents, one_line, shown_store, wrapped
+from knnstore.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.sizes import format_size
 
 
@@ -30,7 +30,7 @@ def info_text(info: StoreInfo) -> str:
         )
     lines += ["", *_disk(info), ""]
     lines += wrapped("health", _health(info))
-    lines += wrapped("next", _next(info))
+    lines.append(f"{'next':10}{_next(info)}")
     return "\n".join(lines)
 
 
@@ -53,7 +53,7 @@ def stores_text(stores: Sequence[StoreSummary]) -> str:
         else (store.name, "", "", "", "", "", "unreadable")
         for store in stores
     ]
-    lines = _table(rows, left=(0, 1, 5, 6))
+    lines = table(rows, left=(0, 1, 5, 6))
     for store in stores:
         if store.trouble is not None:
             lines += ["", *wrapped(store.name, store.trouble)]
@@ -110,7 +110,7 @@ def _disk(info: StoreInfo) -> list[str]:
     rows += [(part, format_size(size), f"{size / each:.1f}" if each else "") for part, size in parts]
     raw = info.raw_bytes_per_key
     rows.append(("float32 key, 8-byte value", format_size(raw * info.rows_done), f"{raw:.1f}"))
-    return _table(rows, left=(0,))
+    return table(rows)
 
 
 def _health(info: StoreInfo) -> str:
@@ -122,23 +122,11 @@ def _health(info: StoreInfo) -> str:
 
 
 def _next(info: StoreInfo) -> str:
-    store = shown_store(info.path)
+    shown = shown_store(info.path)
     if info.state == "begun":
         return "the command that began it goes on where it stopped"
     if info.index is None or info.index.rows < info.rows:
-        return f"knnstore index --store {store}"
-    return f"knnstore score --store {store}" + (
+        return f"knnstore index --store {shown}"
+    return f"knnstore score --store {shown}" + (
         "" if info.corpus and info.corpus.heldout_tokens else " --text YOUR.txt"
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
-    """Lines of a table, columns padded; those in ``left`` are flush left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

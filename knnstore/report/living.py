@@ -7,7 +7,7 @@ from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
 from knnstore.objects.path import ObjectPath
 from knnstore.report.index import index_text
-from knnstore.report.words import documents, one_line, shown_store, wrapped
+from knnstore.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.sizes import format_size
 
 _SHOWN = 10
@@ -24,10 +24,10 @@ def remove_text(report: RemoveReport, compacted: CompactReport | None) -> str:
     if compacted is not None:
         return "\n".join([*lines, compact_text(compacted)])
     if report.state is not None:
-        name = shown_store(report.store)
+        shown = shown_store(report.store)
         lines += [
             "          no search finds them; their bytes leave the disk with the next compaction",
-            f"next      knnstore compact --store {name}, or to take it back: knnstore restore --store {name}",
+            f"next      knnstore compact --store {shown}, or to take it back: knnstore restore --store {shown}",
         ]
     return "\n".join(lines)
 
@@ -60,10 +60,7 @@ def log_text(history: History) -> str:
     for change in history.changes:
         when = change.when.replace("T", " ").removesuffix("Z")
         rows.append((str(change.state.state), when, one_line(change.who), one_line(f"{change.kind}: {change.what}")))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{state:>{widths[0]}}  {when:<{widths[1]}}  {who:<{widths[2]}}  {what}" for state, when, who, what in rows
-    ]
+    lines = table(rows, left=(1, 2, 3))
     earlier = history.reach[:-1]
     if earlier:
         lines.append(f"\nreturn    to state {', '.join(map(str, earlier))} with knnstore restore --state N")

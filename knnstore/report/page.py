@@ -10,7 +10,7 @@ import numpy as np
 from knnstore.atomic import write_atomically
 from knnstore.perplexity import Likelihood, gain_interval, gain_percent
 from knnstore.report.svg import bars, heat_map, lines
-from knnstore.report.words import documents, one_line, setting_words
+from knnstore.report.words import documents, gain_words, one_line, setting_words
 from knnstore.score.details import Details, Telling
 from knnstore.score.overlap import Overlap
 from knnstore.score.result import ScoreReport
@@ -83,7 +83,7 @@ def _headline(report: ScoreReport) -> str:
     facts = f"{report.text}: {documents(report.documents)}, {report.tokens:,} tokens. {report.search}."
     setting = f"{setting_words(report.setting)}; {tuned}."
     return (
-        f'<p class="lead">{escape(facts)}</p><p class="big">{report.gain_percent:.1f} % lower perplexity</p>'
+        f'<p class="lead">{escape(facts)}</p><p class="big">{gain_words(report.gain_percent)}</p>'
         f'<p class="lead">{report.base.perplexity:.2f} → {report.knn.perplexity:.2f}{escape(within)}</p>'
         f"<table><tr><th></th><th>perplexity</th><th>bits/byte</th><th>gain</th></tr>{cells}</table>"
         f"<p>{escape(setting)}</p>"

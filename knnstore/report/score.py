@@ -1,7 +1,7 @@
 """A score as text."""
 
 from knnstore.perplexity import Interval, Likelihood, gain_interval
-from knnstore.report.words import documents, marked, one_line, quoted, setting_words, table, wrapped
+from knnstore.report.words import documents, gain_words, marked, one_line, quoted, setting_words, table, wrapped
 from knnstore.score.overlap import Overlap
 from knnstore.score.result import Example, ScoreReport
 
@@ -30,7 +30,7 @@ def score_text(report: ScoreReport) -> str:
     seconds = report.seconds
     lines += [
         "",
-        f"gain      {report.gain_percent:.1f} % lower perplexity{_within(interval, ' %')}",
+        f"gain      {gain_words(report.gain_percent)}{_within(interval, ' %')}",
         *wrapped("setting", f"{setting_words(setting)}; {tuned}"),
         f"text      {report.text}: {documents(report.documents)}, {report.tokens:,} tokens",
         *overlap_lines(report.overlap),

@@ -13,8 +13,8 @@ def suffixes_text(report: SuffixReport, root: Path) -> str:
     lines = [f"suffixes  {report.rows:,} tokens, {format_size(report.bytes)}, {each:.1f} bytes a token"]
     if not report.built:
         lines[0] += "; they were finished already"
-    name = shown_store(root)
+    shown = shown_store(root)
     lines.append(
-        f"next      knnstore score --store {name} --save-neighbours FILE, then knnstore tune FILE --store {name}"
+        f"next      knnstore score --store {shown} --save-neighbours FILE, then knnstore tune FILE --store {shown}"
     )
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from knnstore.perplexity import Likelihood, gain_percent
-from knnstore.report.words import documents, setting_words, table
+from knnstore.report.words import documents, setting_words, shown_store, table
 from knnstore.score.tune import TuneReport
 
 
@@ -27,7 +27,9 @@ def tune_text(report: TuneReport) -> str:
         f"text      {record.text}: {record.tokens:,} tokens; measured on {kept_out}",
     ]
     if report.saved:
-        lines.append(f"next      knnstore score --store {report.store} --text YOUR.txt, which takes this setting")
+        lines.append(
+            f"next      knnstore score --store {shown_store(report.store)} --text YOUR.txt, which takes this setting"
+        )
     return "\n".join(lines)
 
 

@@ -1,20 +1,22 @@
 """Words and lines that several reports share."""
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knnstore.terminal import MARGIN, columns
+
 if TYPE_CHECKING:  # it brings torch along, and what is said of a store needs none
     from knnstore.score.result import Setting
 
-_WIDTH = 100
-_MARGIN = " " * 10
+_MARGIN = " " * MARGIN
 
 
 def wrapped(label: str, text: str) -> list[str]:
-    """Lines of at most a hundred columns, the first led by a label."""
-    return textwrap.wrap(text, _WIDTH, initial_indent=label.ljust(10), subsequent_indent=_MARGIN)
+    """Return lines that fit the terminal, the first led by a label."""
+    return textwrap.wrap(text, columns(), initial_indent=label.ljust(MARGIN), subsequent_indent=_MARGIN)
 
 
 def marked(context: str, token: str) -> str:
@@ -43,9 +45,18 @@ def documents(count: int) -> str:
     return f"{count:,} document{'' if count == 1 else 's'}"
 
 
-def shown_store(path: Path) -> str:
-    """A store's path as its user would type it."""
-    return str(path).removesuffix(".knnstore")
+def gain_words(percent: float) -> str:
+    """Return what a store does to the perplexity, by how much it lowers it in percent."""
+    if abs(percent) < 0.05:
+        return "no gain: the perplexity is that of the LM alone"
+    if percent < 0:
+        return f"no gain: {-percent:.1f} % higher perplexity than the LM alone"
+    return f"{percent:.1f} % lower perplexity"
+
+
+def shown_store(path: Path | str) -> str:
+    """Return a store's path as its user would type it in a shell."""
+    return shlex.quote(str(path).removesuffix(".knnstore"))
 
 
 def setting_words(setting: "Setting") -> str:
@@ -56,12 +67,24 @@ def setting_words(setting: "Setting") -> str:
     return f"{words}; cache of {setting.cache:,} tokens, μ {setting.cache_weight:g}, at {setting.cache_temperature:g}"
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
+def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Return the lines of a table; the columns in ``left`` are flush left, the others flush right.
+
+    Where the terminal is too narrow for it, each row becomes a few lines of its own, with the header's words.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if sum(widths) + 2 * (len(widths) - 1) > columns():
+        return [line for row in rows[1:] for line in _lines_of_cells(rows[0], row)]
     return [
         "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
+
+
+def _lines_of_cells(header: Sequence[str], row: Sequence[str]) -> list[str]:
+    width = max(len(name) for name in header)
+    cells = zip(header[1:], row[1:], strict=True)
+    return [row[0], *(f"  {name:<{width}}  {cell}" for name, cell in cells if cell)]

@@ -20,6 +20,7 @@ from knnstore.records import from_json, to_json
 from knnstore.score.passes import Block, find_matches
 from knnstore.score.texts import Texts
 from knnstore.suffixes.search import Suffixes
+from knnstore.terminal import shell_command
 
 _METADATA = b"knnstore"
 _VERSION = 1
@@ -138,7 +139,8 @@ class SavedNeighbours:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UsageError(f"no file {path}: make one with 'knnstore score --save-neighbours {path}'")
+            command = shell_command("score", "--save-neighbours", path)
+            raise UsageError(f"no file {path}: make one with {command!r}")
         try:
             self._file = pq.ParquetFile(self.path)
             metadata = self._file.schema_arrow.metadata or {}

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 import knnstore.cli
 from knnstore.cli import main
-from knnstore.printing import escaped
 from knnstore.progress import TerminalReporter
+from knnstore.terminal import escaped
 
 CLEAR = "\x1b[2J"
 

@@ -1,0 +1,93 @@
+"""What a terminal can show: its width, the characters of its encoding, and commands that can be pasted into it."""
+
+import codecs
+import io
+import os
+import re
+import shlex
+import sys
+import textwrap
+from typing import TextIO
+
+WIDTH = 100
+"""Columns of text at most, on a wider terminal and where there is none."""
+MARGIN = 10
+"""Columns of the label that a line begins with."""
+_NARROWEST = 30
+_PLAIN = str.maketrans(
+    {
+        **{"λ": "lambda", "μ": "mu", "×": "x", "÷": "/", "√": "sqrt ", "·": "*", "²": "^2", "→": "->", "≥": ">="},
+        **{"…": "...", "–": "-", "—": "-", "−": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "▸": ">", "◂": "<"},
+    }
+)
+_ERRORS = "knnstore.plain"
+_LABEL = re.compile("[a-z]+ +")
+# C0 but for line breaks and tabs, DEL, C1, and what turns the direction of writing
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def columns(stream: TextIO | None = None) -> int:
+    """Return the columns that text may take on a stream, stdout by default: its terminal's, at most ``WIDTH``."""
+    try:
+        width = os.get_terminal_size((stream or sys.stdout).fileno()).columns
+    except (OSError, ValueError):  # not a terminal, or no file at all
+        return WIDTH
+    return max(_NARROWEST, min(WIDTH, width - 1))
+
+
+def fit(text: str, stream: TextIO | None = None) -> str:
+    """Return text whose labelled lines fit the stream's terminal; where there is none, the text as it is.
+
+    A line with a command to paste stays whole: the terminal wraps it, and a copy of it has no line breaks.
+    """
+    if not (stream or sys.stdout).isatty():
+        return text
+    width = columns(stream)
+    return "\n".join(_fitted(line, width) for line in text.split("\n"))
+
+
+def _fitted(line: str, width: int) -> str:
+    label = _LABEL.match(line)
+    if len(line) <= width or label is None or label.end() != MARGIN or line.startswith("next "):
+        return line
+    margin = " " * MARGIN
+    return textwrap.fill(
+        line[MARGIN:], width, initial_indent=label[0], subsequent_indent=margin, break_on_hyphens=False
+    )
+
+
+def escaped(text: str) -> str:
+    r"""Return text with control characters as escapes, such as ``\x1b``; line breaks and tabs stay.
+
+    What files, stores and names say must not move the cursor of a terminal or change its state.
+    """
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def escaped_json(text: str) -> str:
+    r"""Return a JSON text with control characters as JSON's own escapes, such as ``\u009b``."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def shell_command(*words: str) -> str:
+    """Return a command line that a shell reads as these words: ``knnstore index --store 'my books'``."""
+    return shlex.join(("knnstore", *words))
+
+
+def never_fail_on_characters(*streams: TextIO | None) -> None:
+    """Have streams write a character that their encoding lacks in another way: ``λ`` as ``lambda``, others escaped."""
+    codecs.register_error(_ERRORS, _replacement)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def takes_any_character(stream: TextIO) -> bool:
+    """Return whether the stream's encoding has every character."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
