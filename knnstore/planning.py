@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.sizes import format_size
+from knnstore.sizes import format_need, format_size
 
 FEWEST_LISTS = 256
 """Fewer than these aren't chosen for want of memory."""
@@ -267,7 +267,7 @@ def plan_resources(
         what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of a chunk each"
         raise ResourceError(
             f"--memory {format_size(memory)} is too little: {what} and {processes} processes with their libraries "
-            f"take {format_size(smallest)}; give that, or fewer --workers, or a smaller --nlist"
+            f"take {format_need(smallest)}; give that, or fewer --workers, or a smaller --nlist"
         )
     extra = chunk + sorting
     affordable = 1 + ((memory - base) // tasks - fill) // extra

@@ -1,6 +1,6 @@
 """Hold knnstore's perplexity against an independent brute-force scorer on the same text, corpus and windows.
 
-    python tools/oracle.py --scorer reference_scorer.py --corpus DIR --text FILE… [--model wiki-lm] [--store-tokens N]
+    python tools/oracle.py --scorer reference_scorer.py --corpus DIR --text FILE… [--model wiki-lm] [--store-bytes N]
 
 Ingests the corpus (float16 keys, float32 arithmetic, nothing held out), scores the text with ``--exact`` and fixed
 k, λ and T, and runs the scorer, a script that takes ``--model --store --eval --k --lam --temp`` and prints JSON, on the

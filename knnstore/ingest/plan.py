@@ -15,9 +15,9 @@ from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import ResourceError, UsageError
-from knnstore.lm.spec import LmFacts, default_model, resolve_model
+from knnstore.lm.spec import LmFacts, default_model, weight_bytes
 from knnstore.records import LATER
-from knnstore.sizes import format_size
+from knnstore.sizes import format_need, format_size
 
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
 # A chunk is a task: large enough that files are few and writes sequential, small enough that a kill costs seconds.
@@ -171,7 +171,7 @@ def choose_workers(options: IngestOptions, cores: int) -> IngestOptions:
 
     Processes of few threads waste nothing on waiting for each other; only a large LM is worth all the threads.
     """
-    weights = _weight_bytes(options.model or default_model())
+    weights = weight_bytes(options.model or default_model())
     # files hold two bytes a parameter as a rule, and a worker may need four
     affordable = (options.memory - _CLIENT_BYTES) // (_WORKER_BYTES + 2 * weights + _CHUNK_COPIES * _CHUNK_BYTES)
     return replace(options, workers=int(min(max(1, affordable), cores)))
@@ -190,7 +190,7 @@ def check_memory_first(options: IngestOptions) -> None:
     One that is killed while it starts would be started again, for ever.
     """
     model = options.model or default_model()
-    _require_memory(options, model, _weight_bytes(model), least="at least ")
+    _require_memory(options, model, weight_bytes(model), least="at least ")
 
 
 def _require_memory(options: IngestOptions, model: str, worker: int, files: int = 0, least: str = "") -> None:
@@ -202,12 +202,8 @@ def _require_memory(options: IngestOptions, model: str, worker: int, files: int 
         many = f" and {files:,} files" if held > worker else ""
         raise ResourceError(
             f"--memory {format_size(options.memory)} is too little: {model} with {processes}{many} "
-            f"needs {least}{format_size(needed)}; give more{', or fewer --workers' * (workers > 1)}"
+            f"needs {least}{format_need(needed)}; give more{', or fewer --workers' * (workers > 1)}"
         )
-
-
-def _weight_bytes(model: str) -> int:
-    return sum(path.stat().st_size for path in resolve_model(model).glob("*.safetensors"))
 
 
 def row_bytes(segment: Segment) -> float:

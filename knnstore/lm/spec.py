@@ -94,3 +94,8 @@ def _download(model: str, places: list[Path]) -> Path:
             f"no model {model!r}: looked at {looked}, and on the hub ({reason}); check the name, or download it where "
             f"there is a network with 'hf download {model} --local-dir FOLDER' and give that folder"
         ) from None
+
+
+def weight_bytes(model: str) -> int:
+    """Return the bytes of the weights' files of a model that ``--model`` names."""
+    return sum(path.stat().st_size for path in resolve_model(model).glob("*.safetensors"))

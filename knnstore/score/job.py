@@ -21,7 +21,7 @@ from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
-from knnstore.score.checks import block_memory
+from knnstore.score.checks import block_memory, check_memory_first
 from knnstore.score.choice import Choice, given_choice, stored_choice
 from knnstore.score.details import DetailsGatherer
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
@@ -61,6 +61,7 @@ def score(
     stores = Stores([store, *beside])
     _require_one_for_more(stores, options)
     name = options.model or default_model()
+    check_memory_first(options.memory, name)
     allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
     loading = {"dtype": options.dtype, "device": options.device}
     model = model_of_store(store.root, store.manifest, name, **loading, allow=allow)

@@ -22,7 +22,7 @@ from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.records import to_json
-from knnstore.sizes import format_size
+from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
 from knnstore.suffixes.plan import DONE, PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
@@ -58,7 +58,7 @@ def build_suffixes(
     if most < _SMALLEST_RANGE:
         raise ResourceError(
             f"--memory {format_size(memory)} is too little: "
-            f"give {format_size(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
+            f"give {format_need(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
         )
     with writing(store.root):
         if not again and folder.finished:

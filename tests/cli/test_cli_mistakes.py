@@ -249,11 +249,12 @@ def test_a_score_option_out_of_range_is_named_with_its_limit(store, options, tol
     assert told in error_of(USAGE, "score", *options)
 
 
-def test_memory_that_cannot_do_is_refused_before_any_work(store):
+def test_memory_that_cannot_do_is_refused_before_any_work(store, monkeypatch):
+    monkeypatch.setattr("knnstore.score.job.model_of_store", None)  # nothing is loaded before the refusal
     assert "is too little" in error_of(FAILURE, "score", "--memory", "300MB")
     assert "is too little" in error_of(FAILURE, "index", "--memory", "300MB", "--nlist", "64")
     # before a worker is started, which the system would kill, and Dask start again, for ever
-    assert "needs at least 1.0 GB" in ingest("--memory", "400MB", "--workers", "1", "--overwrite", code=FAILURE)
+    assert "needs at least 1.02 GB" in ingest("--memory", "400MB", "--workers", "1", "--overwrite", code=FAILURE)
 
 
 def test_nothing_held_out_says_to_give_a_text(here):
