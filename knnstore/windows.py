@@ -2,11 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+Padding = Literal["longest", "ladder", "exact", "alone"]
+"""Which windows share a batch, and to which length they are padded.
+
+``ladder``: windows of one step of a ladder of lengths, padded to that step, so that a window's shape depends on the
+window alone. ``exact``: windows of equal length, unpadded, for LMs whose results depend on the longest text of a batch.
+``alone``: one window per batch, for LMs whose results depend on the other texts. ``longest``: windows of like lengths,
+padded to the longest of them, as stores were made before there was a ladder.
+"""
+PADDINGS: tuple[Padding, ...] = ("longest", "ladder", "exact", "alone")
+
+ROWS = 16
+"""Positions in the smallest block of rows that a CPU's kernels handle alike wherever it lies in a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +29,7 @@ class Windows:
     A document's stream is BOS followed by its tokens. Window w feeds stream positions ``[start, start + length)``
     to the LM; its last ``scored`` positions are the ones whose hidden states are taken. The state at stream
     position p is the key of the document's token p (0-based), the one that follows it: ``row`` is the row of the
-    first, the others follow.
+    first, the others follow. ``context``: most positions that a window may have.
     """
 
     document: Int64
@@ -24,26 +37,53 @@ class Windows:
     length: Int64
     scored: Int64
     row: Int64
+    context: int
 
     def __len__(self) -> int:
         return len(self.document)
 
     def select(self, index: Any) -> "Windows":
         """The windows at ``index``: a slice, or an integer or bool array."""
-        return Windows(self.document[index], self.start[index], self.length[index], self.scored[index], self.row[index])
+        document, start, length = self.document[index], self.start[index], self.length[index]
+        return Windows(document, start, length, self.scored[index], self.row[index], self.context)
 
-    def batches(self, batch_tokens: int) -> Iterator["Windows"]:
-        """Batches of windows of like lengths, longest first, that padded hold at most ``batch_tokens`` tokens.
+    def widths(self, padding: Padding) -> Int64:
+        """The length that each window is padded to, int64 (windows,); for ``longest``, if all are one batch."""
+        if padding == "longest":
+            return np.full(len(self), self.length.max())
+        return ladder(self.length, self.context) if padding == "ladder" else self.length
 
-        Depends on the windows alone, so that a task run twice makes the same batches. A window longer than
-        ``batch_tokens`` is a batch of its own.
+    def batches(self, batch_tokens: int, padding: Padding = "ladder", lines: int = 1) -> Iterator["Windows"]:
+        """Batches of windows, longest first, that padded hold at most ``batch_tokens`` tokens.
+
+        Depends on the windows and the arguments alone, so that a task run twice makes the same batches. A window longer
+        than ``batch_tokens`` is a batch of its own. A full batch of ``lines`` windows or more has a multiple of them.
         """
         ordered = self.select(np.lexsort((self.scored, self.length))[::-1])
+        widths = ordered.length if padding == "longest" else ordered.widths(padding)
         begin = 0
         while begin < len(ordered):
-            size = max(1, batch_tokens // int(ordered.length[begin]))
+            width = int(widths[begin])
+            size = max(1, batch_tokens // width)
+            size -= size % lines if size > lines else 0
+            if padding == "alone" or (padding == "exact" and width < ROWS):
+                size = 1
+            elif padding != "longest":
+                size = min(size, int(np.searchsorted(-widths, -width, side="right")) - begin)  # those of one width
             yield ordered.select(slice(begin, begin + size))
             begin += size
+
+
+def ladder(length: Int64, most: int) -> Int64:
+    """The steps of the ladder that lengths are padded to: int64, like ``length``; none is above ``most``.
+
+    A step is the next multiple of 16, or of an eighth of the next power of two where that is more: a text is padded by
+    at most 15 positions or a quarter.
+    """
+    octave = 1 << np.maximum(np.ceil(np.log2(np.maximum(length, 1))).astype(np.int64), 0)
+    step = np.maximum(ROWS, octave // 8)
+    steps: Int64 = np.minimum(-(-length // step) * step, np.maximum(length, most))
+    return steps
 
 
 def cut_windows(
@@ -75,4 +115,4 @@ def cut_windows(
     position = (low[which] + within) * stride  # i: the first scored stream position
     start = np.maximum(position + stride - context, 0)
     end = np.minimum(position + stride, count[which])
-    return Windows(overlapping[which], start, end - start, end - position, first[which] + position)
+    return Windows(overlapping[which], start, end - start, end - position, first[which] + position, context)

@@ -33,6 +33,7 @@ from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
 from knnstore.records import LATER, fingerprint, from_json
+from knnstore.windows import PADDINGS
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
@@ -59,6 +60,8 @@ class SegmentPlan:
     pair's source and target with a tab between; ``compute`` the LM's dtype and ``versions`` those of the libraries,
     since another one may change the last bits of a key. ``distinct``: of documents with the same text the first alone
     is in it, and those that nothing repeats are preferred for measuring; None, as in older stores: every one is in it.
+    ``padding``: how windows share a batch of the LM (see ``knnstore.windows.Padding``); None is ``longest``, as before
+    there was a choice.
     """
 
     model: ModelIdentity
@@ -72,12 +75,15 @@ class SegmentPlan:
     compute: str
     versions: dict[str, str]
     distinct: bool | None = field(default=None, metadata=LATER)
+    padding: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 0 < self.chunk_rows <= 2**30 or not 0 <= self.holdout < 1:
             raise ValueError(f"impossible chunk_rows {self.chunk_rows} or holdout {self.holdout}")
         if self.key_dtype not in ("float16", "int8"):
             raise ValueError(f"unknown key dtype {self.key_dtype!r}")
+        if self.padding not in (None, *PADDINGS):
+            raise ValueError(f"unknown padding {self.padding!r}")
 
     @property
     def value_dtype(self) -> np.dtype[Any]:

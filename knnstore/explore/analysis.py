@@ -111,10 +111,11 @@ def analyse(model: KeyModel, recipe: KeyRecipe, search: Search, text: str, *, k:
     windows = cut_windows(np.zeros(1, np.int64), np.array([len(ids)]), context=recipe.context, stride=recipe.stride)
     vocabulary = model.loaded.identity.vocabulary
     parts = []
-    for batch in windows.batches(max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary))):
+    padding = model.padding(windows.context)
+    for batch in windows.batches(max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary)), padding):
         rows, lines, positions = scored_positions(batch)
         first = int((batch.length - batch.scored).min())
-        inputs = padded_ids(batch, lambda _, begin, end: ids[begin:end], model.loaded.bos)
+        inputs = padded_ids(batch, lambda _, begin, end: ids[begin:end], model.loaded.bos, padding)
         keys, logits = model.keys_and_logits(inputs, first)
         log_p = logits[lines, positions - first].float().log_softmax(dim=-1).cpu()  # (tokens, vocabulary)
         found = search(keys[lines, positions - first].numpy(), k)

@@ -27,8 +27,8 @@ from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.holdout import MOST_TOKENS, Int64, Repeats, choose_more_heldout
 from knnstore.ingest.assembly import Choose
 from knnstore.ingest.copies import superfluous_of
-from knnstore.ingest.making import Making, count
-from knnstore.ingest.plan import IngestOptions, differences
+from knnstore.ingest.making import Making, count, padded
+from knnstore.ingest.plan import IngestOptions, differences, follows
 from knnstore.ingest.survey import (
     Differences,
     compare,
@@ -169,7 +169,7 @@ class Append:
             making = self._making(Segment(path))
             making.forget_damaged()
             found = making.segment.plan
-            if found != wanted and making.tokenised and self._same_keys(found):
+            if not follows(found, wanted) and making.tokenised and self._same_keys(found):
                 self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")
                 making.write_keys()
                 self._publish(self._store(), making.segment, _read_replaced(path), {})
@@ -188,10 +188,11 @@ class Append:
         for begun in unfinished(self.root):
             if not (begun / FOLDER).is_dir():
                 continue
-            if (begun / PLAN_FILE).is_file() and Segment(begun).plan == plan:
+            if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
                 path = begun
             else:
                 remove_tree(begun)  # not tokenised yet, or made by other libraries: little or nothing is lost
+        plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
         path = path or segment_root(self.root, next_segment(self.root))
         make_folder(path / FOLDER)
         _write_replaced(path, found.replaced)

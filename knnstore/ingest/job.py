@@ -1,5 +1,6 @@
 """The ingest job: a store of a corpus, made, finished, or brought up to date."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from knnstore.errors import CorpusError, MismatchError, UsageError
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.copies import superfluous_of
-from knnstore.ingest.making import Making, count
+from knnstore.ingest.making import Making, count, padded
 from knnstore.ingest.plan import IngestOptions, check_memory, differences, older_plan, segment_plan
 from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
@@ -99,7 +100,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
         if load_manifest(root).segments:
             done = Append(root, options, plan, spec, found, runner, reporter).run()
         else:
-            segment = _first_segment(root, plan)
+            segment = _first_segment(root, plan, lambda: padded(plan, spec, runner, reporter))
             making = Making(segment, spec, runner, reporter)
             done = _make_first(root, making, plan_parts(found), options)
         return _report(root, done, found)
@@ -172,17 +173,20 @@ def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
 
 
-def _first_segment(root: Path, plan: SegmentPlan) -> Segment:
+def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:
     """The first segment, begun or made; refuses one that was begun with another plan.
 
     One that an older version began keeps its plan if its documents are chosen; else what it tokenised is taken over.
+    ``complete()`` gives the plan with what is measured on the LM, for a segment that has no keys yet.
     """
     path, older = segment_root(root, _SEGMENT), older_plan(plan)
-    if (path / PLAN_FILE).exists():
-        begun = Segment(path)
-        if begun.plan == older and begun.commits.find(DOCUMENTS_TASK):
-            plan = older
-        told = [] if begun.plan == older else differences(begun.plan, plan)
+    if not (path / PLAN_FILE).exists():
+        plan = complete()
+    elif (begun := Segment(path)).plan == older:
+        plan = older if begun.commits.find(DOCUMENTS_TASK) else complete()
+    else:
+        plan = replace(plan, padding=begun.plan.padding)
+        told = differences(begun.plan, plan)
         if told:
             raise MismatchError(
                 f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "

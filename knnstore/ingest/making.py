@@ -1,13 +1,14 @@
 """Making one segment: tokens first, keys second; each step goes on where an earlier run stopped."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from knnstore.atomic import make_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Parts
 from knnstore.datastore.arrays import create_array
-from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment
+from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
@@ -17,10 +18,12 @@ from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
+    PaddingTask,
     SamplesTask,
     TokenTask,
     committed_summaries,
     decoded_bytes,
+    find_padding,
     remove_parts,
     tokenise,
     write_keys,
@@ -159,6 +162,15 @@ class Making:
     def _tally(self, run: int, kept: int) -> None:
         self.tasks_run += run
         self.tasks_kept += kept
+
+
+def padded(plan: SegmentPlan, spec: LmSpec, runner: Runner, reporter: Reporter) -> SegmentPlan:
+    """The plan of a new segment with the padding that suits the LM."""
+    padding = next(iter(runner.run(find_padding, [PaddingTask(spec, plan.key.context)])))
+    if padding != "ladder":
+        shared = "only windows of equal length share" if padding == "exact" else "no windows share"
+        reporter.say(f"batches   {shared} a batch: this LM's results depend on the rest of it")
+    return replace(plan, padding=padding)
 
 
 def count(number: int, noun: str) -> str:

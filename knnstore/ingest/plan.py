@@ -217,6 +217,11 @@ def key_bytes(segment: Segment, chunks: int) -> int:
     return int(min(chunks * segment.plan.chunk_rows, segment.rows) * row_bytes(segment))
 
 
+def follows(begun: SegmentPlan, wanted: SegmentPlan) -> bool:
+    """Whether a segment that was begun is what is wanted now; its padding is its own."""
+    return replace(begun, padding=wanted.padding) == wanted
+
+
 def differences(found: SegmentPlan, wanted: SegmentPlan) -> list[str]:
     """What differs between two plans, for people: ``context 256 (now 128)``."""
     told = []

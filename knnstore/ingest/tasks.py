@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import kept
-from knnstore.windows import Windows, cut_windows
+from knnstore.windows import Padding, Windows, cut_windows
 
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
@@ -100,6 +100,14 @@ class SurveyTask:
 
 
 @dataclass(frozen=True, slots=True)
+class PaddingTask:
+    """Find out how windows of up to ``context`` positions may share a batch."""
+
+    spec: LmSpec
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeTask:
     """Token ids whose text's size is wanted."""
 
@@ -127,6 +135,11 @@ def describe_model(spec: LmSpec) -> LmFacts:
     from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
 
     return describe(spec)
+
+
+def find_padding(task: PaddingTask) -> Padding:
+    """How windows may share a batch so that each has the keys that it has alone."""
+    return _key_model(task.spec).padding(task.context)
 
 
 def survey(task: SurveyTask) -> tuple[int, Any]:
@@ -251,7 +264,8 @@ def _window_keys(segment: Segment, model: "KeyModel", windows: Windows, tokens: 
 
     batch_tokens = max(1, _BATCH_TOKENS.get(model.loaded.device.type, _BATCH_TOKENS["cpu"]) // shrunk)
     sources = _sources(segment, windows) if segment.plan.key.task == "seq2seq" else None
-    return window_keys(model, windows, tokens, batch_tokens, sources)
+    padding = cast("Padding", segment.plan.padding or "longest")
+    return window_keys(model, windows, tokens, batch_tokens, sources, padding=padding)
 
 
 def _sources(segment: Segment, windows: Windows) -> Callable[[int], "np.ndarray[Any, Any]"]:

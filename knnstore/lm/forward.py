@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -11,23 +11,25 @@ import numpy as np
 import torch
 
 from knnstore.errors import ModelError, OutOfMemoryError
+from knnstore.lm.batching import Memory, find_padding
 from knnstore.lm.causality import require_causal
 from knnstore.lm.keylayer import KeyPoint, find_key_point, module_input
 from knnstore.lm.loading import LoadedModel, load_model
 from knnstore.lm.sources import SourceBatch, SourceReader, batches_with_sources
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.outofmemory import memory_errors
-from knnstore.windows import Windows
+from knnstore.windows import ROWS, Padding, Windows
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Result = TypeVar("Result")
 InputBatch = tuple[Windows, Int64, SourceBatch | None]
-"""Windows, their padded ids (windows, longest), and of an encoder-decoder model what its encoder reads."""
+"""Windows, their padded ids (windows, width), and of an encoder-decoder model what its encoder reads."""
 
 # Most logits that a batch holds at once: 256 MB in float32.
 _LOGITS = 2**26
 # First choices of the LM that are kept of every token, for the features of a gate.
 _LEADING = 16
+_SOURCE = 64  # tokens of the source with which an encoder-decoder model is tried out
 _CACHED_LOGITS = 2**19  # float32 numbers: 2 MiB
 
 
@@ -47,12 +49,32 @@ class KeyModel:
         self._decodes = loaded.task == "seq2seq"
         self._body = loaded.model if self._decodes else loaded.model.base_model
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        self._memory = Memory(loaded.model)
+        self._paddings: dict[int, Padding] = {}
 
     @property
     def dimension(self) -> int:
         """Width of a key."""
         one = np.zeros((1, 1), np.int64)
         return int(self.keys(one, SourceBatch(one, one + 1) if self._decodes else None).shape[-1])
+
+    def padding(self, context: int) -> Padding:
+        """How windows of up to ``context`` positions may share a batch so that each has the keys that it has alone."""
+        if context not in self._paddings:
+            embedded = min(self.loaded.readable, self.loaded.writable)
+            bos = self.loaded.bos
+            source = np.random.default_rng(1).integers(0, embedded, min(_SOURCE, context)) if self._decodes else None
+
+            def keys(ids: Int64) -> Any:
+                if source is None:
+                    return self.keys(ids).numpy()
+                width = ids.shape[1] if ids.shape[1] == context else len(source)
+                return self.keys(ids, SourceBatch.of([source] * len(ids), self.loaded.pad, width)).numpy()
+
+            self._paddings[context] = find_padding(
+                keys, self.loaded.model, context=context, vocabulary=embedded, filler=bos, dtype=self.loaded.dtype
+            )
+        return self._paddings[context]
 
     @torch.inference_mode()
     def keys(self, ids: Int64, source: SourceBatch | None = None) -> torch.Tensor:
@@ -92,7 +114,8 @@ class KeyModel:
         return keys[:, first:], output.logits[:, -(ids.shape[1] - first) :]
 
     def _arguments(self, ids: Int64, source: SourceBatch | None) -> dict[str, Any]:
-        """Those of a forward pass, without a cache."""
+        """Those of a forward pass, without a cache, which begins as the first one did."""
+        self._memory.restore()
         tokens = torch.from_numpy(ids).to(self.loaded.device)
         if not self._decodes:
             return {"input_ids": tokens, "use_cache": False}
@@ -137,6 +160,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def _even_threads(lines: int, width: int) -> Iterator[None]:
+    """Within, torch uses no more threads than divide a batch into equal shares of lines or of whole blocks of rows.
+
+    The rows at the ragged end of a thread's share are multiplied by another kernel, which rounds otherwise.
+    """
+    blocks, rest = divmod(lines * width, ROWS)
+    threads = before = torch.get_num_threads()
+    while lines % threads and (rest or blocks % threads):
+        threads -= 1
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @lru_cache(maxsize=1)
 def key_model(spec: LmSpec) -> KeyModel:
     """The LM of ``spec`` with its key point; made once a process. Raises ModelError for one that isn't causal."""
@@ -162,12 +202,12 @@ def describe(spec: LmSpec) -> LmFacts:
     )
 
 
-def padded_ids(windows: Windows, tokens: Any, bos: int) -> Int64:
-    """The input of a batch of windows: int64 (windows, longest), padded on the right with BOS.
+def padded_ids(windows: Windows, tokens: Any, bos: int, padding: Padding = "ladder") -> Int64:
+    """The input of a batch of windows: int64 (windows, width), padded on the right with BOS.
 
     ``tokens(document, begin, end)`` gives the token ids of a document's tokens ``[begin, end)``.
     """
-    ids = np.full((len(windows), int(windows.length.max())), bos, np.int64)
+    ids = np.full((len(windows), int(windows.widths(padding).max())), bos, np.int64)
     columns = zip(windows.document, windows.start, windows.length, strict=True)
     for line, (document, start, length) in enumerate(columns):
         # stream position p > 0 is the document's token p − 1; position 0 is BOS
@@ -177,24 +217,49 @@ def padded_ids(windows: Windows, tokens: Any, bos: int) -> Int64:
 
 
 def input_batches(
-    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None
+    model: KeyModel,
+    windows: Windows,
+    tokens: Any,
+    batch_tokens: int,
+    sources: SourceReader | None,
+    *,
+    padding: Padding | None = None,
 ) -> Iterator[InputBatch]:
-    """Windows, batch by batch, their padded ids, and of an encoder-decoder model what its encoder reads."""
-    bos = model.loaded.bos
+    """Windows, batch by batch, their padded ids, and of an encoder-decoder model what its encoder reads.
+
+    ``padding``: None for what the LM allows.
+    """
+    padding = padding or model.padding(windows.context)
+    bos, pad, longest = model.loaded.bos, model.loaded.pad, model.loaded.longest_context
     if sources is None:
-        for batch in windows.batches(batch_tokens):
-            yield batch, padded_ids(batch, tokens, bos), None
+        for batch in windows.batches(batch_tokens, padding, torch.get_num_threads()):
+            yield batch, padded_ids(batch, tokens, bos, padding), None
         return
-    for batch, texts in batches_with_sources(windows, batch_tokens, sources):
-        yield batch, padded_ids(batch, tokens, bos), SourceBatch.of(texts, model.loaded.pad)
+    for batch, texts, width in batches_with_sources(windows, batch_tokens, sources, padding, longest):
+        yield batch, padded_ids(batch, tokens, bos, padding), SourceBatch.of(texts, pad, width)
 
 
 def window_keys(
-    model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
+    model: KeyModel,
+    windows: Windows,
+    tokens: Any,
+    batch_tokens: int,
+    sources: SourceReader | None = None,
+    *,
+    padding: Padding | None = None,
 ) -> Iterator[tuple[Int64, Any]]:
-    """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d)."""
-    for whole in input_batches(model, windows, tokens, batch_tokens, sources):
-        for (batch, _, _), keys in _in_memory(whole, lambda part: model.keys(part[1], part[2])):
+    """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d).
+
+    ``padding``: None for what the LM allows.
+    """
+
+    def keys_of(batch: InputBatch) -> torch.Tensor:
+        _, ids, source = batch
+        with nullcontext() if padding == "longest" else _even_threads(*ids.shape):
+            return model.keys(ids, source)
+
+    for whole in input_batches(model, windows, tokens, batch_tokens, sources, padding=padding):
+        for (batch, _, _), keys in _in_memory(whole, keys_of):
             rows, lines, positions = scored_positions(batch)
             yield rows, keys[lines, positions].numpy()
 
@@ -282,8 +347,10 @@ def batch_scores(model: KeyModel, batch: InputBatch, tokens: Any) -> Iterator[Sc
 
 def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | None, tokens: Any) -> ScoredTokens:
     rows, lines, positions = scored_positions(batch)
-    first = int((batch.length - batch.scored).min())
-    keys, logits = model.keys_and_logits(ids, first, source)
+    # at least a block of rows goes through the head: of fewer the logits would depend on how many windows there are
+    first = max(0, min(int((batch.length - batch.scored).min()), ids.shape[1] - ROWS))
+    with _even_threads(*ids.shape):
+        keys, logits = model.keys_and_logits(ids, first, source)
     targets = np.concatenate([tokens(*span) for span in scored_spans(batch)]).astype(np.int64)
     said = _said(logits, torch.from_numpy(lines), torch.from_numpy(positions - first), torch.from_numpy(targets))
     log_p, leading, leading_log_p, entropy = (column.cpu().numpy() for column in said)

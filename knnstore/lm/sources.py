@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.windows import Windows
+from knnstore.windows import Padding, Windows, ladder
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -23,9 +23,9 @@ class SourceBatch:
     mask: Int64
 
     @classmethod
-    def of(cls, texts: "list[np.ndarray[Any, Any]]", pad: int) -> "SourceBatch":
-        """Source texts, padded with token ``pad``."""
-        longest = max(1, *map(len, texts))
+    def of(cls, texts: "list[np.ndarray[Any, Any]]", pad: int, width: int | None = None) -> "SourceBatch":
+        """Source texts, padded with token ``pad`` to ``width``, None for the longest."""
+        longest = width or max(1, *map(len, texts))
         ids, mask = np.full((len(texts), longest), pad, np.int64), np.zeros((len(texts), longest), np.int64)
         for line, text in enumerate(texts):
             ids[line, : len(text)], mask[line, : len(text)] = text, 1
@@ -40,16 +40,30 @@ class SourceBatch:
 
 
 def batches_with_sources(
-    windows: Windows, batch_tokens: int, read: SourceReader
-) -> Iterator[tuple[Windows, list[Any]]]:
-    """Batches of windows, and their sources, that padded hold at most ``batch_tokens`` tokens on either side."""
-    for batch in windows.batches(batch_tokens):
-        texts = [read(int(document)) for document in batch.document]
+    windows: Windows, batch_tokens: int, read: SourceReader, padding: Padding, longest: int
+) -> Iterator[tuple[Windows, list[Any], int]]:
+    """Batches of windows, their sources, and the length that these are padded to.
+
+    Padded they hold at most ``batch_tokens`` tokens on either side. ``longest``: most tokens that the encoder reads.
+    """
+    for together in windows.batches(batch_tokens, padding):
+        texts = [read(int(document)) for document in together.document]
+        widths = np.array([max(1, len(text)) for text in texts])
+        order = np.arange(len(texts))
+        if padding != "longest":
+            widths = ladder(widths, longest) if padding == "ladder" else widths
+            order = np.argsort(-widths, kind="stable")
         begin = 0
-        while begin < len(batch):
-            end, longest = begin + 1, len(texts[begin])
-            while end < len(batch) and max(longest, len(texts[end])) * (end + 1 - begin) <= batch_tokens:
-                longest = max(longest, len(texts[end]))
+        while begin < len(order):
+            end, width = begin + 1, int(widths[order[begin]])
+            while end < len(order) and _joins(padding, width, int(widths[order[end]]), end + 1 - begin, batch_tokens):
+                width = max(width, int(widths[order[end]]))
                 end += 1
-            yield batch.select(slice(begin, end)), texts[begin:end]
+            places = order[begin:end]
+            yield together.select(places), [texts[place] for place in places], width
             begin = end
+
+
+def _joins(padding: Padding, width: int, other: int, lines: int, batch_tokens: int) -> bool:
+    """Whether a source of the ``other`` width joins those of ``width``, so that there are so many lines."""
+    return (padding == "longest" or other == width) and max(width, other) * lines <= batch_tokens

@@ -117,8 +117,8 @@ def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path
     document = int(np.flatnonzero(segment.documents.heldout_tokens if heldout else segment.documents.tokens)[-1])
     keys_of = forward.window_keys
 
-    def spoiled(model, windows, *rest):
-        for rows, keys in keys_of(model, windows, *rest):
+    def spoiled(model, windows, *rest, **given):
+        for rows, keys in keys_of(model, windows, *rest, **given):
             if (windows.document == document).any():
                 keys[rows == first[document] + 7, 3] = bad
             yield rows, keys
@@ -138,8 +138,8 @@ def test_keys_that_overflow_or_are_not_finite_stop_the_ingest_with_document_and_
     here = copy_of(made, tmp_path / "here")
     keys_of, sampling = forward.window_keys, []
 
-    def spoiled(model, windows, *rest):
-        for rows, keys in keys_of(model, windows, *rest):
+    def spoiled(model, windows, *rest, **given):
+        for rows, keys in keys_of(model, windows, *rest, **given):
             if not sampling:  # of which another test tells
                 keys[rows == 300, 3] = bad
             yield rows, keys

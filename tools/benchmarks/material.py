@@ -72,7 +72,7 @@ def input_batches(windows: Windows, tokens: Any, bos: int) -> list[tuple[Any, An
     """Token ids and the mask of what isn't padding: int64 and bool tensors (windows, length), in ingest's batches."""
     batches = []
     for batch in windows.batches(BATCH_TOKENS):
-        ids = padded_ids(batch, tokens, bos)
+        ids = padded_ids(batch, tokens, bos)  # the ladder's widths, as batches are cut
         batches.append((torch.from_numpy(ids), torch.from_numpy(np.arange(ids.shape[1]) < batch.length[:, None])))
     return batches
 
