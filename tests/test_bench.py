@@ -141,6 +141,14 @@ def test_a_plan_is_held_against_what_the_build_takes(capsys, monkeypatch):
     assert 0.7 < result["ratios"]["disk_vs_promise"] < 2  # so few keys are no more than the records about them
 
 
+def test_overlap_says_what_10_to_the_9_stored_tokens_cost(capsys, small_reference):
+    arguments = ("--rows", "20000", "--rounds", "1", "--store", str(small_reference / "books.knnstore"))
+    result = bench(capsys, "overlap", *arguments)
+    rows = result["rows"]
+    assert len(rows) == 4 and rows[1]["tokens"] == 20_000 and "held-out tokens, by a pass" in rows[3]["what"]
+    assert all(row["CPU s for 10⁹ tokens"] > 0 for row in rows)
+
+
 def make_small(path):
     from make_keys import make_store
 

@@ -13,6 +13,7 @@
                                               a curve over nprobe, in bulk and one by one, warm and cold
     lookup   ms of one query, warm and cold    ÷ faiss on disk, ÷ faiss in RAM
     plan     time, memory, disk of an index   ÷ what 'index --dry-run' promises
+    overlap  CPU s of finding overlaps         for 10⁹ stored tokens
     score    tokens/s of scoring, end to end  ÷ bare LM
     cluster  tasks/s on 1 to 64 Dask workers   ÷ one worker times their number
     objects  requests, bytes, CPU s of a bucket ÷ a disk
@@ -40,7 +41,7 @@ from knnstore.sizes import parse_size
 
 NAMES = (
     *("ingest", "keys", "trade", "memory", "index", "scale"),
-    *("search", "lookup", "plan", "score"),
+    *("search", "lookup", "plan", "overlap", "score"),
     *("append", "cluster", "objects"),
 )
 
@@ -73,7 +74,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store",
         type=Path,
-        help="a finished store, for search, score, scale; default: one of --corpus (search --quick: synthetic)",
+        help="a finished store, for search, score, scale, overlap; default: of --corpus (search --quick: synthetic)",
     )
     parser.add_argument(
         "--text", type=Path, help="what search asks and score scores; default: the store's held-out text"

@@ -69,6 +69,12 @@ def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> t
     if options.named:
         longest = stores.manifest.key.context if model.task == "seq2seq" else None
         return texts_of_files(options, model, longest)
+    return "held-out documents", heldout_texts(stores)
+
+
+def heldout_texts(stores: Stores) -> Texts:
+    """What the stores held out. Raises UsageError if that is nothing."""
+    pairs = stores.manifest.key.task == "seq2seq"
     names, parts, sizes, sources, digests = [], [], [], [], []
     for segment, documents in stores.heldout():
         for document in documents:
@@ -76,12 +82,12 @@ def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> t
             parts.append(segment.heldout(int(document)).astype(np.uint32))
             sizes.append(int(segment.documents.heldout_bytes[document]))
             digests.append(b"" if segment.documents.tokens[document] else segment.documents.digest(int(document)))
-            if model.task == "seq2seq":
+            if pairs:
                 sources.append(segment.source(int(document)))
     if not parts:
-        files = "--source FILE --target FILE" if model.task == "seq2seq" else "--text PATH"
+        files = "--source FILE --target FILE" if pairs else "--text PATH"
         raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
-    return "held-out documents", replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
+    return replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
 
 def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = ()) -> Texts:
