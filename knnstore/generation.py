@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from knnstore.attachment import Joined, Setting, attach_store
 from knnstore.attribution import Attribution, Ledger, Shares, shares
 from knnstore.errors import UsageError
+from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling
 from knnstore.lm.hooks import Step
 from knnstore.lm.streaming import Sampling, TextStream, in_thread, write_tokens
 from knnstore.neighbours import Neighbours
@@ -38,15 +40,28 @@ class Generation:
 
     An encoder-decoder model writes what the prompt becomes, such as its translation. The LM is joined to the store in
     the thread that writes, and there alone. To leave off early, close the iterator.
+
+    ``sampling``: None takes the most probable token each time, whatever the model's generation_config.json asks for.
+    ``generation_config``: apply the penalties and bans of that file, and its sampling where ``sampling`` is None.
     """
 
-    def __init__(self, joined: Joined, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None) -> None:
+    def __init__(
+        self,
+        joined: Joined,
+        prompt: str,
+        max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        *,
+        generation_config: bool = False,
+    ) -> None:
         if max_new_tokens < 1:
             raise UsageError(f"max-new-tokens {max_new_tokens}: give at least 1")
         self.prompt = prompt
         self.tokens: list[WrittenToken] = []
         self._most = max_new_tokens
-        self._sampling = sampling or Sampling()
+        model = joined.model.loaded.model
+        self._sampling = sampling or (Sampling.asked_by(model) if generation_config else Sampling())
+        self.generation_config = generation_config
         self._joined = joined
         self._ledger = Ledger(joined.passages)
 
@@ -68,6 +83,17 @@ class Generation:
     def source(self) -> str:
         """Where the setting comes from, in words."""
         return self._joined.source
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the model's generation_config.json asks for that changes a text: sampling, penalties, bans."""
+        model = self._joined.model.loaded.model
+        return asked_sampling(model) | asked_penalties(model)
+
+    @property
+    def not_applicable(self) -> dict[str, Any]:
+        """What else that file asks for, and a text that is written token by token can't follow, such as beams."""
+        return asked_otherwise(self._joined.model.loaded.model)
 
     @property
     def text(self) -> str:
@@ -96,7 +122,7 @@ class Generation:
             emit(_explained(token, stream.add(token), steps.pop(), self.setting))
 
         with attach_store(model, self._joined.search, self.setting, on_step=steps.append, only_here=True):
-            write_tokens(model.loaded, ids, self._most, self._sampling, take)
+            write_tokens(model.loaded, ids, self._most, self._sampling, take, penalties=self.generation_config)
 
 
 def _explained(token: int, text: str, step: Step, setting: Setting) -> tuple[WrittenToken, Neighbours, Shares]:

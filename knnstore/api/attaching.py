@@ -23,12 +23,14 @@ def attach(
 ) -> Attachment:
     """Join an LM of transformers, causal or encoder-decoder, to a store, until ``detach()`` or the end of a ``with``.
 
-    Meanwhile ``model(...).logits``, ``model.generate(...)`` and pipelines with ``model`` speak for the mixture: the
-    logits are ln p, float32, of every position that is returned and isn't padding; a loss is the mixture's. Only this
-    instance is touched, by hooks, and ``detach`` leaves no trace. A second store is mixed with what the first made.
+    Meanwhile ``model(...).logits``, ``model.generate(...)`` and pipelines with ``model`` give the mixture: the logits,
+    float32, are ln p plus the offset of the LM's own logits, a constant for each position, and ``log_softmax`` of them
+    is ln p; a loss is the mixture's. At positions of padding they are the LM's. Only this instance is touched, by
+    hooks, and ``detach`` leaves no trace. A second store is mixed with what the first made.
 
     Args:
-        model: in evaluation mode, on any device, in any dtype.
+        model: in evaluation mode, on any device, in any dtype; or the LM wrapped by ``torch.compile``, DataParallel,
+            DistributedDataParallel or adapters of PEFT. Other wrappers are refused, naming the LM inside.
         store: a store, or what ``--store`` takes.
         lambda_, temperature, k: the mixture; what is None is as the store was tuned, else a cautious default.
         nprobe: lists that a query searches. exact: search every key instead.

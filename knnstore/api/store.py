@@ -1,5 +1,6 @@
 """A store in the hands of a program."""
 
+import threading
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +58,8 @@ class Store:
     """A finished store with, where text is given or wanted, the LM that made it.
 
     ``model``: what ``--model`` takes, or a causal LM of transformers that is in memory, with its ``tokenizer``. It is
-    loaded, and held against the store, when first needed. May be used by several threads at once.
+    loaded, and held against the store, when first needed. Any method but ``close`` may be called by several threads
+    at once.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Store:
         self._dtype = dtype
         self._allow = warn_of_mismatch if allow_mismatch else None
         self._searches: dict[tuple[int | None, bool], Search] = {}
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -134,9 +137,10 @@ class Store:
 
     def searching(self, *, nprobe: int | None = None, exact: bool = False) -> Search:
         """How this store is searched; opened once."""
-        if (nprobe, exact) not in self._searches:
-            self._searches[nprobe, exact] = Search(self.datastore, nprobe=nprobe, exact=exact)
-        return self._searches[nprobe, exact]
+        with self._opening:
+            if (nprobe, exact) not in self._searches:
+                self._searches[nprobe, exact] = Search(self.datastore, nprobe=nprobe, exact=exact)
+            return self._searches[nprobe, exact]
 
     @property
     def task(self) -> str:
@@ -200,15 +204,24 @@ class Store:
         return Joined(self.lm, self.datastore.manifest.key, search, self.passages, *setting)
 
     def generate(
-        self, prompt: str, max_new_tokens: int = 64, *, sampling: Sampling | None = None, joined: Joined | None = None
+        self,
+        prompt: str,
+        max_new_tokens: int = 64,
+        *,
+        sampling: Sampling | None = None,
+        joined: Joined | None = None,
+        generation_config: bool = False,
     ) -> Generation:
         """A text after ``prompt``, to iterate over as it is written; each token says what it owes to the store.
 
         By an encoder-decoder model it is the text that the prompt, its source, becomes.
         ``sampling``: the most probable token each time if None. ``joined``: of this store, with a setting other than
-        the default. Raises UsageError for numbers that don't fit.
+        the default. ``generation_config``: apply the penalties and bans that the model's generation_config.json asks
+        for, and its sampling where ``sampling`` is None. Raises UsageError for numbers that don't fit.
         """
-        return Generation(joined or self.joined(), prompt, max_new_tokens, sampling)
+        return Generation(
+            joined or self.joined(), prompt, max_new_tokens, sampling, generation_config=generation_config
+        )
 
     def attribute(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
+from knnstore.errors import KnnstoreError, ModelError
 from knnstore.lm.causality import require_causal
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
@@ -40,7 +41,7 @@ class Joined:
 
 
 class Attachment:
-    """An LM joined to a store: until ``detach``, or the end of its ``with``, the LM's logits are the mixture's ln p.
+    """An LM joined to a store: until ``detach``, or the end of its ``with``, the LM's logits are the mixture's.
 
     ``setting``: its k, λ and temperature, and ``source`` where they come from, in words. ``nprobe``: lists that a
     query searches, None if it searches every key.
@@ -92,17 +93,23 @@ def attach_store(
 
 
 def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Allow | None = None) -> KeyModel:
-    """An LM that is in memory, if it makes the keys that the store holds of a window of its text.
+    """An LM that is in memory, or the one in a wrapper, if it makes the keys that the store holds of a window.
 
-    Raises ModelError if it is no causal LM, MismatchError if it is another than the store's; other keys are told to
-    ``allow`` instead, if it is given.
+    Raises ModelError if it is no causal LM or can't be run, MismatchError if it is another than the store's; other keys
+    are told to ``allow`` instead, if it is given.
     """
     require_known_model(store.root, store.manifest)
     loaded = adopt_model(model, tokenizer)
     require_same_task(store.root, store.manifest, loaded.identity.name, loaded.task)
     keyed = KeyModel(loaded, store.manifest.key.layer)
-    require_causal(keyed)
-    _require_store_of(store, keyed, allow)
+    try:
+        require_causal(keyed)
+        _require_store_of(store, keyed, allow)
+    except KnnstoreError:
+        raise
+    except Exception as error:  # whatever a model that is wrapped, offloaded or quantised raises
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{type(model).__name__} can't be run on token ids ({told}): load it another way") from error
     return keyed
 
 

@@ -25,13 +25,17 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 @click.option(
     "--sampling-temperature",
     type=float,
-    default=0.0,
-    show_default=True,
+    show_default="0",
     help="0: the most probable token each time; 1: drawn from the mixture.",
 )
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the tokens that hold so much.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0: all.")
+@click.option("--top-p", type=float, show_default="1", help="Draw from the most probable tokens that hold this share.")
+@click.option("--top-k", type=int, show_default="0", help="Draw from this many tokens; 0: all.")
 @click.option("--seed", type=int, help="Makes the draw repeatable.")
+@click.option(
+    "--generation-config",
+    is_flag=True,
+    help="Apply the sampling, penalties and bans of the model's generation_config.json; the options above prevail.",
+)
 @mixture_options
 @model_options
 @result_options
@@ -43,22 +47,31 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     With --explain, on a terminal, green are the tokens that owe half of their probability to the store, bold green
     those that owe it nine tenths.
     """
+    from dataclasses import replace
+
     from knnstore.api import Sampling, open
-    from knnstore.report.generation import explanation, generation_json
+    from knnstore.report.generation import asked_line, explanation, generation_json
     from knnstore.report.words import printable
 
     lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
     opened = open(store, **lm)
     most = options.pop("max_new_tokens")
-    temperature = options.pop("sampling_temperature")
-    sampling = Sampling(temperature, options.pop("top_p"), options.pop("top_k"), options.pop("seed"))
+    given = {name: options.pop(name) for name in ("top_p", "top_k", "seed")}
+    given |= {"temperature": options.pop("sampling_temperature")}
+    given = {name: value for name, value in given.items() if value is not None}
+    as_asked = options.pop("generation_config")
+    sampling = Sampling(**given)
     joined = opened.joined(**options)
-    generation = opened.generate(prompt, most, sampling=sampling, joined=joined)
+    if as_asked:
+        sampling = replace(Sampling.asked_by(opened.lm.loaded.model), **given)
+    generation = opened.generate(prompt, most, sampling=sampling, joined=joined, generation_config=as_asked)
     setting, reporter = generation.setting, reporter_for(quiet or as_json)
     reporter.say(
         f"mixture   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {generation.source}"
     )
     reporter.say(f"search    {joined.search.words(setting.k)}")
+    if line := asked_line(generation):
+        reporter.say(f"model     {line}")
     if as_json:
         list(generation)
         show_json(generation_json(generation))

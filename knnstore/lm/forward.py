@@ -1,6 +1,7 @@
 """Run windows through an LM: keys alone, stopping where they are, or keys and log probabilities."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -124,11 +125,15 @@ class KeyModel:
 
     @contextmanager
     def _captured(self, *, stop: bool) -> Iterator[list[torch.Tensor]]:
-        """The inputs of the key point's module during the context; with ``stop`` the pass ends there."""
+        """The inputs of the key point's module in this thread during the context; with ``stop`` the pass ends there."""
         captured: list[torch.Tensor] = []
+        thread = threading.get_ident()
 
-        def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            captured.append(module_input(args, kwargs))
+        # kwargs are left out where another thread's hook is removed while this one's pass calls it
+        def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if threading.get_ident() != thread:
+                return
+            captured.append(module_input(args, kwargs or {}))
             if stop:
                 raise _KeyReached
 

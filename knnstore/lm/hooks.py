@@ -1,7 +1,8 @@
 """Hooks that make an LM's own forward pass return the mixture with a store: on one instance, and gone without a trace.
 
-Nothing of transformers is replaced. ``model(...)``, ``model.generate(...)`` and pipelines all end in the instance's
-``__call__``, which runs its hooks; so greedy search, sampling, beams, caches and batches need no code here.
+Nothing of transformers is replaced. ``model(...)``, ``model.generate(...)``, pipelines and wrappers of the model all
+end in the instance's ``__call__``, which runs its hooks; so greedy search, sampling, beams, caches and batches need no
+code here.
 """
 
 import inspect
@@ -48,11 +49,13 @@ class Step:
 
 
 class MixtureHooks:
-    """While attached, the logits of ``model`` are ln p of the mixture, float32.
+    """While attached, the logits of ``model`` are ln p of the mixture plus the offset of the LM's own logits, float32.
 
-    p = λ p_kNN + (1 − λ) p_LM (Khandelwal et al. 2020, eq. 3). The store is asked for the positions whose logits are
-    returned and that aren't padding; for those that find nothing, and for padding, the logits are ln p_LM. A ``loss``
-    is the mixture's. Several threads may run the model at once.
+    p = λ p_kNN + (1 − λ) p_LM (Khandelwal et al. 2020, eq. 3). The offset is logsumexp of the LM's logits, a constant
+    for each position: penalties, which depend on the sign of a logit, then act as on the LM, and at λ = 0 the logits
+    are the LM's, bit for bit. The store is asked for the positions whose logits are returned and that aren't padding;
+    for those that find nothing, and for padding, the logits are the LM's. A ``loss`` is the mixture's. Several threads
+    may run the model at once.
 
     ``on_step`` is called, in the thread of the forward pass, after each; None costs nothing. With ``only_here`` the
     passes of other threads stay the LM's own.
@@ -75,6 +78,7 @@ class MixtureHooks:
         self._on_step = on_step
         self._thread = threading.get_ident() if only_here else None
         self._path = point.path
+        self._detached = False
         self._signature = inspect.signature(model.forward)
         self._running = threading.local()  # .states: what the forward pass of this thread has captured so far
         self._decodes = task_of_config(model.config) == "seq2seq"
@@ -88,15 +92,30 @@ class MixtureHooks:
             capture,
             model.register_forward_hook(self._end, with_kwargs=True),
         ]
+        if not only_here:
+            # code that torch.compile has made of the model goes past the hooks of its inner modules
+            torch.compiler.reset()
 
     def detach(self) -> None:
         """Remove the hooks; harmless if they are gone."""
+        self._detached = True  # for what holds the hooks elsewhere: compiled code, modules quantised in place
         while self._handles:
             self._handles.pop().remove()
 
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise ModelError(
+            "a model can't be copied or pickled while a store is attached to it: call detach() first, and attach the "
+            "store again afterwards"
+        )
+
     @_as_it_is
-    def _begin(self, _model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
-        if self._thread in (None, threading.get_ident()):
+    def _begin(self, model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise ModelError(
+                f"{type(model).__name__} can't be traced while a store is attached to it: a trace makes no searches; "
+                "call detach() first"
+            )
+        if not self._detached and self._thread in (None, threading.get_ident()):
             self._running.states = []
 
     @_as_it_is
@@ -121,7 +140,12 @@ class MixtureHooks:
         kwargs: dict[str, Any] = before[0]
         given = self._arguments(args, kwargs)
         loss, logits = _loss_and_logits(output, given)
-        if len(states) != 1:
+        if not states:
+            raise ModelError(
+                f"{self._path} was not seen in a pass of {type(model).__name__}: if the model was compiled or changed "
+                "after the store was attached, attach the store again"
+            )
+        if len(states) > 1:
             raise ModelError(
                 f"{self._path} ran {len(states)} times in one pass of {type(model).__name__}: its input is no key; "
                 "make the store with --key hidden"
@@ -130,13 +154,13 @@ class MixtureHooks:
         keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])
         mask = given.get("decoder_attention_mask" if self._decodes else "attention_mask")
         asked = _kept(_not_padding(mask, keys), given)
-        log_p = self._mix(_kept(keys, given), logits, asked)
+        mixed = self._mix(_kept(keys, given), logits, asked)
         if loss is not None:
             if self._decodes:
-                loss = loss - _cross_entropy(logits, given["labels"]) + _cross_entropy(log_p, given["labels"])
+                loss = loss - _cross_entropy(logits, given["labels"]) + _cross_entropy(mixed, given["labels"])
             else:
-                loss = _loss_of_mixture(model, loss, logits, log_p, given)
-        return _replaced(output, loss, log_p)
+                loss = _loss_of_mixture(model, loss, logits, mixed, given)
+        return _replaced(output, loss, mixed)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The forward pass' arguments by name."""
@@ -144,7 +168,7 @@ class MixtureHooks:
         return arguments | kwargs  # what its catch-all took, too
 
     def _mix(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """ln p of the mixture, shaped like ``logits`` (b, n, vocabulary), for keys (b, n, d) and bool (b, n)."""
+        """Logits of the mixture, shaped like ``logits`` (b, n, vocabulary), for keys (b, n, d) and bool (b, n)."""
         if not torch.isfinite(keys[asked]).all():
             raise NumericsError(f"a key isn't finite: the LM overflowed in {logits.dtype}; load it in float32")
         vocabulary = logits.shape[-1]
@@ -157,19 +181,20 @@ class MixtureHooks:
         return torch.cat(parts).reshape(logits.shape) if parts else logits.float()
 
     def _mix_block(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        log_lm = logits.float().log_softmax(dim=-1)  # (n, vocabulary)
+        logits = logits.float()  # (n, vocabulary)
         lines = torch.nonzero(asked)[:, 0]
         neighbours = self._search(np.ascontiguousarray(keys[lines].cpu().numpy()))
         p_knn, found = store_distribution(neighbours, logits.shape[-1], self._temperature, logits.device)
         lines = lines.to(logits.device)
         # a weight of 0 leaves a line to the LM: ln 0 + … = −inf is nothing in logaddexp
         weight = torch.zeros(len(logits), device=logits.device).index_copy(0, lines, found * self._lambda)
-        log_store = torch.full_like(log_lm, -torch.inf, requires_grad=False)
-        log_store[lines] = (p_knn * self._lambda).log()
-        log_p = torch.logaddexp(log_store, log_lm + torch.log1p(-weight)[:, None])
+        offset = logits.logsumexp(dim=-1, keepdim=True)  # (n, 1)
+        store = torch.full_like(logits, -torch.inf, requires_grad=False)
+        store[lines] = (p_knn * self._lambda).log() + offset[lines]
+        mixed = torch.logaddexp(store, logits + torch.log1p(-weight)[:, None])
         if self._on_step is not None:
-            self._on_step(Step(neighbours, log_lm[lines], log_p[lines]))
-        return log_p
+            self._on_step(Step(neighbours, logits[lines].log_softmax(dim=-1), mixed[lines].log_softmax(dim=-1)))
+        return mixed
 
 
 def _loss_and_logits(output: Any, given: dict[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -203,12 +228,12 @@ def _not_padding(mask: Any, keys: torch.Tensor) -> torch.Tensor:
 
 
 def _loss_of_mixture(
-    model: Any, loss: torch.Tensor, logits: torch.Tensor, log_p: torch.Tensor, given: dict[str, Any]
+    model: Any, loss: torch.Tensor, logits: torch.Tensor, mixed: torch.Tensor, given: dict[str, Any]
 ) -> torch.Tensor:
     """The LM's loss with its cross-entropy exchanged for the mixture's; what else is in it (of experts, say) stays."""
     named = ("labels", "num_items_in_batch", "ignore_index", "shift_labels")
     settings = {name: given[name] for name in named if name in given} | {"vocab_size": logits.shape[-1]}
-    ours: torch.Tensor = model.loss_function(logits=log_p, **settings)
+    ours: torch.Tensor = model.loss_function(logits=mixed, **settings)
     theirs: torch.Tensor = model.loss_function(logits=logits, **settings)
     return loss - theirs + ours
 

@@ -94,7 +94,7 @@ def _last_block(model: Any) -> tuple[str, nn.Module] | None:
 def _behind_norm(path: str, part: nn.Module) -> tuple[str, nn.Module]:
     """The part of a block that computes, where one wraps it and its layer norm (T5): its input is after the norm."""
     children = dict(part.named_children())
-    inner = [name for name, child in children.items() if any(p.dim() >= 2 for p in child.parameters())]
+    inner = [name for name, child in children.items() if _has_matrices(child)]
     if len(inner) == 1 and any(_NORM_LAYER.search(name) for name in children):
         return f"{path}.{inner[0]}", children[inner[0]]
     return path, part
@@ -109,4 +109,11 @@ def _is_feed_forward(name: str, module: nn.Module) -> bool:
         return False
     if _ATTENTION.search(name) or _is_kind(_OTHER_MIXERS, name, module) or _ATTENTION.search(type(module).__name__):
         return False
-    return any(parameter.dim() >= 2 for parameter in module.parameters())
+    return _has_matrices(module)
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    if any(parameter.dim() >= 2 for parameter in module.parameters()):
+        return True
+    # quantised layers keep theirs elsewhere
+    return any(hasattr(part, "in_features") and hasattr(part, "out_features") for part in module.modules())

@@ -24,6 +24,7 @@ from knnstore.lm.identity import former_digests, identify
 from knnstore.lm.newer import load_config, load_tokenizer
 from knnstore.lm.plausible import require_plausible, weight_count
 from knnstore.lm.spec import LmSpec, resolve_model
+from knnstore.lm.wrappers import input_device, unwrapped
 
 _LONGEST_DEFAULT_CONTEXT = 1024
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -263,21 +264,19 @@ def task_of_config(config: Any) -> str:
 
 
 def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
-    """An LM that is in memory already, as it is: nothing of it is changed, and only its keys tell which it is.
+    """An LM that is in memory already, or the one in a wrapper, as it is: only its keys tell which it is.
 
-    Raises ModelError for one that is being trained: its dropout would make other keys at every pass.
+    Raises ModelError for what is no LM, and for one that is being trained: its dropout would make other keys at every
+    pass.
     """
-    if not hasattr(model, "config") or model.get_output_embeddings() is None:
-        raise ModelError(
-            f"{type(model).__name__} isn't a causal language model of transformers, nor an encoder-decoder model"
-        )
+    model = unwrapped(model)
     if model.training:
         raise ModelError(
             f"{type(model).__name__} is in training mode, where dropout spoils the keys: call model.eval()"
         )
     name = Path(model.name_or_path).name or type(model).__name__
     identity = ModelIdentity(name, "", "", "", int(model.config.get_text_config().vocab_size))
-    return LoadedModel(model, tokenizer, identity, Path(), model.device, str(model.dtype).removeprefix("torch."))
+    return LoadedModel(model, tokenizer, identity, Path(), input_device(model), str(model.dtype).removeprefix("torch."))
 
 
 def _fuse_activations(model: Any) -> Any:

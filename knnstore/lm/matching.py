@@ -1,5 +1,6 @@
 """Is this the LM that made a store? By fingerprint where the LM comes from files, by its keys where it is in memory."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Allow = Callable[[str], None]
 """Told of a difference that is allowed."""
 
+_LOADING = threading.Lock()  # transformers loads one model at a time
 # Squared error of a key, as a share of the keys' variance. What makes the same LM differ from itself (int8 keys,
 # bfloat16, other kernels) stays below a hundredth, another LM's keys are as far as any two keys: about 2.
 _LARGEST_ERROR = 0.05
@@ -42,7 +44,8 @@ def model_of_store(
     """
     require_known_model(root, manifest)
     require_same_task(root, manifest, name, model_task(name))
-    model = key_model(LmSpec(name, manifest.key.layer, dtype, device, exact=True))
+    with _LOADING:
+        model = key_model(LmSpec(name, manifest.key.layer, dtype, device, exact=True))
     require_same_model(root, manifest, model, allow)
     return model
 

@@ -7,29 +7,48 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from knnstore.errors import UsageError
+from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling, without
 from knnstore.lm.loading import LoadedModel
 
 T = TypeVar("T")
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what part of a character decodes to
 _PROMPT_TOKENS = 8
+_CUTOFFS = {
+    "min_p": MinPLogitsWarper,
+    "typical_p": TypicalLogitsWarper,
+    "epsilon_cutoff": EpsilonLogitsWarper,
+    "eta_cutoff": EtaLogitsWarper,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is drawn: the most probable if ``temperature`` is 0, else from p^(1/temperature).
 
-    ``top_p`` keeps the most probable tokens that hold so much of p together, ``top_k`` so many (0: all). ``seed``
-    makes the draw repeatable.
+    ``top_p`` keeps the most probable tokens that hold so much of p together, ``top_k`` so many (0: all). ``seed``,
+    from −2⁶³ to 2⁶⁴ − 1, makes the draw repeatable, whatever other threads draw. ``cutoffs``: names and values of the
+    other cutoffs of transformers' ``generate``, such as ``("min_p", 0.1)``. Raises UsageError for other numbers.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    cutoffs: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -38,13 +57,48 @@ class Sampling:
             raise UsageError(f"top-p {self.top_p:g}: give a share above 0, at most 1")
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k}: give a number of tokens, or 0 for all")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise UsageError(f"seed {self.seed}: give a whole number from -{2**63} to {2**64 - 1}")
+        if unknown := [name for name, _ in self.cutoffs if name not in _CUTOFFS]:
+            raise UsageError(f"cutoff {unknown[0]!r}: give {', '.join(_CUTOFFS)}")
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of ``generate``."""
-        if self.temperature == 0:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+    @classmethod
+    def asked_by(cls, model: Any) -> "Sampling":
+        """As the model's generation_config.json asks for; the most probable token if it asks for nothing."""
+        asked = asked_sampling(model)
+        if not asked:
+            return cls()
+        own = {name: asked.pop(name) for name in ("temperature", "top_p", "top_k") if name in asked}
+        return cls(**own, cutoffs=tuple(asked.items()))
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Draws the token and rules out all others.
+
+    The generator is its own: torch's default one belongs to the caller, and is shared by all threads.
+    """
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self._temperature = sampling.temperature
+        self._generator = None
+        if sampling.seed is not None:
+            self._generator = torch.Generator(device).manual_seed(sampling.seed)
+        self._cutoffs = []
+        if sampling.top_k:
+            self._cutoffs.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            self._cutoffs.append(TopPLogitsWarper(sampling.top_p))
+        self._cutoffs += [_CUTOFFS[name](value) for name, value in sampling.cutoffs]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """See transformers."""
+        scores = scores.double()
+        # the largest is 0, so that the smallest temperature leaves it, and no number overflows
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / self._temperature
+        for cutoff in self._cutoffs:
+            scores = cutoff(input_ids, scores)
+        token = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generator)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
 
 
 class _Tokens(BaseStreamer):  # type: ignore[misc]
@@ -65,12 +119,19 @@ class _Tokens(BaseStreamer):  # type: ignore[misc]
 
 
 def write_tokens(
-    loaded: LoadedModel, ids: list[int], most: int, sampling: Sampling, emit: Callable[[int], None]
+    loaded: LoadedModel,
+    ids: list[int],
+    most: int,
+    sampling: Sampling,
+    emit: Callable[[int], None],
+    *,
+    penalties: bool = False,
 ) -> None:
     """Call ``emit`` with up to ``most`` tokens that follow ``ids``, each as soon as it is chosen, EOS not among them.
 
-    A window that is full is begun anew with its latter half. Of an encoder-decoder model ``ids`` are its source, and
-    it writes no more than a window. Raises UsageError for a source that is longer.
+    ``penalties``: whether to apply those, and the bans, that the model's generation_config.json asks for. A window that
+    is full is begun again with its latter half. Of an encoder-decoder model ``ids`` are its source, and it writes no
+    more than a window. Raises UsageError for a source that is longer.
     """
     model, context = loaded.model, loaded.longest_context
     ends = model.generation_config.eos_token_id
@@ -87,31 +148,35 @@ def write_tokens(
             ids.append(token)
             emit(token)
 
-    with torch.random.fork_rng(enabled=sampling.seed is not None):
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        if loaded.task == "seq2seq":
-            if len(ids) > context:
-                raise UsageError(f"the source has {len(ids):,} tokens, and the LM reads {context:,}: split it")
-            _write_window(loaded, ids, min(left, context - 1), sampling, take)
-            return
-        while left > 0 and not over:
-            window = ids if len(ids) < context else ids[-max(1, context // 2) :]
-            _write_window(loaded, window, min(left, context - len(window)), sampling, take)
+    arguments = without(asked_otherwise(model) if penalties else asked_otherwise(model) | asked_penalties(model))
+    if sampling.temperature > 0:
+        arguments["logits_processor"] = LogitsProcessorList([_Draw(sampling, loaded.device)])
+    if loaded.task == "seq2seq":
+        if len(ids) > context:
+            raise UsageError(f"the source has {len(ids):,} tokens, and the LM reads {context:,}: split it")
+        _write_window(loaded, ids, min(left, context - 1), arguments, take)
+        return
+    while left > 0 and not over:
+        window = ids if len(ids) < context else ids[-max(1, context // 2) :]
+        _write_window(loaded, window, min(left, context - len(window)), arguments, take)
 
 
 def _write_window(
-    loaded: LoadedModel, ids: list[int], most: int, sampling: Sampling, take: Callable[[int], None]
+    loaded: LoadedModel, ids: list[int], most: int, arguments: dict[str, Any], take: Callable[[int], None]
 ) -> None:
     tokens = torch.tensor([ids], device=loaded.device)
     loaded.model.generate(
         tokens,
+        **arguments,
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=most,
         pad_token_id=loaded.pad,  # one text needs none, and transformers would complain
-        num_beams=1,
         streamer=_Tokens(take),
-        **sampling.arguments,
+        # the token is drawn by a processor, so that these are not the model's either
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from knnstore.generation import Generation
+from knnstore.lm.asked import words
 from knnstore.report.attribution import attribution_json, attribution_text
 from knnstore.report.words import marked, quoted
 
@@ -31,6 +32,19 @@ def explanation(generation: Generation) -> str:
     return "\n".join([*lines, "", attribution_text(result, last)])
 
 
+def asked_line(generation: Generation) -> str:
+    """What the model's generation_config.json asks for, and whether it was applied; empty if it asks for nothing."""
+    asked, rest = generation.asked, generation.not_applicable
+    if not asked and not rest:
+        return ""
+    if not generation.generation_config:
+        advice = "; --generation-config applies it" if asked else ""
+        return f"generation_config.json asks for {words(asked | rest)}: not applied{advice}"
+    parts = [f"applied {words(asked)}"] if asked else []
+    parts += [f"can't apply {words(rest)}, since the text is written token by token"] if rest else []
+    return f"generation_config.json: {'; '.join(parts)}"
+
+
 def generation_json(generation: Generation) -> dict[str, Any]:
     """The object that ``--json`` prints."""
     setting = generation.setting
@@ -40,6 +54,11 @@ def generation_json(generation: Generation) -> dict[str, Any]:
         "k": setting.k,
         "lambda": setting.lambda_,
         "temperature": setting.temperature,
+        "generation_config": {
+            "asked": generation.asked,
+            "applied": generation.generation_config,
+            "not_applicable": generation.not_applicable,
+        },
         "tokens": [_token(generation, token) for token in generation.tokens],
         "attribution": attribution_json(generation.attribution),
     }

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -95,3 +98,61 @@ def test_the_package_offers_its_names_and_no_others():
     code = "import knnstore, sys; print('torch' in sys.modules); knnstore.open; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def at_once(calls):
+    """What each call gives while all of them run in threads of their own."""
+    start = threading.Barrier(len(calls))
+
+    def run(call):
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [done.result() for done in [threads.submit(run, call) for call in calls]]
+
+
+def test_every_method_may_be_called_by_several_threads_at_once(built, stored):
+    texts = ["The assignment", "An object", "A class definition is", "The standard type hierarchy"]
+    with knnstore.open(built[0] / "books", dtype="float32", device="cpu") as alone:
+        expected = [
+            (alone.neighbours(text, 4), alone.key(text), [t.token_id for t in alone.generate(text, 3)])
+            for text in texts
+        ]
+        rows = alone.search(stored[1][:4], 4).rows
+    store = knnstore.open(built[0] / "books", dtype="float32", device="cpu")  # nothing of it is open yet
+    for _ in range(5):
+        calls = [partial(store.neighbours, text, 4) for text in texts] + [partial(store.key, text) for text in texts]
+        calls += [partial(lambda text: [t.token_id for t in store.generate(text, 3)], text) for text in texts]
+        *results, found = at_once([*calls, partial(store.search, stored[1][:4], 4)])
+        assert found.rows.tolist() == rows.tolist()
+        for number, (neighbours, key, tokens) in enumerate(expected):
+            assert [n.passage for n in results[number]] == [n.passage for n in neighbours]
+            np.testing.assert_allclose(results[number + 4], key, atol=1e-4)
+            assert results[number + 8] == tokens
+
+
+def test_keys_of_a_store_and_passes_of_an_attached_lm_do_not_disturb_each_other(built):
+    path = SHIPPED_MODELS / "wiki-lm"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    store = knnstore.open(built[0] / "books", model, tokenizer)
+    ids = tokenizer("The assignment", return_tensors="pt").input_ids
+    expected = store.key("The assignment")
+
+    def logits():
+        with torch.inference_mode():
+            return model(ids).logits
+
+    with knnstore.attach(model, store, k=8, lambda_=0.5, temperature=10.0):
+        mixed = logits()
+        results = at_once([partial(store.key, "The assignment"), logits] * 4)
+        for key, said in zip(results[::2], results[1::2], strict=True):
+            np.testing.assert_allclose(key, expected, atol=1e-4)
+            torch.testing.assert_close(said, mixed, atol=1e-3, rtol=1e-3)
+
+
+def test_closing_while_others_search_spoils_no_search_and_may_be_repeated(built, stored):
+    store = knnstore.open(built[0] / "books")
+    expected = store.search(stored[1][:64], 4).rows.tolist()
+    results = at_once([partial(store.search, stored[1][:64], 4), store.close, store.close] * 3)
+    assert [found.rows.tolist() for found in results[::3]] == [expected] * 3

@@ -1,5 +1,8 @@
 """Hooks that mix, on a tiny LM of every family: what is asked of the store, and what becomes of the LM's own."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -72,15 +75,17 @@ def test_the_store_is_asked_for_the_keys_and_the_lms_part_is_its_own(family):
     search = Recorder()
     hooks = mixed(model, search)
     with torch.inference_mode():
-        log_p = model(IDS).logits
+        mixed_logits = model(IDS).logits
         last = model(IDS, logits_to_keep=1).logits
     hooks.detach()
     assert torch.equal(search.asked[0], keys.flatten(0, 1))
     torch.testing.assert_close(search.asked[1], keys[:, -1])
-    p_knn = distribution(search(search.asked[0].numpy())).reshape(log_p.shape)
-    expected = (WEIGHT * p_knn + (1 - WEIGHT) * logits.double().softmax(-1)).log()
-    torch.testing.assert_close(log_p.double(), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(last, log_p[:, -1:], atol=1e-4, rtol=1e-4)
+    p_knn = distribution(search(search.asked[0].numpy())).reshape(logits.shape)
+    log_p = (WEIGHT * p_knn + (1 - WEIGHT) * logits.double().softmax(-1)).log()
+    # the offset of the LM's own logits is kept
+    expected = log_p + logits.double().logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(mixed_logits.double(), expected, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(last, mixed_logits[:, -1:], atol=1e-4, rtol=1e-4)
     assert torch.equal(by_hand(model, path, IDS)[1], logits)
 
 
@@ -118,19 +123,19 @@ def test_padding_changes_no_prediction_of_the_text(family, side):
     torch.testing.assert_close(text, alone, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_the_lms_own_probabilities_are_kept_exactly(family, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_of_0_keeps_the_lms_logits_bit_for_bit(family, dtype):
     model, _ = family
-    half = model.to(dtype)
+    changed = model.to(dtype)
     try:
         with torch.inference_mode():
-            expected = half(IDS).logits.float().log_softmax(-1)
-            hooks = mixed(half, Recorder(), weight=0.0)
-            log_p = half(IDS).logits
+            expected = changed(IDS).logits.float()
+            hooks = mixed(changed, Recorder(), weight=0.0)
+            logits = changed(IDS).logits
             hooks.detach()
     finally:
         model.float()
-    assert torch.equal(log_p, expected)
+    assert torch.equal(logits, expected)
 
 
 # Beyond the families
@@ -158,14 +163,14 @@ def test_who_finds_nothing_is_left_to_the_lm(gpt2):
         return Neighbours(np.where(absent < 0, np.inf, 1).astype(np.float32), absent)
 
     with torch.inference_mode():
-        alone = gpt2(IDS).logits.log_softmax(-1).flatten(0, 1)
+        alone = gpt2(IDS).logits.flatten(0, 1)
         hooks = mixed(gpt2, nothing)
-        log_p = gpt2(IDS).logits.flatten(0, 1)
+        logits = gpt2(IDS).logits.flatten(0, 1)
         hooks.detach()
-    assert torch.equal(log_p[1::2], alone[1::2])
-    certain = alone[::2].exp() * (1 - WEIGHT)
+    assert torch.equal(logits[1::2], alone[1::2])
+    certain = alone[::2].softmax(-1) * (1 - WEIGHT)
     certain[:, 7] += WEIGHT
-    torch.testing.assert_close(log_p[::2].exp(), certain)
+    torch.testing.assert_close(logits[::2].softmax(-1), certain)
 
 
 def test_a_loss_keeps_what_is_not_the_cross_entropy():
@@ -178,7 +183,7 @@ def test_a_loss_keeps_what_is_not_the_cross_entropy():
         output = model(IDS, **options)
         hooks.detach()
     assert float(aside.abs()) > 1e-4
-    ours = torch.nn.functional.nll_loss(output.logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
+    ours = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
     torch.testing.assert_close(output.loss, ours + aside)
 
 
@@ -211,6 +216,45 @@ def test_a_compiled_lm_is_mixed_as_well(gpt2):
         torch.testing.assert_close(compiled(IDS).logits, expected)
         hooks.detach()
     torch._dynamo.reset()
+
+
+def test_an_lm_that_was_compiled_and_run_before_is_mixed_as_well(gpt2):
+    with torch.inference_mode():
+        compiled = torch.compile(gpt2, backend="eager")
+        alone = compiled(IDS).logits
+        hooks = mixed(gpt2, Recorder())
+        expected = gpt2(IDS).logits
+        torch.testing.assert_close(compiled(IDS).logits, expected)
+        hooks.detach()
+        torch.testing.assert_close(compiled(IDS).logits, alone)
+    assert not torch.equal(alone, expected)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_a_copy_of_a_mixed_lm_is_refused_and_a_detached_one_copies(gpt2, copied):
+    hooks = mixed(gpt2, Recorder())
+    with pytest.raises(ModelError, match="can't be copied or pickled while a store is attached to it"):
+        copied(gpt2)
+    hooks.detach()
+    copied(gpt2)
+
+
+def test_a_mixed_lm_cannot_be_traced(gpt2):
+    hooks = mixed(gpt2, Recorder())
+    with pytest.raises(ModelError, match="GPT2LMHeadModel can't be traced while a store is attached"):
+        torch.jit.trace(gpt2, IDS, strict=False)
+    hooks.detach()
+
+
+def test_hooks_that_were_copied_elsewhere_do_nothing_once_detached(gpt2):
+    with torch.inference_mode():
+        alone = gpt2(IDS).logits
+        hooks = mixed(gpt2, Recorder())
+        kept = copy.copy(gpt2._forward_hooks)
+        hooks.detach()
+        gpt2._forward_hooks.update(kept)
+        assert torch.equal(gpt2(IDS).logits, alone)
 
 
 def test_a_thread_that_detaches_during_anothers_pass_leaves_it_to_the_lm(gpt2):
