@@ -4,6 +4,7 @@ The harness knows the models that its registry holds, so this module has to be i
 evaluate`` does, and so does a program's ``import knnstore.evaluation``.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,11 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from knnstore.api import attach
+from knnstore.lm.asked import asked_penalties, words
 from knnstore.lm.spec import resolve_model
 
 NAME = "knnstore"
+_LOG = logging.getLogger(__name__)
 
 
 @register_model(NAME)
@@ -49,6 +52,8 @@ class KnnstoreLM(HFLM):  # type: ignore[misc]
         self.attachment = attach(
             self.model, store, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, exact=exact
         )
+        if asked := asked_penalties(self.model):
+            _LOG.warning("generation_config.json asks for %s: tasks that generate follow it, as hf does", words(asked))
 
 
 def run_harness(arguments: Sequence[str]) -> None:

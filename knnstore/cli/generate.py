@@ -25,11 +25,10 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 @click.option(
     "--sampling-temperature",
     type=float,
-    show_default="0",
-    help="0: the most probable token each time; 1: drawn from the mixture.",
+    help="0: the most probable token each time; 1: drawn from the mixture. Default: 0.",
 )
-@click.option("--top-p", type=float, show_default="1", help="Draw from the most probable tokens that hold this share.")
-@click.option("--top-k", type=int, show_default="0", help="Draw from this many tokens; 0: all.")
+@click.option("--top-p", type=float, help="Draw from the most probable tokens that hold this share. Default: 1.")
+@click.option("--top-k", type=int, help="Draw from this many tokens; 0: all. Default: 0.")
 @click.option("--seed", type=int, help="Makes the draw repeatable.")
 @click.option(
     "--generation-config",

@@ -9,6 +9,7 @@ import gradio as gr
 from knnstore.errors import KnnstoreError
 from knnstore.explore import render
 from knnstore.explore.explorer import MOST_TOKENS, Explorer
+from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling, words
 from knnstore.passages import Passage
 from knnstore.score.result import Setting
 
@@ -110,6 +111,9 @@ def _writing(explorer: Explorer, sliders: list[gr.Slider]) -> None:
     with gr.Row():
         button = gr.Button("Write on", variant="primary", elem_id="write")
         stop = gr.Button("Stop", elem_id="stop")
+    model = explorer.store.lm.loaded.model
+    if asked := asked_sampling(model) | asked_penalties(model) | asked_otherwise(model):
+        gr.HTML(render.note(f"The model's generation_config.json asks for {words(asked)}: not applied here."))
     text = gr.HTML(elem_id="written")
     owed = gr.HTML(elem_id="owed")
 

@@ -38,6 +38,11 @@ def numbers(scored: Scored, note: str) -> str:
     )
 
 
+def note(words: str) -> str:
+    """A remark."""
+    return f'<p class="note">{escape(words)}</p>'
+
+
 def tokens(analysis: Analysis, scored: Scored, selected: int | None) -> str:
     """The text, every token coloured by how much more (blue) or less (orange) probable the store made it."""
     gains = scored.log_p - scored.log_lm

@@ -13,7 +13,6 @@ import knnstore
 from knnstore.errors import ModelError
 from knnstore.lm.keylayer import find_key_point
 from knnstore.lm.loading import adopt_model
-from knnstore.lm.wrappers import width
 
 SETTING = {"k": 16, "lambda_": 0.9, "temperature": 10.0}
 TEXT = "Objects are Python's abstraction for data . All data"
@@ -50,6 +49,8 @@ class Speech:
         texts = [
             model.generate(**self._inputs, **options, num_beams=beams, pad_token_id=0)[0].tolist() for beams in (1, 2)
         ]
+        if model.device.type == "meta":  # a pipeline would move it
+            return [logits, *texts]
         writer = pipeline("text-generation", model=model, tokenizer=self._tokenizer)
         return [logits, *texts, writer(TEXT, **options, return_full_text=False)[0]["generated_text"]]
 
@@ -69,17 +70,6 @@ def with_adapters(model, kind="LoraConfig", **more):
     return peft.get_peft_model(model, getattr(peft, kind)(task_type="CAUSAL_LM", **settings)).eval()
 
 
-def compiled(model):
-    return torch.compile(model, backend="eager")
-
-
-def compiled_and_run(model):
-    wrapper = compiled(model)
-    with torch.inference_mode():
-        wrapper(torch.arange(1, 9)[None])
-    return wrapper
-
-
 def offloaded(model):
     accelerate = pytest.importorskip("accelerate", reason="needs accelerate: pip install 'knnstore[eval]'")
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
@@ -92,8 +82,6 @@ def dispatched(model):
 
 
 WRAPPERS = {
-    "torch.compile": compiled,
-    "torch.compile, after a run": compiled_and_run,
     "adapters": with_adapters,
     "DataParallel": nn.DataParallel,
     "offloaded": offloaded,
@@ -115,7 +103,7 @@ def test_all_that_a_wrapper_says_is_the_mixtures_until_it_is_detached(model, sto
     assert same(speech.of(wrapper), speech.alone)
 
 
-@pytest.mark.parametrize("name", ["torch.compile", "adapters", "offloaded"])
+@pytest.mark.parametrize("name", ["adapters", "offloaded"])
 def test_an_lm_that_is_wrapped_while_it_is_attached_gives_the_mixture(model, store, speech, name):
     with knnstore.attach(model, store, **SETTING):
         wrapper = WRAPPERS[name](model)
@@ -123,19 +111,22 @@ def test_an_lm_that_is_wrapped_while_it_is_attached_gives_the_mixture(model, sto
     assert same(speech.of(wrapper), speech.alone)
 
 
-def test_adapters_that_are_compiled_and_a_model_compiled_in_place_give_the_mixture(model, store, inputs, speech):
-    with torch.inference_mode():
-        model.compile(backend="eager")
-        model(**inputs)
-        with knnstore.attach(model, store, **SETTING):
-            torch.testing.assert_close(model(**inputs).logits, speech.mixture[0], atol=1e-3, rtol=1e-3)
-        wrapper = compiled(with_adapters(model))
-        with knnstore.attach(wrapper, store, **SETTING):
-            torch.testing.assert_close(wrapper(**inputs).logits, speech.mixture[0], atol=1e-3, rtol=1e-3)
+def test_a_compiled_lm_gives_the_mixture(model, store, inputs, speech):
+    wrapper = torch.compile(model, backend="eager")
+    with knnstore.attach(wrapper, store, **SETTING), torch.inference_mode():
+        torch.testing.assert_close(wrapper(**inputs).logits, speech.mixture[0], atol=1e-3, rtol=1e-3)
+        said = wrapper.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=None)
+    assert said[0].tolist() == speech.mixture[1]
+
+
+def test_a_wrapper_of_a_wrapper_gives_the_mixture(model, store, inputs, speech):
+    wrapper = nn.DataParallel(with_adapters(model))
+    with knnstore.attach(wrapper, store, **SETTING), torch.inference_mode():
+        torch.testing.assert_close(wrapper(**inputs).logits, speech.mixture[0], atol=1e-3, rtol=1e-3)
 
 
 def test_a_wrapper_and_its_lm_attached_one_after_the_other_are_mixed_twice(model, store, inputs):
-    wrapper = compiled(model)
+    wrapper = nn.DataParallel(model)
     setting = SETTING | {"lambda_": 0.5}
     with knnstore.attach(model, store, **setting), knnstore.attach(model, store, **setting), torch.inference_mode():
         expected = model(**inputs).logits
@@ -162,7 +153,7 @@ def test_the_key_layer_of_an_lm_in_eight_bits_is_that_of_the_lm():
     model = LlamaForCausalLM(config).eval()
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert find_key_point(quantised, "ffn-input").path == find_key_point(model, "ffn-input").path
-    assert width(quantised.get_output_embeddings()) == width(model.get_output_embeddings()) == 64
+    assert adopt_model(quantised).writable == adopt_model(model).writable == 64
 
 
 class Holder(nn.Module):
@@ -196,10 +187,8 @@ def sharded(model):
     return model
 
 
-def traced(model):
-    model.config.return_dict = False
-    model.config.use_cache = False
-    return torch.jit.trace(model, torch.arange(1, 9)[None], strict=False)
+def scripted(_model):
+    return torch.jit.script(nn.Linear(2, 2))
 
 
 def on_meta(model):
@@ -210,7 +199,7 @@ REFUSED = {
     "unknown": (Holder, r"Holder wraps an LM, .* give its \.backbone \(GPT2LMHeadModel\)"),
     "in another": (lambda model: nn.DataParallel(Holder(model)), r"DataParallel wraps a Holder: .* its \.backbone"),
     "not a module": (lambda model: types.SimpleNamespace(llm=model), r"SimpleNamespace wraps an LM, .* its \.llm"),
-    "torch.jit": (traced, "TopLevelTracedModule is compiled by TorchScript, .* the LM that was compiled"),
+    "torch.jit": (scripted, "RecursiveScriptModule is compiled by TorchScript, .* the LM that was compiled"),
     "FSDP": (sharded, "GPT2LMHeadModel holds an LM in shards"),
     "no weights": (on_meta, r"GPT2LMHeadModel has no weights, only their shapes \(device meta\)"),
     "no head": (lambda model: model.transformer, "GPT2Model isn't a causal language model of transformers"),
@@ -256,4 +245,4 @@ def test_an_attached_lm_is_copied_only_when_it_is_detached(model, store, inputs,
 
 def test_the_lm_of_a_wrapper_is_adopted_itself():
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=2, n_layer=1, vocab_size=60)).eval()
-    assert adopt_model(nn.DataParallel(compiled(model))).model is model
+    assert adopt_model(nn.DataParallel(torch.compile(model))).model is model

@@ -1,14 +1,21 @@
 """Text that LM and store write together, and what each token owes to whom."""
 
+import json
+import shutil
 import threading
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from transformers import GenerationConfig
 
 import knnstore
+from knnstore.cli import main
 from knnstore.errors import UsageError
-from knnstore.lm.loading import LoadedModel
+from knnstore.lm.forward import key_model
+from knnstore.lm.loading import LoadedModel, load_model
+from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.lm.streaming import TextStream, in_thread
 
 PROMPT = "An assignment statement evaluates the"
@@ -127,6 +134,8 @@ def test_a_text_outgrows_the_window(store, joined):
         (lambda store: knnstore.Sampling(-1.0), "sampling temperature -1"),
         (lambda store: knnstore.Sampling(top_p=0.0), "top-p 0"),
         (lambda store: knnstore.Sampling(top_k=-1), "top-k -1"),
+        (lambda store: knnstore.Sampling(1.0, seed=2**64), "seed 18446744073709551616"),
+        (lambda store: knnstore.Sampling(1.0, cutoffs=(("nonesuch", 1.0),)), "cutoff 'nonesuch'"),
         (lambda store: store.joined(lambda_=1.5), "lambda_ is 1.5"),
     ],
 )
@@ -175,3 +184,113 @@ def test_what_a_thread_raises_is_raised_where_it_is_waited_for():
     assert next(items) == 1
     with pytest.raises(ZeroDivisionError):
         next(items)
+
+
+# What a model's file asks for
+
+
+@pytest.fixture
+def asking(store, written):
+    """The LM with a generation_config that asks for more than the most probable token."""
+    model = store.lm.loaded.model
+    before = model.generation_config
+    model.generation_config = GenerationConfig(
+        **{name: getattr(before, name) for name in ("bos_token_id", "eos_token_id")},
+        repetition_penalty=1.8,
+        no_repeat_ngram_size=2,
+        suppress_tokens=[written[1][0].token_id],
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.9,
+        min_p=0.05,
+        num_beams=3,
+        stop_strings=["."],
+    )
+    yield model
+    model.generation_config = before
+
+
+def ids_of(generation):
+    return [token.token_id for token in generation]
+
+
+def test_what_the_models_file_asks_for_is_told_and_not_applied(store, joined, written, asking):
+    generation = store.generate(PROMPT, 24, joined=joined)
+    assert ids_of(generation) == [token.token_id for token in written[1]]
+    assert generation.asked.items() >= {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "top_p": 0.9}.items()
+    assert generation.not_applicable == {"num_beams": 3, "stop_strings": ["."]}
+
+
+def test_what_the_models_file_asks_for_is_applied_on_request(store, joined, written, asking):
+    greedy = knnstore.Sampling()
+    applied = store.generate(PROMPT, 8, sampling=greedy, joined=joined, generation_config=True)
+    loaded, setting = store.lm.loaded, joined.setting
+    ids = torch.tensor([[loaded.bos, *loaded.tokenise(PROMPT).tolist()]])
+    options = {"k": setting.k, "lambda_": setting.lambda_, "temperature": setting.temperature}
+    with knnstore.attach(loaded.model, store, **options):
+        expected = loaded.model.generate(
+            ids, max_new_tokens=8, do_sample=False, num_beams=1, stop_strings=None, pad_token_id=0
+        )
+    assert ids_of(applied) == expected[0, ids.shape[1] :].tolist()
+    assert applied.tokens[0] != written[1][0]
+    asked = knnstore.Sampling.asked_by(asking)
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.cutoffs) == (0.6, 0.9, 50, (("min_p", 0.05),))
+    assert len(ids_of(store.generate(PROMPT, 4, joined=joined, generation_config=True))) > 0
+
+
+def test_penalties_at_a_weight_of_0_leave_the_lms_text(store):
+    model, ids = store.lm.loaded.model, torch.tensor([[0, *store.lm.loaded.tokenise(PROMPT).tolist()]])
+    for more in ({"repetition_penalty": 1.3}, {"exponential_decay_length_penalty": (3, 1.5)}):
+        given = {**more, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        alone = model.generate(ids, **given)
+        with knnstore.attach(model, store, lambda_=0.0, temperature=10, k=16):
+            assert torch.equal(model.generate(ids, **given), alone)
+
+
+# Sampling
+
+
+def test_texts_that_are_drawn_at_once_repeat_what_their_seeds_draw_alone(store, joined):
+    draws = [knnstore.Sampling(1.0, seed=seed) for seed in (3, 4)]
+    alone = [ids_of(store.generate(PROMPT, 8, sampling=draw, joined=joined)) for draw in draws]
+    texts = [store.generate(PROMPT, 8, sampling=draw, joined=joined) for draw in draws]
+    together = list(zip(*texts, strict=True))
+    assert [[token.token_id for token in column] for column in zip(*together, strict=True)] == alone
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
+def test_the_smallest_temperatures_take_the_most_probable_token(store, joined, written, temperature):
+    draw = knnstore.Sampling(temperature, top_p=5e-324, seed=2**64 - 1)
+    assert ids_of(store.generate(PROMPT, 4, sampling=draw, joined=joined)) == [t.token_id for t in written[1][:4]]
+
+
+def test_the_largest_temperature_draws_any_token(store, joined):
+    draw = knnstore.Sampling(1e308, top_k=10**30, seed=-(2**63))
+    assert len(set(ids_of(store.generate(PROMPT, 8, sampling=draw, joined=joined)))) > 4
+
+
+def test_the_command_tells_what_the_models_file_asks_for_and_applies_it_on_request(built, tmp_path):
+    model = tmp_path / "wiki-lm"
+    shutil.copytree(SHIPPED_MODELS / "wiki-lm", model)
+    given = ["generate", "--store", str(built[0] / "books"), "--prompt", PROMPT, "--max-new-tokens", "4"]
+    given += ["--model", str(model)]
+    first = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)["tokens"][0]["token_id"]
+    asked = {"repetition_penalty": 1.8, "suppress_tokens": [first]}
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "bos_token_id": 0} | asked))
+    load_model.cache_clear()  # it knows the model by its folder
+    key_model.cache_clear()
+    plain, applied = (CliRunner().invoke(main, given + more) for more in ([], ["--generation-config"]))
+    assert (plain.exit_code, applied.exit_code) == (0, 0), plain.output + applied.output
+    assert (
+        "asks for repetition_penalty 1.8, 1 suppress_tokens: not applied; --generation-config applies" in plain.stderr
+    )
+    assert "generation_config.json: applied repetition_penalty 1.8, 1 suppress_tokens" in applied.stderr
+    assert plain.stdout != applied.stdout
+    said = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)["generation_config"]
+    assert said == {"asked": asked, "applied": False, "not_applicable": {}}
+
+
+def test_the_command_refuses_a_seed_that_no_generator_takes(built):
+    done = CliRunner().invoke(main, ["generate", "--store", str(built[0] / "books"), "--seed", str(10**30)])
+    assert done.exit_code == 2
+    assert f"seed {10**30}: give a whole number from -{2**63} to {2**64 - 1}" in done.output
