@@ -13,16 +13,22 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-bare lint clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: $(INSTALLED) ## the whole way on Python's own documentation, ending with a table (5 minutes)
 	$(BIN)/knnstore demo
 
 test: lint ## lint, types and the whole suite
 	$(BIN)/pytest -n auto --dist loadfile
+
+# The tests that ask for an optional program or for rights.
+BARE = $(shell grep -rlE 'shutil\.which|needs_namespaces|load_kernel|small_disk|seaweed_command|geteuid' tests --include='test_*.py')
+
+test-bare: $(INSTALLED) ## the tests that ask for optional programs or rights, without these
+	tools/without_programs.sh $(BIN)/pytest -rs -n auto --dist loadfile -p no:cacheprovider $(BARE)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check
