@@ -1,8 +1,12 @@
 """How every command ends: errors of ours as one sentence and an exit code, Ctrl-C as advice."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,11 @@ from knnstore.terminal import never_fail_on_characters
 from knnstore.urls import without_secrets
 
 _INTERRUPTED = 130
+_TERMINATED = 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: everything is closed as for Ctrl-C, worker processes and what Python shares with them too."""
 
 
 class Group(click.Group):
@@ -29,7 +38,7 @@ class Group(click.Group):
         warnings.showwarning = _show_warning
         never_fail_on_characters(sys.stdout, sys.stderr)
         try:
-            with memory_errors("this command"):
+            with memory_errors("this command"), _terminable():
                 return super().invoke(context)
         except KnnstoreError as error:
             show(f"Error: {without_secrets(str(error))}", err=True)
@@ -42,9 +51,26 @@ class Group(click.Group):
 
             show(f"Error: {explained(error, 'use', Path(os.fsdecode(error.filename or '.')))}", err=True)
             context.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             show("\ninterrupted: the same command goes on where this one stopped", err=True)
-            context.exit(_INTERRUPTED)
+            context.exit(_TERMINATED if isinstance(interruption, _Terminated) else _INTERRUPTED)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise ``_Terminated`` on SIGTERM, which would otherwise end this process at once."""
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

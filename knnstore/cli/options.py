@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from knnstore.datastore.store import Datastore
     from knnstore.scheduling import Runner
 
+# click's types of parameters are generic since 8.4
+if TYPE_CHECKING:
+    _IntParameter = click.ParamType[int]
+else:
+    _IntParameter = click.ParamType
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Size(click.ParamType[int]):
+class Size(_IntParameter):
     """Bytes, written as people do."""
 
     name = "size"

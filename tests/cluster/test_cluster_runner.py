@@ -1,6 +1,8 @@
 """The runner on a real Dask cluster: each task's result once, whatever becomes of workers, tasks and the scheduler."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from itertools import count, pairwise
@@ -287,6 +289,39 @@ def test_gpus_are_those_that_the_driver_and_the_environment_name(tmp_path, monke
     assert visible_gpus(tmp_path) == ("3",)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus(tmp_path) == ()
+
+
+TERMINATED = """
+import click, time
+from knnstore.cli.group import Group
+from knnstore.scheduling import local_runner
+
+@click.group(cls=Group)
+def main(): pass
+
+@main.command()
+def work():
+    with local_runner(1) as runner:
+        results = runner.run(time.sleep, [0, 300])
+        next(results)
+        print("at work", flush=True)
+        next(results)
+
+if __name__ == "__main__":
+    main(["work"])
+"""
+
+
+def test_a_command_that_is_terminated_closes_its_workers_and_says_only_how_to_go_on(tmp_path):
+    script = tmp_path / "terminated.py"
+    script.write_text(TERMINATED)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(script)], **pipes) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.terminate()
+        _, told = process.communicate(timeout=MOST_SECONDS)
+    assert told == "\ninterrupted: the same command goes on where this one stopped\n"
+    assert process.returncode == 143
 
 
 def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatch, logged_by_dask):
