@@ -5,7 +5,6 @@ import random
 import runpy
 import shutil
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from knnstore.corpus.parts import plan_parts
 from knnstore.datastore.store import Datastore
-from knnstore.ingest import IngestOptions, ingest, job
+from knnstore.ingest import IngestOptions, append, ingest, job, survey
 from knnstore.ingest.copies import first_of_each
-from knnstore.ingest.plan import segment_plan
+from knnstore.ingest.plan import older_plan, segment_plan
 from knnstore.report.ingest import ingest_text
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, score
@@ -155,14 +154,18 @@ def test_the_order_in_which_parts_are_done_changes_nothing(run, books, monkeypat
 
 
 @pytest.fixture
-def older(monkeypatch):
-    """Ingest as versions did that knew nothing of copies; ``undo`` for the present one."""
+def older():
+    """Ingest as versions did that knew nothing of copies, until ``older.undo()``."""
 
     def plan(*arguments):
-        return replace(segment_plan(*arguments), distinct=None)
+        return older_plan(segment_plan(*arguments))
 
-    monkeypatch.setattr(job, "segment_plan", plan)
-    return monkeypatch
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (job, append):
+            patch.setattr(module, "padded", lambda plan, *_: plan)
+        patch.setattr(job, "segment_plan", plan)
+        patch.setattr(survey, "first_of_each", lambda digests: np.ones(len(digests), bool))
+        yield patch
 
 
 @pytest.mark.parametrize("most", [2, 3, 5])
@@ -171,7 +174,7 @@ def test_what_an_older_version_began_is_finished_with_each_text_once(run, books,
         (books / f"{number}.txt").write_text(text)
     with pytest.raises(InterruptedError):
         run(most=most)
-    older.setattr(job, "segment_plan", segment_plan)
+    older.undo()
     report, ran = run()
     assert (report.documents, report.copies, report.added) == (6, 3, 6)
     assert ran["tokenise"] == 0  # what was finished isn't done again
@@ -181,29 +184,29 @@ def test_what_an_older_version_began_is_finished_with_each_text_once(run, books,
     assert (again.unchanged, again.rows, ran["write_keys"]) == (9, report.rows, 0)
 
 
-def test_parts_that_an_older_version_tokenised_become_the_store_of_the_present_one(run, books, older, bytes_of):
+def test_parts_that_an_older_version_tokenised_become_the_store_of_the_present_one(
+    run, books, older, bytes_of, monkeypatch
+):
     for number, text in enumerate([*TEXTS, *TEXTS[2:5]]):
         (books / f"{number}.txt").write_text(text)
-    older.setattr(job, "plan_parts", partial(plan_parts, part_files=2))
+    monkeypatch.setattr(job, "plan_parts", partial(plan_parts, part_files=2))
     with pytest.raises(InterruptedError):
         run(most=3)  # describe, two parts of five
-    older.setattr(job, "segment_plan", segment_plan)
+    older.undo()
     _, ran = run()
     assert ran["tokenise"] == 3
     run(store="new")
     assert bytes_of(books.parent / "s.knnstore") == bytes_of(books.parent / "new.knnstore")
 
 
-def test_an_append_that_an_older_version_began_is_finished_with_each_text_once(run, books, older, monkeypatch):
+def test_an_append_that_an_older_version_began_is_finished_with_each_text_once(run, books, older):
     (books / "a.txt").write_text(TEXTS[0] * 4)
     run(holdout=0.0)
-    monkeypatch.setattr("knnstore.ingest.survey.first_of_each", lambda digests: np.ones(len(digests), bool))
     for number, text in enumerate([*TEXTS[1:5], *TEXTS[1:3]]):
         (books / f"{number}.txt").write_text(text)
     with pytest.raises(InterruptedError):
         run(most=5, holdout=0.0)  # describe, survey, tokenise, samples, a chunk of keys
-    monkeypatch.undo()
-    monkeypatch.chdir(books.parent)
+    older.undo()
     report, _ = run(holdout=0.0)
     each_once(books.parent / "s.knnstore", 5)
     assert report.documents == 5
