@@ -241,7 +241,12 @@ class Store:
         if isinstance(text, ScoreOptions):
             texts = gather_texts(text, Stores([self.datastore]), loaded)[1]
         else:
-            texts = texts_of([("text", text)], loaded, [] if source is None else [source])
+            texts = texts_of(
+                [("text", text)],
+                loaded,
+                [] if source is None else [source],
+                special=self.datastore.special_tokens,
+            )
         return attribute_texts(joined, texts, reporter or Reporter())
 
 

@@ -48,6 +48,11 @@ from knnstore.cli.options import (
 )
 @click.option("--chunk-rows", type=click.IntRange(1), help="Keys a chunk and a task. Default: about 32 MiB.")
 @click.option("--workers", type=click.IntRange(0), help="Dask worker processes; 0 works in this one. Default: planned.")
+@click.option(
+    "--special-tokens",
+    is_flag=True,
+    help="Make tokens of special tokens that are spelled in the text. Default: they are ordinary text.",
+)
 @click.option("--prune", is_flag=True, help="Remove documents from the store that the corpus has no more.")
 @click.option("--readmit", is_flag=True, help="Take in again what 'knnstore remove' took out.")
 @click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.errors import ModelError, UsageError, located
+from knnstore.records import LATER
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
 """A piece of text to its token ids, without special tokens."""
@@ -48,7 +49,8 @@ class PartSummary:
     """What a part held: documents with tokens, their tokens and UTF-8 bytes, and what was left out or mended.
 
     ``empty``: documents without a character or a token; ``skipped``: unusable ones; ``replaced``: characters put as
-    U+FFFD; ``too_long``: pairs of texts of which one is longer than the LM takes.
+    U+FFFD; ``too_long``: pairs of texts of which one is longer than the LM takes;
+    ``special_spellings``: of special tokens in the text, None for none.
     """
 
     documents: int
@@ -58,6 +60,7 @@ class PartSummary:
     skipped: int
     replaced: int
     too_long: int = 0
+    special_spellings: int | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

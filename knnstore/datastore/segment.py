@@ -61,7 +61,8 @@ class SegmentPlan:
     since another one may change the last bits of a key. ``distinct``: of documents with the same text the first alone
     is in it, and those that nothing repeats are preferred for measuring; None, as in older stores: every one is in it.
     ``padding``: how windows share a batch of the LM (see ``knnstore.windows.Padding``); None is ``longest``, as before
-    there was a choice.
+    there was a choice. ``special_tokens``: whether the spelling of a special token in a document is that token, or else
+    ordinary text; None, as in older stores: it is the token.
     """
 
     model: ModelIdentity
@@ -76,6 +77,7 @@ class SegmentPlan:
     versions: dict[str, str]
     distinct: bool | None = field(default=None, metadata=LATER)
     padding: str | None = field(default=None, metadata=LATER)
+    special_tokens: bool | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 0 < self.chunk_rows <= 2**30 or not 0 <= self.holdout < 1:

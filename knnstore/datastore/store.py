@@ -47,6 +47,11 @@ class Datastore:
         """The finished segments, oldest first."""
         return tuple(_segment(self.root, self.manifest, name) for name in self.manifest.segments)
 
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the spelling of a special token in a document is that token, rather than ordinary text."""
+        return self.segments[0].plan.special_tokens is not False
+
     @cached_property
     def rows(self) -> int:
         """(key, value) pairs in all segments, hidden ones too: row numbers are below it."""

@@ -31,6 +31,11 @@ class Stores:
         return self.each[0].manifest
 
     @property
+    def special_tokens(self) -> bool:
+        """Whether the spelling of a special token in a text is that token, as in the first store's documents."""
+        return self.each[0].special_tokens
+
+    @property
     def name(self) -> str:
         """``wiki + books``."""
         return " + ".join(store.name for store in self.each)

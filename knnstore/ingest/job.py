@@ -71,6 +71,7 @@ class IngestReport:
     file_types: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     linked_files: int = 0
+    special_spellings: int = 0
 
 
 def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = None) -> IngestReport:
@@ -98,12 +99,26 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
         _open_root(root, plan, overwrite=options.overwrite)
         if load_manifest(root).segments:
-            done = Append(root, options, plan, spec, found, runner, reporter).run()
+            done = Append(root, options, _as_stored(root, plan), spec, found, runner, reporter).run()
         else:
             segment = _first_segment(root, plan, lambda: padded(plan, spec, runner, reporter))
             making = Making(segment, spec, runner, reporter)
             done = _make_first(root, making, plan_parts(found), options)
         return _report(root, done, found)
+
+
+def _as_stored(root: Path, plan: SegmentPlan) -> SegmentPlan:
+    """The plan of an append: the store's choice of what spellings of special tokens are.
+
+    Raises MismatchError where --special-tokens asks for another.
+    """
+    stored = Segment(segment_root(root, load_manifest(root).segments[0])).plan.special_tokens
+    if plan.special_tokens and stored is False:
+        raise MismatchError(
+            f"{root} takes spellings of special tokens as ordinary text: leave out --special-tokens, choose another "
+            "--store, or discard it with --overwrite"
+        )
+    return replace(plan, special_tokens=stored)
 
 
 def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions) -> Appended:
@@ -153,6 +168,7 @@ def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
         empty=sum(making.empty for making in done.makings),
         skipped=sum(making.skipped for making in done.makings),
         replaced=sum(making.replaced for making in done.makings),
+        special_spellings=sum(making.special_spellings for making in done.makings),
         file_types={one.label: one.files for one in files.taken},
         left_out={one.label: one.files for one in files.left_out},
         linked_files=files.outside,
@@ -183,9 +199,11 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
     if not (path / PLAN_FILE).exists():
         plan = complete()
     elif (begun := Segment(path)).plan == older:
-        plan = older if begun.commits.find(DOCUMENTS_TASK) else complete()
+        # parts that are tokenised already have special tokens where the text spells them
+        plan = older if begun.commits.find(DOCUMENTS_TASK) else replace(complete(), special_tokens=None)
     else:
-        plan = replace(plan, padding=begun.plan.padding)
+        special = None if begun.plan.special_tokens is None else plan.special_tokens
+        plan = replace(plan, padding=begun.plan.padding, special_tokens=special)
         told = differences(begun.plan, plan)
         if told:
             raise MismatchError(

@@ -47,7 +47,7 @@ class Making:
         self.segment = segment
         self.tasks_run = self.tasks_kept = self.rows = 0
         self.seconds = 0.0
-        self.empty = self.skipped = self.replaced = self.too_long = 0
+        self.empty = self.skipped = self.replaced = self.too_long = self.special_spellings = 0
         self._spec = spec
         self._runner = runner
         self._reporter = reporter
@@ -143,6 +143,7 @@ class Making:
         self.skipped = sum(summary.skipped for summary in summaries)
         self.replaced = sum(summary.replaced for summary in summaries)
         self.too_long = sum(summary.too_long for summary in summaries)
+        self.special_spellings = sum(summary.special_spellings or 0 for summary in summaries)
         self._say_left_out()
         return any(summary.tokens for summary in summaries)
 
@@ -155,6 +156,11 @@ class Making:
             told.append(f"{count(self.replaced, 'undecodable character')} replaced")
         if told:
             self._reporter.say(f"          left out: {', '.join(told)}")
+        if self.special_spellings:
+            ordinary = self.segment.plan.special_tokens is False
+            what = "ordinary text (--special-tokens makes tokens of them)" if ordinary else "special tokens"
+            spelled = count(self.special_spellings, "spelling")
+            self._reporter.say(f"          {spelled} of special tokens in the text: taken as {what}")
 
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
         return next(iter(self._runner.run(decoded_bytes, [DecodeTask(self._spec, texts)])))

@@ -41,6 +41,7 @@ class IngestOptions:
     ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
     ``include``, ``exclude`` and ``follow_links``: which files are read, see ``Selection``.
+    ``special_tokens``: the spelling of a special token in a document is that token, not ordinary text.
     ``allow_mismatch``: add keys of another LM, or other windows, to those that the store holds.
     ``task`` seq2seq: the corpus is of pairs of texts, ``source`` and ``target`` parallel files of them, and
     ``source_field`` and ``target_field`` say where the two are in a record of ``corpus``.
@@ -73,6 +74,7 @@ class IngestOptions:
     readmit: bool = False
     allow_mismatch: bool = False
     chunk_rows: int | None = None
+    special_tokens: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in ("causal", "seq2seq"):
@@ -151,6 +153,7 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
         compute=f"{facts.dtype} on {facts.device.split(':')[0]}",
         versions={name: version(name) for name in _LIBRARIES},
         distinct=True,
+        special_tokens=options.special_tokens,
     )
 
 

@@ -154,14 +154,25 @@ def tokenise(task: TokenTask) -> PartSummary:
     loaded = _key_model(task.spec, segment).loaded
     if pairs := task.options.pairs is not None:
         files.append(part_sources(task.segment, task.part.index))
+    spellings = 0
+
+    def counted(tokenise: Callable[..., "np.ndarray[Any, Any]"]) -> Callable[[str], "np.ndarray[Any, Any]"]:
+        def ids_of(text: str) -> "np.ndarray[Any, Any]":
+            nonlocal spellings
+            spellings += loaded.spellings.count(text)
+            return tokenise(text, special=segment.plan.special_tokens is not False)
+
+        return ids_of
+
     with storage_errors("write", files[0]), ExitStack() as stack:
         ids, table, *sources = (stack.enter_context(replacing_path(file)) for file in files)
         write = partial(tokenise_part, task.part, options=task.options, dtype=segment.plan.value_dtype)
         if pairs:
-            sides = PairTokens(loaded.tokenise_source, sources[0], segment.plan.key.context)
-            summary = write(loaded.tokenise_target, tokens_file=ids, documents_file=table, pairs=sides)
+            sides = PairTokens(counted(loaded.tokenise_source), sources[0], segment.plan.key.context)
+            summary = write(counted(loaded.tokenise_target), tokens_file=ids, documents_file=table, pairs=sides)
         else:
-            summary = write(loaded.tokenise, tokens_file=ids, documents_file=table)
+            summary = write(counted(loaded.tokenise), tokens_file=ids, documents_file=table)
+    summary = replace(summary, special_spellings=spellings or None)
     segment.commits.commit(task.name, files, **to_json(summary))
     return summary
 

@@ -50,6 +50,7 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
         holdout=max(plan.holdout for plan in plans),
         compute=_all(plan.compute for plan in plans),
         versions=versions,
+        special_tokens=plans[0].special_tokens if len({plan.special_tokens for plan in plans}) == 1 else False,
         padding=plans[0].padding if len({plan.padding for plan in plans}) == 1 else None,
     )
 

@@ -24,6 +24,7 @@ from knnstore.lm.identity import former_digests, identify
 from knnstore.lm.newer import load_config, load_tokenizer
 from knnstore.lm.plausible import require_plausible, weight_count
 from knnstore.lm.spec import LmSpec, resolve_model
+from knnstore.lm.spellings import Spellings
 from knnstore.lm.wrappers import input_device, unwrapped
 
 _LONGEST_DEFAULT_CONTEXT = 1024
@@ -103,23 +104,35 @@ class LoadedModel:
         """The LM's own maximum, at most 1024."""
         return min(self.longest_context, _LONGEST_DEFAULT_CONTEXT)
 
-    def tokenise(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of a text, int64 (tokens,), without special tokens.
+    def tokenise(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Token ids of a text, int64 (tokens,), without special tokens around it.
 
+        ``special``: whether the spelling of a special token in the text is that token, rather than ordinary text.
         Raises ModelError for a token that the LM has no embedding of; ``tokenise_source`` and ``tokenise_target`` too.
         """
-        ids = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        if not special:  # a token without an embedding is reported although the text gets no such token
+            self._embedded(self.spellings.tokens(text), self.readable)
+        ids = self.spellings.ids(text, special=special, add_special_tokens=False)
         return self._embedded(ids, self.readable)
 
-    def tokenise_source(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of what an encoder reads, int64 (tokens,), with the special tokens that it was trained with."""
-        ids = self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
-        return self._embedded(ids, self.readable)
+    def tokenise_source(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Token ids of what an encoder reads, int64 (tokens,), with the special tokens that it was trained with.
 
-    def tokenise_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of what a decoder writes, int64 (tokens,), with its special tokens: EOS is among them."""
-        ids = self.tokenizer(text_target=text, return_attention_mask=False, verbose=False)["input_ids"]
-        return self._embedded(ids, self.writable)
+        ``special``: as for ``tokenise``.
+        """
+        return self._embedded(self.spellings.ids(text, special=special), self.readable)
+
+    def tokenise_target(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Token ids of what a decoder writes, int64 (tokens,), with its special tokens: EOS is among them.
+
+        ``special``: as for ``tokenise``.
+        """
+        return self._embedded(self.spellings.ids(text, special=special, name="text_target"), self.writable)
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """The special tokens' spellings in text."""
+        return Spellings(self.tokenizer)
 
     @cached_property
     def readable(self) -> int:

@@ -68,7 +68,7 @@ def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> t
     """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
     if options.named:
         longest = stores.manifest.key.context if model.task == "seq2seq" else None
-        return texts_of_files(options, model, longest)
+        return texts_of_files(options, model, longest, special=stores.special_tokens)
     return "held-out documents", heldout_texts(stores)
 
 
@@ -90,8 +90,12 @@ def heldout_texts(stores: Stores) -> Texts:
     return replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
 
-def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = ()) -> Texts:
+def texts_of(
+    documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = (), *, special: bool
+) -> Texts:
     """Named texts that are in memory; ``sources``: of an encoder-decoder model, what each is a translation of.
+
+    ``special``: whether the spelling of a special token in them is that token.
 
     Raises UsageError if they hold nothing, or have no sources where there must be some.
     """
@@ -100,17 +104,20 @@ def texts_of(documents: Iterable[tuple[str, str]], model: LoadedModel, sources: 
         needs = "its text needs the source that it translates" if not sources else "it takes a text without a source"
         raise UsageError(f"the store was made by {KINDS[model.task]}: {needs}")
     tokenise = model.tokenise_target if sources else model.tokenise
-    parts = [tokenise(text).astype(np.uint32) for text in texts]
+    parts = [tokenise(text, special=special).astype(np.uint32) for text in texts]
     if not any(texts) or not sum(map(len, parts)):
         raise UsageError("the text is empty: there is nothing to score")
-    read = [model.tokenise_source(source) for source in sources]
+    read = [model.tokenise_source(source, special=special) for source in sources]
     return _texts(list(names), parts, [len(text.encode()) for text in texts], sources=read)
 
 
-def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | None = None) -> tuple[str, Texts]:
+def texts_of_files(
+    options: ScoreOptions, model: LoadedModel, longest: int | None = None, *, special: bool
+) -> tuple[str, Texts]:
     """The documents in the files that the options name, and what they are, in words.
 
-    ``longest``: of pairs of texts, the most tokens of either. Raises CorpusError if the files hold no text.
+    ``longest``: of pairs of texts, the most tokens of either. ``special``: as for ``texts_of``.
+    Raises CorpusError if the files hold no text.
     """
     names, parts, sizes, sources, digests, too_long = [], [], [], [], [], 0
     for file in options.files(model.task):
@@ -123,7 +130,7 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
             )
             for piece in document.pieces:
                 with located(document.path):
-                    ids.append(tokenise(piece).astype(np.uint32))
+                    ids.append(tokenise(piece, special=special).astype(np.uint32))
                 data = piece.encode()
                 size += len(data)
                 digest.update(data)
@@ -131,7 +138,7 @@ def texts_of_files(options: ScoreOptions, model: LoadedModel, longest: int | Non
                 continue
             if longest is not None:
                 with located(document.path):
-                    source = model.tokenise_source(document.source or "")
+                    source = model.tokenise_source(document.source or "", special=special)
                 if max(len(source), len(ids[0])) > longest:
                     too_long += 1
                     continue

@@ -22,7 +22,7 @@ _BATCH_TOKENS = 4096
 
 def some_texts(paths: list[str], model: KeyModel, most_tokens: int) -> Texts:
     """The documents below the paths, as many pieces of equal length of each as make ``most_tokens`` together."""
-    _, texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded)
+    _, texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded, special=True)
     each = max(1, most_tokens // len(texts.names))
     kept = np.minimum(texts.tokens, each)
     begins = (texts.tokens - kept) // 2  # from the middle, where no title page or index is
