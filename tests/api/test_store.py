@@ -121,7 +121,7 @@ def test_every_method_may_be_called_by_several_threads_at_once(built, stored):
         ]
         rows = alone.search(stored[1][:4], 4).rows
     store = knnstore.open(built[0] / "books", dtype="float32", device="cpu")  # nothing of it is open yet
-    for _ in range(5):
+    for _ in range(3):
         calls = [partial(store.neighbours, text, 4) for text in texts] + [partial(store.key, text) for text in texts]
         calls += [partial(lambda text: [t.token_id for t in store.generate(text, 3)], text) for text in texts]
         *results, found = at_once([*calls, partial(store.search, stored[1][:4], 4)])

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import runpy
+import shutil
 import types
 
 import pytest
@@ -111,10 +113,9 @@ def test_an_lm_that_is_wrapped_while_it_is_attached_gives_the_mixture(model, sto
     assert same(speech.of(wrapper), speech.alone)
 
 
-def test_a_compiled_lm_gives_the_mixture(model, store, inputs, speech):
-    wrapper = torch.compile(model, backend="eager")
-    with knnstore.attach(wrapper, store, **SETTING), torch.inference_mode():
-        torch.testing.assert_close(wrapper(**inputs).logits, speech.mixture[0], atol=1e-3, rtol=1e-3)
+def test_a_compiled_lm_writes_the_mixtures_text(model, store, inputs, speech):
+    wrapper = torch.compile(model, backend="eager")  # its forward pass: tests/lm/test_hooks.py, where models are small
+    with knnstore.attach(wrapper, store, **SETTING):
         said = wrapper.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=None)
     assert said[0].tolist() == speech.mixture[1]
 
@@ -215,6 +216,32 @@ def test_what_is_not_known_to_reach_the_store_is_refused_by_name(model, store, n
         knnstore.attach(wrapper, store, **SETTING)
 
 
+@pytest.fixture
+def reported(built, shared, tmp_path, monkeypatch, capsys):
+    """``reported(name)``: what a script of ``../shared/reports`` prints beside a store ``s``."""
+    shutil.copytree(built[0] / "books.knnstore", tmp_path / "s.knnstore")
+    monkeypatch.chdir(tmp_path)
+
+    def run(name):
+        script = shared / "reports" / name
+        if not script.is_file():
+            pytest.skip(f"needs {script}, which is not beside this checkout")
+        runpy.run_path(str(script))
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_penalties_at_a_weight_of_0_leave_the_lms_text(reported):
+    assert [line.rpartition(" ")[2] for line in reported("penalties.py").splitlines()] == ["same"] * 3
+
+
+@pytest.mark.slow
+def test_the_wrappers_that_were_reported_write_the_mixtures_text(reported):
+    said = dict(line.rsplit(" ", 1) for line in reported("attach_wrappers.py").splitlines() if line.endswith("mixture"))
+    assert said.keys() >= {"torch.compile(model)", "dynamic int8", "offloaded"}
+
+
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
 def test_virtual_tokens_before_the_text_are_refused(model, store, kind):
     wrapper = with_adapters(model, kind, num_virtual_tokens=4)
@@ -245,4 +272,4 @@ def test_an_attached_lm_is_copied_only_when_it_is_detached(model, store, inputs,
 
 def test_the_lm_of_a_wrapper_is_adopted_itself():
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=2, n_layer=1, vocab_size=60)).eval()
-    assert adopt_model(nn.DataParallel(torch.compile(model))).model is model
+    assert adopt_model(nn.DataParallel(torch.compile(model, backend="eager"))).model is model
