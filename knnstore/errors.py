@@ -58,7 +58,7 @@ class MismatchError(StoreError):
 
 
 class MismatchWarning(UserWarning):
-    """What would be a MismatchError, where the caller has said that it is meant."""
+    """What would be a MismatchError, where the caller has said that it is meant, or the keys have settled it."""
 
 
 class UnfinishedError(StoreError):

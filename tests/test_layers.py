@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     MIXING,
     {"datastore"},
     {"corpus", "lm"},
-    {"index", "suffixes", "passages"},
+    {"index", "suffixes", "passages", "recognition"},
     {"scheduling"},
     {"ingest", "build", "score", "verify"},
     {"attachment", "repair", "living", "info", "exchange"},

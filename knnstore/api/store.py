@@ -16,13 +16,13 @@ from knnstore.datastore.stores import Stores
 from knnstore.errors import MismatchWarning, UsageError
 from knnstore.generation import Generation
 from knnstore.lm.forward import KeyModel
-from knnstore.lm.matching import model_of_store
 from knnstore.lm.sources import SourceBatch
 from knnstore.lm.spec import default_model
 from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
 from knnstore.progress import Reporter
+from knnstore.recognition import model_of_store
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import gather_texts, texts_of
 
@@ -115,8 +115,8 @@ class Store:
         """The LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it is another."""
         if self._model is None or isinstance(self._model, str | Path):
             name = default_model() if self._model is None else str(self._model)
-            root, manifest = self.datastore.root, self.datastore.manifest
-            return model_of_store(root, manifest, name, dtype=self._dtype, device=self._device, allow=self._allow)
+            loading = {"dtype": self._dtype, "device": self._device}
+            return model_of_store(self.datastore, name, **loading, allow=self._allow, say=warn_of_mismatch)
         return adopted_model(self.datastore, self._model, self._tokenizer, self._allow)
 
     @cached_property

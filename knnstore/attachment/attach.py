@@ -6,23 +6,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
-from knnstore.errors import KnnstoreError, ModelError
+from knnstore.errors import CorruptStoreError, KnnstoreError, ModelError
 from knnstore.lm.causality import require_causal
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks, Step
 from knnstore.lm.loading import adopt_model
 from knnstore.lm.matching import Allow, require_known_model, require_same_keys, require_same_task
-from knnstore.lm.sources import SourceBatch
 from knnstore.passages import Passages
+from knnstore.recognition import window_of
 from knnstore.score.result import Setting
-
-# Enough keys to tell how far they lie apart.
-_SAMPLE_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,17 +109,7 @@ def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Al
 
 
 def _require_store_of(store: Datastore, model: KeyModel, allow: Allow | None) -> None:
-    segment = store.segments[0]
-    document = int(np.argmax(segment.documents.tokens))
-    first = int(segment.documents.first_row[document])
-    count = int(min(segment.documents.tokens[document], store.manifest.key.stride))
-    ids = np.concatenate([[model.loaded.bos], segment.values(first, first + count - 1)]).astype(np.int64)
-    source = None
-    if store.manifest.key.task == "seq2seq":
-        source = SourceBatch.of([segment.source(document)], model.loaded.pad)
-    stored = segment.codec.decode(segment.keys(first, first + count))
-    sample = segment.codec.decode(segment.keys(0, min(segment.rows, _SAMPLE_ROWS)))
-    spread = np.square(sample - sample.mean(axis=0)).sum(axis=1).mean() if len(sample) > 1 else np.square(sample).sum()
-    require_same_keys(
-        store.root, store.manifest, model, ids=ids, stored=stored, spread=float(spread), source=source, allow=allow
-    )
+    window = window_of(store.segments[0], model.loaded)
+    if window is None:
+        raise CorruptStoreError(f"{store.root} holds no token: see what is damaged with 'knnstore verify'")
+    require_same_keys(store.root, store.manifest, model, window, allow)

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from knnstore.diskspace import require_room
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
 from knnstore.exchange.rawfile import Memmaps
 from knnstore.ingest.plan import differences, key_bytes
+from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 
@@ -64,7 +66,10 @@ def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
             for entry in others:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if (path / PLAN_FILE).exists():
-        told = differences(Segment(path).plan, plan)
+        begun = Segment(path).plan
+        if may_be_same(begun.model, plan.model):  # the LM is not asked for any more key
+            plan = replace(plan, model=begun.model, versions=begun.versions)
+        told = differences(begun, plan)
         if told:
             raise MismatchError(
                 f"{root} holds something else, or was begun with other settings: {'; '.join(told)}. "

@@ -28,6 +28,7 @@ from knnstore.holdout import MOST_TOKENS, Int64, Repeats, choose_more_heldout
 from knnstore.ingest.assembly import Choose
 from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count, padded
+from knnstore.ingest.partner import continued
 from knnstore.ingest.plan import IngestOptions, differences, follows
 from knnstore.ingest.survey import (
     Differences,
@@ -126,7 +127,10 @@ class Append:
 
     def _making(self, segment: Segment) -> Making:
         first = self._store().segments[0].root
-        return Making(segment, self.spec, self.runner, self.reporter, first)
+        # in a segment that another LM made, on purpose, this one isn't known by its name
+        own = replace(segment.plan.model, name=self.plan.model.name) == self.plan.model
+        spec = self.spec if own else replace(self.spec, identity=None)
+        return Making(segment, spec, self.runner, self.reporter, first)
 
     def _require_same_keys(self, first: Segment) -> None:
         found, wanted = first.plan, self.plan
@@ -177,8 +181,8 @@ class Append:
         return done
 
     def _same_keys(self, found: SegmentPlan) -> bool:
-        """Whether this run makes the very keys of a plan, whose tokens are there."""
-        names = ("model", "key", "key_dtype", "compute", "versions")
+        """Whether this run makes the keys of a plan, whose tokens are there."""
+        names = ("model", "key", "key_dtype", "compute")
         return all(getattr(found, name) == getattr(self.plan, name) for name in names)
 
     def _begin(self, found: Differences) -> Segment:
@@ -190,8 +194,9 @@ class Append:
                 continue
             if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
                 path = begun
+                continued(Segment(begun).plan, plan, self.reporter.say)
             else:
-                remove_tree(begun)  # not tokenised yet, or made by other libraries: little or nothing is lost
+                remove_tree(begun)  # not tokenised yet: little or nothing is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
         path = path or segment_root(self.root, next_segment(self.root))
         make_folder(path / FOLDER)

@@ -21,6 +21,7 @@ from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count, padded
+from knnstore.ingest.partner import continued, partner_of
 from knnstore.ingest.plan import IngestOptions, check_memory, differences, older_plan, segment_plan
 from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
@@ -98,9 +99,15 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     with writing(root, reporter.say):
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
         _open_root(root, plan, overwrite=options.overwrite)
+        begun = _begun(root)
+        if begun is not None:
+            allow = options.allow_mismatch
+            partner = partner_of(begun, plan, spec, runner, reporter.say, allow=allow)
+            plan, spec = partner.plan, partner.spec
         if load_manifest(root).segments:
             done = Append(root, options, _as_stored(root, plan), spec, found, runner, reporter).run()
         else:
+            plan = plan if begun is None else continued(begun.plan, plan, reporter.say)
             segment = _first_segment(root, plan, lambda: padded(plan, spec, runner, reporter))
             making = Making(segment, spec, runner, reporter)
             done = _make_first(root, making, plan_parts(found), options)
@@ -187,6 +194,16 @@ def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
                 remove_folder(entry) if entry.is_dir() else entry.unlink()
     if not (root / MANIFEST_FILE).exists() and not (segment_root(root, _SEGMENT) / PLAN_FILE).exists():
         save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
+
+
+def _begun(root: Path) -> Segment | None:
+    """The first segment of the store, made or begun; None if nothing of it is there."""
+    if load_manifest(root).segments:
+        store = Datastore(root)
+        store.close()
+        return store.segments[0]
+    path = segment_root(root, _SEGMENT)
+    return Segment(path) if (path / PLAN_FILE).exists() else None
 
 
 def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:

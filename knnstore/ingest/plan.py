@@ -221,8 +221,8 @@ def key_bytes(segment: Segment, chunks: int) -> int:
 
 
 def follows(begun: SegmentPlan, wanted: SegmentPlan) -> bool:
-    """Whether a segment that was begun is what is wanted now; its padding is its own."""
-    return replace(begun, padding=wanted.padding) == wanted
+    """Whether a segment that was begun is what is wanted now; its padding and its libraries' versions are its own."""
+    return replace(begun, padding=wanted.padding, versions=wanted.versions) == wanted
 
 
 def differences(found: SegmentPlan, wanted: SegmentPlan) -> list[str]:

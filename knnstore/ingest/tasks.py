@@ -22,7 +22,7 @@ from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.queries import MOST_QUERIES, write_queries
 from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.errors import MismatchError, NumericsError
-from knnstore.lm.spec import LmFacts, LmSpec
+from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import kept
 from knnstore.windows import Padding, Windows, cut_windows
@@ -128,6 +128,22 @@ def part_table(segment: Path, part: int) -> Path:
 def part_sources(segment: Path, part: int) -> Path:
     """Of pairs of texts, that of the token ids of the sources."""
     return segment / "parts" / f"{part:06d}.sources"
+
+
+@dataclass(frozen=True, slots=True)
+class RecogniseTask:
+    """Say whether the LM made a segment, begun or made; ``listed``: the folder of its lists, if its keys lie there."""
+
+    segment: Path
+    spec: LmSpec
+    listed: Path | None = None
+
+
+def recognise_model(task: RecogniseTask) -> Recognition:
+    """Whether the LM is the one that the segment was made with, and by what."""
+    from knnstore.recognition import recognise  # noqa: PLC0415 - imports torch
+
+    return recognise(Segment(task.segment, task.listed), _key_model(task.spec), made_only=True)
 
 
 def describe_model(spec: LmSpec) -> LmFacts:
@@ -246,7 +262,7 @@ TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
 def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
-    """The LM, loaded once a process.
+    """The LM, loaded once a process; ``spec.identity`` is what it has to be, where the segment's plan has another.
 
     Raises MismatchError if it isn't the one that the segment was planned with, or runs otherwise here: on a cluster
     of unequal machines the keys would differ.
@@ -256,7 +272,7 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
 
     kept(key_model.cache_clear)
     kept(load_model.cache_clear)
-    model = key_model(spec)
+    model = key_model(replace(spec, identity=None))
     if segment is None:
         return model
     compute = f"{model.loaded.dtype} on {model.loaded.device.type}"
@@ -265,7 +281,8 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
             f"{gethostname()} runs the LM in {compute}, the store's keys are made in {segment.plan.compute}: "
             "give --dtype and --device that every machine has, or use machines of one kind"
         )
-    if model.loaded.identity != segment.plan.model:
+    wanted = spec.identity or segment.plan.model
+    if replace(model.loaded.identity, name=wanted.name) != wanted:
         raise MismatchError(f"{gethostname()} has another LM at {spec.model} than the one that the keys are made with")
     return model
 

@@ -15,6 +15,7 @@ from knnstore.datastore.store import segment_root
 from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
 from knnstore.errors import MismatchError
 from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
+from knnstore.lm.identity import is_stable, may_be_same
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, to_json
 from knnstore.scheduling import Runner
@@ -29,9 +30,11 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
     for other in (source.segment for source in sources[1:]):
         for name in ("model", "key", "key_dtype"):
             one, two = _told(getattr(first, name)), _told(getattr(other.plan, name))
-            if one != two:
+            if one != two and not (name == "model" and may_be_same(first.model, other.plan.model)):
                 raise MismatchError(f"{other.root} can't join {sources[0].segment.root}: {name} {two}, not {one}")
     plans = [source.segment.plan for source in sources]
+    # of an identity that depends on the libraries' versions the keys are looked at when the copy is used
+    models = [plan.model for plan in plans if not is_stable(plan.model.config)] or [first.model]
     versions: dict[str, str] = {}
     for name in sorted({name for plan in plans for name in plan.versions}):
         versions[name] = _all(plan.versions.get(name, "") for plan in plans)
@@ -40,7 +43,7 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
         for source in sources
     ]
     return SegmentPlan(
-        model=first.model,
+        model=models[0],
         key=first.key,
         key_dtype=first.key_dtype,
         chunk_rows=first.chunk_rows,

@@ -69,6 +69,16 @@ def is_stable(digest: str) -> bool:
     return digest.endswith(STABLE)
 
 
+def may_be_same(one: ModelIdentity, other: ModelIdentity) -> bool:
+    """Whether two identities may be of one LM: weights and vocabulary are the same, and so are all stable digests.
+
+    Of digests that depend on the libraries' versions only the keys can tell.
+    """
+    pairs = ((one.config, other.config), (one.tokenizer, other.tokenizer))
+    same = all(a == b or not (is_stable(a) and is_stable(b)) for a, b in pairs)
+    return same and (one.weights, one.vocabulary) == (other.weights, other.vocabulary)
+
+
 def _weights_digest(folder: Path) -> str:
     weights = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):

@@ -176,8 +176,6 @@ def load_model(spec: LmSpec) -> LoadedModel:
     """
     folder = resolve_model(spec.model)
     device = _device(spec.device)
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     if (task := model_task(spec.model)) != spec.task:
         raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
     kind, families = _KINDS[task]
@@ -266,6 +264,8 @@ def _reason(error: Exception, folder: Path) -> str:
 def model_task(model: str) -> str:
     """``causal`` or ``seq2seq``, by the configuration of a model that ``--model`` names."""
     folder = resolve_model(model)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     require_plausible(folder)
     with _loading(model, folder):
         return task_of_config(load_config(folder))

@@ -1,18 +1,17 @@
-"""Is this the LM that made a store? By fingerprint where the LM comes from files, by its keys where it is in memory."""
+"""What an LM and a store must have in common; ``knnstore.recognition`` says whether one made the other."""
 
-import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.manifest import Manifest, ModelIdentity
+from knnstore.datastore.manifest import Manifest
 from knnstore.errors import MismatchError
-from knnstore.lm.forward import KeyModel, key_model
-from knnstore.lm.loading import KINDS, model_task
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.loading import KINDS
 from knnstore.lm.sources import SourceBatch
-from knnstore.lm.spec import LmSpec
 from knnstore.terminal import shell_command
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
@@ -20,10 +19,9 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Allow = Callable[[str], None]
 """Told of a difference that is allowed."""
 
-_LOADING = threading.Lock()  # transformers loads one model at a time
 # Squared error of a key, as a share of the keys' variance. What makes the same LM differ from itself (int8 keys,
 # bfloat16, other kernels) stays below a hundredth, another LM's keys are as far as any two keys: about 2.
-_LARGEST_ERROR = 0.05
+LARGEST_ERROR = 0.05
 
 
 def require_known_model(root: Path, manifest: Manifest) -> None:
@@ -33,21 +31,6 @@ def require_known_model(root: Path, manifest: Manifest) -> None:
             f"{root} was imported without saying which LM made its keys: run 'knnstore import' again with --model, "
             "which compares them"
         )
-
-
-def model_of_store(
-    root: Path, manifest: Manifest, name: str, *, dtype: str, device: str, allow: Allow | None = None
-) -> KeyModel:
-    """The LM called ``name``, loaded, if it made the keys of the store; ``allow`` as for ``require_same_model``.
-
-    Raises ModelError if it can't be loaded, MismatchError if it is another, or nothing says which it was.
-    """
-    require_known_model(root, manifest)
-    require_same_task(root, manifest, name, model_task(name))
-    with _LOADING:
-        model = key_model(LmSpec(name, manifest.key.layer, dtype, device, exact=True))
-    require_same_model(root, manifest, model, allow)
-    return model
 
 
 def require_same_task(root: Path, manifest: Manifest, name: str, task: str) -> None:
@@ -61,27 +44,6 @@ def require_same_task(root: Path, manifest: Manifest, name: str, task: str) -> N
         )
 
 
-def require_same_model(root: Path, manifest: Manifest, model: KeyModel, allow: Allow | None = None) -> None:
-    """Raise MismatchError, naming what differs, unless ``model``, loaded from files, made the keys of the store.
-
-    With ``allow`` the difference is told to it instead, and only what no arithmetic gets over is refused.
-    """
-    made, given = manifest.model, model.loaded.identity
-    told = [name for name in ("weights", "config", "tokenizer", "vocabulary") if _differs(made, given, name)]
-    if told:
-        sentence = (
-            f"{root} was made by model {made.name!r} ({made.weights[:12]}), not by {given.name!r} "
-            f"({given.weights[:12]}): {', '.join(told)} differ"
-        )
-        if allow is None:
-            raise MismatchError(
-                f"{sentence}. Give the model that made it with --model, or --allow-mismatch if you mean it"
-            )
-        _require_fitting(root, manifest, model)
-        allow(sentence)
-    require_same_layer(root, manifest, model, allow)
-
-
 def require_same_layer(root: Path, manifest: Manifest, model: KeyModel, allow: Allow | None = None) -> None:
     """Raise MismatchError unless the keys of ``model`` are taken where those of the store were; or tell ``allow``."""
     if model.point.layer != manifest.key.layer:
@@ -91,7 +53,7 @@ def require_same_layer(root: Path, manifest: Manifest, model: KeyModel, allow: A
         allow(sentence)
 
 
-def _require_fitting(root: Path, manifest: Manifest, model: KeyModel) -> None:
+def require_fitting(root: Path, manifest: Manifest, model: KeyModel) -> None:
     """Raise MismatchError where the model's queries and the store's keys and values can't meet at all."""
     dimension = model.dimension
     if dimension != manifest.key.dimension:
@@ -106,27 +68,28 @@ def _require_fitting(root: Path, manifest: Manifest, model: KeyModel) -> None:
         )
 
 
-def require_same_keys(
-    root: Path,
-    manifest: Manifest,
-    model: KeyModel,
-    *,
-    ids: Int64,
-    stored: Float32,
-    spread: float,
-    source: SourceBatch | None = None,
-    allow: Allow | None = None,
-) -> None:
-    """Raise MismatchError unless ``model``, from wherever it comes, makes the store's keys.
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedWindow:
+    """A window of a store's text and the keys that the store holds of it.
 
-    Args:
-        root, manifest: the store's.
-        allow: told of other keys, if they are allowed; keys of another width and fewer tokens never are.
-        ids: int64 (n,), the input of a window of the store.
-        stored: float32 (n, d), the keys that the store holds of its positions.
-        spread: mean squared distance of the store's keys from their mean.
-        source: of an encoder-decoder model, the window's source.
+    ``ids``: int64 (n,), the LM's input. ``stored``: float32 (n, d), their keys. ``spread``: mean squared distance of
+    the store's keys from their mean. ``source``: of an encoder-decoder model, the window's source.
     """
+
+    ids: Int64
+    stored: Float32
+    spread: float
+    source: SourceBatch | None = None
+
+
+def require_same_keys(
+    root: Path, manifest: Manifest, model: KeyModel, window: KeyedWindow, allow: Allow | None = None
+) -> None:
+    """Raise MismatchError unless ``model``, from wherever it comes, makes the store's keys of a window of its text.
+
+    ``allow`` is told of other keys, if they are allowed; keys of another width and fewer tokens never are.
+    """
+    ids, stored, source = window.ids, window.stored, window.source
     require_same_layer(root, manifest, model, allow)
     made, dimension = manifest.model.name, model.dimension
     if dimension != stored.shape[1]:
@@ -146,14 +109,11 @@ def require_same_keys(
             f"{root} was made by model {made!r}: this one reads {embedded} tokens, and no token {source.ids.max()}: "
             "load the model that made it"
         )
-    keys = model.keys(ids[None], source)[0].numpy()  # (n, d)
-    error = np.square(keys - stored).sum(axis=1)
-    # the median, so that a BOS that the model in memory doesn't know spoils the first few positions alone
-    share = float(np.median(error)) / spread
-    if not share <= _LARGEST_ERROR:
+    share = key_error(model, window)
+    if not share <= LARGEST_ERROR:
         sentence = (
             f"{root} was made by model {made!r}: on its first {len(ids)} tokens this model makes other keys "
-            f"(squared error {share:.2g} of their variance, at most {_LARGEST_ERROR:g})"
+            f"(squared error {share:.2g} of their variance, at most {LARGEST_ERROR:g})"
         )
         if allow is None:
             raise MismatchError(
@@ -162,5 +122,12 @@ def require_same_keys(
         allow(sentence)
 
 
-def _differs(made: ModelIdentity, given: ModelIdentity, name: str) -> bool:
-    return bool(getattr(made, name) != getattr(given, name))
+def key_error(model: KeyModel, window: KeyedWindow, coded: Callable[[Float32], Float32] | None = None) -> float:
+    """How far the model's keys of a window are from the stored ones: squared, as a share of the keys' variance.
+
+    ``coded``: what storing makes of keys, float32 (n, d); None to compare them as they are.
+    """
+    keys: Float32 = model.keys(window.ids[None], window.source)[0].numpy()
+    error = np.square((coded(keys) if coded else keys) - window.stored).sum(axis=1)
+    # the median, so that a BOS that the model in memory doesn't know spoils the first few positions alone
+    return float(np.median(error)) / max(window.spread, float(np.finfo(np.float32).tiny))

@@ -49,6 +49,18 @@ class LmFacts:
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Whether the LM with this ``identity`` made some keys: ``differing`` names what differs, empty for the same LM.
+
+    ``keys``: how far its keys are from the stored ones, in words, where they had to decide; else empty.
+    """
+
+    identity: ModelIdentity
+    differing: tuple[str, ...] = ()
+    keys: str = ""
+
+
 def default_model() -> str:
     """``$KNNSTORE_MODEL``, else the LM that is shipped with the package."""
     return os.environ.get("KNNSTORE_MODEL") or DEFAULT_MODEL

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,11 @@ from knnstore.ingest.assembly import assemble
 from knnstore.ingest.tasks import (
     DecodeTask,
     KeyTask,
+    RecogniseTask,
     SamplesTask,
     TokenTask,
     decoded_bytes,
-    describe_model,
+    recognise_model,
     remove_parts,
     tokenise,
     write_keys,
@@ -50,16 +51,17 @@ class Remaker:
     selection: Selection
     runner: Runner
 
-    def require_model(self) -> None:
-        """Raise MismatchError unless the LM is the one that made the segment."""
-        facts = next(iter(self.runner.run(describe_model, [self.spec])))
-        made, given = self.segment.plan.model, facts.identity
-        told = [name for name in ("weights", "config", "tokenizer") if getattr(made, name) != getattr(given, name)]
-        if told:
+    def _lm(self) -> LmSpec:
+        """The LM for workers. Raises MismatchError unless it is the one that made the segment."""
+        task = RecogniseTask(self.segment.root, self.spec, self.segment.listed)
+        recognition = next(iter(self.runner.run(recognise_model, [task])))
+        if recognition.differing:
             raise MismatchError(
-                f"{self.segment.root} was made by model {made.name!r}, and {', '.join(told)} of {self.spec.model} "
-                "differ: give the model that made it with --model"
+                f"{self.segment.root} was made by model {self.segment.plan.model.name!r}, and "
+                f"{', '.join(recognition.differing)} of {self.spec.model} differ: give the model that made it with "
+                "--model"
             )
+        return replace(self.spec, identity=recognition.identity)
 
     def metadata(self, name: str, record: FileRecord | None) -> str:
         """Write ``zarr.json`` of an array, or of the segment's group (``name`` is empty), as it was recorded."""
@@ -88,8 +90,7 @@ class Remaker:
         try:
             file = self._from_copy("keys", chunk, self.segment.chunk_range(chunk), record)
         except CorruptStoreError:
-            self.require_model()
-            list(self.runner.run(write_keys, [task]))
+            list(self.runner.run(write_keys, [replace(task, spec=self._lm())]))
             same = record is not None and file_damage(self.segment.root, record) is None
             return "by the LM" if same or record is None else "by the LM, in other bytes than before"
         begin, end = self.segment.chunk_range(chunk)
@@ -98,8 +99,7 @@ class Remaker:
 
     def samples(self) -> str:
         """The int8 scales and the held-out queries, by the LM."""
-        self.require_model()
-        task = SamplesTask(self.segment.root, self.spec, self._scales_of())
+        task = SamplesTask(self.segment.root, self._lm(), self._scales_of())
         list(self.runner.run(write_samples, [task]))
         return "by the LM"
 
@@ -130,11 +130,11 @@ class Remaker:
                 f"--corpus {' '.join(self.corpus)}: its names and sizes aren't those that {self.segment.root} was made "
                 "of: give the same paths, --include and --exclude as for the ingest, from the same folder"
             )
-        self.require_model()
+        spec = self._lm()
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
         parts = plan_parts(found)
         make_folder(self.segment.root / "parts")
-        list(self.runner.run(tokenise, (TokenTask(self.segment.root, self.spec, part, reading) for part in parts)))
+        list(self.runner.run(tokenise, (TokenTask(self.segment.root, spec, part, reading) for part in parts)))
         (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
         for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
             (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)

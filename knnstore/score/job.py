@@ -15,11 +15,12 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
 from knnstore.lm.forward import KeyModel
-from knnstore.lm.matching import model_of_store, require_known_model, require_same_model
+from knnstore.lm.matching import require_known_model
 from knnstore.lm.spec import default_model
 from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
+from knnstore.recognition import model_of_store, require_same_model
 from knnstore.scheduling import Runner
 from knnstore.score.checks import block_memory, check_memory_first
 from knnstore.score.choice import Choice, given_choice, stored_choice
@@ -64,10 +65,14 @@ def score(
     check_memory_first(options.memory, name)
     allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
     loading = {"dtype": options.dtype, "device": options.device}
-    model = model_of_store(store.root, store.manifest, name, **loading, allow=allow)
+
+    def say(told: str) -> None:
+        reporter.say(f"model     {told}")
+
+    model = model_of_store(store, name, **loading, allow=allow, say=say)
     for one in beside:
         require_known_model(one.root, one.manifest)
-        require_same_model(one.root, one.manifest, model, allow)
+        require_same_model(one, model, allow, say)
     stores = _masked(stores, options, reporter)
     job = _Job(options, stores, model, reporter, runner)
     text, texts = gather_texts(options, stores, model.loaded)
