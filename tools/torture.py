@@ -7,6 +7,7 @@
     limits   hold every command to its --memory by a cgroup: it ends well, or refuses before any work
     repairs  damage each file of stores with an index of every kind in turn, and repair: it ends, and all is right
     flips    flip single bits, over every file of a store: verify finds each, no search answers from one
+    frozen   freeze or kill a writer of a store in object storage at any kind of request, while another takes over
     hostile  open, verify and search stores with mutated metadata and arrays: errors of ours, and nothing worse
 
 ``--jobs`` shares the cases out among so many processes. The last line of ``--json`` has ``tried``, ``lost`` and
@@ -30,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-CASES = {"crashes": 500, "repairs": 1500, "flips": 1000, "hostile": 10_000, "limits": 24}
+CASES = {"crashes": 500, "frozen": 200, "repairs": 1500, "flips": 1000, "hostile": 10_000, "limits": 24}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
+from knnstore.index.adopting import own_index
 from knnstore.index.merge import OFFSETS
 from knnstore.index.plan import (
     PLAN_FILE,
@@ -79,31 +80,34 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         store.close()
         work = plan_work(store, options)
         folder, plan = work.folder, work.folder.plan
-        if options.overwrite and store.manifest.index == plan.name:
+        if options.overwrite and store.manifest.index == folder.name:
             _require_other_keys(store)
             publish(store.root, replace(store.manifest, index=None, indexed=()), "index", "discard the index")
             store = Datastore(store.root)
             store.close()
         if options.overwrite:
             remove_folder(folder.root)
-        elif not work.new and store.manifest.index == plan.name:
+        elif not work.new and store.manifest.index == folder.name:
             reporter.say("          the index is finished already")
             return _finish(store, folder, options, reporter)
-        elif store.manifest.index != plan.name and (damaged := folder.commits.damaged()):
-            reporter.say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
-            remove_folder(folder.root)
+        else:
+            folder = own_index(store, folder)
+            begun = store.manifest.index != work.folder.name
+            if begun and (damaged := folder.commits.damaged()):
+                reporter.say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
+                remove_folder(folder.root)
         for sentence in sentences(store, work, options):
             reporter.say(sentence)
-        _prepare(store, work)
+        _prepare(store, replace(work, folder=folder))
         with telling_need("What is left of the index", lambda: work.room):
             _train(folder, store, runner, reporter)
             for segment in work.new:
                 fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
                 check_lists(folder, store, segment, options.memory, reporter)
         names = tuple(segment.root.name for segment in store.segments)
-        done = replace(store.manifest, index=plan.name, indexed=names)
+        done = replace(store.manifest, index=folder.name, indexed=names)
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
-        publish(store.root, done, "index", what, keys=work.rows, index=plan.name)
+        publish(store.root, done, "index", what, keys=work.rows, index=folder.name)
         return replace(_finish(store, folder, options, reporter), new_rows=work.rows, built=True)
 
 
@@ -161,7 +165,7 @@ def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Repo
     commits.prepare()
     run_tasks(commits, tasks, gather_part, stage="sample", runner=runner, reporter=reporter)
     with reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
-        task = TrainTask(str(store.root.absolute()), folder.plan.name, len(tasks))
+        task = TrainTask(str(store.root.absolute()), folder.name, len(tasks))
         runner.run_alone(train_quantiser, task, advance)
     remove_folder(commits.root)
 
@@ -177,7 +181,7 @@ def describe_index(store: Datastore, folder: IndexFolder) -> IndexReport:
     """What a finished index of all the store's keys is."""
     references = [segment_reference(segment) for segment in store.segments if segment.rows]
     return IndexReport(
-        name=folder.plan.name,
+        name=folder.name,
         plan=folder.plan,
         check=load_check(folder, references),
         bytes=bytes_below(folder.root),

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from knnstore.atomic import free_bytes
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import ResourceError
 from knnstore.index.plan import (
     FORMAT_VERSION,
     IndexFolder,
     IndexPlan,
+    new_index,
     open_index,
     segment_reference,
     segment_references,
@@ -112,7 +113,7 @@ def dry_run(store: Datastore, options: IndexOptions) -> DryRun:
     if work.new:
         started = time.perf_counter()
         rates = measure_rates(store, plan)
-        trains = options.overwrite or store.manifest.index != plan.name
+        trains = options.overwrite or store.manifest.index != work.folder.name
         seconds = forecast(rates, work.rows, trains=trains, workers=options.workers, cores=available_cores())
         says.append(_time_sentence(seconds, time.perf_counter() - started))
     return DryRun(
@@ -151,7 +152,11 @@ def _work(store: Datastore, options: IndexOptions, plan: IndexPlan, *, trains: b
         memory=options.memory,
         workers=options.workers,
     )
-    return Work(IndexFolder(index_root(store.root, plan.name), plan), new, resources)
+    if trains or store.manifest.index is None:
+        folder = new_index(store.root, plan, store.manifest.epoch)
+    else:
+        folder = open_index(store.root, store.manifest.index)
+    return Work(folder, new, resources)
 
 
 def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
@@ -237,7 +242,7 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
         f"          {format_size(resources.disk_bytes)} on disk and {format_size(resources.temporary_bytes)} more "
         f"meanwhile, at most {format_size(resources.peak_bytes)} of memory"
     )
-    if store.manifest.index == plan.name and not options.overwrite:
+    if store.manifest.index == work.folder.name and not options.overwrite:
         if not work.new:
             return [f"plan      nothing to do: all {store.rows:,} keys are indexed"]
         return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]

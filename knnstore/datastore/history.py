@@ -3,7 +3,8 @@
 ::
 
     log/000003.json       Change: the state that it made, and who, when, what
-    log/000003.parquet    the SHA-256 of the texts that it removed, if it is a removal
+    log/000003.parquet    the SHA-256 of the texts that it removed, if it is a removal; from the second epoch on with
+                          its number, 000003-1.parquet
 
 The record is written first and the manifest replaced after it, so a change that was cut short is no change. A reader
 holds the record of the state that it reads by a shared lock for as long as it reads; files of a state that is over are
@@ -21,20 +22,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from knnstore.atomic import make_folder, storage_errors
-from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_json, load_manifest, replace_record
+from knnstore.datastore.edits import edit_of
+from knnstore.datastore.manifest import Manifest, load_json, load_manifest
 from knnstore.errors import CorruptStoreError, UsageError
-from knnstore.objects.path import ObjectPath, version_of
-from knnstore.records import from_json, to_json
+from knnstore.objects.path import ObjectPath
+from knnstore.records import from_json
 
 FOLDER = "log"
 TAKEDOWN = "takedown"
 """The fact of a change that is the SHA-256 of its file of removed texts."""
-FORGETS = ("compact", "merge", "subset", "drop-keys")
+OVERWRITE = "overwrite"
+"""The kind of change that discards all that the store held."""
+FORGETS = ("compact", "merge", "subset", "drop-keys", OVERWRITE)
 """Changes behind which the store can't be taken back: what was before them is gone."""
 READ_SECONDS = 24 * 3600
 """So long after a state is over it may be read yet, in object storage, where readers can't be seen."""
 _WHEN = "%Y-%m-%dT%H:%M:%SZ"
 _RECORD = re.compile(r"(\d{6,9})\.json")
+_TAKEDOWN = re.compile(r"(\d{6,9})(?:-\d{1,5})?\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +70,34 @@ def record_path(root: Path, state: int) -> Path:
     return root / FOLDER / f"{state:06d}.json"
 
 
+def takedown_path(root: Path, state: Manifest) -> Path:
+    """The file of digests of the removal behind a state."""
+    epoch = f"-{state.epoch}" if state.epoch else ""
+    return root / FOLDER / f"{state.state:06d}{epoch}.parquet"
+
+
+def takedown_state(path: Path) -> int | None:
+    """The number of the state that a file of digests belongs to; None if it isn't named as one."""
+    match = _TAKEDOWN.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
 def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
     """Make ``manifest`` the store's next state, in one atomic step; return it with its number.
 
-    The caller holds the store for writing, and every file that the manifest names is on the device.
+    The caller holds the store for writing, and every file that the manifest names is on the device. Raises LockedError
+    if another writer has taken the store over in the meantime.
     """
-    seen = version_of(root / MANIFEST_FILE)
-    state = replace(manifest, state=load_manifest(root).state + 1)
+    edit = edit_of(root)
+    state = replace(manifest, state=load_manifest(root).state + 1).in_epoch(edit.epoch)
     record = record_path(root, state.state)
-    earlier = version_of(record)  # of a change that was cut short
     make_folder(root / FOLDER)
     if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
         with storage_errors("write", root / FOLDER):
-            record.with_suffix(".parquet").unlink(missing_ok=True)
-    change = Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state)
-    replace_record(record, to_json(change), earlier)
-    replace_record(root / MANIFEST_FILE, to_json(state), seen)
+            takedown_path(root, state).unlink(missing_ok=True)
+    edit.replace_record(record, Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state))
+    edit.save_manifest(state)
+    edit.published = True
     return state
 
 

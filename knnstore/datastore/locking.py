@@ -9,33 +9,54 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from knnstore.atomic import storage_errors
 from knnstore.datastore.contents import remove_leftovers, require_plain
-from knnstore.errors import LockedError
-from knnstore.objects.lease import Lease, describe_holder, parse_holder
+from knnstore.datastore.edits import Edit
+from knnstore.errors import KnnstoreError, LockedError, ResourceError
+from knnstore.objects.lease import Lease, describe_holder, is_held, parse_holder
 from knnstore.objects.path import ObjectPath
 
 LOCK_FILE = ".lock"
 
 
 @contextmanager
-def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the store at ``root`` for writing. ``say`` is told if there is something to wait for.
+def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[Edit]:
+    """Hold the store at ``root`` for writing. ``say`` is called if there is something to wait for.
 
-    Raises LockedError that names the holder, CorruptStoreError if there are links in the store.
+    Raises LockedError that names the holder, or that says that another writer has taken the store over in the
+    meantime; CorruptStoreError if there are links in the store.
     """
-    path = root / LOCK_FILE
-    if isinstance(path, ObjectPath):
-        lease = Lease(path, _this_process(), say)
+    with _in_bucket(root, say) if isinstance(root, ObjectPath) else _in_folder(root) as edit:
         try:
-            yield
+            yield edit
         finally:
-            lease.release()
-        return
+            edit.end()
+
+
+@contextmanager
+def _in_bucket(root: ObjectPath, say: Callable[[str], None]) -> Iterator[Edit]:
+    lease = Lease(root / LOCK_FILE, _this_process(), say)
+    try:
+        edit = Edit(root, lease)
+        try:
+            yield edit
+        except (KnnstoreError, OSError, ValueError):
+            with suppress(ResourceError):  # what went wrong is worth telling only if the store was this writer's
+                edit.require()
+            raise
+        if not edit.published:
+            edit.require()
+    finally:
+        lease.release()
+
+
+@contextmanager
+def _in_folder(root: Path) -> Iterator[Edit]:
+    path = root / LOCK_FILE
     require_plain(root)
     with storage_errors("lock", path):
         file = path.open("a+")
@@ -51,7 +72,7 @@ def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
         remove_leftovers(root)
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
-            yield
+            yield Edit(root, None)
         finally:
             file.truncate(0)
 
@@ -61,7 +82,7 @@ def holder(root: Path) -> str | None:
     path = root / LOCK_FILE
     if isinstance(path, ObjectPath):
         found = _lease_holder(path)
-        return describe_holder(found) if found else None
+        return describe_holder(found) if is_held(found) else None
     try:
         if not path.stat().st_size:  # the usual case needs no probe that could meet a writer who is just starting
             return None

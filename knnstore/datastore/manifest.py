@@ -2,27 +2,25 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from knnstore import __version__
-from knnstore.atomic import open_regular, seal_json, unseal_json, write_json
+from knnstore.atomic import open_regular, unseal_json, write_json
 from knnstore.errors import (
     CorruptStoreError,
     KnnstoreError,
-    LockedError,
     MismatchError,
     ResourceError,
     StoreNotFoundError,
 )
-from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
-from knnstore.objects.service import ConditionError
 from knnstore.records import LATER, from_json, to_json
 from knnstore.terminal import shell_command
 
 MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
+MOST_EPOCHS = 10**5
 SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
 _LARGEST_JSON = 2**24
@@ -82,6 +80,7 @@ class Manifest:
     ``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any, and ``indexed``
     the segments whose lists it has. ``removed``: name of the table of removed documents, if any. ``state`` counts the
     changes so far. ``dropped``: the indexed segments whose keys lie in the index's lists alone; None if none do.
+    ``epoch``: how many times a writer has taken the store over from one that seemed dead; None for never.
     """
 
     format: str
@@ -94,6 +93,7 @@ class Manifest:
     removed: str | None = None
     state: int = 0
     dropped: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    epoch: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.format != "knnstore" or self.version != FORMAT_VERSION:
@@ -114,6 +114,12 @@ class Manifest:
             raise ValueError("a segment without keys of its own isn't in the index")
         if not 0 <= self.state < 10**9:
             raise ValueError(f"impossible state {self.state}")
+        if self.epoch is not None and not 0 < self.epoch < MOST_EPOCHS:
+            raise ValueError(f"impossible epoch {self.epoch}")
+
+    def in_epoch(self, epoch: int | None) -> "Manifest":
+        """The same state, of that epoch; 0 is the first, which has no number."""
+        return replace(self, epoch=epoch or None)
 
 
 def load_manifest(root: Path) -> Manifest:
@@ -131,26 +137,8 @@ def load_manifest(root: Path) -> Manifest:
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
-    """Write the first manifest of a store."""
-    replace_record(root / MANIFEST_FILE, to_json(manifest), version_of(root / MANIFEST_FILE))
-
-
-def replace_record(path: Path, value: dict[str, Any], seen: Version | None) -> None:
-    """Replace a record of the store's state, in one atomic step.
-
-    ``seen``: its ``version_of`` when this change began. In object storage, where a writer that was frozen may wake up
-    after another one took its place, only that version is replaced: raises LockedError if there is another by now.
-    """
-    if not isinstance(path, ObjectPath):
-        write_json(path, value)
-        return
-    try:
-        replace_only(path, seal_json(value), seen)
-    except ConditionError:
-        raise LockedError(
-            f"{path} was changed by another writer, which took this one for dead: nothing of it is lost; "
-            "run the same command again, it goes on from what is there"
-        ) from None
+    """Write the manifest of a store that nobody else can be writing."""
+    write_json(root / MANIFEST_FILE, to_json(manifest))
 
 
 def _require_this_version(root: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, open_regular, write_atomically
+from knnstore.datastore.edits import edit_of
 from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError, ResourceError
 
@@ -28,13 +29,18 @@ def removed_path(root: Path, name: str) -> Path:
 
 
 def save_removed(root: Path, removed: Removed) -> str | None:
-    """Write the table and return its name; None, and no file, where nothing is removed."""
+    """Write the table and return its name; None, and no file, where nothing is removed.
+
+    Its bytes, and so its name, depend on the epoch: a writer of an earlier one may still be about to remove its own.
+    """
     segments = [name for name in sorted(removed) if len(removed[name])]
     if not segments:
         return None
     documents = [np.unique(removed[name]) for name in segments]
     names = np.repeat(np.array(segments, object), [len(numbers) for numbers in documents])
     table = pa.table({"segment": names, "document": np.concatenate(documents)}, schema=_SCHEMA)
+    if epoch := edit_of(root).epoch:
+        table = table.replace_schema_metadata({"epoch": str(epoch)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     name = hashlib.sha256(sink.getvalue()).hexdigest()[:16]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors
+from knnstore.datastore.edits import edit_of
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -13,6 +14,9 @@ from knnstore.datastore.removed import removed_path
 from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
 from knnstore.datastore.store import index_root, segment_root
 from knnstore.objects.path import ObjectPath
+
+_EPOCH_DIGITS = 5
+_LONGEST_NAME = 9
 
 
 @dataclass(slots=True)
@@ -53,10 +57,11 @@ def sweep(root: Path) -> Swept:
         if path.name in {change.state.index for change in known} - indexes:
             swept.bytes += remove_tree(path)
         for lists in _folders(path / "lists", SEGMENT_NAME):
-            if lists.name in ever - segments:
+            if lists.name in ever - segments or _is_orphan(root, lists, ever):
                 swept.bytes += remove_tree(lists)
         for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
-            if path.name == present.index and runs.name in {*present.indexed, *(ever - segments)}:
+            over = runs.name in {*present.indexed, *(ever - segments)} or _is_orphan(root, runs, ever)
+            if path.name == present.index and over:
                 swept.bytes += remove_tree(runs)
         if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
             remove_tree(path / "runs")
@@ -65,8 +70,13 @@ def sweep(root: Path) -> Swept:
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if path not in tables:
             swept.bytes += path.stat().st_size
-            path.unlink()
+            path.unlink(missing_ok=True)
     return swept
+
+
+def _is_orphan(root: Path, lists: Path, ever: set[str]) -> bool:
+    """Whether lists, or runs, are of a segment that was never published and whose making was given up."""
+    return lists.name not in ever and not segment_root(root, lists.name).is_dir()
 
 
 def _remove_keys(segment: Path) -> int:
@@ -87,21 +97,39 @@ def unfinished(root: Path) -> Iterator[Path]:
 
 def discard_unpublished(root: Path) -> None:
     """Remove the indexes that no state has ever had, of builds that were given up."""
+    for path in unpublished_indexes(root):
+        remove_tree(path)
+
+
+def unpublished_indexes(root: Path) -> list[Path]:
+    """The folders of indexes that no state has ever had."""
     ever = {change.state.index for change in changes(root)} | {load_manifest(root).index}
-    for path in _folders(root / "index", DIGEST_NAME):
-        if path.name not in ever:
-            remove_tree(path)
+    return [path for path in _folders(root / "index", DIGEST_NAME) if path.name not in ever]
 
 
 def next_segment(root: Path) -> str:
-    """The name of a segment that was never there."""
+    """The name of a segment that was never there: a number, which begins with the epoch from the second epoch on."""
+    epoch = edit_of(root).epoch or 0
     ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
     # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
     begun = {
         path.name for path in _folders(root / "segments", SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))
     }
-    taken = ever | begun
-    return f"{max((int(name) for name in taken), default=-1) + 1:04d}"
+    numbers = [number for of, number in map(_numbers, ever | begun) if of == epoch]
+    number = max(numbers, default=-1) + 1
+    return f"{epoch:0{_EPOCH_DIGITS}d}{number:04d}" if epoch else f"{number:04d}"
+
+
+def is_ours(root: Path, name: str) -> bool:
+    """Whether this writer may go on with a segment that was begun: nobody of another epoch writes there."""
+    return not isinstance(root, ObjectPath) or _numbers(name)[0] == (edit_of(root).epoch or 0)
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Epoch and number of a segment's name."""
+    if len(name) < _LONGEST_NAME:
+        return 0, int(name)
+    return int(name[:_EPOCH_DIGITS]), int(name[_EPOCH_DIGITS:])
 
 
 def remove_tree(path: Path) -> int:

@@ -5,6 +5,7 @@ The record of a removal names the SHA-256 of its file of digests, so that neithe
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, open_regular, write_atomically
-from knnstore.datastore.history import FOLDER, TAKEDOWN, Change, changes
+from knnstore.datastore.history import OVERWRITE, TAKEDOWN, Change, changes, takedown_path
+from knnstore.datastore.manifest import Manifest
 from knnstore.errors import CorruptStoreError, ResourceError
 
 _SCHEMA = pa.schema([("sha256", pa.binary(32))])
@@ -22,9 +24,11 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 """SHA-256 of texts, of NumPy's dtype S32."""
 
 
-def save_takedown(root: Path, state: int, digests: Digests) -> str:
-    """Write the digests of the texts that the change to ``state`` removes; the SHA-256 of the file, for its record."""
-    path = takedown_path(root, state)
+def save_takedown(root: Path, present: Manifest, digests: Digests) -> str:
+    """Write the digests of the texts that the change after the state ``present`` removes; the SHA-256 of the file, for
+    its record.
+    """
+    path = takedown_path(root, replace(present, state=present.state + 1))
     values = pa.array([digest.ljust(32, b"\0") for digest in np.unique(digests).tolist()], pa.binary(32))
     sink = io.BytesIO()
     pq.write_table(pa.table({"sha256": values}, schema=_SCHEMA), sink, compression="zstd")
@@ -38,7 +42,9 @@ def load_takedowns(root: Path) -> Digests:
     known: dict[int, frozenset[bytes]] = {}
     present: frozenset[bytes] = frozenset()
     for change in changes(root):
-        if TAKEDOWN in change.facts or change.kind == "remove" or takedown_path(root, change.state.state).is_file():
+        if change.kind == OVERWRITE:
+            present = frozenset()
+        elif TAKEDOWN in change.facts or change.kind == "remove" or takedown_path(root, change.state).is_file():
             present |= _load(root, change)
         elif change.kind == "restore":
             present = known.get(int(change.facts.get("to", -1)), present)
@@ -46,15 +52,10 @@ def load_takedowns(root: Path) -> Digests:
     return np.array(sorted(present), "S32")
 
 
-def takedown_path(root: Path, state: int) -> Path:
-    """The file of digests of the removal behind a state."""
-    return root / FOLDER / f"{state:06d}.parquet"
-
-
 def takedown_damage(root: Path, change: Change) -> str | None:
     """What is wrong with the file of digests of a removal, in words, or None."""
     try:
-        with open_regular(takedown_path(root, change.state.state)) as file:
+        with open_regular(takedown_path(root, change.state)) as file:
             data = file.read()
     except ResourceError:
         raise
@@ -67,7 +68,7 @@ def takedown_damage(root: Path, change: Change) -> str | None:
 
 
 def _load(root: Path, change: Change) -> frozenset[bytes]:
-    path = takedown_path(root, change.state.state)
+    path = takedown_path(root, change.state)
     if TAKEDOWN in change.facts and (damage := takedown_damage(root, change)):
         raise CorruptStoreError(f"{path}, which says what was taken down, {damage}: restore it from a copy")
     try:

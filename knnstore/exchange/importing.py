@@ -5,18 +5,19 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from knnstore.atomic import encode_json, storage_errors
+from knnstore.atomic import encode_json, make_folder
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyDtype
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_manifest
 from knnstore.datastore.segment import SegmentPlan
 from knnstore.datastore.store import store_path
+from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import CorpusError, MismatchError, UsageError
 from knnstore.exchange.keycheck import KeyMatch, match_keys
 from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form, Memmaps
-from knnstore.exchange.segment import SEGMENT, VALUE_ROWS, begin_segment, read_values, write_segment
+from knnstore.exchange.segment import VALUE_ROWS, begin_segment, read_values, write_segment
 from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
@@ -86,22 +87,21 @@ def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> 
     plan, match = _plan(options, memmaps, reporter)
     memmaps = _unsigned(memmaps, plan.model.vocabulary)
     root = store_path(options.store or default_name(options.keys))
-    with storage_errors("make", root):
-        root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with writing(root):
         segment = begin_segment(root, plan, overwrite=options.overwrite)
         run, kept, speed = write_segment(segment, memmaps, reporter)
         manifest = load_manifest(root)
-        if SEGMENT not in manifest.segments:
+        if segment.root.name not in manifest.segments:
             what = f"import {memmaps.rows:,} keys of {options.keys.name}"
-            publish(root, replace(manifest, segments=(SEGMENT,)), "import", what, keys=memmaps.rows)
+            publish(root, replace(manifest, segments=(segment.root.name,)), "import", what, keys=memmaps.rows)
     return ImportReport(
         store=root,
         rows=memmaps.rows,
         dimension=plan.key.dimension,
         layer=plan.key.layer,
         likeness=match.likeness if match else None,
-        bytes=sum(path.stat().st_size for path in segment.root.rglob("*") if path.is_file()),
+        bytes=bytes_below(segment.root),
         keys_per_second=speed,
         tasks_run=run,
         tasks_kept=kept,

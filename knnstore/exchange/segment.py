@@ -1,7 +1,6 @@
 """Writes the segment of an import: one document, its values, its keys; each chunk a task that is marked done last."""
 
 import hashlib
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,26 +8,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, write_json
+from knnstore.atomic import write_json
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.discarding import open_store
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
 from knnstore.datastore.keycodec import scales_of
-from knnstore.datastore.locking import LOCK_FILE
-from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.queries import write_queries
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.store import segment_root
+from knnstore.datastore.sweeping import next_segment, sweep_partial, unfinished
+from knnstore.datastore.tables import write_table
 from knnstore.diskspace import require_room
-from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
+from knnstore.errors import CorpusError, MismatchError, NumericsError
 from knnstore.exchange.rawfile import Memmaps
 from knnstore.ingest.plan import differences, key_bytes
 from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
 from knnstore.records import to_json
 
-SEGMENT = "0000"
 VALUE_ROWS = 2**22
 _SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
 
@@ -56,33 +57,28 @@ def read_values(memmaps: Memmaps, begin: int, vocabulary: int | None) -> Any:
 
 
 def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
-    """The segment of ``plan``, begun or made; refuses a store that holds anything else."""
-    path = segment_root(root, SEGMENT)
-    others = [entry for entry in root.iterdir() if entry.name != LOCK_FILE]
-    if not ((root / MANIFEST_FILE).exists() or {entry.name for entry in others} <= {"segments"}):
-        raise UsageError(f"{root} is no store but isn't empty: choose another name with --store")
-    if overwrite:
-        with storage_errors("clear", root):
-            for entry in others:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if (path / PLAN_FILE).exists():
+    """The segment of ``plan``, finished, begun or made; refuses a store that holds anything else."""
+    open_store(root, plan.model, plan.key, option="--store", overwrite=overwrite)
+    published = [segment_root(root, name) for name in load_manifest(root).segments]
+    unpublished = [path for path in unfinished(root) if (path / PLAN_FILE).is_file()]
+    path = next(iter([*published, *unpublished]), None)
+    if path is not None:
         begun = Segment(path).plan
         if may_be_same(begun.model, plan.model):  # the LM is not asked for any more key
             plan = replace(plan, model=begun.model, versions=begun.versions)
         told = differences(begun, plan)
-        if told:
+        if told or len(published) > 1:
             raise MismatchError(
-                f"{root} holds something else, or was begun with other settings: {'; '.join(told)}. "
+                f"{root} holds something else, or was begun with other settings: {'; '.join(told or ['more keys'])}. "
                 "Run with the same ones, choose another --store, or discard it with --overwrite"
             )
-    segment_commits = path / "commits"
-    with storage_errors("make", path):
-        segment_commits.mkdir(parents=True, exist_ok=True)
-        for leftover in [*path.rglob(f"*{TEMPORARY_SUFFIX}"), *path.rglob("*.partial")]:
-            leftover.unlink()
+        if published:
+            return Segment(path)
+        path = own_segment(root, path)
+    path = path or segment_root(root, next_segment(root))
+    CommitLog(path / "commits", path, "").prepare()
+    sweep_partial(path)
     write_json(path / PLAN_FILE, to_json(plan))
-    if not (root / MANIFEST_FILE).exists():
-        save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
     return Segment(path)
 
 
@@ -140,8 +136,7 @@ def _write_documents(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> 
         "tokens": memmaps.rows,
     }
     table = segment.root / DOCUMENTS_FILE
-    with storage_errors("write", table):
-        pq.write_table(pa.Table.from_pylist([row], DOCUMENTS_SCHEMA), table, compression="zstd")
+    write_table(table, pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
     segment.commits.commit("documents", [*files, table])
 
 

@@ -60,7 +60,7 @@ def fill_tasks(
 ) -> list[FillTask]:
     """The runs of a segment."""
     return [
-        FillTask(str(store.absolute()), folder.plan.name, reference, first, min(first + run_chunks, segment.chunks))
+        FillTask(str(store.absolute()), folder.name, reference, first, min(first + run_chunks, segment.chunks))
         for first in range(0, segment.chunks, run_chunks)
     ]
 

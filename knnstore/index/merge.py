@@ -62,7 +62,7 @@ def merge_tasks(
 ) -> list[MergeTask]:
     """The chunks of a segment."""
     chunks = range(-(-reference.rows // reference.chunk_rows))
-    return [MergeTask(str(store.absolute()), folder.plan.name, reference, runs, chunk) for chunk in chunks]
+    return [MergeTask(str(store.absolute()), folder.name, reference, runs, chunk) for chunk in chunks]
 
 
 def array_forms(

@@ -2,7 +2,7 @@
 
 ::
 
-    index/<first 16 digits of the plan's fingerprint>/
+    index/<first 16 digits of the plan's fingerprint, or from the second epoch on of that with the epoch>/
         index.json           IndexPlan: everything that the quantisers depend on
         quantizer/           zarr.json, cells/, centroids/, codebooks/          float32; axes/ with a rotation
         commits/             the record of the training
@@ -94,7 +94,7 @@ class IndexPlan:
 
     @property
     def name(self) -> str:
-        """The name of the index's folder."""
+        """Its own name."""
         return fingerprint(self)[:16]
 
     @property
@@ -141,6 +141,11 @@ class IndexFolder:
     plan: IndexPlan
 
     @property
+    def name(self) -> str:
+        """The folder's name: that of its plan, in the first epoch of its store."""
+        return self.root.name
+
+    @property
     def commits(self) -> CommitLog:
         """The record of the training."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
@@ -169,6 +174,12 @@ class IndexFolder:
 
     def _lists_fingerprint(self, reference: SegmentReference) -> str:
         return fingerprint({"index": self.plan.name, "segment": to_json(reference)})
+
+
+def new_index(store_root: Path, plan: IndexPlan, epoch: int | None) -> IndexFolder:
+    """The folder that a writer of an epoch makes an index in."""
+    name = plan.name if epoch is None else fingerprint({"index": plan.name, "epoch": epoch})[:16]
+    return IndexFolder(index_root(store_root, name), plan)
 
 
 def open_index(store_root: Path, name: str) -> IndexFolder:

@@ -57,8 +57,7 @@ def sample_tasks(store: Datastore, folder: IndexFolder) -> list[SampleTask]:
         (segment, part) for segment, rows in zip(store.segments, chosen, strict=True) for part in _parts(segment, rows)
     ]
     return [
-        SampleTask(root, folder.plan.name, segment.root.name, number, part)
-        for number, (segment, part) in enumerate(parts)
+        SampleTask(root, folder.name, segment.root.name, number, part) for number, (segment, part) in enumerate(parts)
     ]
 
 

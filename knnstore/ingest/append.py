@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, read_raw, write_json
 from knnstore.corpus.listing import Source
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.removed import Removed, joined, save_removed
@@ -167,13 +168,16 @@ class Append:
     def _finish_earlier(self, wanted: SegmentPlan) -> list[Making]:
         """Finish an interrupted append of other documents than are ``wanted`` now, if only keys are left to make."""
         done = []
-        for path in unfinished(self.root):
-            if not (path / FOLDER).is_dir() or not (path / PLAN_FILE).is_file():
+        for begun in list(unfinished(self.root)):
+            if not (begun / FOLDER).is_dir() or not (begun / PLAN_FILE).is_file():
                 continue
-            making = self._making(Segment(path))
-            making.forget_damaged()
-            found = making.segment.plan
-            if not follows(found, wanted) and making.tokenised and self._same_keys(found):
+            found = Segment(begun).plan
+            if not follows(found, wanted) and self._making(Segment(begun)).tokenised and self._same_keys(found):
+                path = own_segment(self.root, begun)
+                making = self._making(Segment(path))
+                making.forget_damaged()
+                if not making.tokenised:
+                    continue
                 self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")
                 making.write_keys()
                 self._publish(self._store(), making.segment, _read_replaced(path), {})
@@ -189,12 +193,12 @@ class Append:
         """The folder of the new segment, begun by an earlier run or made."""
         plan = replace(self.plan, sources=digest_of(found))
         path = None
-        for begun in unfinished(self.root):
+        for begun in list(unfinished(self.root)):
             if not (begun / FOLDER).is_dir():
                 continue
             if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
-                path = begun
-                continued(Segment(begun).plan, plan, self.reporter.say)
+                path = own_segment(self.root, begun)
+                continued(Segment(path).plan, plan, self.reporter.say)
             else:
                 remove_tree(begun)  # not tokenised yet: little or nothing is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)

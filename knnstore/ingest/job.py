@@ -4,19 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, remove_folder, storage_errors, write_json
+from knnstore.atomic import make_folder, write_json
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import describe, fingerprint
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.discarding import open_store
 from knnstore.datastore.history import publish
-from knnstore.datastore.locking import LOCK_FILE, require_free, writing
-from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
+from knnstore.datastore.locking import require_free, writing
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.removed import save_removed
 from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
-from knnstore.datastore.sweeping import bytes_below
-from knnstore.errors import CorpusError, MismatchError, UsageError
+from knnstore.datastore.sweeping import bytes_below, next_segment, unfinished
+from knnstore.errors import CorpusError, MismatchError
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.copies import superfluous_of
@@ -30,8 +32,6 @@ from knnstore.records import fingerprint as record_fingerprint
 from knnstore.records import to_json
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
-
-_SEGMENT = "0000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     make_folder(root)
     with writing(root, reporter.say):
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
-        _open_root(root, plan, overwrite=options.overwrite)
+        open_store(root, plan.model, plan.key, option="--store", overwrite=options.overwrite)
         begun = _begun(root)
         if begun is not None:
             allow = options.allow_mismatch
@@ -182,28 +182,14 @@ def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
     )
 
 
-def _open_root(root: Path, plan: SegmentPlan, *, overwrite: bool) -> None:
-    """See that the folder is a store, or make it one; refuses a folder that holds anything else."""
-    others = [entry for entry in root.iterdir() if entry.name != LOCK_FILE]
-    begun = (root / MANIFEST_FILE).exists() or {entry.name for entry in others} <= {"segments"}
-    if not begun:
-        raise UsageError(f"{root} is no store but isn't empty: choose another name with --store")
-    if overwrite:
-        with storage_errors("clear", root):
-            for entry in others:
-                remove_folder(entry) if entry.is_dir() else entry.unlink()
-    if not (root / MANIFEST_FILE).exists() and not (segment_root(root, _SEGMENT) / PLAN_FILE).exists():
-        save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
-
-
 def _begun(root: Path) -> Segment | None:
     """The first segment of the store, made or begun; None if nothing of it is there."""
     if load_manifest(root).segments:
         store = Datastore(root)
         store.close()
         return store.segments[0]
-    path = segment_root(root, _SEGMENT)
-    return Segment(path) if (path / PLAN_FILE).exists() else None
+    path = next((path for path in unfinished(root) if (path / PLAN_FILE).is_file()), None)
+    return None if path is None else Segment(path)
 
 
 def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:
@@ -212,10 +198,10 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
     One that an older version began keeps its plan if its documents are chosen; else what it tokenised is taken over.
     ``complete()`` gives the plan with what is measured on the LM, for a segment that has no keys yet.
     """
-    path, older = segment_root(root, _SEGMENT), older_plan(plan)
-    if not (path / PLAN_FILE).exists():
+    begun, older = _begun(root), older_plan(plan)
+    if begun is None:
         plan = complete()
-    elif (begun := Segment(path)).plan == older:
+    elif begun.plan == older:
         # parts that are tokenised already have special tokens where the text spells them
         plan = older if begun.commits.find(DOCUMENTS_TASK) else replace(complete(), special_tokens=None)
     else:
@@ -227,12 +213,11 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
                 f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "
                 "Run with the same ones, choose another --store, or discard it with --overwrite"
             )
+    path = own_segment(root, begun.root) if begun else segment_root(root, next_segment(root))
     CommitLog(path / "commits", path, "").prepare()
     write_json(path / PLAN_FILE, to_json(plan))
     segment = Segment(path)
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
-    if not (root / MANIFEST_FILE).exists():
-        save_manifest(root, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
     return segment
 
 

@@ -16,10 +16,19 @@ from knnstore.build.plan import index_size
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, index_root, segment_root
+from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree, sweep_partial
+from knnstore.index.adopting import own_index
 from knnstore.index.lists import SegmentLists
-from knnstore.index.plan import PLAN_FILE, IndexFolder, IndexPlan, RecentredPlan, open_index, segment_reference
+from knnstore.index.plan import (
+    PLAN_FILE,
+    IndexFolder,
+    IndexPlan,
+    RecentredPlan,
+    new_index,
+    open_index,
+    segment_reference,
+)
 from knnstore.index.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
 from knnstore.index.recentre import recentre
 from knnstore.index.train import PQ_ROWS
@@ -74,15 +83,19 @@ def carry_index(
         memory=memory,
         workers=workers,
     )
-    folder = IndexFolder(index_root(root, plan.name), plan)
-    if folder.root.resolve() != given.root.resolve():
+    if whole and base.root.resolve() == root.resolve():
+        folder = given
+    else:
+        there = Datastore(root)
+        there.close()
+        folder = own_index(there, new_index(root, plan, there.manifest.epoch))
         if folder.commits.damaged():  # what an earlier run left of it is damaged
             remove_tree(folder.root)
         _begin(folder)
         if folder.commits.find(TASK) is None and whole:
             save_quantiser(folder, load_quantiser(given), load_training_errors(given))
         elif folder.commits.find(TASK) is None:
-            task = RecentreTask(root.absolute(), plan.name, segment.root.name, listed)
+            task = RecentreTask(root.absolute(), folder.name, segment.root.name, listed)
             with reporter.bar("recentre", plan.nlist, "lists") as advance:
                 runner.run_alone(recentre_quantisers, task, advance)
     sweep_partial(folder.root)

@@ -101,7 +101,7 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
             state = replace(
                 store.manifest,
                 segments=(segment.root.name,),
-                index=index.plan.name if index else None,
+                index=index.name if index else None,
                 indexed=(segment.root.name,) if index else (),
                 removed=None,
                 dropped=(segment.root.name,) if index and store.manifest.dropped else None,

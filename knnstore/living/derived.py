@@ -9,12 +9,13 @@ import numpy as np
 from knnstore.atomic import remove_folder, storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
+from knnstore.datastore.discarding import open_store
 from knnstore.datastore.history import TAKEDOWN, publish
-from knnstore.datastore.locking import LOCK_FILE, writing
-from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, load_manifest, save_manifest
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import Manifest, load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError
@@ -83,9 +84,7 @@ def derive(
     with storage_errors("make", into):
         into.mkdir(parents=True, exist_ok=True)
     with writing(into):
-        _clear(into, overwrite=target.options.overwrite)
-        if not (into / MANIFEST_FILE).exists():
-            save_manifest(into, Manifest("knnstore", FORMAT_VERSION, plan.model, plan.key, (), None))
+        open_store(into, plan.model, plan.key, option="--into", overwrite=target.options.overwrite)
         runner.require_shared(into, [store.root.absolute() for store in target.stores])
         present = load_manifest(into)
         finished = [Segment(into / "segments" / name) for name in present.segments]
@@ -109,7 +108,7 @@ def _publish(target: Target, segment: Segment, present: Manifest) -> None:
     facts: dict[str, int | str] = {"documents": documents, "keys": segment.rows}
     takedowns = np.concatenate([load_takedowns(store.root) for store in target.stores])
     if len(takedowns):
-        facts[TAKEDOWN] = save_takedown(target.root, state.state + 1, takedowns)
+        facts[TAKEDOWN] = save_takedown(target.root, state, takedowns)
     publish(target.root, state, target.kind, what, **facts)
 
 
@@ -144,9 +143,9 @@ def _carry(base: Datastore, target: Target, sources: Sequence[Source], runner: R
     if folder is None:
         return
     check_lists(folder, store, segment, options.memory, reporter)
-    state = replace(store.manifest, index=folder.plan.name, indexed=(segment.root.name,))
+    state = replace(store.manifest, index=folder.name, indexed=(segment.root.name,))
     what = f"carry over the {folder.plan.nlist:,} lists of {base.name}"
-    publish(store.root, state, "index", what, keys=segment.rows, index=folder.plan.name)
+    publish(store.root, state, "index", what, keys=segment.rows, index=folder.name)
 
 
 def _report(into: Path, doubles: int) -> DeriveReport:
@@ -168,18 +167,6 @@ def _report(into: Path, doubles: int) -> DeriveReport:
         state_bytes(into, store.manifest),
         None if folder is None else describe_index(store, folder),
     )
-
-
-def _clear(into: Path, *, overwrite: bool) -> None:
-    others = [entry for entry in into.iterdir() if entry.name != LOCK_FILE]
-    if others and not (into / MANIFEST_FILE).exists():
-        raise UsageError(f"{into} is no store but isn't empty: choose another name with --into")
-    if overwrite:
-        for entry in others:
-            if entry.is_dir():
-                remove_tree(entry)
-            else:
-                entry.unlink()
 
 
 def _require_room(into: Path, sources: Sequence[Source], rows: int, base: Datastore | None) -> None:

@@ -80,7 +80,7 @@ def regroup_lists(
         return
     size = run_layout(folder, reference, run_chunks) * reference.chunk_rows
     tasks = [
-        RegroupTask(store.absolute(), folder.plan.name, reference, tuple(sources), number, begin, end)
+        RegroupTask(store.absolute(), folder.name, reference, tuple(sources), number, begin, end)
         for number, source in enumerate(sources)
         for begin, end in _ranges(Segment(source.segment), size)
     ]

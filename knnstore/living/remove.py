@@ -54,7 +54,7 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
         digests = np.concatenate(
             [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]
         )
-        takedown = save_takedown(root, store.manifest.state + 1, digests)
+        takedown = save_takedown(root, store.manifest, digests)
         state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found)))
         what = f"remove {report.documents:,} document{'' if report.documents == 1 else 's'}, {report.rows:,} keys"
         facts: dict[str, int | str] = {

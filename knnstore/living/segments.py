@@ -9,6 +9,7 @@ import numpy as np
 
 from knnstore.atomic import make_folder, write_json
 from knnstore.build.lists import run_tasks
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import segment_root
@@ -95,7 +96,7 @@ def discard_copies(root: Path, but: Path | None = None) -> None:
 def _begun(root: Path, plan: SegmentPlan) -> Path | None:
     for path in unfinished(root):
         if (path / FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
-            return path
+            return own_segment(root, path)
     return None
 
 

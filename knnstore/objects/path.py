@@ -12,6 +12,7 @@ from pathlib import Path, PosixPath
 from typing import IO, Any, NoReturn
 
 from knnstore.errors import ResourceError, UsageError
+from knnstore.objects.guard import check_removal, check_write
 from knnstore.objects.service import SCHEMES, ConditionError, bucket_of, count, load_obstore, request
 from knnstore.objects.sums import Sums, sums_from, sums_of, sums_of_file
 from knnstore.urls import split_url
@@ -183,6 +184,18 @@ class ObjectPath(PosixPath):
 
         return request("read", str(self), get)
 
+    def read_version(self) -> tuple[Version, bytes]:
+        """The object as it is now, and the version that has these bytes. Raises FileNotFoundError if it isn't there."""
+        count(gets=1)
+
+        def get() -> tuple[Version, bytes]:
+            answer = load_obstore().get(self.client, self.key)
+            return described(answer).version, bytes(answer.bytes())
+
+        version, data = request("read", str(self), get)
+        count(read=len(data))
+        return version, data
+
     # writing
 
     def put(self, data: Any, *, only: Version | bool | None = False) -> Version:
@@ -190,6 +203,7 @@ class ObjectPath(PosixPath):
 
         ``only``: the version that it has to have now, or None if it has to be new; raises ConditionError otherwise.
         """
+        check_write(self)
         data = bytes(data)
         mode = "overwrite" if only is False else "create" if only is None else only.condition  # type: ignore[union-attr]
         count(puts=1, written=len(data))
@@ -203,6 +217,7 @@ class ObjectPath(PosixPath):
 
     def put_file(self, file: IO[bytes]) -> None:
         """Make all of a file, open for reading, the object's content."""
+        check_write(self)
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         sums = sums_of_file(file.read, size).attributes()
@@ -213,6 +228,12 @@ class ObjectPath(PosixPath):
             load_obstore().put(self.client, self.key, file, attributes=sums, use_multipart=size > _PART_BYTES)
 
         request("write", str(self), put)
+
+    def copy_to(self, other: "ObjectPath") -> None:
+        """Make ``other``, in the same bucket, an object of the same bytes and sums, on the service's side."""
+        check_write(other)
+        count(puts=1)
+        request("copy", str(self), lambda: load_obstore().copy(self.client, self.key, other.key, overwrite=True))
 
     def write_bytes(self, data: Any) -> int:
         """``put``, as pathlib has it."""
@@ -227,6 +248,7 @@ class ObjectPath(PosixPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
+        check_removal(self)
         count(deletes=1)
         try:
             request("remove", str(self), lambda: load_obstore().delete(self.client, self.key))
@@ -237,6 +259,8 @@ class ObjectPath(PosixPath):
     def remove_below(self) -> int:
         """Remove every object below; the bytes that they had."""
         found = list(self.below())
+        if found:
+            check_removal(found[0][0])
         delete = load_obstore().delete
         for first in range(0, len(found), _DELETED_AT_ONCE):
             count(deletes=1)
@@ -276,15 +300,16 @@ def version_of(path: Path) -> Version | None:
         return None
 
 
-def replace_only(path: ObjectPath, data: bytes, version: Version | None) -> None:
+def replace_only(path: ObjectPath, data: bytes, version: Version | None) -> Version:
     """``put`` if the object is of that version (None: if there is none). Raises ConditionError otherwise.
 
-    An attempt that was made before, and whose answer was lost, counts as done.
+    An attempt that was made before, and whose answer was lost, counts as done: no two writers write the same ``data``.
     """
     try:
-        path.put(data, only=version)
+        return path.put(data, only=version)
     except ConditionError:
         with suppress(FileNotFoundError, ResourceError):
-            if path.read_bytes() == data:
-                return
+            present, there = path.read_version()
+            if there == data:
+                return present
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from knnstore.datastore.contents import LEFTOVERS
 from knnstore.datastore.history import FOLDER as LOG
-from knnstore.datastore.history import load_change, record_path
+from knnstore.datastore.history import load_change, record_path, takedown_path, takedown_state
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.errors import CorruptStoreError, KnnstoreError
 
@@ -41,9 +41,18 @@ class Needed:
                 return name != present.index or runs or (lists and inside[1] not in present.indexed)
             case ("suffixes", name, *_) if DIGEST_NAME.fullmatch(name):
                 return not (self.root / "suffixes" / name / "commits" / "done.json").is_file()
+            case (folder, name) if folder == LOG and (state := takedown_state(Path(name))) is not None:
+                return state > present.state or self._is_of_another_epoch(self.root / LOG / name, state)
             case (folder, name) if folder == LOG and name.partition(".")[0].isdecimal():
                 return int(name.partition(".")[0]) > present.state
         return False
+
+    def _is_of_another_epoch(self, takedown: Path, state: int) -> bool:
+        """Whether a file of removed texts was written by a writer that didn't come to publish that state."""
+        try:
+            return takedown_path(self.root, load_change(self.root, state).state) != takedown
+        except KnnstoreError:  # reported as damage
+            return False
 
 
 def needed(root: Path) -> Needed:

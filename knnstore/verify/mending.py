@@ -11,7 +11,7 @@ import google_crc32c
 from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE
 from knnstore.datastore.history import FOLDER as LOG
-from knnstore.datastore.history import TAKEDOWN, load_change
+from knnstore.datastore.history import TAKEDOWN, load_change, takedown_state
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.errors import KnnstoreError
 
@@ -31,7 +31,7 @@ def mended_file(root: Path, path: Path) -> bytes | None:
         return _mended(path.read_bytes(), lambda data: hashlib.sha256(data).hexdigest().startswith(path.stem))
     if path.suffix == ".parquet" and path.parent == root / LOG:
         try:
-            digest = load_change(root, int(path.stem)).facts[TAKEDOWN]
+            digest = load_change(root, takedown_state(path) or 0).facts[TAKEDOWN]
         except (KnnstoreError, ValueError, KeyError):
             return None
         return _mended(path.read_bytes(), lambda data: hashlib.sha256(data).hexdigest() == digest)

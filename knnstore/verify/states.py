@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from knnstore.datastore.history import TAKEDOWN, load_change, record_path
+from knnstore.datastore.history import TAKEDOWN, load_change, record_path, takedown_path, takedown_state
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.removed import removed_path
-from knnstore.datastore.takedowns import takedown_damage, takedown_path
+from knnstore.datastore.takedowns import takedown_damage
 from knnstore.errors import CorruptStoreError, KnnstoreError
 
 
@@ -14,8 +14,8 @@ def takedown_problem(path: Path) -> str | None:
     """What is wrong with the file of texts that a change removed: its SHA-256 is in the record of the change."""
     root = path.parent.parent
     try:
-        return takedown_damage(root, load_change(root, int(path.stem)))
-    except (KnnstoreError, ValueError):
+        return takedown_damage(root, load_change(root, takedown_state(path) or 0))
+    except KnnstoreError:
         return "is told of by no record of a change that can be read"
 
 
@@ -30,10 +30,10 @@ def missing_states(root: Path, files: set[Path]) -> Iterator[Path]:
             yield record_path(root, state)
             continue
         try:
-            removal = TAKEDOWN in load_change(root, state).facts
+            change = load_change(root, state)
         except KnnstoreError:  # told of already
             continue
-        if removal and takedown_path(root, state) not in files:
-            yield takedown_path(root, state)
+        if TAKEDOWN in change.facts and takedown_path(root, change.state) not in files:
+            yield takedown_path(root, change.state)
     if manifest.removed is not None and removed_path(root, manifest.removed) not in files:
         yield removed_path(root, manifest.removed)

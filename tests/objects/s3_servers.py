@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -137,6 +138,7 @@ class Proxy:
 
     def __post_init__(self):
         self.lock = threading.Lock()
+        self.one_write = threading.Lock()  # moto checks a condition and then writes: services do both at once
         self.server = ThreadingHTTPServer((self.address, 0), _handler(self))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -185,7 +187,8 @@ def _handler(proxy):
                 return self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>", None)
             dropped = _HOPS | (_CONDITIONS if proxy.faults.deaf and self.command == "PUT" else set())
             headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
-            found, data = self.ask(body, headers | {"Content-Length": str(len(body))})
+            with proxy.one_write if self.command == "PUT" else nullcontext():
+                found, data = self.ask(body, headers | {"Content-Length": str(len(body))})
             if fault == "lost":
                 return self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>", None)
             with proxy.lock:

@@ -1,0 +1,50 @@
+"""Taking up what a writer has left that seemed dead: in object storage it may only be frozen, and go on writing there.
+
+So a writer of a later epoch goes on in a copy of its own, which the service makes, and leaves the other's names alone.
+A record says of files that are written already, so records are copied first, and a folder's plan last: a folder with
+its plan is a whole copy.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from knnstore.datastore.segment import PLAN_FILE
+from knnstore.datastore.store import segment_root
+from knnstore.datastore.sweeping import is_ours, next_segment, remove_tree, unfinished
+from knnstore.objects.path import ObjectPath
+from knnstore.objects.service import at_once
+
+
+def own_segment(root: Path, begun: Path) -> Path:
+    """A folder in which this writer may go on with the segment that was ``begun`` and belongs to no state."""
+    if is_ours(root, begun.name):
+        return begun
+    for path in list(unfinished(root)):
+        if not (path / PLAN_FILE).is_file() and path != begun:  # a copy that was cut short
+            remove_tree(path)
+    own = segment_root(root, next_segment(root))
+    copy_folder(begun, own, last=PLAN_FILE)
+    remove_tree(begun)
+    return own
+
+
+def copy_folder(source: Path, target: Path, *, last: str) -> None:
+    """Copy the objects below ``source`` that ``target`` lacks, the one called ``last`` after the others.
+
+    Into a target that is whole no more runs are copied: it may have some of another layout.
+    """
+    assert isinstance(source, ObjectPath)
+    assert isinstance(target, ObjectPath)
+    there = {path.relative_to(target) for path, _ in target.below()}
+    wanted = [path for path, _ in source.below() if path != source / last and path.relative_to(source) not in there]
+    paths = [path for path in wanted if Path(last) not in there or path.relative_to(source).parts[0] != "runs"]
+    records = [path for path in paths if path.parent.name == "commits"]
+    others = [path for path in paths if path.parent.name != "commits"]
+
+    def copy(path: ObjectPath) -> None:
+        with suppress(FileNotFoundError):  # the other writer isn't dead, and has just removed it
+            path.copy_to(target / path.relative_to(source))
+
+    plan = [] if Path(last) in there else [source / last]
+    for some in (records, others, plan):
+        list(at_once(copy, some))

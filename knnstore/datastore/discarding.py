@@ -1,0 +1,72 @@
+"""``--overwrite``: what a store holds is discarded, and who reads it keeps what is open."""
+
+from pathlib import Path
+
+from knnstore.atomic import storage_errors
+from knnstore.datastore.edits import create_store, empty_state
+from knnstore.datastore.history import OVERWRITE, publish
+from knnstore.datastore.locking import LOCK_FILE
+from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity, load_manifest
+from knnstore.datastore.sweeping import discard_unpublished, remove_tree, sweep, unfinished
+from knnstore.errors import CorruptStoreError, MismatchError, UsageError
+from knnstore.objects.path import ObjectPath
+
+_OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
+
+
+def open_store(root: Path, model: ModelIdentity, key: KeyRecipe, *, option: str, overwrite: bool) -> None:
+    """Make the folder at ``root`` a store unless it is one; ``overwrite``: one that holds nothing.
+
+    The caller holds it for writing. Raises UsageError for a folder that holds anything else, which names ``option``.
+    """
+    others = [entry.name for entry in root.iterdir() if entry.name != LOCK_FILE]
+    begun = (root / MANIFEST_FILE).is_file()
+    if not begun and not set(others) <= {"segments"}:
+        raise UsageError(f"{root} is no store but isn't empty: choose another name with {option}")
+    if not begun:
+        create_store(root, model, key)
+    if overwrite:
+        discard_contents(root, model, key)
+
+
+def discard_contents(root: Path, model: ModelIdentity, key: KeyRecipe) -> None:
+    """Make the store at ``root`` one that holds nothing.
+
+    First in a state of its own, in one atomic step, so that no reader ever sees half of a store; then what belongs to
+    earlier states goes, but for what a reader has open. In a folder that nobody reads nothing is left of the past.
+    """
+    try:
+        present = load_manifest(root)
+        if present.segments or (present.model, present.key) != (model, key):
+            publish(root, empty_state(model, key), OVERWRITE, "discard what the store held")
+        held = bool(sweep(root).held)
+    except (CorruptStoreError, MismatchError):  # a store that nobody can read
+        held = False
+    if held or isinstance(root, ObjectPath):
+        _discard_leftovers(root, model, key)
+    else:
+        _clear(root, keep={MANIFEST_FILE, LOCK_FILE})
+        create_store(root, model, key)
+
+
+def _discard_leftovers(root: Path, model: ModelIdentity, key: KeyRecipe) -> None:
+    """Remove what belongs to no state at all: what was begun, and what was derived from the present state."""
+    try:
+        for path in list(unfinished(root)):
+            remove_tree(path)
+        discard_unpublished(root)
+        _clear(root, keep=_OF_STATES)
+    except (CorruptStoreError, MismatchError):
+        create_store(root, model, key)
+        _clear(root, keep={MANIFEST_FILE, LOCK_FILE})
+
+
+def _clear(root: Path, keep: set[str]) -> None:
+    with storage_errors("clear", root):
+        for entry in root.iterdir():
+            if entry.name in keep:
+                continue
+            if entry.is_dir():
+                remove_tree(entry)
+            else:
+                entry.unlink(missing_ok=True)

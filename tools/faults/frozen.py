@@ -1,0 +1,447 @@
+"""Freeze or kill each writing command at every kind of request to object storage, while another takes the store over.
+
+The service is moto's S3 server on loopback. A writer is stopped (SIGSTOP) just before or just after one of its
+requests; another command takes its lease over, which lasts a second here, and publishes; then the first one goes on.
+Afterwards every acknowledged change must be there, every file must match its checksum, and the first command must work
+when it is repeated.
+"""
+
+import os
+import pickle
+import random
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.objects import bucket
+
+from faults.forking import in_process
+from faults.material import make_corpus, make_model, run
+from faults.outcome import Outcome
+from knnstore.datastore import history
+from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.selection import origins_of
+from knnstore.datastore.store import Datastore
+from knnstore.objects import lease
+from knnstore.objects.path import path_of
+from knnstore.verify import verify
+
+_BUCKET = "bucket"
+_PROCESSES = 2
+_INGEST = ("ingest", "--workers", "0", "--chunk-rows", "256", "--context", "32", "--store", "{at}/books")
+_INDEX = ("index", "--store", "{at}/books", "--nlist", "8", "--pq-bytes", "4")
+_REMOVE = ("remove", "--store", "{at}/books", "--document")
+_UNRECORDED = "is in no commit record"  # what is in flight, or was
+_FORBIDDEN = ("--overwrite", "Traceback", "damaged")
+"""What a writer that is refused because it was replaced must not say."""
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "ingest": (*_INGEST, "--corpus", "books/"),
+    "append": (*_INGEST, "--corpus", "more/"),
+    "append others": (*_INGEST, "--corpus", "other/"),
+    "overwrite": (*_INGEST, "--corpus", "books/", "--overwrite"),
+    "index": _INDEX,
+    "index --overwrite": (*_INDEX, "--overwrite"),
+    "index --drop-keys": (*_INDEX, "--drop-keys"),
+    "remove": (*_REMOVE, "books/2.txt"),
+    "remove another": (*_REMOVE, "books/4.txt"),
+    "restore": ("restore", "--store", "{at}/books", "--state", "3"),
+    "compact": ("compact", "--store", "{at}/books"),
+    "suffixes": ("suffixes", "--store", "{at}/books"),
+    "subset": ("subset", "{at}/books", "--sample", "50%", "--into", "{at}/half"),
+    "merge": ("merge", "{at}/books", "{at}/second", "--into", "{at}/both"),
+    "import": ("import", "--keys", "books_keys.npy", "--vals", "books_values.npy", "--store", "{at}/imported"),
+    "repair": ("repair", "--store", "{at}/books"),
+}
+_SECOND = (*_INGEST[:-1], "{at}/second", "--corpus", "other/")
+_EXPORT = ("export", "--store", "{at}/books", "--out", ".")
+
+_YOUNG = ("ingest",)
+_OLD = ("ingest", "index", "append", "remove another")
+"""The commands that make a store: one that is just made, and one with a past; ``books/4.txt`` is gone from it."""
+_BOOKS = ("remove", "append others", "compact")
+# A writer, the commands that make the store which it finds, and those of which one takes it over.
+WRITERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("ingest", (), ("ingest",)),
+    ("append", _YOUNG, ("append", *_BOOKS)),
+    ("append", _OLD[:2], ("append others", "remove")),
+    ("overwrite", _OLD, ("overwrite", *_BOOKS)),
+    ("index", _YOUNG, ("index", "remove", "append others")),
+    ("index", _OLD, ("index", "index --overwrite", *_BOOKS)),
+    ("index --overwrite", _OLD, ("index", "index --overwrite", *_BOOKS)),
+    ("index --drop-keys", (*_OLD, "index"), ("index --drop-keys", *_BOOKS)),
+    ("remove", _OLD, ("remove", "append others", "compact", "index")),
+    ("restore", _OLD, ("restore", "remove", "append others")),
+    ("compact", _OLD, ("remove", "append others", "compact", "index")),
+    ("suffixes", _OLD, ("suffixes", "remove", "compact")),
+    ("subset", _OLD, ("subset",)),
+    ("merge", _OLD, ("merge",)),
+    ("import", (), ("import",)),
+    ("repair", _OLD, ("repair", "remove", "append others")),
+)
+_MADE = {"subset": "half", "merge": "both", "import": "imported"}
+"""The stores that are made, where that isn't ``books``."""
+
+
+def torture(count: int, seed: int, folder: Path) -> Outcome:
+    """``count`` writers, spread over all commands and all kinds of their requests; one in four is killed.
+
+    ``lost``: an acknowledged change isn't there, or a command ended otherwise than with a result or a sentence.
+    ``silent``: a file isn't what was written.
+    """
+    outcome = Outcome("frozen")
+    with bucket(folder), _material(folder) as work:
+        writers = [_Writer(number, *writer) for number, writer in enumerate(WRITERS)]
+        _make_stages(work, writers)
+        for some in _in_turns([partial(_count_all, work, part) for part in _dealt(writers)]):
+            for number, kinds in some:
+                writers[number].kinds = kinds
+        cases = _cases(writers, count, random.Random(seed))
+        for kinds in {writer.name: writer.kinds for writer in writers}.values():
+            outcome.count("kinds of requests", len(kinds))
+        for found in _in_turns([partial(_try_all, work, part) for part in _dealt(cases)]):
+            outcome.tried += found.tried
+            outcome.lost += found.lost
+            outcome.silent += found.silent
+            outcome.counts += found.counts
+            outcome.told += found.told
+    return outcome
+
+
+@dataclass(slots=True)
+class _Writer:
+    """A writing command, what made its store, and who may take it over; ``kinds``: how often each request is made."""
+
+    number: int
+    name: str
+    before: tuple[str, ...]
+    rivals: tuple[str, ...]
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def store(self) -> str:
+        """The store that it writes."""
+        return _MADE.get(self.name, "books")
+
+    @property
+    def stage(self) -> str:
+        """Where its stores lie before it."""
+        return _stage(self.before if self.name not in ("merge", "repair") else (*self.before, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One writer, stopped or killed at the ``turn``-th request of a kind, before or after it; and its rival."""
+
+    number: int
+    writer: _Writer
+    rival: str
+    kind: str
+    turn: int
+    after: bool
+    dies: bool
+
+    @property
+    def story(self) -> str:
+        what, when = "killed" if self.dies else "frozen", "after" if self.after else "before"
+        return f"{self.writer.name} {what} {when} {self.kind} {self.turn}, then {self.rival}"
+
+
+@contextmanager
+def _material(folder: Path) -> Iterator[Path]:
+    """The folder that the commands run in: an LM, three corpora, and memmaps to import."""
+    work = folder / "work"
+    work.mkdir()
+    in_process(lambda: make_model(work / "lm") and None)
+    make_corpus(work / "books", words=150)
+    make_corpus(work / "more", documents=2, words=150, seed=1)
+    make_corpus(work / "other", documents=2, words=150, seed=2)
+    for command in ("ingest", "export"):
+        _require(in_process(partial(_run, work, command, "here")))
+    yield work
+
+
+def _stage(commands: tuple[str, ...]) -> str:
+    return "-".join(["stage", *commands]).replace(" ", "")
+
+
+def _make_stages(work: Path, writers: list[_Writer]) -> None:
+    """Make the stores that the writers find, each from the one that a command less makes."""
+    made = {()}
+    for writer in writers:
+        for length in range(1, len(writer.before) + 1):
+            commands = writer.before[:length]
+            if commands not in made:
+                _copy(_stage(commands[:-1]), _stage(commands))
+                _require(in_process(partial(_run, work, commands[-1], f"s3://{_BUCKET}/{_stage(commands)}")))
+                made.add(commands)
+        if writer.stage != _stage(writer.before):
+            _copy(_stage(writer.before), writer.stage)
+        if writer.name == "merge":
+            _require(in_process(partial(_run, work, "second", f"s3://{_BUCKET}/{writer.stage}")))
+        if writer.name == "repair":
+            in_process(partial(_damage, writer.stage))
+
+
+def _count_all(work: Path, writers: list[_Writer]) -> list[tuple[int, Counter[str]]]:
+    """The requests that each writer makes undisturbed."""
+    return [(writer.number, in_process(partial(_count, work, writer))) for writer in writers]
+
+
+def _count(work: Path, writer: _Writer) -> Counter[str]:
+    place = f"count-{writer.number}"
+    _copy(writer.stage, place)
+    requests = _Requests()
+    _require(_traced(requests, work, writer.name, f"s3://{_BUCKET}/{place}"))
+    return requests.counts
+
+
+def _cases(writers: list[_Writer], count: int, generator: random.Random) -> list[_Case]:
+    """One case of each kind of request of each writer in turn, until there are as many as are wanted."""
+    kinds = [(writer, kind) for writer in writers for kind in sorted(writer.kinds)]
+    generator.shuffle(kinds)
+    cases = []
+    for number in range(count):
+        writer, kind = kinds[number % len(kinds)]
+        rival = generator.choice(writer.rivals)
+        turn = generator.randint(1, writer.kinds[kind])
+        cases.append(_Case(number, writer, rival, kind, turn, generator.random() < 0.3, generator.random() < 0.25))
+    return cases
+
+
+def _try_all(work: Path, cases: list[_Case]) -> Outcome:
+    outcome = Outcome("frozen")
+    for case in cases:
+        outcome.tried += 1
+        outcome.count("killed" if case.dies else "frozen")
+        try:
+            _try(outcome, work, case)
+        except RuntimeError as error:  # an exception that no command may end with
+            outcome.lose(f"{case.story}: {error}")
+        if outcome.tried % 25 == 0:
+            print(outcome.text(), file=sys.stderr, flush=True)
+    return outcome
+
+
+def _try(outcome: Outcome, work: Path, case: _Case) -> None:
+    writer, name = case.writer, f"case-{case.number}"
+    at = f"s3://{_BUCKET}/{name}"
+    _copy(writer.stage, name)
+    requests = _Requests(case.kind, case.turn, signal.SIGKILL if case.dies else signal.SIGSTOP, after=case.after)
+    started = _Started(partial(_traced, requests, work, writer.name, at))
+    stopped = started.wait()
+    code, told = in_process(partial(_run, work, case.rival, at))
+    if code and not (case.rival == writer.name and "already" in told):
+        outcome.lose(f"{case.story}: the other ended with {code}: {told}")
+    if stopped:
+        os.kill(started.pid, signal.SIGCONT)
+    ended = started.result()
+    if ended is not None:
+        code, told = ended
+        outcome.count("refused" if code else "had published")
+        if code and ("Error: " not in told or any(word in told for word in _FORBIDDEN)):
+            outcome.lose(f"{case.story}: it ended with {code}: {told}")
+    acknowledged = [case.rival] if ended is None or ended[0] else [writer.name, case.rival]
+    _check(outcome, case, at, acknowledged)
+    code, told = in_process(partial(_run, work, writer.name, at))
+    if code:
+        outcome.lose(f"{case.story}: repeated, it ended with {code}: {told}")
+    _check(outcome, case, at, [case.rival, writer.name])
+
+
+def _check(outcome: Outcome, case: _Case, at: str, acknowledged: list[str]) -> None:
+    """See that the changes are there, oldest first, and that every file is what was written."""
+    root = path_of(f"{at}/{case.writer.store}.knnstore")
+    missing, damages = in_process(lambda: (_missing(root, acknowledged), _damages(root)))
+    if missing:
+        outcome.lose(f"{case.story}: after {acknowledged} {missing}")
+    if damages and (case.writer.name != "repair" or "repair" in acknowledged):
+        outcome.silent += 1
+        outcome.told.append(f"{case.story}: {damages}")
+
+
+def _missing(root: Path, acknowledged: list[str]) -> str:
+    """What the last state lacks of the changes, in words."""
+    store = Datastore(root)
+    names = {str(document) for document in origins_of(store, {s.root.name: _live(store, s) for s in store.segments})}
+    wrong = []
+    if root.name == "books.knnstore":
+        for name, documents in (("append", "more/"), ("append others", "other/")):
+            if name in acknowledged and not any(document.startswith(documents) for document in names):
+                wrong.append(f"{documents} is missing")
+        if "remove" in acknowledged and "books/2.txt" in names and acknowledged[-1] not in ("overwrite", "restore"):
+            wrong.append("books/2.txt is there")
+        if acknowledged[-1] == "compact" and (len(store.segments) > 1 or store.manifest.removed):
+            wrong.append("it isn't compact")
+        if acknowledged[-1].startswith("index") and set(store.manifest.indexed) != set(store.manifest.segments):
+            wrong.append("not all is indexed")
+    if acknowledged[-1] == "overwrite" and names != {f"books/{number}.txt" for number in range(6)}:
+        wrong.append(f"the documents are {sorted(names)}")
+    if acknowledged[-1] == "overwrite":
+        wrong = [what for what in wrong if "documents are" in what]
+    changes = [change.state.state for change in history.changes(root)]
+    if changes != list(range(1, load_manifest(root).state + 1)):
+        wrong.append(f"the log has {changes}")
+    return ", ".join(wrong)
+
+
+def _live(store: Datastore, segment: Any) -> Any:
+    import numpy as np
+
+    return np.setdiff1d(np.arange(len(segment.documents)), store.removed.get(segment.root.name, np.empty(0, np.int64)))
+
+
+def _damages(root: Path) -> str:
+    damages = [damage for damage in verify(root).damages if not damage.problem.startswith(_UNRECORDED)]
+    return ", ".join(f"{damage.path} {damage.problem}" for damage in damages[:3])
+
+
+def _damage(stage: str) -> None:
+    """Flip a bit of a chunk of the store's values."""
+    (chunk,) = path_of(f"s3://{_BUCKET}/{stage}/books.knnstore/segments").glob("0000/values/c/0")
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(bytes(data))
+
+
+def _run(work: Path, name: str, at: str) -> tuple[int, str]:
+    """A command on the stores at a place, with a lease of a second, and readers that nobody waits for."""
+    lease.RENEWED_SECONDS, lease.LAPSED_SECONDS, lease._LOOK_SECONDS = 0.2, 1.0, 0.1
+    history.READ_SECONDS = -1
+    command = {"second": _SECOND, "export": _EXPORT}.get(name) or COMMANDS[name]
+    return run(work, *(word.format(at=at) for word in command))
+
+
+class _Requests:
+    """Counts the requests to the service by kind, and sends this process a signal at one of them."""
+
+    def __init__(self, kind: str = "", turn: int = 0, number: int = 0, *, after: bool = False) -> None:
+        self.counts: Counter[str] = Counter()
+        self._at, self._signal, self._after = (kind, turn), number, after
+
+    def install(self) -> None:
+        """Stand between knnstore and obstore, in this process, for good."""
+        import threading
+
+        import obstore
+
+        lock = threading.Lock()
+
+        def watched(method: str, send: Callable[..., Any]) -> Callable[..., Any]:
+            def sent(client: Any, path: Any = None, *rest: Any, **options: Any) -> Any:
+                if threading.current_thread().name == "lease":  # as often as time passes
+                    return send(client, path, *rest, **options)
+                kind = f"{method} {_kind(path)}"
+                with lock:
+                    self.counts[kind] += 1
+                    due = (kind, self.counts[kind]) == self._at
+                if due and not self._after:
+                    os.kill(os.getpid(), self._signal)
+                answer = send(client, path, *rest, **options)
+                if due and self._after:
+                    os.kill(os.getpid(), self._signal)
+                return answer
+
+            return sent
+
+        for method in ("get", "put", "delete", "copy", "list", "list_with_delimiter", "get_range"):
+            setattr(obstore, method, watched(method, getattr(obstore, method)))
+
+
+def _kind(path: Any) -> str:
+    """What an object is, by its name below its store."""
+    names = (path[0] if isinstance(path, list) else path or "").split("/")[2:]
+    match names:
+        case []:
+            return "store"
+        case [name]:
+            return name
+        case ["log", name]:
+            return f"log/{name.partition('.')[2]}"
+        case [first]:
+            return first
+        case [first, _]:
+            return f"{first}/"
+        case [first, _, "lists" | "runs" as second, *rest]:
+            return f"{first}/{second}/{'commits' if 'commits' in rest else 'c' if 'c' in rest else ''}"
+        case [first, _, *rest]:
+            return f"{first}/{'commits' if 'commits' in rest else 'c' if 'c' in rest else rest[0]}"
+    return "other"
+
+
+def _traced(requests: _Requests, work: Path, name: str, at: str) -> tuple[int, str]:
+    requests.install()
+    return _run(work, name, at)
+
+
+class _Started:
+    """A forked process that may stop, and whose result is asked for later."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(reading)
+            try:
+                answer = (True, function())
+            except BaseException:
+                answer = (False, traceback.format_exc())
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            os._exit(0)
+        os.close(writing)
+        self._reading = reading
+
+    def wait(self) -> bool:
+        """Whether it has stopped, and can go on; False where it has ended."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        self._ended = not os.WIFSTOPPED(status)
+        return not self._ended
+
+    def result(self) -> Any:
+        """What the function gave; None if the process was killed. Its exceptions are raised here."""
+        with os.fdopen(self._reading, "rb") as pipe:
+            data = pipe.read()
+        if not self._ended:
+            os.waitpid(self.pid, 0)
+        if not data:
+            return None
+        good, answer = pickle.loads(data)  # noqa: S301 - from a child of our own
+        if not good:
+            raise RuntimeError(answer)
+        return answer
+
+
+def _copy(stage: str, to: str) -> None:
+    """Copy all objects below one place of the bucket to another."""
+    from boto3 import client
+
+    service = client("s3", region_name="us-east-1", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for page in service.get_paginator("list_objects_v2").paginate(Bucket=_BUCKET, Prefix=f"{stage}/"):
+        for entry in page.get("Contents", ()):
+            source = {"Bucket": _BUCKET, "Key": entry["Key"]}
+            service.copy_object(Bucket=_BUCKET, Key=to + entry["Key"].removeprefix(stage), CopySource=source)
+
+
+def _dealt(things: list[Any]) -> list[list[Any]]:
+    return [things[first::_PROCESSES] for first in range(_PROCESSES)]
+
+
+def _in_turns(functions: list[Callable[[], Any]]) -> list[Any]:
+    """What the functions give, each in a process of its own at the same time."""
+    started = [_Started(function) for function in functions]
+    for one in started:
+        one._ended = False
+    return [one.result() for one in started]
+
+
+def _require(ended: tuple[int, str]) -> None:
+    if ended[0]:
+        raise RuntimeError(ended[1])
