@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"terminal"},
     {"sizes", "progress", "urls"},
+    {"outputs"},
     {"objects"},
     {"atomic"},
     {"diskspace", "outofmemory"},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, write_chunk
@@ -23,6 +22,7 @@ from knnstore.datastore.segment import (
     keys_task,
 )
 from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.tables import write_table
 from knnstore.records import to_json
 
 
@@ -53,7 +53,7 @@ def _write(segment: Segment, source: Segment, chunks: list[int]) -> None:
     row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
     row |= {"path": "excerpt", "record": None, "id": None, "sha256": bytes(32), "tokens": rows}
     documents = segment.root / DOCUMENTS_FILE
-    pq.write_table(pa.Table.from_pylist([row], DOCUMENTS_SCHEMA), documents)
+    write_table(documents, pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
     files = create_array(segment.array_path("values"), (rows,), rows, plan.value_dtype, "values")
     files.append(write_chunk(segment.array_path("values"), 0, values))
     files += create_array(segment.array_path("heldout"), (0,), HELDOUT_TOKENS, plan.value_dtype, "values")

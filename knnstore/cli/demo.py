@@ -4,14 +4,12 @@ from pathlib import Path
 
 import click
 
-from knnstore.cli.options import reporter_for
+from knnstore.cli.options import OutputFolder, reporter_for
 from knnstore.cli.output import show
 
 
 @click.command()
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default="knnstore-demo", show_default=True, help="Where to work."
-)
+@click.option("--folder", type=OutputFolder(), default="knnstore-demo", show_default=True, help="Where to work.")
 @click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
 def demo(folder: Path, quiet: bool) -> None:
     """Adapt the shipped Wikipedia LM to Python's documentation: all three stages, in a few minutes."""

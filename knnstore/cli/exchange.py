@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import complete_store, open_store, print_result, reporter_for, store_option
+from knnstore.cli.options import OutputFolder, complete_store, open_store, print_result, reporter_for, store_option
 
 _FILE = click.Path(path_type=Path)
 
@@ -67,7 +67,9 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
     show_default=True,
     help="Raw keys and values; a table of them; or the index.",
 )
-@click.option("--out", "folder", type=_FILE, default=".", show_default=True, metavar="FOLDER", help="Where to write.")
+@click.option(
+    "--out", "folder", type=OutputFolder(), default=".", show_default=True, metavar="FOLDER", help="Where to write."
+)
 @click.option("--key-type", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--value-type", type=click.Choice(["int16", "int32", "int64"]), default="int32", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")

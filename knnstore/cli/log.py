@@ -22,7 +22,10 @@ def log(as_json: bool, store: str | None) -> None:
 @click.option("--state", type=click.IntRange(0), help="Which state of the log. Default: the last with other documents.")
 @json_option
 def restore(as_json: bool, store: str | None, state: int | None) -> None:
-    """Return to the documents of an earlier state, until a compaction forgets it."""
+    """Return to the documents of an earlier state, until a compaction forgets it.
+
+    Repeated, it changes nothing: to go further back, give --state.
+    """
     from knnstore.living.restore import restore as run
     from knnstore.report.living import restore_text
 

@@ -40,6 +40,30 @@ class Size(_IntParameter):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
+class OutputFolder(click.ParamType[Path]):
+    """A folder that results are written to; only this machine has those."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, _context: click.Context | None) -> Path:
+        """The path; one that can't be written is refused before any work."""
+        from knnstore.outputs import output_path
+
+        return value if isinstance(value, Path) else output_path(value, param.opts[0] if param else "")
+
+
+class OutputFile(OutputFolder):
+    """A file that a result is written to."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, _context: click.Context | None) -> Path:
+        """The path; one that can't be written is refused before any work."""
+        from knnstore.outputs import output_file
+
+        return value if isinstance(value, Path) else output_file(value, param.opts[0] if param else "")
+
+
 def result_options(command: Command) -> Command:
     """The options of every command that has a result."""
     for option in (

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from knnstore.cli.options import (
+    OutputFile,
     cluster_options,
     find_cluster,
     lm_options,
@@ -44,9 +45,14 @@ from knnstore.cli.output import show, show_json
     default=None,
     help="Weigh each token by a gate, or all alike. Default: by the gate, if the stored setting has one.",
 )
-@click.option("--save-neighbours", metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
-@click.option("--report", metavar="FILE", help="Write an HTML page: surfaces, documents, calibration, telling tokens.")
-@click.option("--per-token", metavar="FILE", help="Write a Parquet file with a row for every token.")
+@click.option("--save-neighbours", type=OutputFile(), metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
+@click.option(
+    "--report",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Write an HTML page: surfaces, documents, calibration, telling tokens.",
+)
+@click.option("--per-token", type=OutputFile(), metavar="FILE", help="Write a Parquet file with a row for every token.")
 @cluster_options
 @lm_options
 @shared_options

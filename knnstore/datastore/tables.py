@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, replacing_path, storage_errors
+from knnstore.atomic import make_folder, replacing
 
 _GROUP_ROWS = 65_536
 
@@ -15,18 +15,14 @@ _GROUP_ROWS = 65_536
 def write_table(path: Path, table: Any) -> None:
     """Replace ``path`` by an Arrow table in Parquet (zstd); its folder is made if it isn't there."""
     make_folder(path.parent)
-    with storage_errors("write", path), replacing_path(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
+    with replacing(path) as file:  # a name with a colon in it, pyarrow takes for a URL
+        pq.write_table(table, file, compression="zstd")
 
 
 def write_tables(path: Path, tables: Iterable[Any], schema: Any) -> None:
     """The same of a table that comes in pieces, a few of which are held; the bytes don't depend on how it was cut."""
     make_folder(path.parent)
-    with (
-        storage_errors("write", path),
-        replacing_path(path) as aside,
-        pq.ParquetWriter(aside, schema, compression="zstd") as writer,
-    ):
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _regrouped(tables, schema):
             writer.write_table(group)
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, ResourceError, UsageError
 from knnstore.exchange.rawfile import KeyType, ValueType
+from knnstore.outputs import output_path
 from knnstore.progress import Reporter
 from knnstore.sizes import format_size
 
@@ -58,6 +59,7 @@ def export(store: Datastore, options: ExportOptions, reporter: Reporter | None =
     an index, ResourceError if the disk can't do, NumericsError for keys beyond float16.
     """
     reporter = reporter or Reporter()
+    options = replace(options, folder=output_path(str(options.folder), "--out"))
     names = _names(store, options)
     _refuse(store, options, names)
     writers: dict[str, Callable[..., None]] = {"memmap": _memmaps, "parquet": _parquet, "faiss": _faiss}
@@ -182,7 +184,11 @@ def _parquet(store: Datastore, options: ExportOptions, files: list[Path], advanc
         ],
         metadata={"model": store.manifest.model.name, "layer": store.manifest.key.layer},
     )
-    with storage_errors("write", files[0]), pq.ParquetWriter(files[0], schema, compression="zstd") as writer:
+    with (
+        storage_errors("write", files[0]),
+        files[0].open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for block in _blocks(store, options):
             table = block.segment.documents
             documents = table.locate(block.rows)

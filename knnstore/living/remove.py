@@ -1,18 +1,24 @@
 """``knnstore remove``: documents that no search may find any more, from this moment on."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from knnstore.datastore.history import TAKEDOWN, publish
+from knnstore.atomic import encode_json
+from knnstore.datastore.history import TAKEDOWN, changes, publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.removed import Removed, joined, save_removed, without
 from knnstore.datastore.selection import matching, origins_of
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import sweep
 from knnstore.datastore.takedowns import save_takedown
+from knnstore.errors import UsageError
+
+_ASKED = "asked"
+"""The fact of a removal that is a digest of its patterns, so that it can be repeated once all is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +45,19 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
     """Remove the documents that match any of the patterns: hidden from every search once this returns.
 
     Their bytes stay on disk until a compaction. The record keeps the digests of the texts, so that no later ingest
-    brings them back, and ``note``; neither text nor names. Once more, as after an interruption, it changes nothing as
-    long as they are on disk. Raises UsageError for a pattern that matches nothing.
+    brings them back, ``note``, and a digest of the patterns; neither text nor names. Repeated, as after an
+    interruption, it changes nothing. Raises UsageError for a pattern that matches nothing and wasn't removed before.
     """
     with writing(root):
         sweep(root)  # what an interrupted compaction has left of others
         store = Datastore(root)
         store.close()
-        every = matching(store.at(replace(store.manifest, removed=None)), patterns, "--document")
+        try:
+            every = matching(store.at(replace(store.manifest, removed=None)), patterns, "--document")
+        except UsageError:
+            if not _was_done(root, patterns):
+                raise
+            return replace(_report(store, {}), state=store.manifest.state)  # they have left the disk as well
         found = without(every, store.removed)
         if not found:
             return replace(_report(store, every), state=store.manifest.state)
@@ -62,9 +73,19 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
             "keys": report.rows,
             "heldout_tokens": report.heldout_tokens,
         }
-        facts[TAKEDOWN] = takedown
+        facts |= {TAKEDOWN: takedown, _ASKED: _digest(takedown, patterns)}
         state = publish(root, state, "remove", f"{what}: {note}" if note else what, **facts)
         return replace(report, state=state.state)
+
+
+def _was_done(root: Path, patterns: Sequence[str]) -> bool:
+    """Whether the log has a removal by the same patterns."""
+    return any(_ASKED in c.facts and c.facts[_ASKED] == _digest(c.facts[TAKEDOWN], patterns) for c in changes(root))
+
+
+def _digest(takedown: str, patterns: Sequence[str]) -> str:
+    """What stands for the patterns of one removal."""
+    return hashlib.sha256(encode_json([takedown, sorted(patterns)])).hexdigest()
 
 
 def _report(store: Datastore, found: Removed) -> RemoveReport:

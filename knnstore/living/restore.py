@@ -1,9 +1,10 @@
 """``knnstore restore``: back to an earlier state, as a new one, as long as no compaction lies between."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-from knnstore.datastore.history import publish, within_reach
+from knnstore.datastore.history import Change, publish, within_reach
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.store import Datastore, with_segments
@@ -29,7 +30,8 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
     """Give the store the documents of an earlier state, by default of the last that had others.
 
     The index is the present one: an earlier one isn't kept. Nothing changes if the documents are the present ones, as
-    after an interruption. Raises UsageError for a state that is out of reach.
+    after an interruption: without ``to``, if the last change of documents was a restore. Raises UsageError for a state
+    that is out of reach.
     """
     with writing(root):
         store = Datastore(root)
@@ -48,7 +50,10 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
 
 def _wanted(store: Datastore, to: int | None) -> Manifest:
     present = store.manifest
-    reach = [change.state for change in within_reach(store.root) if change.state.segments]
+    changes = [change for change in within_reach(store.root) if change.state.segments]
+    reach = [change.state for change in changes]
+    if to is None:
+        to = _restored(changes)
     for state in reversed(reach):
         if state.state == to or (to is None and _documents(state) != _documents(present)):
             return state
@@ -58,6 +63,14 @@ def _wanted(store: Datastore, to: int | None) -> Manifest:
         )
     known = ", ".join(str(state.state) for state in reach)
     raise UsageError(f"{store.root} can't return to state {to}: those since the last compaction are {known}")
+
+
+def _restored(changes: list[Change]) -> int | None:
+    """The state that the last change of documents returned to, if it was a restore."""
+    for earlier, change in reversed(list(pairwise(changes))):
+        if _documents(earlier.state) != _documents(change.state):
+            return int(change.facts["to"]) if change.kind == "restore" else None
+    return None
 
 
 def _documents(state: Manifest) -> tuple[tuple[str, ...], str | None]:

@@ -94,8 +94,19 @@ def the_cache() -> Cache:
     if limit < SMALLEST_LIMIT:
         least = format_size(SMALLEST_LIMIT)
         raise UsageError(f"a cache of {text} can't hold what a search has open: give --store-cache at least {least}")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return _cache(os.environ.get(FOLDER_VARIABLE) or str(Path(home) / "knnstore" / "objects"), limit)
+    return _cache(os.environ.get(FOLDER_VARIABLE) or str(_caches() / "knnstore" / "objects"), limit)
+
+
+def _caches() -> Path:
+    """The user's folder for caches."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError(
+            f"there is no home folder to keep what is read from object storage in: set ${FOLDER_VARIABLE}"
+        ) from None
 
 
 @contextmanager

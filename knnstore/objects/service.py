@@ -9,13 +9,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from knnstore.errors import KnnstoreError, ResourceError, UsageError
 
@@ -26,6 +27,7 @@ _TIMEOUT = timedelta(minutes=10)  # of a request, body included
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 _REQUESTS_AT_ONCE = 32
 _BODY_ATTEMPTS = 4  # of an answer that broke off
+_SERVICE = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[!-~]*)?")
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -99,8 +101,7 @@ def bucket_of(root: str) -> Any:
     client: dict[str, Any] = {"timeout": _TIMEOUT, "read_timeout": _STALLED}
     options: dict[str, Any] = {}
     if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
+        if endpoint := _endpoint():
             options["endpoint"] = endpoint
             client["allow_http"] = endpoint.startswith("http://")
         if profile := _profile():
@@ -116,12 +117,7 @@ def bucket_of(root: str) -> Any:
 def _profile() -> Any:
     """Credentials of an AWS profile, where there is one and the environment holds no keys."""
     chosen = os.environ.get("AWS_PROFILE")
-    folder = Path.home() / ".aws"
-    files = [
-        Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials")),
-        Path(os.environ.get("AWS_CONFIG_FILE", folder / "config")),
-    ]
-    if os.environ.get("AWS_ACCESS_KEY_ID") or not (chosen or any(file.is_file() for file in files)):
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not (chosen or _has_profiles()):
         return None
     try:
         from boto3 import Session  # noqa: PLC0415 - an extra
@@ -136,6 +132,32 @@ def _profile() -> Any:
         return Boto3CredentialProvider(session) if chosen or session.get_credentials() else None
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"the AWS profile {chosen or 'default'} can't be used: {error}") from error
+
+
+def _has_profiles() -> bool:
+    """Whether there is a file of AWS profiles."""
+    named = {"credentials": "AWS_SHARED_CREDENTIALS_FILE", "config": "AWS_CONFIG_FILE"}
+    files = [Path(os.environ[variable]) for variable in named.values() if os.environ.get(variable)]
+    with suppress(RuntimeError):  # there is no home folder
+        files += [Path.home() / ".aws" / name for name, variable in named.items() if not os.environ.get(variable)]
+    return any(file.is_file() for file in files)
+
+
+def _endpoint() -> str | None:
+    """The URL of another service of the S3 protocol, if one is named. Raises UsageError unless it can be one."""
+    name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    if name is None:
+        return None
+    endpoint = os.environ[name]
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        good = good and bool(_SERVICE.fullmatch(endpoint))
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"${name} is no URL of a service: give https://HOST or http://HOST:PORT, without credentials")
+    return endpoint
 
 
 @contextmanager

@@ -15,6 +15,9 @@ _SHOWN = 10
 
 def remove_text(report: RemoveReport, compacted: CompactReport | None) -> str:
     """What was removed, and what is left of it."""
+    if not report.documents:
+        lines = ["removed   nothing: these documents were removed before, and have left the store for good"]
+        return "\n".join([*lines, *([compact_text(compacted)] if compacted else [])])
     verb = "removed" if report.state is not None else "would remove"
     held_out = f" and {report.heldout_tokens:,} held-out tokens" if report.heldout_tokens else ""
     lines = [f"{verb:<9} {documents(report.documents)}, {report.rows:,} keys{held_out}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.atomic import write_atomically
+from knnstore.outputs import output_file
 from knnstore.perplexity import Likelihood, gain_interval, gain_percent
 from knnstore.report.svg import bars, heat_map, lines
 from knnstore.report.words import documents, gain_words, one_line, setting_words
@@ -35,9 +36,9 @@ mark{background:#ffd76a;color:#111;padding:0 .15em}.near{font-size:.9rem;margin:
 """
 
 
-def write_page(report: ScoreReport, path: str) -> None:
+def write_page(report: ScoreReport, path: str | Path) -> None:
     """Write the page, in one atomic step. The report has to have details. Raises ResourceError."""
-    write_atomically(Path(path), page(report).encode())
+    write_atomically(output_file(str(path), "--report"), page(report).encode())
 
 
 def page(report: ScoreReport) -> str:

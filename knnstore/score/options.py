@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.options import ErrorPolicy, ReadOptions
@@ -47,12 +48,12 @@ class ScoreOptions:
     nprobe: int | None = None
     exact: bool = False
     quantised: bool = False
-    per_token: str | None = None
+    per_token: str | Path | None = None
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     exclude_overlap: bool = False
-    save_neighbours: str | None = None
-    report: str | None = None
+    save_neighbours: str | Path | None = None
+    report: str | Path | None = None
     cache: int = 0
     cache_weight: float | None = None
     cache_temperature: float | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.lm.forward import ScoredTokens
 from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.outputs import output_file
 from knnstore.records import from_json, to_json
 from knnstore.score.passes import Block, find_matches
 from knnstore.score.texts import Texts
@@ -57,9 +58,10 @@ class NeighboursWriter:
     ``finish`` takes the facts, which are known last; Parquet's metadata lie at the end of a file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path) -> None:
+        self._path = output_file(str(path), "--save-neighbours")
         self._aside = self._path.with_name(f"{self._path.name}.tmp")
+        self._file: BinaryIO | None = None
         self._writer: pq.ParquetWriter | None = None
         self._texts: list[Texts] = []
         self._documents = 0
@@ -72,8 +74,9 @@ class NeighboursWriter:
         table = _table(block, self._documents, vocabulary)
         with storage_errors("write", self._path):
             if self._writer is None:
+                self._file = self._aside.open("wb")
                 self._writer = pq.ParquetWriter(
-                    self._aside,
+                    self._file,
                     table.schema,
                     compression="zstd",
                     compression_level=1,
@@ -103,6 +106,8 @@ class NeighboursWriter:
         with storage_errors("write", self._path):
             if self._writer is not None:
                 self._writer.close()
+            if self._file is not None:
+                self._file.close()
             if kind is None:
                 self._aside.replace(self._path)
             else:
@@ -142,7 +147,7 @@ class SavedNeighbours:
             command = shell_command("score", "--save-neighbours", path)
             raise UsageError(f"no file {path}: make one with {command!r}")
         try:
-            self._file = pq.ParquetFile(self.path)
+            self._file = pq.ParquetFile(self.path.open("rb"))
             metadata = self._file.schema_arrow.metadata or {}
             raw = metadata.get(_METADATA) or self._file.metadata.metadata.get(_METADATA)
         except (OSError, pa.ArrowException, TypeError, AttributeError) as error:

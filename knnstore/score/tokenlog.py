@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from knnstore.atomic import storage_errors
 from knnstore.lm.loading import LoadedModel
+from knnstore.outputs import output_file
 from knnstore.score.texts import Texts
 
 _SCHEMA = pa.schema(
@@ -31,13 +32,14 @@ _SCHEMA = pa.schema(
 class TokenLog:
     """Writes one row a token, block by block; the file is renamed into place when it is whole."""
 
-    def __init__(self, path: str, texts: Texts, model: LoadedModel) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path, texts: Texts, model: LoadedModel) -> None:
+        self._path = output_file(str(path), "--per-token")
         self._aside = self._path.with_name(f"{self._path.name}.tmp")
         self._texts = texts
         self._model = model
         with storage_errors("write", self._path):
-            self._writer = pq.ParquetWriter(self._aside, _SCHEMA, compression="zstd")
+            self._file = self._aside.open("wb")
+            self._writer = pq.ParquetWriter(self._file, _SCHEMA, compression="zstd")
 
     def write(self, block: Any, mixed: Any, k: int) -> None:
         """Append a block and what a mixture makes of it; the k nearest are asked whether they agree."""
@@ -72,6 +74,7 @@ class TokenLog:
     ) -> None:
         with storage_errors("write", self._path):
             self._writer.close()
+            self._file.close()
             if kind is None:
                 self._aside.replace(self._path)
             else:

@@ -222,15 +222,24 @@ def test_the_policy_waits_for_many_segments_or_removed_keys(living, tmp_path):
     assert not due()
 
 
-def test_a_removal_once_more_changes_nothing_until_its_bytes_are_gone(living, tmp_path):
+def test_a_removal_once_more_changes_nothing_even_when_its_bytes_are_gone(living, tmp_path):
     root = living(tmp_path / "s.knnstore")
     state = Datastore(root).manifest.state
     again = remove(root, ["200.txt"])
     assert (again.documents, again.rows, again.state, Datastore(root).manifest.state) == (3, 300, state, state)
     assert remove(root, ["200.txt", "300.txt"]).rows == 300
     compact(root, CompactOptions(), SerialRunner())
-    with pytest.raises(UsageError, match=r"'200\.txt' matches no document"):
-        remove(root, ["200.txt"])
+    state = Datastore(root).manifest.state
+    again = remove(root, ["300.txt", "200.txt"])
+    assert (again.documents, again.rows, again.state, Datastore(root).manifest.state) == (0, 0, state, state)
+    with pytest.raises(UsageError, match=r"'nowhere\.txt' matches no document"):
+        remove(root, ["nowhere.txt"])
+
+
+def test_a_return_to_the_last_documents_that_is_repeated_does_not_turn_back(living, tmp_path):
+    root = living(tmp_path / "s.knnstore")
+    first, second = restore(root), restore(root)
+    assert (first.to, first.state, first.rows) == (second.to, second.state, second.rows) == (2, 4, 2700)
 
 
 def test_a_state_whose_documents_are_there_already_is_not_returned_to_again(living, tmp_path):
@@ -248,7 +257,7 @@ def test_an_earlier_state_can_be_returned_to_until_compaction(living, tmp_path):
     assert (report.to, report.rows, report.unindexed) == (2, 2700, 0)
     assert Searcher(Datastore(root)).plan.nlist == 16
     assert Datastore(root).live_rows == 2700
-    assert restore(root).rows == 2400  # and forward again
+    assert restore(root, 3).rows == 2400  # and forward again
     with pytest.raises(UsageError, match="can't return to state 77"):
         restore(root, 77)
     compact(root, CompactOptions(), SerialRunner())

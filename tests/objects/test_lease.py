@@ -5,14 +5,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
+from knnstore.datastore import edits
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.history import changes, publish
 from knnstore.datastore.locking import LOCK_FILE, holder, read_holder, writing
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
+from knnstore.datastore.store import segment_root
+from knnstore.datastore.sweeping import next_segment, remove_tree
 from knnstore.errors import LockedError, UsageError
-from knnstore.objects import lease
+from knnstore.objects import guard, lease
 from knnstore.objects.path import version_of
 
 MOST_SECONDS = 60
@@ -101,28 +106,117 @@ def test_a_holder_elsewhere_that_shows_no_sign_of_life_is_waited_for_and_then_re
     assert said == [f"waiting   {lease.describe_holder(told)} held the store and may be dead: 1 s to see"]
 
 
-@pytest.mark.parametrize("froze_over", ["knnstore.json", "000001.json"])
-def test_a_writer_that_froze_and_was_taken_for_dead_can_not_publish(url, monkeypatch, froze_over):
+@pytest.fixture
+def asleep(quick, monkeypatch):
+    """``with asleep(url) as edit``: a writer of this process that doesn't renew its lock, as one that is frozen."""
+
+    @contextmanager
+    def hold(url):
+        monkeypatch.setattr(lease, "RENEWED_SECONDS", 3600)
+        with writing(url) as edit:
+            monkeypatch.setattr(lease, "RENEWED_SECONDS", 0.1)
+            yield edit
+
+    return hold
+
+
+def take_over(url, monkeypatch, work):
+    with monkeypatch.context() as here:
+        here.setattr(edits, "version_of", version_of)
+        here.setattr(edits, "_edits", {})
+        here.setattr(guard, "_guards", [])
+        with writing(url):
+            return work()
+
+
+@pytest.mark.parametrize("froze_over", ["nothing", "knnstore.json", "000001.json"])
+def test_a_writer_that_froze_and_was_taken_for_dead_can_not_publish(url, asleep, monkeypatch, froze_over):
     save_manifest(url, FIRST)
 
-    def look_and_freeze(path):
-        found = version_of(path)
-        if path.name == froze_over:
-            monkeypatch.setattr("knnstore.datastore.history.version_of", version_of)
-            publish(url, load_manifest(url), "index", "the other's")
-        return found
+    def publish_other():
+        return publish(url, load_manifest(url), "index", "the other's")
 
-    monkeypatch.setattr("knnstore.datastore.history.version_of", look_and_freeze)
-    with pytest.raises(LockedError, match=r"was changed by another writer.*run the same command again"):
-        publish(url, FIRST, "ingest", "too late")
+    def look_and_freeze(path):
+        seen = version_of(path)
+        if path.name == froze_over and not load_manifest(url).state:
+            take_over(url, monkeypatch, publish_other)
+        return seen
+
+    with pytest.raises(LockedError, match=r"another writer took .* over.*run the same command again"), asleep(url):
+        present = load_manifest(url)
+        if froze_over == "nothing":
+            take_over(url, monkeypatch, publish_other)
+        else:
+            monkeypatch.setattr(edits, "version_of", look_and_freeze)
+        publish(url, present, "ingest", "too late")
     assert load_manifest(url).state == 1
+    assert load_manifest(url).epoch == 1
     assert [change.what for change in changes(url)] == ["the other's"]
+
+
+def test_a_writer_that_was_replaced_before_it_had_looked_at_the_store_can_not_publish(url, asleep, monkeypatch):
+    save_manifest(url, FIRST)
+    real = edits.version_of
+
+    def look_late(path):
+        monkeypatch.setattr(edits, "version_of", real)
+        take_over(url, monkeypatch, lambda: publish(url, load_manifest(url), "index", "the other's"))
+        return real(path)
+
+    monkeypatch.setattr(edits, "version_of", look_late)
+    with pytest.raises(LockedError), asleep(url):
+        publish(url, load_manifest(url), "ingest", "too late")
+    assert [change.what for change in changes(url)] == ["the other's"]
+
+
+def test_a_writer_that_was_replaced_removes_nothing_and_writes_under_no_name_of_its_successor(url, asleep, monkeypatch):
+    save_manifest(url, FIRST)
+
+    def make_segment():
+        (segment_root(url, name := next_segment(url)) / "segment.json").write_bytes(b"{}")
+        return name
+
+    with pytest.raises(LockedError), asleep(url):
+        mine = make_segment()
+        other = take_over(url, monkeypatch, make_segment)
+        assert other != mine
+        assert own_segment_is(url, mine)
+        with pytest.raises(LockedError):
+            remove_tree(segment_root(url, other))
+        with pytest.raises(LockedError):  # it is known now
+            (segment_root(url, mine) / "late").write_bytes(b"")
+    assert {path.name for path in (url / "segments").iterdir()} == {mine, other}
+
+
+def own_segment_is(url, name):
+    return own_segment(url, segment_root(url, name)).name == name
+
+
+def test_what_a_dead_writer_left_is_continued_in_a_copy_and_the_epoch_stays(url, asleep, monkeypatch):
+    save_manifest(url, FIRST)
+    with pytest.raises(LockedError), asleep(url):
+        begun = segment_root(url, next_segment(url))
+        for name in ("commits/a.json", "a/c/0", "segment.json"):
+            (begun / name).write_bytes(name.encode())
+        own = take_over(url, monkeypatch, lambda: own_segment(url, begun))
+    assert own.name == "000010000"
+    assert {path.relative_to(own).as_posix(): path.read_bytes().decode() for path, _ in own.below()} == {
+        name: name for name in ("commits/a.json", "a/c/0", "segment.json")
+    }
+    assert not begun.is_dir()
+    with writing(url) as edit:  # one after the other, they share the epoch
+        assert edit.epoch == 1
+        assert own_segment(url, own) == own
+    (url / LOCK_FILE).unlink()
+    with writing(url) as edit:  # the manifest knows it too
+        assert edit.epoch == 1
 
 
 def test_the_states_of_a_store_in_a_bucket_are_logged_one_after_the_other(url):
     save_manifest(url, FIRST)
     for number in range(3):
-        publish(url, load_manifest(url), "index", f"change {number}")
+        with writing(url):
+            publish(url, load_manifest(url), "index", f"change {number}")
     assert [(change.state.state, change.what) for change in changes(url)] == [
         (1, "change 0"),
         (2, "change 1"),

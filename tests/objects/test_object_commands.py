@@ -10,6 +10,8 @@ from knnstore.cli.commands import main
 
 # {at}: where the stores are; {out}: a folder for what is written beside them. Each finds what those before it left.
 COMMANDS = """
+ingest --store {at}a --corpus text --workers 0 --json
+index --store {at}a --json
 info --store {at}a --json
 neighbours --store {at}a --json --k 5 TEXT
 generate --store {at}a --json --max-new-tokens 3 --prompt TEXT
@@ -20,9 +22,23 @@ tune --store {at}a {out}/saved.parquet --json
 export --store {at}a --out {out} --json
 export --store {at}a --out {out} --to parquet --json
 export --store {at}a --out {out} --to faiss --json
+import --keys keys.npy --vals values.npy --dim 256 --store {at}imported --json
+import --keys keys.npy --vals values.npy --dim 256 --store {at}imported --overwrite --json
 merge {at}a {at}b --into {at}both --json
 subset {at}both --into {at}half --sample 50% --json
+remove --store {at}a --document text/0.txt --json
+restore --store {at}a --json
+remove --store {at}a --document text/0.txt --now --json
+compact --store {at}a --json
+log --store {at}a
+verify --store {at}a --json
+repair --store {at}a --json
 """
+ELSEWHERE = {"stores": "lists folders", "demo": "writes a folder", "explore": "serves", "evaluate": "takes tasks"}
+
+
+def test_no_command_is_left_out():
+    assert {command.split()[0] for command in COMMANDS.strip().splitlines()} | ELSEWHERE.keys() == main.commands.keys()
 
 
 @pytest.fixture

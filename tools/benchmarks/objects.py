@@ -28,6 +28,16 @@ from knnstore.score import ScoreOptions, score
 
 _CHUNK_ROWS = 1024
 _BUCKET = "bucket"
+# connections stay open from one request to the next, and answers don't wait for an acknowledgement
+_MOTO = """
+import sys
+from werkzeug.serving import WSGIRequestHandler
+from moto.server import main
+
+WSGIRequestHandler.protocol_version = "HTTP/1.1"
+WSGIRequestHandler.disable_nagle_algorithm = True
+main(sys.argv[1:])
+"""
 
 
 def run(settings: Settings, work: Path) -> Result:
@@ -91,7 +101,7 @@ def bucket(work: Path) -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",

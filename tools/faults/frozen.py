@@ -57,7 +57,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "suffixes": ("suffixes", "--store", "{at}/books"),
     "subset": ("subset", "{at}/books", "--sample", "50%", "--into", "{at}/half"),
     "merge": ("merge", "{at}/books", "{at}/second", "--into", "{at}/both"),
-    "import": ("import", "--keys", "books_keys.npy", "--vals", "books_values.npy", "--store", "{at}/imported"),
+    "import": ("import", "--keys", "keys.npy", "--vals", "values.npy", "--dim", "16", "--store", "{at}/imported"),
     "repair": ("repair", "--store", "{at}/books"),
 }
 _SECOND = (*_INGEST[:-1], "{at}/second", "--corpus", "other/")
@@ -165,6 +165,8 @@ def _material(folder: Path) -> Iterator[Path]:
     make_corpus(work / "other", documents=2, words=150, seed=2)
     for command in ("ingest", "export"):
         _require(in_process(partial(_run, work, command, "here")))
+    for what, name in (("keys", "keys.npy"), ("vals", "values.npy")):
+        next(work.glob(f"dstore_*_{what}.npy")).rename(work / name)
     yield work
 
 
@@ -304,8 +306,8 @@ def _damages(root: Path) -> str:
 
 
 def _damage(stage: str) -> None:
-    """Flip a bit of a chunk of the store's values."""
-    (chunk,) = path_of(f"s3://{_BUCKET}/{stage}/books.knnstore/segments").glob("0000/values/c/0")
+    """Flip a bit of a chunk of the store's keys."""
+    (chunk,) = path_of(f"s3://{_BUCKET}/{stage}/books.knnstore/segments").glob("0000/keys/c/0/0")
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))
@@ -358,22 +360,14 @@ class _Requests:
 def _kind(path: Any) -> str:
     """What an object is, by its name below its store."""
     names = (path[0] if isinstance(path, list) else path or "").split("/")[2:]
-    match names:
-        case []:
-            return "store"
-        case [name]:
-            return name
-        case ["log", name]:
-            return f"log/{name.partition('.')[2]}"
-        case [first]:
-            return first
-        case [first, _]:
-            return f"{first}/"
-        case [first, _, "lists" | "runs" as second, *rest]:
-            return f"{first}/{second}/{'commits' if 'commits' in rest else 'c' if 'c' in rest else ''}"
-        case [first, _, *rest]:
-            return f"{first}/{'commits' if 'commits' in rest else 'c' if 'c' in rest else rest[0]}"
-    return "other"
+    if len(names) < 2:
+        return names[0] if names else "store"
+    if names[0] == "log":
+        return f"log/{names[1].partition('.')[2]}"
+    inside = names[2:]
+    part = next((name for name in ("commits", "c") if name in inside), inside[0] if inside else "")
+    where = inside[0] if inside and inside[0] in ("lists", "runs") else ""
+    return "/".join(name for name in (names[0], where, part) if name)
 
 
 def _traced(requests: _Requests, work: Path, name: str, at: str) -> tuple[int, str]:
