@@ -96,16 +96,16 @@ def torture(count: int, seed: int, folder: Path) -> Outcome:
     ``lost``: an acknowledged change isn't there, or a command ended otherwise than with a result or a sentence.
     ``silent``: a file isn't what was written.
     """
-    outcome = Outcome("frozen")
+    outcome, generator = Outcome("frozen"), random.Random(seed)
     with bucket(folder), _material(folder) as work:
-        writers = [_Writer(number, *writer) for number, writer in enumerate(WRITERS)]
+        chosen = sorted(generator.sample(range(len(WRITERS)), min(count, len(WRITERS))))
+        writers = [_Writer(number, *WRITERS[chosen[number]]) for number in range(len(chosen))]
         _make_stages(work, writers)
         for some in _in_turns([partial(_count_all, work, part) for part in _dealt(writers)]):
             for number, kinds in some:
                 writers[number].kinds = kinds
-        cases = _cases(writers, count, random.Random(seed))
-        for kinds in {writer.name: writer.kinds for writer in writers}.values():
-            outcome.count("kinds of requests", len(kinds))
+        cases = _cases(writers, count, generator)
+        outcome.count("kinds of requests", len({kind for writer in writers for kind in writer.kinds}))
         for found in _in_turns([partial(_try_all, work, part) for part in _dealt(cases)]):
             outcome.tried += found.tried
             outcome.lost += found.lost
@@ -206,12 +206,15 @@ def _count(work: Path, writer: _Writer) -> Counter[str]:
 
 
 def _cases(writers: list[_Writer], count: int, generator: random.Random) -> list[_Case]:
-    """One case of each kind of request of each writer in turn, until there are as many as are wanted."""
-    kinds = [(writer, kind) for writer in writers for kind in sorted(writer.kinds)]
-    generator.shuffle(kinds)
+    """Cases of each writer in turn, each at a kind of request that has had the fewest so far."""
+    seen: Counter[str] = Counter()
+    mine = [(writer, Counter[str]()) for writer in writers]
     cases = []
     for number in range(count):
-        writer, kind = kinds[number % len(kinds)]
+        writer, had = mine[number % len(mine)]
+        kind = min(sorted(writer.kinds), key=lambda kind: (had[kind], seen[kind], generator.random()))
+        had[kind] += 1
+        seen[kind] += 1
         rival = generator.choice(writer.rivals)
         turn = generator.randint(1, writer.kinds[kind])
         cases.append(_Case(number, writer, rival, kind, turn, generator.random() < 0.3, generator.random() < 0.25))
