@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bare lint clean
+.PHONY: help demo test test-bare test-lowest lint clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -30,13 +30,26 @@ BARE = $(shell grep -rlE 'shutil\.which|needs_namespaces|load_kernel|small_disk|
 test-bare: $(INSTALLED) ## the tests that ask for optional programs or rights, without these
 	tools/without_programs.sh $(BIN)/pytest -rs -n auto --dist loadfile -p no:cacheprovider $(BARE)
 
+# From store to score, searches, generation, a cluster and a bucket: what the libraries are used for, in a few minutes.
+# torch is the one of TORCH: give an older build for CPUs, from PyTorch's own index, to try the bound of pyproject.toml.
+LOWEST := .venv-lowest/bin
+LOWEST_TESTS := tests/test_three_commands.py tests/cli/test_cli_manners.py tests/index/test_index_search.py \
+	tests/generation tests/suffixes tests/cluster/test_cluster_runner.py tests/objects/test_object_paths.py
+
+test-lowest: ## a part of the suite with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python tools/lowest.py cloud seq2seq figures > .venv-lowest/lowest.txt
+	$(LOWEST)/python -m pip install -r .venv-lowest/lowest.txt "$(TORCH)" pytest hypothesis psutil flask flask-cors 'moto[s3]'
+	$(LOWEST)/python -m pip install --no-deps --editable .
+	$(LOWEST)/pytest $(LOWEST_TESTS)
+
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 clean: ## remove the virtual environment and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: the other packages then find it there and don't ask for another build.

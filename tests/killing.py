@@ -6,6 +6,8 @@ import signal
 import time
 from contextlib import suppress
 
+import pytest
+
 from knnstore.cli import main
 from knnstore.scheduling import SerialRunner
 
@@ -32,6 +34,24 @@ class DyingRunner(SerialRunner):
                 self.left -= 1
                 self.ran.append(task.name)
             yield function(task)
+
+
+def killed_at(points, job, after_kill=lambda: None):
+    """Run ``job(runner)`` killed each time that so many tasks have run in all, then to its end.
+
+    Returns the sorted names of the tasks that ran. ``after_kill`` is called after every kill.
+    """
+    ran = []
+    for point in points:
+        runner = DyingRunner(point - len(ran))
+        with pytest.raises(KilledError):
+            job(runner)
+        ran += runner.ran
+        assert len(ran) == point
+        after_kill()
+    last = DyingRunner()
+    job(last)
+    return sorted(ran + last.ran)
 
 
 def kill_when(moment, folder, command):

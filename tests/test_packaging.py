@@ -2,10 +2,12 @@
 
 import email
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 
 import pytest
 
@@ -53,3 +55,13 @@ def test_the_page_of_the_package_is_the_readme_without_links_into_the_repository
     assert not _RELATIVE.search(page)
     assert "![" not in page
     assert page.count("](https://") == readme.count("](https://")
+
+
+def test_every_lower_bound_can_be_pinned(repository):
+    tool = runpy.run_path(str(repository / "tools" / "lowest.py"))
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = tool["lowest"](project["dependencies"])
+    assert {"click==8.2", "transformers==4.56"} <= set(pins)
+    assert len(pins) == len(project["dependencies"]) - 1  # torch is chosen by whoever installs it
+    with pytest.raises(ValueError, match="numpy<3"):
+        tool["lowest"](["numpy<3"])
