@@ -15,7 +15,7 @@ class Spellings:
         special |= {token.content for token in added if token.special}
         longest_first = sorted(filter(None, special), key=lambda token: (-len(token), token))
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-        self._special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        self._special = set(tokenizer.convert_tokens_to_ids(longest_first)) - {tokenizer.unk_token_id}
 
     def count(self, text: str) -> int:
         """How many spellings of special tokens a text has."""
