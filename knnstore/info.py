@@ -84,7 +84,7 @@ class StoreInfo:
 
     ``state``: ``finished``, or ``begun`` while an ingest or import hasn't ended (then ``rows`` is what it will have,
     and ``rows_done`` what it has). ``changes`` counts its states so far; ``removed_documents`` are hidden and still on
-    disk. ``writer``: who writes to it now. ``parts``: bytes on disk by part.
+    disk, and ``live_rows`` are those of the others. ``writer``: who writes to it now. ``parts``: bytes on disk by part.
     ``bytes_per_key`` and ``raw_bytes_per_key``: all of it, and a float32 key with an 8-byte value.
     """
 
@@ -99,6 +99,7 @@ class StoreInfo:
     compute: str
     changes: int
     removed_documents: int
+    live_rows: int
     segments: int
     rows: int
     rows_done: int
@@ -133,6 +134,12 @@ def describe_store(root: Path) -> StoreInfo:
     state = "finished" if manifest.segments else "begun"
     started = [segment for segment in segments if (segment.root / DOCUMENTS_FILE).is_file()]
     rows = sum(segment.rows for segment in started)
+    removed = load_removed(root, manifest.removed)
+    hidden = sum(
+        int(s.documents.tokens[numbers[numbers < len(s.documents)]].sum())
+        for s in started
+        if (numbers := removed.get(s.root.name)) is not None
+    )
     parts = _parts(root)
     total = sum(parts.values())
     plan = segments[0].plan if segments else None
@@ -147,7 +154,8 @@ def describe_store(root: Path) -> StoreInfo:
         key_dtype=plan.key_dtype if plan else "",
         compute=plan.compute if plan else "",
         changes=manifest.state,
-        removed_documents=sum(map(len, load_removed(root, manifest.removed).values())),
+        removed_documents=sum(map(len, removed.values())),
+        live_rows=rows - hidden,
         segments=len(manifest.segments),
         rows=rows,
         rows_done=rows if manifest.segments else sum(_rows_done(segment) for segment in started),

@@ -71,7 +71,10 @@ def _parse(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one ret
             raise CorruptStoreError(f"{where}: expected an object, found {type(value).__name__}")
         return {str(key): _parse(arguments[1], item, where) for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise CorruptStoreError(f"{where}: {value!r:.40}… is larger than any number of this kind") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise CorruptStoreError(f"{where}: expected {hint.__name__}, found {value!r:.40}")
     return value

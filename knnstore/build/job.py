@@ -197,7 +197,7 @@ def _drift(folder: IndexFolder, store: Datastore) -> float | None:
     later = [reference for reference in references if reference not in folder.plan.trained_on]
     if not later:
         return None
-    errors = [float(folder.list_commits(reference).require(OFFSETS).facts["error"]) for reference in later]
+    errors = [float(folder.list_commits(reference).require(OFFSETS).number("error")) for reference in later]
     expected = load_training_errors(folder).expected
     mean = sum(e * r.rows for e, r in zip(errors, later, strict=True)) / sum(r.rows for r in later)
     return round(mean / expected, 4) if expected else None

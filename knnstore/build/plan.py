@@ -163,6 +163,7 @@ def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
     """The work on a new index: the usual one, or fewer lists and shorter codes where memory or disk can't do and the
     user leaves them to the planner. Raises ResourceError if no such plan fits the memory.
     """
+    segment_references(store)  # says so where there are no keys to index
     nlist, note = choose_nlist(store.live_rows, options.nlist)
     usual = _new_plan(store, options, nlist)
     notes, pq_bytes = [note] if note else [], usual.pq_bytes

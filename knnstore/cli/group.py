@@ -47,6 +47,8 @@ class Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(1)
         except OSError as error:  # of a path that this user may not even look at, say
+            if error.errno is None:  # not the system's
+                raise
             from knnstore.atomic import explained
 
             show(f"Error: {explained(error, 'use', Path(os.fsdecode(error.filename or '.')))}", err=True)

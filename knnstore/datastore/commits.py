@@ -54,6 +54,13 @@ class Commit:
     files: tuple[FileRecord, ...]
     facts: dict[str, Any]
 
+    def number(self, name: str) -> float:
+        """A fact that is a finite number. Raises CorruptStoreError if it isn't there, or is none."""
+        value = self.facts.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63:
+            raise CorruptStoreError(f"the record of {self.task} has {value!r:.40} for {name}, which is no number")
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class CommitLog:

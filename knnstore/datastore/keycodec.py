@@ -14,6 +14,8 @@ Float32 = np.ndarray[Any, np.dtype[np.float32]]
 _HEADROOM = 1.25
 INT8_LIMIT = 127
 _FLOAT16_LIMIT = 65504.0
+LARGEST = 1e15
+"""No number of a key, centroid or query is as large: distances between such, of 2^20 dimensions, fit float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +42,7 @@ class KeyCodec:
     def encode(self, keys: Float32) -> np.ndarray[Any, Any]:
         """Stored form of keys ``(n, d)``. Raises NumericsError, with the first row at fault, if one can't be held."""
         largest = np.abs(keys).max(axis=1, initial=0)
-        limit = np.inf if self.dtype == "int8" else _FLOAT16_LIMIT
+        limit = LARGEST if self.dtype == "int8" else _FLOAT16_LIMIT
         if not (largest < limit).all():  # a NaN is not smaller either
             row = int(np.argmin(largest < limit))
             raise NumericsError(f"key {row} has an activation of {largest[row]} which {self.dtype} can't hold")

@@ -28,7 +28,7 @@ import numpy as np
 from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DocumentTable
-from knnstore.datastore.keycodec import Float32, KeyCodec, KeyDtype
+from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, Float32, KeyCodec, KeyDtype
 from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
@@ -165,8 +165,8 @@ class Segment:
         if dtype == "float16":
             return KeyCodec(dtype)
         scales = self._rows("key_scales", 0, self.dimension, (self.dimension,), np.dtype(np.float32))
-        if scales.shape != (self.dimension,) or not (np.isfinite(scales) & (scales > 0)).all():
-            raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number")
+        if scales.shape != (self.dimension,) or not ((scales > 0) & (scales < LARGEST / INT8_LIMIT)).all():
+            raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number, or too large")
         return KeyCodec(dtype, scales.astype(np.float32))
 
     def keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
@@ -210,8 +210,8 @@ class Segment:
         """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
         count = min(open_array(self.array_path("queries")).shape[0], _MOST_QUERIES)
         queries = self._rows("queries", 0, count, (count, self.dimension), np.dtype(np.float32))
-        if not np.isfinite(queries).all():
-            raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite")
+        if not (np.abs(queries) < LARGEST).all():  # nor NaN
+            raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite, or has a number too large")
         return queries
 
     def query_tokens(self) -> np.ndarray[Any, np.dtype[np.int64]]:

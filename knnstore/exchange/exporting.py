@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -114,6 +115,8 @@ def _bytes(store: Datastore, options: ExportOptions) -> int:
 def _aside(names: list[Path]) -> Iterator[list[Path]]:
     """Names to write to; flushed and renamed when all is well, removed when not."""
     files = [path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}") for path in names]
+    for path in names:
+        _remove_leftovers(path)
     try:
         yield files
         with storage_errors("flush", names[0].parent):
@@ -124,6 +127,15 @@ def _aside(names: list[Path]) -> Iterator[list[Path]]:
     finally:
         for file in files:
             file.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what exports of this file left behind whose processes are gone."""
+    with storage_errors("clean", path.parent):
+        for leftover in path.parent.glob(f"{escape(path.name)}.*{TEMPORARY_SUFFIX}"):
+            process = leftover.name.removeprefix(f"{path.name}.").removesuffix(TEMPORARY_SUFFIX)
+            if process.isdecimal() and not Path(f"/proc/{process}").exists():
+                leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

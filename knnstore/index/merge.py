@@ -91,11 +91,11 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
     entries = folder.plan.nlist + 1
     files += create_array(path, (entries,), entries, np.dtype(np.int64), "none")
     offsets = np.zeros(entries, np.int64)
-    error, measured = 0.0, 0
+    error, measured = 0.0, 0.0
     for run in runs:
         offsets += _read(folder.runs(reference.name) / run / "offsets", np.dtype("<i8"), 0, entries)
-        facts = folder.run_commits(reference).require(run).facts
-        error, measured = error + facts["error"], measured + facts["measured"]
+        done = folder.run_commits(reference).require(run)
+        error, measured = error + done.number("error"), measured + done.number("measured")
     files.append(write_chunk(path, 0, offsets))
     commits.commit(OFFSETS, list(dict.fromkeys(files)), error=error / measured)
 

@@ -213,11 +213,17 @@ def load_check(folder: IndexFolder, references: Sequence[SegmentReference]) -> C
 def segment_references(store: Datastore) -> tuple[SegmentReference, ...]:
     """The store's segments that hold keys, which have to be of one dtype."""
     if not store.live_rows:
-        raise UnfinishedError(f"{store.root} holds no keys: ingest some text first")
+        raise UnfinishedError(f"{store.root} holds no keys: {_how_to_fill(store)}")
     dtypes = {segment.plan.key_dtype for segment in store.segments}
     if len(dtypes) > 1:
         raise MismatchError(f"the segments' keys are {' and '.join(sorted(dtypes))}: an index needs one dtype for all")
     return tuple(segment_reference(segment) for segment in store.segments)
+
+
+def _how_to_fill(store: Datastore) -> str:
+    if store.rows:
+        return "every document is removed; ingest others, or take them back with 'knnstore restore'"
+    return "ingest some text first"
 
 
 def segment_reference(segment: Segment) -> SegmentReference:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
+from knnstore.datastore.keycodec import LARGEST
 from knnstore.errors import CorruptStoreError
 from knnstore.index.assignment import CompiledFilling
 from knnstore.index.grouping import by_list
@@ -230,9 +231,9 @@ def save_quantiser(folder: IndexFolder, quantiser: Quantiser, errors: TrainingEr
 
 def load_training_errors(folder: IndexFolder) -> TrainingErrors:
     """The errors that were measured when the index's quantisers were made."""
-    facts = folder.commits.require(TASK).facts
-    unseen = facts.get("unseen_error")
-    return TrainingErrors(float(facts["error"]), None if unseen is None else float(unseen))
+    done = folder.commits.require(TASK)
+    unseen = None if done.facts.get("unseen_error") is None else done.number("unseen_error")
+    return TrainingErrors(float(done.number("error")), None if unseen is None else float(unseen))
 
 
 def load_quantiser(folder: IndexFolder) -> Quantiser:
@@ -248,8 +249,10 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
     arrays = {}
     for name, shape in shapes.items():
         array = read_all(folder.quantizer(name), shape, np.dtype(np.float32))
-        if not np.isfinite(array).all():
-            raise CorruptStoreError(f"{folder.quantizer(name)} isn't finite: run 'knnstore index --overwrite'")
+        if not (np.abs(array) < LARGEST).all():  # nor NaN
+            raise CorruptStoreError(
+                f"{folder.quantizer(name)} has a number beyond {LARGEST:g}, or none: run 'knnstore index --overwrite'"
+            )
         arrays[name] = array
     return Quantiser(**arrays)
 

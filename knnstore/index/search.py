@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from knnstore.datastore.store import SUFFIX, Datastore
-from knnstore.errors import UnfinishedError, UsageError
+from knnstore.errors import CorruptStoreError, UnfinishedError, UsageError
 from knnstore.index.coded import look_up_codes
 from knnstore.index.exact import block_sizes, check_queries, exact_search
 from knnstore.index.join import join_in_threads
@@ -151,7 +151,18 @@ class Searcher:
                 continue
             neighbours = join_in_threads(batch, lists, max(1, rerank) * k, progress)
             found.append(rerank_exactly(block, neighbours, k, self._parts, rows=rows) if rerank else neighbours)
-        return concatenate(found)
+        return self._checked(concatenate(found))
+
+    def _checked(self, neighbours: Neighbours) -> Neighbours:
+        """The neighbours. Raises CorruptStoreError if the lists hold what is no token or no row of the store."""
+        vocabulary, rows = self._store.manifest.model.vocabulary, self._store.rows
+        for what, numbers, limit in (("token", neighbours.values, vocabulary), ("row", neighbours.rows, rows)):
+            if numbers is not None and numbers.size and int(numbers.max()) >= limit:
+                raise CorruptStoreError(
+                    f"{self._folder.root} has {what} {int(numbers.max())}, and the store has {limit}: see what else is "
+                    "damaged, with 'knnstore verify'"
+                )
+        return neighbours
 
     def _lists(self, method: Method, tags: ReadTags | None) -> Lists:
         read = stored_residuals if method == "lists" else coded_residuals

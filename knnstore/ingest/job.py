@@ -17,7 +17,7 @@ from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.removed import save_removed
 from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
-from knnstore.datastore.sweeping import bytes_below, next_segment, unfinished
+from knnstore.datastore.sweeping import bytes_below, next_segment, remove_tree, unfinished
 from knnstore.errors import CorpusError, MismatchError
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
@@ -199,6 +199,10 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
     ``complete()`` gives the plan with what is measured on the LM, for a segment that has no keys yet.
     """
     begun, older = _begun(root), older_plan(plan)
+    if begun is not None and _only_reads_otherwise(begun, plan):
+        # it stopped at a document that it couldn't read, and said how it can be read: nothing but tokens is lost
+        remove_tree(begun.root)
+        begun = None
     if begun is None:
         plan = complete()
     elif begun.plan == older:
@@ -219,6 +223,16 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
     segment = Segment(path)
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
     return segment
+
+
+def _only_reads_otherwise(begun: Segment, plan: SegmentPlan) -> bool:
+    """Whether a segment whose documents aren't there yet was begun by the same plan but for how text is read."""
+    then = begun.plan
+    same = replace(plan, padding=then.padding, special_tokens=then.special_tokens)
+    reads_alike = (then.errors, then.text_field) == (plan.errors, plan.text_field)
+    if reads_alike or then != replace(same, errors=then.errors, text_field=then.text_field):
+        return False
+    return begun.commits.find(DOCUMENTS_TASK) is None
 
 
 def _corpus_line(found: Listing, options: IngestOptions) -> str:

@@ -174,7 +174,7 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
     known: float | None = None
     if given.plan == folder.plan:
-        known = float(given.list_commits(reference).require(OFFSETS).facts["error"])
+        known = float(given.list_commits(reference).require(OFFSETS).number("error"))
     else:
         arrays["codes"] = _encoded(arrays["keys"], lists, source, quantiser)
     arrays["rows"] = arrays["rows"].astype(np.int64)

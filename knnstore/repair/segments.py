@@ -182,7 +182,7 @@ class Remaker:
 
     def _queries(self) -> int:
         commit = load_commit(self.segment.root / "commits" / f"{SAMPLES_TASK}.json")
-        return int(commit.facts["queries"])
+        return int(commit.number("queries"))
 
 
 def work_of(path: str) -> tuple[str, int]:

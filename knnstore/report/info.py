@@ -125,6 +125,8 @@ def _next(info: StoreInfo) -> str:
     shown = shown_store(info.path)
     if info.state == "begun":
         return "the command that began it goes on where it stopped"
+    if not info.live_rows:
+        return f"knnstore restore --store {shown}, or knnstore ingest with other documents: every one is removed"
     if info.index is None or info.index.rows < info.rows:
         return f"knnstore index --store {shown}"
     return f"knnstore score --store {shown}" + (

@@ -188,18 +188,16 @@ def _finished_parts(root: Path) -> dict[Path, Path]:
 
 def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str], files: set[Path]) -> Iterator[Path]:
     """Files that a finished part must have and that no record tells of: plans, and chunks of its arrays."""
-    for part, plan in parts.items():
-        if plan not in files:
-            yield plan
-        for metadata in (path for path in files if path.name == METADATA_FILE and part in path.parents):
-            try:
-                form = open_array(metadata.parent)
-            except CorruptStoreError:  # told of already, or a group
-                continue
-            for chunk in range(min(form.chunks, len(files) + 1)):  # a damaged shape may claim any number
-                path = chunk_file(metadata.parent, chunk, len(form.shape))
-                if path not in coverage.records and path not in found and path not in files:
-                    yield path
+    yield from (plan for plan in parts.values() if plan not in files)
+    for metadata in (path for path in files if path.name == METADATA_FILE and parts.keys() & set(path.parents)):
+        try:
+            form = open_array(metadata.parent)
+        except CorruptStoreError:  # told of already, or a group
+            continue
+        for chunk in range(min(form.chunks, len(files) + 1)):  # a damaged shape may claim any number
+            path = chunk_file(metadata.parent, chunk, len(form.shape))
+            if path not in coverage.records and path not in found and path not in files:
+                yield path
 
 
 def _damage(root: Path, path: Path, problem: str, dropped: tuple[str, ...]) -> Damage:

@@ -1,18 +1,22 @@
 """A store from a stranger: errors of ours at worst, nothing read outside of it, nothing allocated on its word."""
 
 import os
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
 from faults.material import run
 
 from knnstore.atomic import write_json
-from knnstore.datastore.arrays import create_array, read_rows, write_chunk
+from knnstore.datastore.arrays import create_array, open_array, read_rows, write_chunk
 from knnstore.datastore.documents import Document
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, KnnstoreError
+from knnstore.index.plan import open_index
+from knnstore.index.quantiser import load_training_errors
+from knnstore.index.search import Searcher
 
 
 @pytest.mark.slow
@@ -102,3 +106,105 @@ def test_a_chunk_that_unpacks_to_more_than_it_should_is_refused_unpacked(tmp_pat
 def test_names_from_a_store_do_not_move_the_cursor_of_a_terminal():
     assert str(Document("a\x1b[2J.txt", 3, None)) == r"a\x1b[2J.txt#3"
     assert str(Document("é – 書.txt", None, "x")) == "é – 書.txt#x"
+
+
+def changed(root, name, change):
+    """Change an array's only chunk, or a JSON's value, and make every checksum right again."""
+    from faults.mutations import reseal
+
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    (name,) = [path for path in files if PurePosixPath(path).match(name)]
+    if name.endswith(".json"):
+        write_json(root / name, change(load_json(root / name)))
+        return
+    folder = next(parent.parent for parent in (root / name).parents if parent.name == "c")
+    form = open_array(folder)
+    data = change(read_rows(folder, 0, min(form.chunk_rows, form.shape[0])).copy())
+    files[name] = write_chunk(folder, 0, data).read_bytes()
+    reseal(files, name)
+    for path, content in files.items():
+        (root / path).write_bytes(content)
+
+
+def put(place, number):
+    def change(data):
+        data[place] = number
+        return data
+
+    return change
+
+
+def search(root):
+    store = Datastore(root)
+    searcher = Searcher(store)
+    queries = store.segments[0].queries()[:4]
+    return searcher.search(queries, store.rows, searcher.plan.nlist, rows=True)
+
+
+BEYOND = {
+    "a token beyond the vocabulary": ("index/*/lists/0000/values/c/0", put(3, 60_000)),
+    "a row beyond the segment": ("index/*/lists/0000/rows/c/0", put(3, 2**31)),
+    "offsets that decrease": ("index/*/lists/0000/offsets/c/0", put(2, 0)),
+    "a centroid of 1e38": ("index/*/quantizer/centroids/c/0/0", put((0, 0), 1e38)),
+    "a centroid that is no number": ("index/*/quantizer/centroids/c/0/0", put((0, 0), np.nan)),
+    "an infinite codebook": ("index/*/quantizer/codebooks/c/0/0/0", put((0, 0, 0), np.inf)),
+    "a scale of 1e38": ("segments/0000/key_scales/c/0", put(0, 1e38)),
+    "a query of 1e38": ("segments/0000/queries/c/0/0", put((0, 0), 1e38)),
+    "a segment twice": ("knnstore.json", lambda value: value | {"segments": ["0000", "0000"]}),
+    "a segment 50,000 times": ("knnstore.json", lambda value: value | {"segments": ["0000"] * 50_000}),
+    "a segment indexed twice": ("knnstore.json", lambda value: value | {"indexed": ["0000", "0000"]}),
+    "5,000 segments that aren't there": (
+        "knnstore.json",
+        lambda value: value | {"segments": ["0000", *(f"{n:05d}" for n in range(5_000))]},
+    ),
+    "a number larger than any": ("index/*/lists/0000/check.json", lambda value: value | {"recall": 10**400}),
+    "no error of the training": ("index/*/commits/quantizer.json", lambda value: value | {"facts": {}}),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_contradicts_itself_is_refused_in_one_sentence_though_its_checksums_are_right(root, case):
+    name, change = BEYOND[case]
+    if case == "no error of the training":
+        changed(root, name, change)
+        with pytest.raises(CorruptStoreError, match="is no number"):
+            load_training_errors(open_index(root, Datastore(root).manifest.index))
+        return
+    changed(root, name, change)
+    with pytest.raises(KnnstoreError) as caught:
+        search(root)
+        _ = Searcher(Datastore(root)).check
+    assert len(str(caught.value)) < 600
+    code, told = run(root.parent, "info", "--store", "books")
+    assert len(told) < 4000
+    code, told = run(root.parent, "verify", "--store", "books")
+    if "/lists/0000/" in name and not name.endswith(".json"):
+        assert (code, "damaged   index/" in told) == (1, True), told
+
+
+def test_a_row_that_the_lists_hold_twice_is_found_by_verify(root):
+    def double(rows):
+        rows[0] = rows[1]
+        return rows
+
+    changed(root, "index/*/lists/0000/rows/c/0", double)
+    code, told = run(root.parent, "verify", "--store", "books")
+    assert (code, "has a row twice" in told) == (1, True), told
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_nulls_among_the_removed_documents_are_refused(root, column):
+    import hashlib
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(["0000", "0000"]), pa.array([0, 1])]
+    columns[column] = pa.array([None, columns[column][1].as_py()], columns[column].type)
+    (root / "removed").mkdir()
+    pq.write_table(pa.table(columns, ["segment", "document"]), root / "removed" / "x")
+    digest = hashlib.sha256((root / "removed" / "x").read_bytes()).hexdigest()[:16]
+    (root / "removed" / "x").rename(root / "removed" / f"{digest}.parquet")
+    changed(root, "knnstore.json", lambda value: value | {"removed": digest})
+    with pytest.raises(CorruptStoreError, match="is null"):
+        search(root)

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 from faults.kinds import make_kinds
-from faults.material import run
-from faults.repairs import neighbours, repair_one, spoil
+from faults.material import run, spoil
+from faults.repairs import neighbours, repair_one
 
 import knnstore.repair.job
 from knnstore.datastore.manifest import load_manifest

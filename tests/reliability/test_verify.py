@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from faults.flips import torture
+from faults.flips import flip_in
 from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus, run
 
 import knnstore.ingest.append
@@ -39,9 +39,9 @@ def test_a_store_as_it_was_made_is_intact(root):
 
 
 def test_any_flipped_bit_is_found_in_whatever_file_and_no_search_answers_from_it(lived, tmp_path):
-    outcome = torture(160, seed=1, folder=tmp_path, store=lived / "books.knnstore")
+    outcome = flip_in(lived / "books.knnstore", 160, seed="1", folder=tmp_path)
     assert (outcome.tried, outcome.lost, outcome.silent, outcome.told) == (160, 0, 0, [])
-    assert outcome.counts["files"] < 160  # so each of them had its turn
+    assert outcome.facts["files"] < 160  # so each of them had its turn
     assert outcome.counts["rebuildable"] == 160
 
 

@@ -30,10 +30,13 @@ from faults.material import (
     make_corpus,
     make_model,
     run,
+    spoil,
 )
 from faults.outcome import Outcome
+from knnstore.datastore.commits import file_damage, load_commit
 from knnstore.verify import verify
 
+_MEMMAPS = ("--keys", "out/keys.npy", "--vals", "out/vals.npy")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "ingest": INGEST,
     "index": INDEX,
@@ -43,20 +46,23 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "restore": ("restore", "--store", "books", "--state", "4"),
     "compact": ("compact", "--store", "books"),
     "suffixes": ("suffixes", "--store", "books"),
+    "tune": ("tune", "neighbours.parquet", "--store", "books"),
+    "repair": ("repair", "--store", "books"),
+    "export": ("export", "--store", "books", "--out", "out"),
+    "import": ("import", *_MEMMAPS, "--dim", "16", "--vocabulary", "8192", "--store", "imported"),
     "subset": ("subset", "books", "--sample", "50%", "--into", "half"),
     "merge": ("merge", "half", "books", "--into", "both"),
     "takedown": ("remove", "--store", "books", "--document", "books/4.txt", "--now"),
 }
 """In the order in which they follow each other."""
-_ASIDE = ("restore",)  # what it makes isn't what the next command finds
-_MADE = {"subset": "half.knnstore", "merge": "both.knnstore"}
+_ASIDE = ("restore", "repair")  # what it makes isn't what the next command finds
+_MADE = {"subset": "half.knnstore", "merge": "both.knnstore", "export": "out", "import": "imported.knnstore"}
 """The stores that are made or changed, where that isn't the first one."""
-_CHANGES: dict[str, Callable[[Path], None]] = {"append": grow_corpus}
+_COUNTED = ("repair",)  # how many states it makes depends on how often it was interrupted
 _KILLED = ("ingest", "index", "append")  # for real, with the workers that they have
 _FEWEST = len(MODES)  # cases of a command
 _REAL = 50  # one case in so many is a kill -9 of a command with its workers
 _AGAIN = 4  # one case in so many crashes in the second run as well
-_UNRECORDED = ("is in no commit record",)  # what is in flight
 # Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
 # folder for their records; some runs of a compaction.
 _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
@@ -66,7 +72,34 @@ _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
 )
 
 
-def torture(count: int, seed: int, folder: Path) -> Outcome:
+def save_neighbours(folder: Path) -> None:
+    """What ``tune`` reads."""
+    run(folder, "score", "--store", "books", "--k", "8", "--save-neighbours", "neighbours.parquet")
+
+
+def damage(folder: Path) -> None:
+    """Spoil something of every part that can be made again; of the index what others depend on, and some lists."""
+    for name in ("segments/*/keys/c/1/0", "segments/*/values/c/0", "suffixes/*/order/c/0", "segments/*/key_scales/c/0"):
+        spoil(next((folder / STORE).glob(name)))
+    for name in ("quantizer/codebooks/c/0/0/0", "lists/*/codes/c/0/0"):
+        spoil(next((folder / STORE).glob(f"index/*/{name}")))
+
+
+def name_memmaps(folder: Path) -> None:
+    """Names that don't tell of rows."""
+    for path in (folder / "out").glob("*.npy"):
+        path.rename(path.with_name("keys.npy" if "_keys" in path.name else "vals.npy"))
+
+
+_CHANGES: dict[str, Callable[[Path], None]] = {
+    "append": grow_corpus,
+    "tune": save_neighbours,
+    "repair": damage,
+    "import": name_memmaps,
+}
+
+
+def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1)) -> Outcome:
     """``count`` crashes, spread evenly over all operations and the ways to fail; one in fifty is a real one.
 
     The first are those that once were lost, each with the operation after it. Of as many cases as there are operations,
@@ -78,14 +111,14 @@ def torture(count: int, seed: int, folder: Path) -> Outcome:
     generator = random.Random(seed)
     stages = _stages(folder, outcome)
     killed = count // _REAL
-    for number, case in enumerate(_cases(stages, count - killed, generator)):
+    for number, case in list(enumerate(_cases(stages, count - killed, generator)))[part[0] :: part[1]]:
         try:
             _crash(outcome, folder / f"case-{number}", case)
         except RuntimeError as error:  # an exception that no command may end with
             outcome.lose(f"{case.story}: {error}")
         if number % 25 == 24:
             print(outcome.text(), file=sys.stderr, flush=True)
-    for number in range(killed):
+    for number in range(killed)[part[0] :: part[1]]:
         name = _KILLED[number % len(_KILLED)]
         _kill(outcome, folder / f"kill-{number}", name, stages[name], generator)
     return outcome
@@ -111,16 +144,17 @@ def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
     in_process(lambda: make_model(present / "lm") and None)
     stages = {}
     for name, command in COMMANDS.items():
+        before = present
         if name in _CHANGES:
-            present = copy_of(present, folder / f"{name}-before")
-            _CHANGES[name](present)
-        work = copy_of(present, folder / f"{name}-done")
+            before = copy_of(present, folder / f"{name}-before")
+            in_process(partial(_CHANGES[name], before))
+        work = copy_of(before, folder / f"{name}-done")
         store = _MADE.get(name, STORE)
         code, told, operations = in_process(partial(_faulty, work / store, command, 0, "kill", 0))
         if code:
             raise RuntimeError(told)
-        stages[name] = _Stage(present, store, bytes_of(work / store), operations)
-        outcome.count(f"operations of {name}", operations)
+        stages[name] = _Stage(before, store, bytes_of(work / store), operations)
+        outcome.fact(f"operations of {name}", operations)
         if name not in _ASIDE:
             present = work
     return stages
@@ -176,11 +210,11 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
             if (work / "after" / store).exists():
                 (work / "after" / store).rename(work / store)
             shutil.rmtree(work / "after")
-    if broken := in_process(partial(_broken_promises, work / store)):
+    if case.name != "repair" and (broken := in_process(partial(_broken_promises, work / store))):
         outcome.silent += 1
         outcome.told.append(f"{case.story}: {broken}")
     code, told = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
-    if changed := differences(bytes_of(work / store), case.stage.expected):
+    if changed := _changed(case.name, work / store, case.stage.expected):
         outcome.lose(f"{case.story}: {changed[:5]} differ; the second run ended with {code}: {told if code else ''}")
     elif code:  # it had been done when it was killed, and can't be done twice: one can't remove what is gone
         outcome.count("had been done before")
@@ -204,8 +238,21 @@ def _broken_promises(root: Path) -> str:
     """Files that a record tells of and that aren't what it says, in words."""
     if not (root / "knnstore.json").exists():
         return ""
-    damages = [d for d in verify(root).damages if not d.problem.startswith(_UNRECORDED)]
-    return ", ".join(f"{damage.path} {damage.problem}" for damage in damages[:3])
+    told = [f"{damage.path} {damage.problem}" for damage in verify(root).damages]
+    for record in root.rglob("commits/*.json"):  # of parts that no state has yet, too
+        part = record.parent.parent
+        damages = {file.path: file_damage(part, file) for file in load_commit(record).files}
+        told += [f"{part / path} {damage}" for path, damage in damages.items() if damage not in (None, "is missing")]
+    return ", ".join(told[:3])
+
+
+def _changed(name: str, root: Path, expected: dict[str, bytes]) -> list[str]:
+    """Files that aren't as expected, those aside that count the states where their number may differ."""
+    changed = differences(bytes_of(root), expected)
+    if name not in _COUNTED:
+        return changed
+    counted = [path for path in changed if path.startswith("log/") or path == "knnstore.json"]
+    return [*(path for path in changed if path not in counted), *(d.path for d in verify(root).damages)]
 
 
 def _kill(outcome: Outcome, work: Path, name: str, stage: _Stage, generator: random.Random) -> None:

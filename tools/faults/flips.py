@@ -1,5 +1,6 @@
 """Flip one bit anywhere in a store: ``verify`` finds it, names the place, and a search never answers from it."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from faults.kinds import make_kinds
 from faults.material import make_lived_store
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
@@ -21,19 +23,34 @@ from knnstore.verify import verify
 _SEARCHES = 8  # every so many flips, the damaged store is searched as well
 
 
-def torture(count: int, seed: int, folder: Path, store: Path | None = None) -> Outcome:
+def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1)) -> Outcome:
+    """Flip ``count`` bits, spread evenly over stores of all kinds and one with a past: see ``flip_in``."""
+    outcome = Outcome("flips")
+    stores = [make_lived_store(folder / "lived"), *make_kinds(folder / "kinds").values()]
+    outcome.fact("stores", len(stores))
+    for number, store in enumerate(stores):
+        cases = count * (number + 1) // len(stores) - count * number // len(stores)
+        some = cases * (part[0] + 1) // part[1] - cases * part[0] // part[1]
+        found = flip_in(store, some, f"{seed}/{number}/{part[0]}", folder / str(number))
+        outcome.add(json.loads(found.to_json()) | {"facts": {}})
+        outcome.count("files", found.facts["files"])
+    return outcome
+
+
+def flip_in(store: Path, count: int, seed: str, folder: Path) -> Outcome:
     """Flip ``count`` random bits, one at a time, spread evenly over the files of a store and then over their bits.
 
     ``lost``: flips that verify didn't find, or blamed on another file. ``silent``: searches of a damaged store that
     gave other neighbours than before.
     """
     root = folder / "flipped.knnstore"
-    shutil.copytree(store or make_lived_store(folder / "made"), root)
+    shutil.copytree(store, root)
     generator = random.Random(seed)
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
     before = _neighbours(root)
     outcome = Outcome("flips")
-    outcome.count("files", len(files))
+    outcome.fact("files", len(files))
+    generator.shuffle(files)
     for number in range(count):
         path = files[number] if number < len(files) else generator.choice(files)
         bit = generator.randrange(8 * path.stat().st_size)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from faults.forking import in_process
-from faults.material import make_store
+from faults.material import make_lived_store
 from faults.mutations import mutate
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
@@ -34,15 +34,15 @@ _SECONDS = 60  # that one store may take, on a busy machine
 _OUTSIDE = ("/etc", "/canary")
 
 
-def torture(count: int, seed: int, folder: Path) -> Outcome:
+def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1)) -> Outcome:
     """Use ``count`` mutated stores. ``lost``: what may not happen did; ``silent``: a file outside was opened."""
     outcome = Outcome("hostile")
-    in_process(lambda: make_store(folder / "made") and None)
+    in_process(lambda: make_lived_store(folder / "made") and None)
     base = folder / "made" / "books.knnstore"
     files = {path.relative_to(base).as_posix(): path.read_bytes() for path in base.rglob("*") if path.is_file()}
-    number = 0
+    number = part[0]
     while number < count:
-        number = _batch(outcome, files, folder, seed, range(number, count))
+        number = _batch(outcome, files, folder, seed, range(number, count, part[1]))
     return outcome
 
 
@@ -68,14 +68,14 @@ def _batch(outcome: Outcome, files: dict[str, bytes], folder: Path, seed: int, c
                 break
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                number = _tell(outcome, json.loads(line))
+                number = _tell(outcome, json.loads(line)) + cases.step
         if not ready:
             os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if number < cases.stop:
         outcome.tried += 1
         outcome.lose(f"store {number} of seed {seed}: {'the interpreter died' if ready else 'it hung'}")
-        number += 1
+        number += cases.step
     return number
 
 
@@ -88,7 +88,7 @@ def _tell(outcome: Outcome, line: dict[str, Any]) -> int:
         outcome.told.append(f"store {line['number']} ({line['kind']}): {line['outside']} was opened")
     if line["problem"]:
         outcome.lose(f"store {line['number']} ({line['kind']}): {line['problem']}")
-    return int(line["number"]) + 1
+    return int(line["number"])
 
 
 def _use_all(files: dict[str, bytes], folder: Path, seed: int, cases: range, pipe: int) -> None:

@@ -110,11 +110,14 @@ def make_lived_store(folder: Path) -> Path:
 def copy_of(folder: Path, to: Path) -> Path:
     """A copy of such a folder, its LM and corpus linked."""
     to.mkdir()
-    for name in ("lm", "books"):
-        (to / name).symlink_to((folder / name).resolve())
-    for store in sorted(folder.glob("*.knnstore")):
-        shutil.copytree(store, to / store.name)
-    found = [path.relative_to(to).as_posix() for path in to.glob("*.knnstore/**/*") if path.is_file()]
+    for path in sorted(folder.iterdir()):
+        if path.name in ("lm", "books"):
+            (to / path.name).symlink_to(path.resolve())
+        elif path.is_dir():
+            shutil.copytree(path, to / path.name)
+        elif path.name != "found":
+            shutil.copy(path, to / path.name)
+    found = [path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()]
     (to / "found").write_text("\n".join(found))  # what a command finds it needn't write
     return to
 
@@ -133,3 +136,11 @@ def _timeless(path: Path) -> bytes:
 def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
     """Names of the files that differ, or that only one of the two has."""
     return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+
+
+def spoil(path: Path) -> None:
+    """Change more than one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    middle = slice(len(data) // 3, len(data) // 3 + 9)
+    data[middle] = bytes(byte ^ 0xA5 for byte in data[middle])
+    path.write_bytes(data)

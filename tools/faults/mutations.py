@@ -1,5 +1,6 @@
 """Mutations of a store's files, with or without its checksums made right again."""
 
+import hashlib
 import io
 import json
 import os
@@ -22,6 +23,7 @@ Files = dict[str, bytes]
 _NUMBERS = (-1, 0, 1, 7, 2**31, 2**32, 2**40, 2**50, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 0.5, 1e308, -0.0)
 _TEXTS = ("", "x" * 300, "../../etc/passwd", "/etc/passwd", "\0", "\x1b[2J")
 _VALUES: tuple[Any, ...] = (*_NUMBERS, *_TEXTS, None, True, [], {}, [[]], {"a": 1})
+_NAMES = ("\x1b[2J../../x\0", "0000", None)
 _WORDS = (0, 1, 2**7, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 
 
@@ -31,7 +33,7 @@ def mutate(generator: random.Random, files: Files, root: Path) -> str:
     kind = generator.choice(list(_KINDS))
     name = _KINDS[kind](generator, changed) if kind in _KINDS else ""
     if kind != "bytes" or generator.random() < 0.5:
-        _reseal(changed, name)
+        reseal(changed, name)
     for path, data in changed.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
@@ -93,6 +95,8 @@ def _twist(generator: random.Random, value: Any) -> None:
         del node[key]
     elif how < 0.2 and isinstance(node, dict):
         node[generator.choice(("extra", "", "crc32c "))] = 1
+    elif how < 0.3 and isinstance(node[key], list) and node[key]:
+        node[key] = node[key] * generator.choice((2, 50_000))
     elif how < 0.6 and isinstance(node[key], int | float):
         node[key] = generator.choice(_NUMBERS)
     else:
@@ -121,8 +125,9 @@ def _words(generator: random.Random, files: Files) -> str:
 
 
 def _table(generator: random.Random, files: Files) -> str:
-    """Another table of documents."""
-    name = generator.choice(sorted(path for path in files if path.endswith("documents.parquet")))
+    """Another table of documents, or of what was removed."""
+    tables = [path for path in files if path.endswith("documents.parquet") or path.startswith("removed/")]
+    name = generator.choice(sorted(tables))
     table = pq.read_table(io.BytesIO(files[name]))
     column = generator.choice([field.name for field in table.schema if pa.types.is_int64(field.type)])
     at = table.schema.get_field_index(column)
@@ -134,12 +139,21 @@ def _table(generator: random.Random, files: Files) -> str:
             )
         table = table.set_column(at, table.schema.field(at), pa.array(numbers, pa.int64()))
     elif generator.random() < 0.5:
-        table = table.set_column(0, "path", pa.array(["\x1b[2J../../x\0"] * len(table)))
+        table = table.set_column(
+            0, table.schema.field(0), pa.array([generator.choice(_NAMES)] * len(table), pa.string())
+        )
     else:
         table = generator.choice((table.slice(0, 0), table.drop_columns([column]), pa.concat_tables([table] * 500)))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    files[name] = sink.getvalue()
+    data = sink.getvalue()
+    if name.startswith("removed/"):  # it is named by its digest, which the manifest has
+        del files[name]
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        manifest = json.loads(files["knnstore.json"]) | {"removed": digest}
+        del manifest[CHECKSUM_FIELD]
+        name, files["knnstore.json"] = f"removed/{digest}.parquet", _sealed(manifest)
+    files[name] = data
     return name
 
 
@@ -183,7 +197,7 @@ def _sealed(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-def _reseal(files: Files, name: str) -> None:
+def reseal(files: Files, name: str) -> None:
     """Make the records that tell of a file tell of it as it is now."""
     if name not in files:
         return

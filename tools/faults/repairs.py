@@ -11,7 +11,7 @@ import numpy as np
 
 from faults.forking import in_process
 from faults.kinds import KINDS, make_kinds
-from faults.material import run
+from faults.material import run, spoil
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.index.exact import exact_search
@@ -50,14 +50,6 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1),
             outcome.lose(f"{story}: {problem}")
         shutil.rmtree(work)
     return outcome
-
-
-def spoil(path: Path) -> None:
-    """Change more than one bit in the middle of a file."""
-    data = bytearray(path.read_bytes())
-    middle = slice(len(data) // 3, len(data) // 3 + 9)
-    data[middle] = bytes(byte ^ 0xA5 for byte in data[middle])
-    path.write_bytes(data)
 
 
 def _files(store: Path) -> list[str]:
