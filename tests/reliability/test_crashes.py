@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from faults.crashes import COMMANDS
 from faults.forking import in_process
 from faults.layer import Layer
 
@@ -112,6 +113,12 @@ def test_a_disk_that_fails_at_any_operation_is_one_sentence(quick, mode):
     assert all(sentence == "" or "can't" in sentence or "no space" in sentence for sentence in sentences)
 
 
+def test_the_documentation_names_every_command_that_is_crashed(repository):
+    text = (repository / "docs" / "reliability.md").read_text()
+    sentence = text[text.index("The commands are ") : text.index("and the cases are spread")]
+    assert [name for name in COMMANDS if name not in sentence] == []
+
+
 @pytest.mark.slow
 def test_commands_that_crashed_anywhere_end_like_those_that_did_not(tortured):
-    tortured("crashes", cases=16, seed=7)
+    tortured("crashes", cases=18, seed=7)

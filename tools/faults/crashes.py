@@ -64,11 +64,12 @@ _FEWEST = len(MODES)  # cases of a command
 _REAL = 50  # one case in so many is a kill -9 of a command with its workers
 _AGAIN = 4  # one case in so many crashes in the second run as well
 # Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
-# folder for their records; some runs of a compaction.
+# folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the store.
 _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
     ("append", "quota", 13),
     ("index of what was appended", "read-only", 17),
     ("compact", "broken", 693),
+    ("repair", "kill", 80),
 )
 
 
