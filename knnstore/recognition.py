@@ -159,7 +159,8 @@ def _makes_its_tokens(segment: Segment, loaded: LoadedModel) -> bool:
         first = int(table.first_row[document])
         values = segment.values(first, first + int(min(table.tokens[document], longest))).tolist()
         ids = [token for token in values if token not in special]
-        again = [token for token in tokenise(loaded.decode(ids)).tolist() if token not in special]
+        text = tokenise(loaded.decode(ids), special=segment.plan.special_tokens is not False)
+        again = [token for token in text.tolist() if token not in special]
         if again[: len(ids) - _CUT] != ids[:-_CUT]:
             return False
     return True
@@ -177,7 +178,7 @@ def model_of_store(
     require_known_model(root, manifest)
     require_same_task(root, manifest, name, model_task(name))
     with _LOADING:
-        model = key_model(LmSpec(name, manifest.key.layer, dtype, device, exact=True))
+        model = key_model(LmSpec(name, manifest.key.layer, dtype, device))
     require_same_model(store, model, allow, say)
     return model
 

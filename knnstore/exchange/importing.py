@@ -124,7 +124,7 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
     else:
         from knnstore.lm.forward import describe  # noqa: PLC0415 - imports torch
 
-        spec = LmSpec(options.model, options.key or "ffn-input", "auto", options.device, exact=True)
+        spec = LmSpec(options.model, options.key or "ffn-input", "auto", options.device)
         facts = describe(spec)
         if facts.dimension != dimension:
             raise MismatchError(

@@ -30,7 +30,7 @@ from knnstore.ingest.assembly import Choose
 from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count, padded
 from knnstore.ingest.partner import continued
-from knnstore.ingest.plan import IngestOptions, differences, follows
+from knnstore.ingest.plan import IngestOptions, differences, dtypes_of, follows
 from knnstore.ingest.survey import (
     Differences,
     compare,
@@ -137,6 +137,9 @@ class Append:
         found, wanted = first.plan, self.plan
         same = replace(wanted, model=replace(wanted.model, name=found.model.name))
         told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
+        stored, [dtype] = dtypes_of(found), dtypes_of(wanted)
+        if stored and dtype not in stored:
+            told.append(f"keys made in {stored[0]} (now {dtype}): give --dtype {stored[0]}, or leave it out")
         if not told:
             return
         sentence = f"{self.root} holds keys of other settings: {'; '.join(told)}"

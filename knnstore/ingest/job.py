@@ -13,7 +13,7 @@ from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.discarding import open_store
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import require_free, writing
-from knnstore.datastore.manifest import load_manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.removed import save_removed
 from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
@@ -24,7 +24,7 @@ from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count, padded
 from knnstore.ingest.partner import continued, partner_of
-from knnstore.ingest.plan import IngestOptions, check_memory, differences, older_plan, segment_plan
+from knnstore.ingest.plan import IngestOptions, check_memory, differences, dtypes_of, older_plan, segment_plan
 from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
@@ -90,9 +90,12 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     reporter.say(f"corpus    {_corpus_line(found, options)}")
     model = options.model or default_model()
     folder = resolve_model(model)
-    spec = LmSpec(str(folder.resolve()), options.layer, options.dtype, options.device)
+    spec = LmSpec(str(folder.resolve()), options.layer, _dtype(root, options), options.device)
     facts = next(iter(runner.run(describe_model, [spec])))
+    spec = replace(spec, dtype=facts.dtype)  # every task's, whatever suits the processor that it runs on
     reporter.say(_model_line(model, folder, facts, options.layer))
+    if facts.bfloat16_speed is not None:
+        reporter.say(f"dtype     {facts.dtype}: bfloat16 runs at {facts.bfloat16_speed:.2f} × float32's speed here")
     plan = segment_plan(options, facts, fingerprint(found))
     check_memory(options, facts, plan, len(found))
     make_folder(root)
@@ -104,8 +107,8 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
             allow = options.allow_mismatch
             partner = partner_of(begun, plan, spec, runner, reporter.say, allow=allow)
             plan, spec = partner.plan, partner.spec
-        if load_manifest(root).segments:
-            done = Append(root, options, _as_stored(root, plan), spec, found, runner, reporter).run()
+        if begun is not None and load_manifest(root).segments:
+            done = Append(root, options, _as_stored(root, plan, begun), spec, found, runner, reporter).run()
         else:
             plan = plan if begun is None else continued(begun.plan, plan, reporter.say)
             segment = _first_segment(root, plan, lambda: padded(plan, spec, runner, reporter))
@@ -114,12 +117,21 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
         return _report(root, done, found)
 
 
-def _as_stored(root: Path, plan: SegmentPlan) -> SegmentPlan:
+def _dtype(root: Path, options: IngestOptions) -> str:
+    """The LM's dtype: as asked for, else that of the keys which the store has or was begun with."""
+    if options.dtype != "auto" or options.overwrite:
+        return options.dtype
+    begun = _begun(root) if (root / MANIFEST_FILE).exists() else None
+    stored = [] if begun is None else dtypes_of(begun.plan)
+    return stored[0] if stored else "auto"
+
+
+def _as_stored(root: Path, plan: SegmentPlan, begun: Segment) -> SegmentPlan:
     """The plan of an append: the store's choice of what spellings of special tokens are.
 
     Raises MismatchError where --special-tokens asks for another.
     """
-    stored = Segment(segment_root(root, load_manifest(root).segments[0])).plan.special_tokens
+    stored = begun.plan.special_tokens
     if plan.special_tokens and stored is False:
         raise MismatchError(
             f"{root} takes spellings of special tokens as ordinary text: leave out --special-tokens, choose another "
@@ -213,9 +225,11 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
         plan = replace(plan, padding=begun.plan.padding, special_tokens=special)
         told = differences(begun.plan, plan)
         if told:
+            dtype, _, device = begun.plan.compute.partition(" on ")
+            same = f" (--dtype {dtype} --device {device})" if begun.plan.compute != plan.compute else ""
             raise MismatchError(
                 f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "
-                "Run with the same ones, choose another --store, or discard it with --overwrite"
+                f"Run with the same ones{same}, choose another --store, or discard it with --overwrite"
             )
     path = own_segment(root, begun.root) if begun else segment_root(root, next_segment(root))
     CommitLog(path / "commits", path, "").prepare()

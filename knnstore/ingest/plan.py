@@ -220,6 +220,12 @@ def key_bytes(segment: Segment, chunks: int) -> int:
     return int(min(chunks * segment.plan.chunk_rows, segment.rows) * row_bytes(segment))
 
 
+def dtypes_of(plan: SegmentPlan) -> list[str]:
+    """The LM's dtypes in which the keys of a segment were made: more than one after a merge, none after an import."""
+    made = [part.partition(" ")[0] for part in plan.compute.split(", ")]
+    return [dtype for dtype in made if dtype in ("float32", "bfloat16", "float16")]
+
+
 def follows(begun: SegmentPlan, wanted: SegmentPlan) -> bool:
     """Whether a segment that was begun is what is wanted now; its padding and its libraries' versions are its own."""
     return replace(begun, padding=wanted.padding, versions=wanted.versions) == wanted

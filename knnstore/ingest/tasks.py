@@ -147,10 +147,12 @@ def recognise_model(task: RecogniseTask) -> Recognition:
 
 
 def describe_model(spec: LmSpec) -> LmFacts:
-    """Load the LM and say what it is."""
+    """Load the LM and say what it is; an ``auto`` dtype is chosen by the speed here."""
     from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
+    from knnstore.lm.speed import choose_dtype  # noqa: PLC0415
 
-    return describe(spec)
+    chosen, speed = choose_dtype(spec)
+    return replace(describe(chosen), bfloat16_speed=speed)
 
 
 def find_padding(task: PaddingTask) -> Padding:

@@ -325,11 +325,11 @@ def _dtype(spec: LmSpec, device: torch.device) -> str:
         return spec.dtype
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return "bfloat16" if not spec.exact and cpu_has_bfloat16() else "float32"
+    return "float32"
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX), so that it is faster than float32."""
+    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); else float32 is always faster."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported()) if supported is not None else False
 

@@ -14,10 +14,10 @@ DEFAULT_MODEL = "wiki-lm"
 
 @dataclass(frozen=True, slots=True)
 class LmSpec:
-    """Which LM, and how to run it. ``dtype`` and ``device``: a name, or ``auto`` for what the machine is good at.
+    """Which LM, and how to run it.
 
-    ``layer``: where its keys are, which says whether it is a causal LM or an encoder-decoder model. ``exact`` keeps an
-    ``auto`` dtype from trading precision for speed on a CPU, for where the LM's own probabilities count.
+    ``layer``: where its keys are, which says whether it is a causal LM or an encoder-decoder model. ``dtype`` ``auto``
+    is float32 on a CPU, bfloat16 on a GPU (float16 on one without it); ``device`` ``auto`` a GPU where there is one.
     ``identity``: the LM's own, for workers on a segment that knows the same LM by another (see ``recognition``).
     """
 
@@ -25,7 +25,6 @@ class LmSpec:
     layer: str = "ffn-input"
     dtype: str = "auto"
     device: str = "auto"
-    exact: bool = False
     identity: ModelIdentity | None = None
 
     @property
@@ -36,7 +35,10 @@ class LmSpec:
 
 @dataclass(frozen=True, slots=True)
 class LmFacts:
-    """What a job has to know of an LM before it runs it; ``layer`` and ``path`` are where its keys really lie."""
+    """What a job has to know of an LM before it runs it; ``layer`` and ``path`` are where its keys really lie.
+
+    ``bfloat16_speed``: how many times as fast as in float32 it is in bfloat16, where ``dtype`` was chosen by that.
+    """
 
     identity: ModelIdentity
     layer: str
@@ -47,6 +49,7 @@ class LmFacts:
     longest_context: int
     dtype: str
     device: str
+    bfloat16_speed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def scored_parts(
         yield from window_scores(model, windows, tokens, batch_tokens, sources)
         return
     loaded = model.loaded
-    spec = LmSpec(str(loaded.folder.resolve()), layer, loaded.dtype, loaded.device.type, exact=True)
+    spec = LmSpec(str(loaded.folder.resolve()), layer, loaded.dtype, loaded.device.type)
     batches = batches_to_score(model, windows, tokens, batch_tokens, sources)
     tasks = (
         BatchesTask(

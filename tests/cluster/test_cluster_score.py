@@ -128,7 +128,7 @@ def test_a_distance_does_not_depend_on_what_else_is_in_the_product():
 
 @pytest.fixture(scope="module")
 def lm():
-    return key_model(LmSpec("wiki-lm", dtype="float32", device="cpu", exact=True))
+    return key_model(LmSpec("wiki-lm", dtype="float32", device="cpu"))
 
 
 def lm_parts(lm, runner):
@@ -158,7 +158,7 @@ def test_the_lm_s_batches_scored_by_workers_say_what_one_machine_says(lm, monkey
 def test_a_worker_with_another_lm_is_refused(lm):
     other = replace(lm.loaded.identity, weights="0" * 64)
     with pytest.raises(MismatchError, match="has another LM at wiki-lm than the command that scores"):
-        score_batches(BatchesTask(LmSpec("wiki-lm", dtype="float32", device="cpu", exact=True), other, (), {}))
+        score_batches(BatchesTask(LmSpec("wiki-lm", dtype="float32", device="cpu"), other, (), {}))
 
 
 def test_a_store_that_changed_meanwhile_is_refused(store, queries):

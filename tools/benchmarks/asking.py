@@ -66,7 +66,7 @@ def text_store(settings: Settings, work: Path, rows: int) -> Datastore:
 def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) -> AskedTokens:
     """Keys of, and what the LM says of, about ``count`` tokens: pieces of so many from all over the asked text."""
     recipe = store.manifest.key
-    model = key_model(LmSpec(settings.model, recipe.layer, "float32", exact=True))
+    model = key_model(LmSpec(settings.model, recipe.layer, "float32"))
     texts = _asked_texts(store, settings, model)
     parts = []
     last = max(0, len(texts.ids) - piece)

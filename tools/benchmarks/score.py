@@ -69,7 +69,7 @@ def window_batches(store: Datastore, options: ScoreOptions) -> tuple[list[tuple[
     """The windows of the text as ``score`` cuts and batches them, and the tokens that they score."""
     recipe = store.manifest.key
     # the LM as score loads it, so that it is loaded before the clock runs
-    loaded = key_model(LmSpec(str(options.model), recipe.layer, options.dtype, options.device, exact=True)).loaded
+    loaded = key_model(LmSpec(str(options.model), recipe.layer, options.dtype, options.device)).loaded
     _, texts = gather_texts(options, Stores([store]), loaded)
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
     return input_batches(windows, texts.read, loaded.bos), len(texts.ids)

@@ -75,7 +75,7 @@ class MadeKeys:
 
     @cached_property
     def _model(self) -> KeyModel:
-        return KeyModel(load_model(LmSpec(self._arguments.model, self._layer, exact=True)), self._layer)
+        return KeyModel(load_model(LmSpec(self._arguments.model, self._layer)), self._layer)
 
     @cached_property
     def _recipe(self) -> KeyRecipe:

@@ -82,7 +82,7 @@ class Walk:
     def scores(self) -> Scores:
         """What the LM says of the text."""
         recipe = self._store.manifest.key
-        model = key_model(LmSpec(self._arguments.model, recipe.layer, exact=True))
+        model = key_model(LmSpec(self._arguments.model, recipe.layer))
         return scores_of(model, some_texts(self._arguments.text, model, self._arguments.tokens), recipe)
 
     @cached_property

@@ -104,7 +104,7 @@ class Measured:
     @cached_property
     def _scores(self) -> Scores:
         recipe = self._store.manifest.key
-        model = KeyModel(load_model(LmSpec(str(self._model), recipe.layer, exact=True)), recipe.layer)
+        model = KeyModel(load_model(LmSpec(str(self._model), recipe.layer)), recipe.layer)
         return scores_of(model, some_texts(self._arguments.text, model, self._arguments.tokens), recipe)
 
     def alone(self) -> float:
