@@ -12,8 +12,6 @@ from knnstore.cli.commands import main
 
 # {at}: where the stores are; {out}: a folder for what is written beside them. Each finds what those before it left.
 COMMANDS = """
-ingest --store {at}a --corpus text --workers 0 --json
-index --store {at}a --json
 info --store {at}a --json
 neighbours --store {at}a --json --k 5 TEXT
 generate --store {at}a --json --max-new-tokens 3 --prompt TEXT
@@ -30,6 +28,8 @@ merge {at}a {at}b --into {at}both --json
 subset {at}both --into {at}half --sample 50% --json
 verify --store {at}a --json
 repair --store {at}a --json
+ingest --store {at}a --corpus text --workers 0 --json
+index --store {at}a --json
 remove --store {at}a --document text/0.txt --json
 restore --store {at}a --json
 log --store {at}a
