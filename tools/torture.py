@@ -57,7 +57,7 @@ def share_out(parsed: argparse.Namespace) -> int:
     for part in parts:
         told = part.communicate()[0]
         if part.returncode not in (0, 1) or not told:
-            raise RuntimeError(f"{' '.join(map(str, part.args))} ended with {part.returncode}")
+            raise RuntimeError(f"{part.args!r} ended with {part.returncode}")
         outcome.add(json.loads(told.splitlines()[-1]))
     return tell(outcome, as_json=parsed.json)
 

@@ -40,6 +40,8 @@ class Group(click.Group):
         try:
             with memory_errors("this command"), _terminable():
                 return super().invoke(context)
+        except click.UsageError as error:
+            raise click.UsageError(without_secrets(error.format_message()), error.ctx) from error
         except KnnstoreError as error:
             show(f"Error: {without_secrets(str(error))}", err=True)
             context.exit(error.exit_code)

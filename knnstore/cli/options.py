@@ -18,21 +18,16 @@ if TYPE_CHECKING:
     from knnstore.datastore.store import Datastore
     from knnstore.scheduling import Runner
 
+# click's types of parameters are generic since 8.4
 if TYPE_CHECKING:
-    from click import ParamType
+    _IntParameter = click.ParamType[int]
 else:
-
-    class ParamType(click.ParamType):
-        """click's own, which is generic only since 8.4."""
-
-        def __class_getitem__(cls, _: Any) -> type:
-            return cls
-
+    _IntParameter = click.ParamType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Size(ParamType[int]):
+class Size(_IntParameter):
     """Bytes, written as people do."""
 
     name = "size"
@@ -45,7 +40,7 @@ class Size(ParamType[int]):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
-class OutputFolder(ParamType[Path]):
+class OutputFolder(click.ParamType[Path]):
     """A folder that results are written to; only this machine has those."""
 
     name = "folder"

@@ -13,6 +13,7 @@ from knnstore.scheduling.worker import Terms, library_versions
 from knnstore.sizes import format_size
 
 PATIENCE_SECONDS = 30.0
+_MOST_PER_CORE = 16  # worker processes
 _WAITING_SECONDS = 2.0  # without an answer, after which a person is told what the command waits for
 _DASK_LOGGERS = ("distributed", "tornado", "asyncio")
 Say = Callable[[str], None]
@@ -23,10 +24,16 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
     """A Dask cluster of ``workers`` processes on this machine for the length of the context; 0 runs in this process.
 
     Each worker runs one task at a time with its share of the cores, and with one of the ``gpus`` if any are named.
+    Raises UsageError for more processes than could ever pay.
     """
     if workers == 0:
         yield SerialRunner()
         return
+    if workers > (most := _MOST_PER_CORE * available_cores()):
+        raise UsageError(
+            f"--workers {workers}: this machine has {available_cores()} cores, and more than {most} processes "
+            "only slow each other down; give as many as there are cores"
+        )
     import dask  # noqa: PLC0415 - a second's import, only where it is used
     from distributed import Client, LocalCluster  # noqa: PLC0415
 

@@ -176,7 +176,7 @@ def _stage(commands: tuple[str, ...]) -> str:
 
 def _make_stages(work: Path, writers: list[_Writer]) -> None:
     """Make the stores that the writers find, each from the one that a command less makes."""
-    made = {()}
+    made: set[tuple[str, ...]] = {()}
     for writer in writers:
         for length in range(1, len(writer.before) + 1):
             commands = writer.before[:length]

@@ -72,7 +72,7 @@ def repair_one(store: Path, name: str, expected: list[Any]) -> tuple[str, str]:
     if code not in (0, 1) or (code and "left      " not in told):
         return "failed", f"ended with {code}: {told}"
     if code:
-        return "left", _wrongly_left(store, name) and told
+        return "left", told if _wrongly_left(store, name) else ""
     if not report.intact:
         return "wrong", f"{told}; {report.damages[:3]}"
     same = all(np.array_equal(one, other) for one, other in zip(neighbours(store), expected, strict=True))
@@ -93,4 +93,4 @@ def neighbours(store: Path) -> list[Any]:
     queries = np.random.default_rng(0).normal(size=(3, opened.segments[0].dimension)).astype(np.float32)
     searcher = Searcher(opened)
     found = exact_search(opened, queries, 4, rows=True), searcher.search(queries, 4, searcher.plan.nlist, rows=True)
-    return [array for one in found for array in (np.sort(one.rows), np.sort(one.values))]
+    return [np.sort(array) for one in found for array in (one.rows, one.values) if array is not None]
