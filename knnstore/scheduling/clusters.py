@@ -1,9 +1,12 @@
 """Where the workers come from: processes of this machine for the length of a command, or a cluster that exists."""
 
+import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from knnstore.errors import ResourceError, UsageError
@@ -127,14 +130,17 @@ def cluster_runner(
             dask.config.set({"distributed.comm.timeouts.connect": f"{patience:g}s"}),
             _said_if_slow(say, f"waiting   for the Dask scheduler at {where}, for up to {patience:g} seconds"),
         ):
-            client = Client(address, scheduler_file=scheduler_file, timeout=patience, set_as_default=False)
+            # looked at first: a client that fails over its address takes a minute to close
+            place = _checked(address) if address else _read_address(str(scheduler_file), patience)
+            client = Client(place, timeout=patience, set_as_default=False)
     except OSError as error:
         raise ResourceError(
             f"no Dask scheduler answers at {where} within {patience:g} seconds ({_first_line(error)}): "
             "start it with 'dask scheduler', or give its address with --scheduler"
         ) from error
     except ValueError as error:
-        raise UsageError(f"--scheduler {where}: {_first_line(error)}; an address looks like tcp://HOST:8786") from error
+        option = "--scheduler" if address else "--scheduler-file"
+        raise UsageError(f"{option} {where}: {_first_line(error)}; an address looks like tcp://HOST:8786") from error
     with _muted("distributed"), _closed_quietly(client):
         workers = client.scheduler_info()["workers"]
         _require_memory(workers, memory)
@@ -145,6 +151,36 @@ def cluster_runner(
             yield runner
         finally:
             runner.release_workers()
+
+
+def _checked(address: str) -> str:
+    """Return a scheduler's address. Raises ValueError for one that can be no scheduler's."""
+    from distributed.comm.addressing import parse_address, parse_host_port  # noqa: PLC0415
+    from distributed.comm.registry import get_backend  # noqa: PLC0415
+
+    scheme, place = parse_address(address)
+    get_backend(scheme)
+    if scheme == "inproc":
+        if place.count("/") != 2:
+            raise ValueError("it names no scheduler of this process")
+    elif not 0 < int(parse_host_port(place)[1]) < 2**16:
+        raise ValueError(f"port {parse_host_port(place)[1]} is not between 1 and 65535")
+    return address
+
+
+def _read_address(path: str, patience: float) -> str:
+    """Return the address in the file that a scheduler writes when it starts, once the file is there.
+
+    Raises OSError if it isn't after ``patience`` seconds, ValueError for a file that no scheduler wrote.
+    """
+    end = time.monotonic() + patience
+    while not Path(path).exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    with Path(path).open("rb") as file:
+        written = json.loads(file.read(2**20))
+    if not isinstance(written, dict) or not isinstance(written.get("address"), str):
+        raise ValueError("no scheduler wrote this file: it names no address")  # noqa: TRY004 - the value is wrong
+    return _checked(written["address"])
 
 
 @contextmanager

@@ -340,3 +340,27 @@ def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatc
     with local_runner(1) as runner:
         assert list(runner.run(abs, [-3])) == [3]
     assert logged_by_dask == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"address": "$HOME"}, "--scheduler .HOME: missing port"),
+        ({"address": "tcp://127.0.0.1:99999"}, "port 99999"),
+        ({"address": "nowhere://x:1"}, "unknown address scheme"),
+        ({"address": "inproc://nowhere"}, "no scheduler of this process"),
+        ({"scheduler_file": "written"}, "--scheduler-file written: no scheduler wrote this file"),
+    ],
+)
+def test_an_address_that_no_scheduler_can_have_is_refused_before_a_client_is_made(given, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "written").write_text("{}")
+    monkeypatch.setattr("distributed.Client", None)
+    with pytest.raises(UsageError, match=words), cluster_runner(**given):
+        pass
+
+
+def test_a_scheduler_file_that_nobody_writes_is_waited_for_only_so_long(tmp_path):
+    waiting = cluster_runner(scheduler_file=str(tmp_path / "none"), patience=0.1)
+    with pytest.raises(ResourceError, match=r"within 0\.1 seconds"), waiting:
+        pass

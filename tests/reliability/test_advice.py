@@ -87,7 +87,8 @@ def as_another(function):
 
     def other():
         if os.getuid() == 0:
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            with contextlib.suppress(PermissionError):  # root without capabilities is refused like anybody else
+                os.setresuid(NOBODY, NOBODY, NOBODY)
         return function()
 
     return in_process(other)
