@@ -103,7 +103,11 @@ def test_new_text_shares_nothing_and_nothing_is_warned_of(stores, tmp_path):
     assert "0.0 % of the tokens" in score_text(report) and "--exclude-overlap" not in score_text(report)
 
 
-@pytest.mark.parametrize("how", [{"exact": True}, {"quantised": True}, {}, {"runner": Workers()}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{"exact": True}, {"quantised": True}, {}, {"runner": Workers()}],
+    ids=["exact", "quantised", "lists", "on workers"],
+)
 def test_excluding_overlap_is_leaving_its_sources_out_of_every_kind_of_search(stores, copied, how):
     without = run(stores[:1], without=tuple(copied), **how)
     excluded = run(stores[:1], exclude_overlap=True, **how)
