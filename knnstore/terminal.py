@@ -28,11 +28,20 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def columns(stream: TextIO | None = None) -> int:
     """Return the columns that text may take on a stream, stdout by default: its terminal's, at most ``WIDTH``."""
+    return max(_NARROWEST, min(WIDTH, _terminal_columns(stream or sys.stdout) or WIDTH))
+
+
+def fits(width: int) -> bool:
+    """Return whether lines of so many columns fit stdout: any do where it is no terminal."""
+    return width <= (_terminal_columns(sys.stdout) or width)
+
+
+def _terminal_columns(stream: TextIO) -> int | None:
+    """Return the columns of a stream's terminal but one, for terminals that wrap at the last; None if it has none."""
     try:
-        width = os.get_terminal_size((stream or sys.stdout).fileno()).columns
+        return os.get_terminal_size(stream.fileno()).columns - 1
     except (OSError, ValueError):  # not a terminal, or no file at all
-        return WIDTH
-    return max(_NARROWEST, min(WIDTH, width - 1))
+        return None
 
 
 def fit(text: str, stream: TextIO | None = None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knnstore.terminal import MARGIN, columns
+from knnstore.terminal import MARGIN, columns, fits
 
 if TYPE_CHECKING:  # it brings torch along, and what is said of a store needs none
     from knnstore.score.result import Setting
@@ -73,7 +73,7 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str
     Where the terminal is too narrow for it, each row becomes a few lines of its own, with the header's words.
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if sum(widths) + 2 * (len(widths) - 1) > columns():
+    if not fits(sum(widths) + 2 * (len(widths) - 1)):
         return [line for row in rows[1:] for line in _lines_of_cells(rows[0], row)]
     return [
         "  ".join(
