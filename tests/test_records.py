@@ -23,7 +23,7 @@ manifests = st.builds(
     st.just(1),
     models,
     recipes,
-    st.lists(st.from_regex(r"[0-9]{4}", fullmatch=True), max_size=3).map(tuple),
+    st.lists(st.from_regex(r"[0-9]{4}", fullmatch=True), max_size=3, unique=True).map(tuple),
     st.none() | st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
 )
 plans = st.builds(
@@ -160,7 +160,7 @@ def test_the_manifest_of_another_version_says_which_and_what_to_do(tmp_path, cha
     (tmp_path / "knnstore.json").write_text(json.dumps(found))
     with pytest.raises(MismatchError, match=told) as caught:
         load_manifest(tmp_path)
-    assert f"make the store anew with 'knnstore ingest --corpus PATH --store {tmp_path} --overwrite'" in str(
+    assert f"make the store again with 'knnstore ingest --corpus PATH --store {tmp_path} --overwrite'" in str(
         caught.value
     )
 

@@ -77,7 +77,8 @@ def compare(store: Datastore, corpus: Any, inside: Callable[[str], bool], takedo
     tables = [segment.documents.table.take(numbers) for segment, numbers in zip(store.segments, stale, strict=True)]
     # the number of a record that is stored already may have moved, and says nothing of the one that had it
     told = new | copies | (known & _named_for_good(corpus))
-    renewed = told & _named(corpus, pa.chunked_array([names_of(table) for table in tables]))
+    names = [chunk for table in tables for chunk in names_of(table).chunks]
+    renewed = told & _named(corpus, pa.chunked_array(names, pa.large_string()))
     wanted = names_of(corpus.filter(pa.array(renewed)))
     replaced: dict[str, Int64] = {}
     gone: dict[str, Int64] = {}

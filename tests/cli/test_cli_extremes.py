@@ -193,7 +193,7 @@ def fault(done):
     if "\x1b" in done.output or "SECRET" in done.output:
         return f"printed as it came: {done.output[-300:]!r}"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    if done.exit_code and not (lines and any(line.startswith("Error: ") for line in lines)):
+    if done.exit_code and not any(line.startswith("Error: ") or ": error: " in line for line in lines):  # argparse's
         return f"no sentence: {done.stderr[-300:]!r}"
     return None
 

@@ -117,7 +117,7 @@ def test_a_new_segment_gets_lists_of_its_own_and_nothing_else_is_touched(many, b
     first = index(Datastore(both.root), nlist=16)
     before = {name: data for name, data in bytes_of(both.root).items() if name != "knnstore.json"}
     publish(both.root, replace(Datastore(both.root).manifest, segments=("0000", "0001")), "ingest", "for a test")
-    with pytest.raises(UnfinishedError, match=r"700 keys of .* aren't in its index yet.*adds them alone"):
+    with pytest.raises(UnfinishedError, match=r"700 keys of .* are not in its index yet.*adds them"):
         Searcher(Datastore(both.root))
     second = index(Datastore(both.root))
     assert (second.name, second.new_rows, second.rows) == (first.name, 700, 2700)

@@ -120,6 +120,15 @@ def test_a_changed_document_replaces_the_old_one_and_one_that_is_gone_is_pruned_
     assert counts(run()[0]) == NOTHING | {"added": 1, "unchanged": 4}  # pruned isn't taken down
 
 
+def test_a_document_of_a_later_segment_may_change_while_the_first_segment_stays_as_it_is(run, books, texts):
+    run(holdout=0)
+    (books / NAMES[5]).write_text(texts[NAMES[5]])
+    run(holdout=0)
+    (books / NAMES[5]).write_text(texts[NAMES[6]])
+    report, _ = run(holdout=0)
+    assert (report.changed, report.unchanged) == (1, 5)
+
+
 def test_a_run_with_other_patterns_adds_what_they_choose_and_prunes_nothing_else(run, books, texts, tmp_path):
     for name, other in (("a.py", NAMES[5]), ("gone.py", NAMES[6])):
         (books / name).write_text(texts[other])

@@ -89,7 +89,7 @@ def test_a_store_that_grew_shrank_was_compacted_and_merged_has_the_perplexity_of
     assert result["keys"] == Datastore(folder / "fewer.knnstore").rows
 
     log = typed(folder, "log", "--store", "s")
-    assert [line.split("  ")[-1].split(":")[0] for line in log.splitlines()[1:7]] == [
+    assert [line.split(":")[2].split("  ")[-1] for line in log.splitlines()[1:7]] == [
         "ingest", "index", "ingest", "index", "remove", "compact",
     ]  # fmt: skip
     assert "add 4 documents" in log
@@ -144,7 +144,7 @@ def test_a_takedown_killed_with_minus_nine_goes_on_by_the_same_command(grown, fo
     assert report["names"] == [grown[1]]
     assert bytes_of(root) == bytes_of(folder / "t.knnstore")
     assert grown[1].encode() not in everything_in(root)
-    assert [line.split("  ")[-1].split(":")[0] for line in typed(folder, "log", "--store", "s").splitlines()[-2:]] == [
+    assert [line.split(":")[2].split("  ")[-1] for line in typed(folder, "log", "--store", "s").splitlines()[-2:]] == [
         "remove", "compact",
     ]  # fmt: skip
 

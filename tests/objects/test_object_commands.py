@@ -1,6 +1,7 @@
 """Commands that read, derive and exchange stores say the same of a bucket as of a disk, and leave the same bytes."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -54,6 +55,9 @@ def places(two_stores, tmp_path, monkeypatch, s3, client):
     return tmp_path
 
 
+_RATES = r'"\w+_per_second": [\d.e+]+, '
+
+
 def said(command, at, out):
     words = [word.format(at=at, out=out) for word in command.split()]
     done = CliRunner().invoke(main, [word if word != "TEXT" else "the value of the" for word in words])
@@ -70,7 +74,7 @@ def test_a_bucket_answers_every_command_as_a_disk_does(places, client, bytes_of)
         if command.startswith("score"):  # it tells how long it took
             assert here.splitlines()[:3] == there.splitlines()[:3]
         else:
-            assert here == there, command
+            assert re.sub(_RATES, "", here) == re.sub(_RATES, "", there), command
             assert "--json" not in command or json.loads(here)
     for name in ("a", "both", "half"):  # all but the log, which tells who and when
         found = objects_of(client, f"commands/{name}.knnstore")
