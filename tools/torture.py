@@ -1,6 +1,6 @@
 """Torture: break a store in every way that a machine, a disk or a stranger could, and see that nothing is lost.
 
-    python tools/torture.py NAME [--n N] [--seed S] [--json]
+    python tools/torture.py NAME [--n N] [--seed S] [--json] [--case CASE]
 
     crashes  kill, tear, cut the power, fill or break the disk at any of the durable operations of each command, and
              run it again: the bytes of a run that nothing interrupted
@@ -40,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return share_out(parsed)
     with tempfile.TemporaryDirectory(dir=parsed.work) as folder:
         module = importlib.import_module(f"faults.{parsed.name}")
-        part = {"part": parsed.part} if parsed.part else {}
-        outcome = module.torture(parsed.n or CASES[parsed.name], parsed.seed, Path(folder), **part)
+        options = {"part": parsed.part, "stories": parsed.case}
+        given = {name: value for name, value in options.items() if value}
+        outcome = module.torture(parsed.n or CASES[parsed.name], parsed.seed, Path(folder), **given)
     return tell(outcome, as_json=parsed.json)
 
 
@@ -78,6 +79,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
     parser.add_argument("--part", type=part_of, help=argparse.SUPPRESS)
+    parser.add_argument("--case", action="append", help="of frozen: this one alone, as it is printed; can be repeated")
     parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")
     return parser
 

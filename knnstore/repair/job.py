@@ -13,13 +13,14 @@ from knnstore.atomic import write_atomically
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.history import load_change, publish, record_path
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
-from knnstore.errors import KnnstoreError
+from knnstore.errors import KnnstoreError, LockedError
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
@@ -27,7 +28,7 @@ from knnstore.records import from_json, to_json
 from knnstore.repair.segments import Remaker, work_of
 from knnstore.scheduling import Runner
 from knnstore.suffixes.build import build_suffixes
-from knnstore.verify import UNRECORDED, Damage, VerifyReport, verify
+from knnstore.verify import UNRECORDED, Damage, VerifyReport, require_store, verify
 from knnstore.verify.damage import needed_keys
 from knnstore.verify.mending import mended_file
 
@@ -78,26 +79,30 @@ class RepairReport:
 def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporter | None = None) -> RepairReport:
     """Repair the store at ``root`` as far as its copies, the LM and the corpus allow.
 
-    Raises LockedError while another process writes; what can't be repaired is reported, never guessed.
+    Raises LockedError while another process writes, or if one has taken the store over; StoreNotFoundError if there is
+    no store. What can't be repaired is reported, never guessed.
     """
     reporter = reporter or Reporter()
-    before = verify(root, reporter)
+    require_store(root)
     work = _Repair(root, options, runner, reporter)
-    resumed = work.interrupted() is not None
-    if before.intact and not resumed:
-        return RepairReport(str(root), (), ())
-    with writing(root):
+    with writing(root, reporter.say) as edit:
+        before = work.verified(edit)
+        resumed = work.interrupted() is not None
+        if before.intact and not resumed:
+            return RepairReport(str(root), (), ())
         work.mend(before.damages)
-        now = verify(root, reporter) if work.done else before
+        now = work.verified(edit) if work.done else before
         if work.bring_back(now.damages):
-            now = verify(root, reporter)
+            now = work.verified(edit)
         work.segments(now.damages)
         damaged_index = [damage for damage in now.damages if damage.source == "keys"]
         work.drop_from_index(damaged_index)
     work.rebuild_suffixes([damage for damage in now.damages if damage.source == "values"])
     if rebuild := work.interrupted():
         work.rebuild_index(rebuild, damaged_index)
-    return replace(work.report(before, verify(root, reporter)), resumed=resumed)
+    with writing(root, reporter.say) as edit:
+        after = work.verified(edit)
+    return replace(work.report(before, after), resumed=resumed)
 
 
 class _Repair:
@@ -110,6 +115,15 @@ class _Repair:
         self._reporter = reporter
         self.done: dict[str, str] = {}
         self.failed: dict[str, str] = {}
+
+    def verified(self, edit: Edit) -> VerifyReport:
+        """What is damaged in a store that is held for writing.
+
+        Raises LockedError if another writer has taken it over: files that are in the making look like damage.
+        """
+        report = verify(self._root, self._reporter)
+        edit.require()
+        return report
 
     def mend(self, damages: Iterable[Damage]) -> None:
         """Put single bits of small files right."""
@@ -128,6 +142,8 @@ class _Repair:
         for name, mine in by_segment.items():
             try:
                 self._segment(Segment(segment_root(self._root, name)), mine)
+            except LockedError:
+                raise
             except KnnstoreError as error:  # its plan can't be read: nothing of it can be made again
                 self.failed |= {damage.path: str(error) for damage in mine}
 
@@ -265,6 +281,8 @@ class _Repair:
     def _attempt(self, damages: list[Damage], make: Callable[[], str]) -> bool:
         try:
             how = make()
+        except LockedError:
+            raise
         except (KnnstoreError, OSError) as error:
             self.failed |= {damage.path: str(error) for damage in damages}
             return False

@@ -1,6 +1,6 @@
 """``knnstore verify``: every byte of a store against the checksums that were recorded when it was written."""
 
-from knnstore.verify.check import UNRECORDED, VerifyReport, verify
+from knnstore.verify.check import UNRECORDED, VerifyReport, require_store, verify
 from knnstore.verify.damage import Damage, Source
 
-__all__ = ["UNRECORDED", "Damage", "Source", "VerifyReport", "verify"]
+__all__ = ["UNRECORDED", "Damage", "Source", "VerifyReport", "require_store", "verify"]

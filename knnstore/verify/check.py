@@ -62,11 +62,8 @@ class _Coverage:
 def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     """Read every file of the store at ``root``. Raises StoreNotFoundError if there is no store."""
     reporter = reporter or Reporter()
-    if not root.is_dir():
-        raise StoreNotFoundError(f"no store at {root}: see 'knnstore ingest --help' to make one")
+    require_store(root)
     entries = dict(entries_below(root))
-    if root / MANIFEST_FILE not in entries:
-        raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
     need = needed(root)
     leftovers = [path for path in files if need.is_leftover(path)]
@@ -91,6 +88,15 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
         leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
         finished=bool(finished),
     )
+
+
+def require_store(root: Path) -> None:
+    """Raise StoreNotFoundError unless there is a store at ``root``, be it damaged."""
+    if not root.is_dir():
+        raise StoreNotFoundError(f"no store at {root}: see 'knnstore ingest --help' to make one")
+    manifest = root / MANIFEST_FILE
+    if not (manifest.exists() or manifest.is_symlink()):
+        raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")
 
 
 def _cover(files: list[Path]) -> _Coverage:

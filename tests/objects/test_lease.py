@@ -19,6 +19,9 @@ from knnstore.datastore.sweeping import next_segment, remove_tree
 from knnstore.errors import LockedError, UsageError
 from knnstore.objects import guard, lease
 from knnstore.objects.path import version_of
+from knnstore.repair import RepairOptions, repair
+from knnstore.scheduling import SerialRunner
+from knnstore.verify import check
 
 MOST_SECONDS = 60
 FIRST = Manifest("knnstore", 1, ModelIdentity("m", "0", "0", "0", 10), KeyRecipe("hidden", 8, 16, 8), (), None)
@@ -122,6 +125,7 @@ def asleep(quick, monkeypatch):
 
 def take_over(url, monkeypatch, work):
     with monkeypatch.context() as here:
+        here.setattr(lease, "LAPSED_SECONDS", 0.2)  # whom it waits for never renews the lock
         here.setattr(edits, "version_of", version_of)
         here.setattr(edits, "_edits", {})
         here.setattr(guard, "_guards", [])
@@ -190,6 +194,26 @@ def test_a_writer_that_was_replaced_removes_nothing_and_writes_under_no_name_of_
 
 def own_segment_is(url, name):
     return own_segment(url, segment_root(url, name)).name == name
+
+
+@pytest.mark.parametrize("turn", [1, 2], ids=["what is there", "what is left"])
+def test_a_repair_that_was_replaced_reports_no_damage_where_another_is_at_work(url, quick, monkeypatch, turn):
+    save_manifest(url, FIRST)
+    (url / "notes.txt").write_bytes(b"damage that no repair can undo")
+    monkeypatch.setattr(lease, "RENEWED_SECONDS", 3600)
+    listings, real = [], check.missing_states
+
+    def freeze_and_look(root, files):
+        listings.append(files)
+        if len(listings) == turn:
+            take_over(url, monkeypatch, lambda: publish(url, load_manifest(url), "index", "the other's"))
+        return real(root, files)  # the other's record isn't among the files that were listed
+
+    monkeypatch.setattr(check, "missing_states", freeze_and_look)
+    with pytest.raises(LockedError, match=r"another writer took .* over.*run the same command again"):
+        repair(url, RepairOptions(), SerialRunner())
+    monkeypatch.setattr(check, "missing_states", real)
+    assert [damage.path for damage, _ in repair(url, RepairOptions(), SerialRunner()).left] == ["notes.txt"]
 
 
 def test_what_a_dead_writer_left_is_continued_in_a_copy_and_the_epoch_stays(url, asleep, monkeypatch):

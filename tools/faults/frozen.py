@@ -9,11 +9,12 @@ when it is repeated.
 import os
 import pickle
 import random
+import re
 import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,9 +27,11 @@ from faults.forking import in_process
 from faults.material import make_corpus, make_model, run
 from faults.outcome import Outcome
 from knnstore.datastore import history
+from knnstore.datastore.locking import holder
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.selection import origins_of
 from knnstore.datastore.store import Datastore
+from knnstore.errors import StoreNotFoundError
 from knnstore.objects import lease
 from knnstore.objects.path import path_of
 from knnstore.verify import verify
@@ -60,7 +63,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "import": ("import", "--keys", "keys.npy", "--vals", "values.npy", "--dim", "16", "--store", "{at}/imported"),
     "repair": ("repair", "--store", "{at}/books"),
 }
+_INGESTED = {
+    "ingest": {f"books/{number}.txt" for number in range(6)},
+    "append": {"more/0.txt", "more/1.txt"},
+    "append others": {"other/0.txt", "other/1.txt"},
+    "overwrite": {f"books/{number}.txt" for number in range(6)},
+}
+_REMOVED = {"remove": {"books/2.txt"}, "remove another": {"books/4.txt"}}
+"""The documents that a command puts into ``books``, or takes out."""
 _SECOND = (*_INGEST[:-1], "{at}/second", "--corpus", "other/")
+_STORY = re.compile(
+    r"(?P<writer>.+) (?P<how>frozen|killed) (?P<when>before|after) (?P<kind>.+) (?P<turn>[0-9]+), then (?P<rival>.+)"
+)
 _EXPORT = ("export", "--store", "{at}/books", "--out", ".")
 
 _YOUNG = ("ingest",)
@@ -90,22 +104,18 @@ _MADE = {"subset": "half", "merge": "both", "import": "imported"}
 """The stores that are made, where that isn't ``books``."""
 
 
-def torture(count: int, seed: int, folder: Path) -> Outcome:
+def torture(count: int, seed: int, folder: Path, stories: Sequence[str] = ()) -> Outcome:
     """``count`` writers, spread over all commands and all kinds of their requests; one in four is killed.
 
+    ``stories``: these cases alone, each as it is printed, on every kind of store that fits it.
     ``lost``: an acknowledged change isn't there, or a command ended otherwise than with a result or a sentence.
     ``silent``: a file isn't what was written.
     """
     outcome, generator = Outcome("frozen"), random.Random(seed)
     with bucket(folder), _material(folder) as work:
-        chosen = sorted(generator.sample(range(len(WRITERS)), min(count, len(WRITERS))))
-        writers = [_Writer(number, *WRITERS[chosen[number]]) for number in range(len(chosen))]
-        _make_stages(work, writers)
-        for some in _in_turns([partial(_count_all, work, part) for part in _dealt(writers)]):
-            for number, kinds in some:
-                writers[number].kinds = kinds
-        cases = _cases(writers, count, generator)
-        outcome.count("kinds of requests", len({kind for writer in writers for kind in writer.kinds}))
+        cases = _retold(stories) if stories else _drawn(work, count, generator, outcome)
+        if stories:
+            _make_stages(work, [case.writer for case in cases])
         for found in _in_turns([partial(_try_all, work, part) for part in _dealt(cases)]):
             outcome.tried += found.tried
             outcome.lost += found.lost
@@ -113,6 +123,34 @@ def torture(count: int, seed: int, folder: Path) -> Outcome:
             outcome.counts += found.counts
             outcome.told += found.told
     return outcome
+
+
+def _drawn(work: Path, count: int, generator: random.Random, outcome: Outcome) -> "list[_Case]":
+    """Cases of all writers, whose requests are counted first."""
+    chosen = sorted(generator.sample(range(len(WRITERS)), min(count, len(WRITERS))))
+    writers = [_Writer(number, *WRITERS[chosen[number]]) for number in range(len(chosen))]
+    _make_stages(work, writers)
+    for some in _in_turns([partial(_count_all, work, part) for part in _dealt(writers)]):
+        for number, kinds in some:
+            writers[number].kinds = kinds
+    outcome.count("kinds of requests", len({kind for writer in writers for kind in writer.kinds}))
+    return _cases(writers, count, generator)
+
+
+def _retold(stories: Sequence[str]) -> "list[_Case]":
+    """The cases that are told of so. Raises ValueError for one that there can't be."""
+    cases: list[_Case] = []
+    for story in stories:
+        told = _STORY.fullmatch(story)
+        fitting = [one for one in WRITERS if told and told["writer"] == one[0] and told["rival"] in one[2]]
+        if told is None or not fitting:
+            raise ValueError(
+                f"there is no case {story!r}: give one as 'remove frozen before put log/json 1, then index'"
+            )
+        for one in fitting:
+            writer, after, dies = _Writer(len(cases), *one), told["when"] == "after", told["how"] == "killed"
+            cases.append(_Case(len(cases), writer, told["rival"], told["kind"], int(told["turn"]), after, dies))
+    return cases
 
 
 @dataclass(slots=True)
@@ -238,12 +276,20 @@ def _try_all(work: Path, cases: list[_Case]) -> Outcome:
 def _try(outcome: Outcome, work: Path, case: _Case) -> None:
     writer, name = case.writer, f"case-{case.number}"
     at = f"s3://{_BUCKET}/{name}"
+    root = path_of(f"{at}/{writer.store}.knnstore")
     _copy(writer.stage, name)
     requests = _Requests(case.kind, case.turn, signal.SIGKILL if case.dies else signal.SIGSTOP, after=case.after)
+    begun = in_process(partial(_state, root))
     started = _Started(partial(_traced, requests, work, writer.name, at))
     stopped = started.wait()
+    # One that is stopped before it holds the store, and has published nothing, rightly follows the other.
+    follows = stopped and in_process(lambda: holder(root) is None and _state(root) == begun)
     code, told = in_process(partial(_run, work, case.rival, at))
-    if code and not (case.rival == writer.name and "already" in told):
+    rivals = [case.rival]
+    if code and writer.name == "overwrite" and "hasn't ended" in told and in_process(partial(_discarded, root)):
+        outcome.count("found a discarded store")
+        rivals = []
+    elif code and not (case.rival == writer.name and "already" in told):
         outcome.lose(f"{case.story}: the other ended with {code}: {told}")
     if stopped:
         os.kill(started.pid, signal.SIGCONT)
@@ -253,18 +299,26 @@ def _try(outcome: Outcome, work: Path, case: _Case) -> None:
         outcome.count("refused" if code else "had published")
         if code and ("Error: " not in told or any(word in told for word in _FORBIDDEN)):
             outcome.lose(f"{case.story}: it ended with {code}: {told}")
-    acknowledged = [case.rival] if ended is None or ended[0] else [writer.name, case.rival]
-    _check(outcome, case, at, acknowledged)
+    if ended is None or ended[0]:
+        possible = [[*done, *rivals] for done in ([], ["discard"], [writer.name])]
+        _check(outcome, case, root, rivals, possible[:1] if follows else possible)
+    else:
+        acknowledged = [*rivals, writer.name] if follows else [writer.name, *rivals]
+        _check(outcome, case, root, acknowledged, [acknowledged])
     code, told = in_process(partial(_run, work, writer.name, at))
     if code:
         outcome.lose(f"{case.story}: repeated, it ended with {code}: {told}")
-    _check(outcome, case, at, [case.rival, writer.name])
+    acknowledged = [*rivals, writer.name]
+    _check(outcome, case, root, acknowledged, [acknowledged, [writer.name, *acknowledged]])
 
 
-def _check(outcome: Outcome, case: _Case, at: str, acknowledged: list[str]) -> None:
-    """See that the changes are there, oldest first, and that every file is what was written."""
-    root = path_of(f"{at}/{case.writer.store}.knnstore")
-    missing, damages = in_process(lambda: (_missing(root, acknowledged), _damages(root)))
+def _check(outcome: Outcome, case: _Case, root: Path, acknowledged: list[str], possible: list[list[str]]) -> None:
+    """See that the changes are there, oldest first, and that every file is what was written.
+
+    ``possible``: all changes that there may have been, oldest first, of which the store's documents are one result.
+    """
+    documents = [_documents((*case.writer.before, *commands)) for commands in possible]
+    missing, damages = in_process(lambda: (_missing(root, acknowledged, documents), _damages(root)))
     if missing:
         outcome.lose(f"{case.story}: after {acknowledged} {missing}")
     if damages and (case.writer.name != "repair" or "repair" in acknowledged):
@@ -272,29 +326,55 @@ def _check(outcome: Outcome, case: _Case, at: str, acknowledged: list[str]) -> N
         outcome.told.append(f"{case.story}: {damages}")
 
 
-def _missing(root: Path, acknowledged: list[str]) -> str:
+def _documents(commands: tuple[str, ...]) -> set[str]:
+    """The documents of ``books`` after these commands."""
+    states: list[set[str]] = []
+    for command in commands:
+        names = states[-1] if states else set()
+        if command in ("overwrite", "discard"):
+            names = set()
+        elif command == "restore":
+            names = states[2]  # state 3 of a store with a past; before it, each command makes one state
+        names = names | _INGESTED.get(command, set())
+        states.append(names - _REMOVED.get(command, set()))
+    return states[-1] if states else set()
+
+
+def _missing(root: Path, acknowledged: list[str], documents: list[set[str]]) -> str:
     """What the last state lacks of the changes, in words."""
-    store = Datastore(root)
-    names = {str(document) for document in origins_of(store, {s.root.name: _live(store, s) for s in store.segments})}
-    wrong = []
+    wrong, manifest = [], load_manifest(root)
     if root.name == "books.knnstore":
-        for name, documents in (("append", "more/"), ("append others", "other/")):
-            if name in acknowledged and not any(document.startswith(documents) for document in names):
-                wrong.append(f"{documents} is missing")
-        if "remove" in acknowledged and "books/2.txt" in names and acknowledged[-1] not in ("overwrite", "restore"):
-            wrong.append("books/2.txt is there")
-        if acknowledged[-1] == "compact" and (len(store.segments) > 1 or store.manifest.removed):
+        names = _names(root) if manifest.segments else set()
+        if names not in documents:
+            wrong.append(f"the documents are {sorted(names)}, not {' or '.join(str(sorted(one)) for one in documents)}")
+        last = acknowledged[-1] if acknowledged else ""
+        if last == "compact" and (len(manifest.segments) > 1 or manifest.removed):
             wrong.append("it isn't compact")
-        if acknowledged[-1].startswith("index") and set(store.manifest.indexed) != set(store.manifest.segments):
+        if last.startswith("index") and set(manifest.indexed) != set(manifest.segments):
             wrong.append("not all is indexed")
-    if acknowledged[-1] == "overwrite" and names != {f"books/{number}.txt" for number in range(6)}:
-        wrong.append(f"the documents are {sorted(names)}")
-    if acknowledged[-1] == "overwrite":
-        wrong = [what for what in wrong if "documents are" in what]
     changes = [change.state.state for change in history.changes(root)]
-    if changes != list(range(1, load_manifest(root).state + 1)):
+    if changes != list(range(1, manifest.state + 1)):
         wrong.append(f"the log has {changes}")
     return ", ".join(wrong)
+
+
+def _names(root: Path) -> set[str]:
+    """The documents that can be found."""
+    store = Datastore(root)
+    return {str(document) for document in origins_of(store, {s.root.name: _live(store, s) for s in store.segments})}
+
+
+def _state(root: Path) -> int:
+    """How many states the store has had; 0 if it isn't there."""
+    try:
+        return load_manifest(root).state
+    except StoreNotFoundError:
+        return 0
+
+
+def _discarded(root: Path) -> bool:
+    """Whether the last change of the store was that what it held was discarded."""
+    return not load_manifest(root).segments and history.changes(root)[-1].kind == history.OVERWRITE
 
 
 def _live(store: Datastore, segment: Any) -> Any:
