@@ -121,10 +121,12 @@ def test_what_comes_later_is_indexed_beside_it_and_taken_back_again(tmp_path):
     publish(store.root, replace(load_manifest(store.root), segments=ended.segments), "ingest", "add 700 keys")
     report = build(Datastore(store.root))
     assert (report.new_rows, keys_on_disk(store.root)) == (700, ["0001"])
+    indexed = load_manifest(store.root).state
     restore(store.root)
     assert load_manifest(store.root).dropped == ("0000",)
     assert Datastore(store.root).rows == 2000
-    restore(store.root)
+    restore(store.root, indexed)
+    assert Datastore(store.root).rows == 2700
     build(Datastore(store.root), drop_keys=True)
     assert keys_on_disk(store.root) == []
     assert len(load_history(store.root).reach) == 1  # there is no way back to states that had them

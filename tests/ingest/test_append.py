@@ -208,7 +208,7 @@ def test_held_out_documents_stay_held_out_in_their_new_versions_too(run, books, 
     assert len(segment.queries()) == len(segment.query_tokens()) > 0
 
 
-@pytest.mark.parametrize("most", range(1, 7))
+@pytest.mark.parametrize("most", range(1, 8))
 def test_an_interrupted_append_goes_on_and_leaves_the_bytes_of_one_that_was_not(run, books, texts, bytes_of, most):
     run()
     shutil.copytree("s.knnstore", "whole.knnstore")
@@ -219,9 +219,10 @@ def test_an_interrupted_append_goes_on_and_leaves_the_bytes_of_one_that_was_not(
     _, every = run(store="whole", prune=True)
     assert every["write_keys"] >= 4
     with pytest.raises(InterruptedError):
-        run(most=most, prune=True)
+        run(most=most, prune=True)  # describe, survey, find the padding, tokenise, samples, then chunks of keys
     _, left = run(prune=True)
-    assert left["write_keys"] == every["write_keys"] - max(0, most - 4)
+    assert left["write_keys"] == every["write_keys"] - max(0, most - 5)
+    assert left.get("find_padding", 0) == (most < 3)
     assert bytes_of(Path("s.knnstore")) == bytes_of(Path("whole.knnstore"))
 
 
@@ -229,7 +230,7 @@ def test_an_interrupted_append_is_finished_first_if_the_corpus_has_changed_meanw
     run()
     (books / "new.txt").write_text(texts[NAMES[5]])
     with pytest.raises(InterruptedError):
-        run(most=5)  # describe, survey, tokenise, samples, one chunk of keys
+        run(most=6)  # describe, survey, find the padding, tokenise, samples, one chunk of keys
     (books / "newer.txt").write_text(texts[NAMES[6]])
     report, _ = run()
     assert counts(report) == NOTHING | {"added": 1, "unchanged": 6}

@@ -33,18 +33,23 @@ def ingest(here, *options):
 
 
 def fuzz(folder):
-    """Files that are read whatever the policy, and files of which something has to become."""
+    """Files that are read whatever the policy, and files that the policy decides on; no two have the same text."""
     (folder / "plain.txt").write_text(PLAIN)
     (folder / "rtl-emoji.md").write_text(RTL, encoding="utf-8")
-    (folder / "bom.txt").write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
-    (folder / "crlf.txt").write_bytes(PLAIN.replace("\n", "\r\n").encode())
+    (folder / "bom.txt").write_bytes(b"\xef\xbb\xbf" + f"after a mark {PLAIN}".encode())
+    (folder / "crlf.txt").write_bytes(f"on a line {PLAIN}".replace("\n", "\r\n").encode())
     (folder / "empty.txt").write_bytes(b"")
     (folder / "latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 4 + PLAIN.encode() + b"\xff\xfe")
     (folder / "nul.txt").write_bytes(PLAIN.encode() + b"\0\0" + PLAIN.encode())
     (folder / "cut-character.txt").write_bytes(PLAIN.encode() + "é".encode()[:1])
-    lines = [json.dumps({"text": PLAIN}), "{broken", json.dumps({"text": 7}), '{"text": "a \\ud800 lone surrogate"}']
+    lines = [
+        json.dumps({"text": f"a record {PLAIN}"}),
+        "{broken",
+        json.dumps({"text": 7}),
+        '{"text": "a \\ud800 lone surrogate"}',
+    ]
     (folder / "lines.jsonl").write_text("\n".join(lines) + "\n")
-    texts = pa.array([PLAIN.encode(), b"not \xff utf-8", None], pa.binary())
+    texts = pa.array([f"a cell {PLAIN}".encode(), b"not \xff utf-8", None], pa.binary())
     table = pa.table({"text": pa.Array.from_buffers(pa.string(), 3, texts.buffers())})
     pq.write_table(table, folder / "rows.parquet")
     (folder / "notes.pdf").write_bytes(b"%PDF")

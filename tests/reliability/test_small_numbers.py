@@ -60,7 +60,7 @@ def test_a_store_of_one_key_goes_through_every_stage(typed, tmp_path):
 
 
 def test_a_document_of_one_token_has_one_row_and_its_key_is_that_of_the_bos_alone(typed):
-    store, _ = typed(["a", "the store keeps every row that was read", "a"], INGEST)
+    store, _ = typed(["a", "the store keeps every row that was read", "b"], INGEST)
     table = store.segments[0].documents
     assert table.tokens.tolist()[0] == table.tokens.tolist()[2] == 1
     keys = store.segments[0].keys(0, store.rows)
