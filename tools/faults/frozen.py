@@ -42,6 +42,8 @@ _INGEST = ("ingest", "--workers", "0", "--chunk-rows", "256", "--context", "32",
 _INDEX = ("index", "--store", "{at}/books", "--nlist", "8", "--pq-bytes", "4")
 _REMOVE = ("remove", "--store", "{at}/books", "--document")
 _UNRECORDED = "is in no commit record"  # what is in flight, or was
+_UNFINISHED = ("hasn't ended: run the same 'knnstore ingest' again", "was begun with another corpus")
+"""What another command rightly says of a store that was discarded, and whose new ingest has begun."""
 _FORBIDDEN = ("--overwrite", "Traceback", "damaged")
 """What a writer that is refused because it was replaced must not say."""
 
@@ -286,7 +288,8 @@ def _try(outcome: Outcome, work: Path, case: _Case) -> None:
     follows = stopped and in_process(lambda: holder(root) is None and _state(root) == begun)
     code, told = in_process(partial(_run, work, case.rival, at))
     rivals = [case.rival]
-    if code and writer.name == "overwrite" and "hasn't ended" in told and in_process(partial(_discarded, root)):
+    unfinished = code and writer.name == "overwrite" and any(why in told for why in _UNFINISHED)
+    if unfinished and in_process(partial(_discarded, root)):
         outcome.count("found a discarded store")
         rivals = []
     elif code and not (case.rival == writer.name and "already" in told):
