@@ -5,6 +5,7 @@ import random
 import runpy
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -196,7 +197,12 @@ def test_parts_that_an_older_version_tokenised_become_the_store_of_the_present_o
     _, ran = run()
     assert ran["tokenise"] == 3
     run(store="new")
-    assert bytes_of(books.parent / "s.knnstore") == bytes_of(books.parent / "new.knnstore")
+    stores = [books.parent / f"{name}.knnstore" for name in ("s", "new")]
+    assert arrays_of(bytes_of(stores[0])) == arrays_of(bytes_of(stores[1]))
+    assert [Datastore(store).removed for store in stores] == [{}, {}]  # nothing had to be hidden
+    begun, new = (Datastore(store).segments[0].plan for store in stores)
+    assert (begun.special_tokens, new.special_tokens) == (None, False)  # its parts have them where the text spells them
+    assert replace(begun, special_tokens=False) == new
 
 
 def test_an_append_that_an_older_version_began_is_finished_with_each_text_once(run, books, older):
