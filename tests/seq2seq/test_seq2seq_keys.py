@@ -100,7 +100,7 @@ def test_stopping_early_changes_no_bit_of_the_keys(family, tokenizer, tokens):
 
 @pytest.fixture
 def mixed(family, tokenizer, tokens):
-    """A model with hooks that find, for every key, token 5 at no distance; and the same model's plain call."""
+    """A model with hooks that find, for every key, token 5 at no distance; the same model's plain call; the hooks."""
     model = family[0]
 
     def always_five(queries):
@@ -114,17 +114,18 @@ def mixed(family, tokenizer, tokens):
     with torch.inference_mode():
         plain = model(**inputs)
     hooks = MixtureHooks(model, key_model(model, tokenizer).point, always_five, lambda_=0.25, temperature=1.0)
-    yield model, inputs, plain
+    yield model, inputs, plain, hooks
     hooks.detach()
 
 
 def test_attached_the_logits_and_the_loss_are_the_mixtures(mixed):
-    model, inputs, plain = mixed
+    model, inputs, plain, _ = mixed
     with torch.inference_mode():
         output = model(**inputs)
     expected = 0.75 * plain.logits.softmax(-1)
     expected[..., 5] += 0.25
-    torch.testing.assert_close(output.logits.exp(), expected)
+    torch.testing.assert_close(output.logits.softmax(-1), expected)
+    torch.testing.assert_close(output.logits.logsumexp(-1), plain.logits.logsumexp(-1))
     there = inputs["labels"] >= 0
     targets = inputs["labels"][there][:, None]
     torch.testing.assert_close(output.loss, -expected[there].gather(1, targets).log().mean())
@@ -132,7 +133,7 @@ def test_attached_the_logits_and_the_loss_are_the_mixtures(mixed):
 
 
 def test_attached_it_generates_alike_with_and_without_a_cache_alone_and_in_a_batch(mixed):
-    model, inputs, _ = mixed
+    model, inputs, _, _ = mixed
     given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "forced_eos_token_id": None}
     together = model.generate(**given, **options)
@@ -143,15 +144,14 @@ def test_attached_it_generates_alike_with_and_without_a_cache_alone_and_in_a_bat
 
 
 def test_padding_of_the_decoder_is_left_to_the_model(mixed):
-    model, inputs, plain = mixed
+    model, inputs, plain, hooks = mixed
     mask = (inputs["labels"] >= 0).long()
     with torch.inference_mode():
         output = model(**inputs, decoder_attention_mask=mask)
-    torch.testing.assert_close(output.logits[mask == 1], model_mix(plain.logits)[mask == 1])
-    assert (output.logits[mask == 0].exp()[:, 5] < 0.2).all()
-
-
-def model_mix(logits):
-    mixed = 0.75 * logits.softmax(-1)
-    mixed[..., 5] += 0.25
-    return mixed.log()
+        hooks.detach()
+        alone = model(**inputs, decoder_attention_mask=mask)
+    expected = 0.75 * plain.logits[mask == 1].softmax(-1)
+    expected[:, 5] += 0.25
+    torch.testing.assert_close(output.logits[mask == 1].log_softmax(-1), expected.log())
+    assert (mask == 0).any()
+    assert torch.equal(output.logits[mask == 0], alone.logits[mask == 0])
