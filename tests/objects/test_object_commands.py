@@ -55,7 +55,7 @@ def places(two_stores, tmp_path, monkeypatch, s3, client):
     return tmp_path
 
 
-_RATES = r'"\w+_per_second": [\d.e+]+, '
+_RATES = r'"(?:\w+_per_second|other|bytes|bytes_per_key)": [\d.e+]+'  # of the log too, which says when
 
 
 def said(command, at, out):
