@@ -15,7 +15,7 @@ from knnstore.cli import main
 from knnstore.cli.options import Size
 
 SEED = int(os.environ.get("KNNSTORE_EXTREMES_SEED", "0"))
-VALUES_PER_OPTION = int(os.environ.get("KNNSTORE_EXTREMES", "2"))  # a larger number tries more of them
+VALUES_PER_OPTION = int(os.environ.get("KNNSTORE_EXTREMES", "1"))  # a larger number tries more of them
 _LONGEST = 120  # seconds of one command, after which it hangs
 
 NUMBERS = [
