@@ -153,6 +153,8 @@ def here(small_reference, tmp_path_factory):
     """A folder to work in, a function that makes it as it was, and what keeps commands from serving for ever."""
     import dask
 
+    from knnstore.scheduling import clusters
+
     folder = tmp_path_factory.mktemp("extremes")
     saved = folder.parent / "extremes.parquet"
 
@@ -173,6 +175,8 @@ def here(small_reference, tmp_path_factory):
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setattr("knnstore.explore.serve.serve", lambda *_: None)  # it would serve until it is interrupted
         patch.setattr("knnstore.demo.demo.__defaults__", (20_000,))  # of text
+        # a scheduler that isn't there is waited for less long
+        patch.setitem(clusters.cluster_runner.__wrapped__.__kwdefaults__, "patience", 0.5)
         renew()
         scored = CliRunner().invoke(main, ["score", "--store", "books", "--k", "8", "--save-neighbours", str(saved)])
         assert scored.exit_code == 0, scored.output
