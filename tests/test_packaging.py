@@ -65,3 +65,8 @@ def test_every_lower_bound_can_be_pinned(repository):
     assert len(pins) == len(project["dependencies"]) - 1  # torch is chosen by whoever installs it
     with pytest.raises(ValueError, match="numpy<3"):
         tool["lowest"](["numpy<3"])
+
+
+def test_no_module_asks_click_for_what_only_later_releases_have(repository):
+    sources = (repository / "knnstore").rglob("*.py")
+    assert not [path for path in sources if "click.ParamType[" in path.read_text(encoding="utf-8")]

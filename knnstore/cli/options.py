@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from knnstore.datastore.store import Datastore
     from knnstore.scheduling import Runner
 
-# click's types of parameters are generic since 8.4
 if TYPE_CHECKING:
-    _IntParameter = click.ParamType[int]
+    from click import ParamType
 else:
-    _IntParameter = click.ParamType
+
+    class ParamType(click.ParamType):
+        """click's own, which is generic only since 8.4."""
+
+        def __class_getitem__(cls, _: Any) -> type:
+            return cls
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Size(_IntParameter):
+class Size(ParamType[int]):
     """Bytes, written as people do."""
 
     name = "size"
@@ -40,7 +45,7 @@ class Size(_IntParameter):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
-class OutputFolder(click.ParamType[Path]):
+class OutputFolder(ParamType[Path]):
     """A folder that results are written to; only this machine has those."""
 
     name = "folder"

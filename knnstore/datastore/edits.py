@@ -65,7 +65,7 @@ class Edit:
         self._seen = replace_seen(path, seal_json(to_json(manifest)), self._seen)
 
     def replace_record(self, path: Path, value: object) -> None:
-        """Replace the record of a change that isn't published yet."""
+        """Replace a record that isn't part of a published state: of the change to come, or of what was tuned."""
         data = to_json(value)
         if not isinstance(path, ObjectPath):
             write_json(path, data)

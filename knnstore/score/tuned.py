@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnstore.atomic import write_json
+from knnstore.datastore.edits import edit_of
 from knnstore.datastore.manifest import ModelIdentity, load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.gating import Gate
-from knnstore.records import from_json, to_json
+from knnstore.records import from_json
 from knnstore.score.mixture import FEATURES, FEATURES_WITH_MATCHES, Mixture
 from knnstore.score.result import Setting
 
@@ -77,8 +77,8 @@ def load_tuned(store: Datastore) -> TunedRecord | None:
 
 
 def save_tuned(store: Datastore, record: TunedRecord) -> None:
-    """Replace the store's record, in one atomic step."""
-    write_json(tuned_path(store), to_json(record))
+    """Replace the store's record, in one atomic step. Raises LockedError if another writer has taken the store over."""
+    edit_of(store.root).replace_record(tuned_path(store), record)
 
 
 def require_same_keys(store: Datastore, weights: str, layer: str, where: str) -> None:

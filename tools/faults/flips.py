@@ -33,7 +33,7 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1))
         some = cases * (part[0] + 1) // part[1] - cases * part[0] // part[1]
         found = flip_in(store, some, f"{seed}/{number}/{part[0]}", folder / str(number))
         outcome.add(json.loads(found.to_json()) | {"facts": {}})
-        outcome.count("files", found.facts["files"])
+        outcome.fact("files", outcome.facts.get("files", 0) + found.facts["files"])
     return outcome
 
 
