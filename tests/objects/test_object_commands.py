@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from s3_servers import BUCKET, copied, objects_of
@@ -11,8 +12,6 @@ from knnstore.cli.commands import main
 
 # {at}: where the stores are; {out}: a folder for what is written beside them. Each finds what those before it left.
 COMMANDS = """
-ingest --store {at}a --corpus text --workers 0 --json
-index --store {at}a --json
 info --store {at}a --json
 neighbours --store {at}a --json --k 5 TEXT
 generate --store {at}a --json --max-new-tokens 3 --prompt TEXT
@@ -23,18 +22,23 @@ tune --store {at}a {out}/saved.parquet --json
 export --store {at}a --out {out} --json
 export --store {at}a --out {out} --to parquet --json
 export --store {at}a --out {out} --to faiss --json
-import --keys keys.npy --vals values.npy --dim 256 --store {at}imported --json
-import --keys keys.npy --vals values.npy --dim 256 --store {at}imported --overwrite --json
+import --keys keys.npy --vals values.npy --dim 32 --store {at}imported --json
+import --keys keys.npy --vals values.npy --dim 32 --store {at}imported --overwrite --json
 merge {at}a {at}b --into {at}both --json
 subset {at}both --into {at}half --sample 50% --json
-remove --store {at}a --document text/0.txt --json
-restore --store {at}a --json
-remove --store {at}a --document text/0.txt --now --json
-compact --store {at}a --json
-log --store {at}a
 verify --store {at}a --json
 repair --store {at}a --json
+ingest --store {at}a --corpus text --workers 0 --json
+index --store {at}a --json
+remove --store {at}a --document text/0.txt --json
+restore --store {at}a --json
+log --store {at}a
+remove --store {at}a --document text/0.txt --now --json
+compact --store {at}a --json
 """
+# What was before stays in a bucket for a day, and the log tells the time.
+UNEQUAL = ("log", "compact", "remove --store {at}a --document text/0.txt --now")
+SPEED = re.compile(r'"\w+_per_second": [0-9.]+')
 ELSEWHERE = {"stores": "lists folders", "demo": "writes a folder", "explore": "serves", "evaluate": "takes tasks"}
 
 
@@ -51,11 +55,10 @@ def places(two_stores, tmp_path, monkeypatch, s3, client):
         shutil.copytree(two_stores / f"{name}.knnstore", tmp_path / f"{name}.knnstore")
         copied(client, tmp_path / f"{name}.knnstore", f"commands/{name}.knnstore")
     shutil.copytree(two_stores / "text", tmp_path / "text")
+    np.random.default_rng(0).normal(size=(300, 32)).astype(np.float16).tofile(tmp_path / "keys.npy")
+    np.arange(300).tofile(tmp_path / "values.npy")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-_RATES = r'"(?:\w+_per_second|other|bytes|bytes_per_key)": [\d.e+]+'  # of the log too, which says when
 
 
 def said(command, at, out):
@@ -73,13 +76,14 @@ def test_a_bucket_answers_every_command_as_a_disk_does(places, client, bytes_of)
         here, there = said(command, "", "disk"), said(command, f"s3://{BUCKET}/commands/", "bucket")
         if command.startswith("score"):  # it tells how long it took
             assert here.splitlines()[:3] == there.splitlines()[:3]
-        else:
-            assert re.sub(_RATES, "", here) == re.sub(_RATES, "", there), command
+        elif not command.startswith(UNEQUAL):
+            assert SPEED.sub("", here) == SPEED.sub("", there), command
             assert "--json" not in command or json.loads(here)
     for name in ("a", "both", "half"):  # all but the log, which tells who and when
         found = objects_of(client, f"commands/{name}.knnstore")
         found = {name: data for name, data in found.items() if name != ".lock" and "log/" not in name}
-        assert found == bytes_of(places / f"{name}.knnstore"), name
+        expected = bytes_of(places / f"{name}.knnstore")
+        assert {path: found.get(path) for path in expected} == expected, name
     written = {path.name: path.read_bytes() for path in (places / "disk").iterdir() if path.suffix != ".html"}
     for name, data in written.items():
         if name != "saved.parquet":  # it names the store
