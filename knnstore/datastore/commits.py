@@ -19,6 +19,8 @@ from knnstore.objects.path import ObjectPath
 from knnstore.objects.service import at_once
 from knnstore.records import from_json, to_json
 
+DONE = "done"
+"""The last task of a part that no state names: its record alone says that the part is whole."""
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors
+from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors, sync_folder
+from knnstore.datastore.commits import DONE
 from knnstore.datastore.edits import edit_of
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
@@ -133,12 +134,19 @@ def _numbers(name: str) -> tuple[int, int]:
 
 
 def remove_tree(path: Path) -> int:
-    """Remove a folder, if it is there, for good; the bytes that were in it."""
+    """Remove a folder, if it is there, for good; the bytes that were in it.
+
+    The mark of a part that is whole goes first, so that a removal that is cut short leaves nothing that is marked done.
+    """
     if isinstance(path, ObjectPath):
         return path.remove_below()
     if not path.exists():
         return 0
     size = bytes_below(path)
+    with storage_errors("remove", path):
+        for mark in list(path.rglob(f"commits/{DONE}.json")):
+            mark.unlink(missing_ok=True)
+            sync_folder(mark.parent)
     remove_folder(path)
     return size
 

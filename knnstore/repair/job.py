@@ -19,7 +19,7 @@ from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.datastore.sweeping import remove_tree
+from knnstore.datastore.sweeping import remove_tree, sweep
 from knnstore.errors import KnnstoreError, LockedError
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
@@ -89,6 +89,7 @@ def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporte
         before = work.verified(edit)
         resumed = work.interrupted() is not None
         if before.intact and not resumed:
+            sweep(root)  # what a repair left that was killed after it had published the index that it built
             return RepairReport(str(root), (), ())
         work.mend(before.damages)
         now = work.verified(edit) if work.done else before

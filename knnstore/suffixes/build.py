@@ -14,6 +14,7 @@ import numpy as np
 
 from knnstore.atomic import make_folder, write_json
 from knnstore.datastore.arrays import create_array, write_chunk
+from knnstore.datastore.commits import DONE
 from knnstore.datastore.locking import writing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
@@ -24,7 +25,7 @@ from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
-from knnstore.suffixes.plan import DONE, PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
+from knnstore.suffixes.plan import PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
 
 # Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
@@ -62,16 +63,22 @@ def build_suffixes(
         )
     with writing(store.root):
         if not again and folder.finished:
+            _discard_others(folder)
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
         with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
             _write_stream(folder, store, reporter)
             _write_order(folder, most, reporter)
         folder.commits.commit(DONE, [folder.root / PLAN_FILE, *metadata])
-        for other in folder.root.parent.iterdir():
-            if other != folder.root:
-                remove_tree(other)
+        _discard_others(folder)
     return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)
+
+
+def _discard_others(folder: SuffixFolder) -> None:
+    """Remove the exact-match memories of other states."""
+    for other in sorted(folder.root.parent.iterdir()):
+        if other != folder.root:
+            remove_tree(other)
 
 
 def open_suffixes(store: Datastore) -> Suffixes | None:

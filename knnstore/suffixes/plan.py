@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.commits import DONE, CommitLog
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError
 from knnstore.records import fingerprint
 from knnstore.suffixes.contexts import DEPTH, Int64, Packing
 
 PLAN_FILE = "suffixes.json"
-DONE = "done"
 FORMAT_VERSION = 1
 _CHUNK = 2**23
 

@@ -1,6 +1,8 @@
 """Killed, torn or without power at any durable operation: what is marked done is there, and a second run ends alike."""
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from faults.layer import Layer
 
 import knnstore.datastore.commits
 from knnstore.atomic import make_folder, sync_all, write_json
-from knnstore.datastore.commits import CommitLog, file_damage
+from knnstore.datastore.commits import DONE, CommitLog, file_damage
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import ResourceError
 
 
@@ -111,6 +114,22 @@ def test_a_disk_that_fails_at_any_operation_is_one_sentence(quick, mode):
     expected = "make room and run the same command again" if mode == "full" else "Input/output error"
     assert any(expected in sentence for sentence in sentences)
     assert all(sentence == "" or "can't" in sentence or "no space" in sentence for sentence in sentences)
+
+
+def test_a_removal_that_is_cut_short_anywhere_leaves_nothing_that_is_marked_done(quick):
+    work(quick / "made")
+    part, mark = quick / "made" / "segments" / "0000", Path("commits", f"{DONE}.json")
+    CommitLog(part / "commits", part, "f" * 64).commit(DONE, [])
+    marked = []
+    for target in range(1, 30):
+        layer = Layer(shutil.copytree(part, quick / f"{target}"), target, "read-only", 0, quick / "after")
+        with layer.installed(), suppress(ResourceError):
+            remove_tree(layer.root)
+        if not layer.root.exists():
+            break
+        marked += [target] if (layer.root / mark).exists() else []
+    assert marked == [1]
+    assert target > 10
 
 
 def test_the_documentation_names_every_command_that_is_crashed(repository):

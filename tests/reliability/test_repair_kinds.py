@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 from faults.kinds import make_kinds
-from faults.material import run, spoil
+from faults.material import bytes_of, copy_of, differences, run, spoil
 from faults.repairs import neighbours, repair_one
 
+import knnstore.build.job
 import knnstore.repair.job
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import CorruptStoreError
@@ -91,8 +92,6 @@ def test_a_repair_that_was_killed_goes_on_with_the_settings_of_the_index(monkeyp
 
 
 def test_a_killed_repair_of_the_exact_match_memory_goes_on(monkeypatch, lived, tmp_path):
-    from faults.material import bytes_of, copy_of, differences
-
     here = copy_of(lived, tmp_path / "here")
     store = here / "books.knnstore"
     spoil(next(store.glob("suffixes/*/order/c/0")))
@@ -100,6 +99,23 @@ def test_a_killed_repair_of_the_exact_match_memory_goes_on(monkeypatch, lived, t
     code, told = run(here, "repair")
     assert code == 0, told
     assert differences(bytes_of(store), bytes_of(lived / "books.knnstore")) == []
+
+
+def test_a_repair_that_was_killed_while_it_cleaned_up_leaves_nothing_to_the_next(monkeypatch, here, made):
+    store = here / "books.knnstore"
+    spoil(next(store.glob("index/*/lists/*/codes/c/1/0")))
+    with monkeypatch.context() as patch:
+        patch.setattr(knnstore.build.job, "remove_folder", killed)
+        with pytest.raises(Killed):
+            run(here, "repair")
+    report = verify(store)
+    assert report.intact
+    assert report.leftovers  # the runs of the lists that were published
+    code, output = run(here, "repair")
+    assert (code, "nothing is damaged" in output) == (0, True), output
+    assert verify(store).leftovers == ()
+    changed = differences(bytes_of(store), bytes_of(made / "books.knnstore"))
+    assert [name for name in changed if not name.startswith(("log/", "knnstore.json"))] == []
 
 
 def test_damaged_lists_of_no_state_are_not_brought_back_by_a_restore(monkeypatch, store_of):

@@ -97,3 +97,14 @@ def test_hidden_documents_are_not_in_it_and_one_that_has_them_is_not_taken(store
         ]
     )
     np.testing.assert_array_equal(stream.rows(0, stream.shape[0]), kept)
+
+
+def test_memories_of_other_states_go_although_their_removal_was_interrupted(store, monkeypatch):
+    other = store.root / "suffixes" / ("0" * 16)
+    other.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "remove_tree", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_suffixes(store, ENOUGH)
+    assert not build_suffixes(store, ENOUGH).built
+    assert not other.exists()

@@ -64,12 +64,15 @@ _FEWEST = len(MODES)  # cases of a command
 _REAL = 50  # one case in so many is a kill -9 of a command with its workers
 _AGAIN = 4  # one case in so many crashes in the second run as well
 # Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
-# folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the store.
+# folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the store; the
+# runs of the index that a repair had published; an exact-match memory that was still marked done while it was removed.
 _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
     ("append", "quota", 13),
     ("index of what was appended", "read-only", 17),
     ("compact", "broken", 693),
     ("repair", "kill", 80),
+    ("repair", "read-only", 953),
+    ("takedown", "read-only", 734),
 )
 
 
@@ -204,7 +207,7 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     targets = [case.target] if case.seed % _AGAIN else [case.target, 1 + case.target // 2]
     for target in targets:
         ended = in_process(partial(_faulty, work / store, COMMANDS[case.name], target, case.mode, case.seed))
-        if ended is not None and case.mode in FAILURES and ended[0] and "Error: " not in ended[1]:
+        if ended is not None and case.mode in FAILURES and ended[0] and not _is_reported(case.name, ended[1]):
             outcome.lose(f"{case.story}: {ended[1]}")
         if (work / "after").exists():
             shutil.rmtree(work / store, ignore_errors=True)
@@ -220,6 +223,11 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     elif code:  # it had been done when it was killed, and can't be done twice: one can't remove what is gone
         outcome.count("had been done before")
     shutil.rmtree(work)
+
+
+def _is_reported(name: str, output: str) -> bool:
+    """Whether a command that failed says why: ``repair`` does what it can, and lists the rest with the reasons."""
+    return "Error: " in output or (name == "repair" and "\nleft      " in output)
 
 
 def _faulty(root: Path, command: tuple[str, ...], target: int, mode: Mode, seed: int) -> tuple[int, str, int]:
