@@ -9,7 +9,7 @@ from pathlib import Path
 
 from knnstore.datastore.contents import LEFTOVERS
 from knnstore.datastore.history import FOLDER as LOG
-from knnstore.datastore.history import load_change, record_path, takedown_path, takedown_state
+from knnstore.datastore.history import FORGETS, load_change, record_path, takedown_path, takedown_state
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.errors import CorruptStoreError, KnnstoreError
 
@@ -56,17 +56,21 @@ class Needed:
 
 
 def needed(root: Path) -> Needed:
-    """What the present state of the store at ``root`` needs, and those in its log."""
+    """What the present state of the store at ``root`` needs, and those that can be returned to.
+
+    What was there before a compaction is being removed, or goes when the last reader has ended.
+    """
     try:
         present = load_manifest(root)
     except CorruptStoreError:
         return Needed(root, None, frozenset())
-    segments = set(present.segments)
+    segments: set[str] = set()
     for number in range(1, present.state + 1):
         if not record_path(root, number).is_file():
             continue
         try:
-            segments |= set(load_change(root, number).state.segments)
+            change = load_change(root, number)
         except KnnstoreError:  # told of as damage: then any segment may be one of its state's
             return Needed(root, present, frozenset(path.name for path in (root / "segments").glob("*")))
-    return Needed(root, present, frozenset(segments))
+        segments = {*change.state.segments, *(() if change.kind in FORGETS else segments)}
+    return Needed(root, present, frozenset(segments.union(present.segments)))

@@ -10,6 +10,7 @@ from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus,
 import knnstore.ingest.append
 import knnstore.ingest.job
 import knnstore.ingest.making
+import knnstore.living.compact
 from knnstore.atomic import seal_json, unseal_json, write_json
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
@@ -265,3 +266,25 @@ def test_damage_of_the_exact_match_memory_is_told_with_what_it_is_made_again_fro
     flip(next((here / "books.knnstore").glob("suffixes/*/order/c/0")))
     code, told = run(here, "verify")
     assert (code, "can be made again from the stored tokens" in told) == (1, True), told
+
+
+def test_a_past_segment_whose_removal_was_cut_short_is_no_damage_and_the_next_compaction_removes_it(
+    lived, tmp_path, monkeypatch
+):
+    here = copy_of(lived, tmp_path / "here")
+    root = here / "books.knnstore"
+
+    def killed(_):
+        shutil.rmtree(root / "segments/0000/commits")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knnstore.living.compact, "sweep", killed)
+        assert run(here, "compact")[0] == 130
+    report = verify(root)
+    assert report.damages == ()
+    assert "segments/0000/segment.json" in report.leftovers
+    code, output = run(here, "compact")
+    assert code == 0, output
+    assert not (root / "segments/0000").exists()
+    assert verify(root).leftovers == ()
