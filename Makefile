@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## the whole way on Python's own documentation, ending with a
 	$(BIN)/knnstore demo
 
 test: lint ## lint, types and the whole suite
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The tests that ask for an optional program or for rights.
 BARE = $(shell grep -rlE 'shutil\.which|needs_namespaces|load_kernel|small_disk|seaweed_command|geteuid' tests --include='test_*.py')
