@@ -1,4 +1,4 @@
-"""A function in a process of its own, which may die of it."""
+"""A function in a process of its own, which may die or be stopped."""
 
 import os
 import pickle
@@ -9,24 +9,43 @@ from typing import Any
 
 def in_process(function: Callable[[], Any]) -> Any:
     """What a function gives in a forked process; None if that was killed. Its exceptions are raised here."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        try:
-            answer = (True, function())
-        except BaseException:
-            answer = (False, traceback.format_exc())
-        with os.fdopen(writing, "wb") as pipe:
-            pickle.dump(answer, pipe)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    if not data:
-        return None
-    good, answer = pickle.loads(data)  # noqa: S301 - from a child of our own
-    if not good:
-        raise RuntimeError(answer)
-    return answer
+    return Forked(function).result()
+
+
+class Forked:
+    """A forked process that may stop, and whose result is asked for later."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(reading)
+            try:
+                answer = (True, function())
+            except BaseException:
+                answer = (False, traceback.format_exc())
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            os._exit(0)
+        os.close(writing)
+        self._reading = reading
+        self._ended = False
+
+    def wait(self) -> bool:
+        """Whether it has stopped, and can go on; False where it has ended."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        self._ended = not os.WIFSTOPPED(status)
+        return not self._ended
+
+    def result(self) -> Any:
+        """What the function gave; None if the process was killed. Its exceptions are raised here."""
+        with os.fdopen(self._reading, "rb") as pipe:
+            data = pipe.read()
+        if not self._ended:
+            os.waitpid(self.pid, 0)
+        if not data:
+            return None
+        good, answer = pickle.loads(data)  # noqa: S301 - from a child of our own
+        if not good:
+            raise RuntimeError(answer)
+        return answer

@@ -7,12 +7,10 @@ when it is repeated.
 """
 
 import os
-import pickle
 import random
 import re
 import signal
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ from typing import Any
 
 from benchmarks.objects import bucket
 
-from faults.forking import in_process
+from faults.forking import Forked, in_process
 from faults.material import make_corpus, make_model, run
 from faults.outcome import Outcome
 from knnstore.datastore import history
@@ -282,7 +280,7 @@ def _try(outcome: Outcome, work: Path, case: _Case) -> None:
     _copy(writer.stage, name)
     requests = _Requests(case.kind, case.turn, signal.SIGKILL if case.dies else signal.SIGSTOP, after=case.after)
     begun = in_process(partial(_state, root))
-    started = _Started(partial(_traced, requests, work, writer.name, at))
+    started = Forked(partial(_traced, requests, work, writer.name, at))
     stopped = started.wait()
     # One that is stopped before it holds the store, and has published nothing, rightly follows the other.
     follows = stopped and in_process(lambda: holder(root) is None and _state(root) == begun)
@@ -461,44 +459,6 @@ def _traced(requests: _Requests, work: Path, name: str, at: str) -> tuple[int, s
     return _run(work, name, at)
 
 
-class _Started:
-    """A forked process that may stop, and whose result is asked for later."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        reading, writing = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            os.close(reading)
-            try:
-                answer = (True, function())
-            except BaseException:
-                answer = (False, traceback.format_exc())
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(answer, pipe)
-            os._exit(0)
-        os.close(writing)
-        self._reading = reading
-
-    def wait(self) -> bool:
-        """Whether it has stopped, and can go on; False where it has ended."""
-        _, status = os.waitpid(self.pid, os.WUNTRACED)
-        self._ended = not os.WIFSTOPPED(status)
-        return not self._ended
-
-    def result(self) -> Any:
-        """What the function gave; None if the process was killed. Its exceptions are raised here."""
-        with os.fdopen(self._reading, "rb") as pipe:
-            data = pipe.read()
-        if not self._ended:
-            os.waitpid(self.pid, 0)
-        if not data:
-            return None
-        good, answer = pickle.loads(data)  # noqa: S301 - from a child of our own
-        if not good:
-            raise RuntimeError(answer)
-        return answer
-
-
 def _copy(stage: str, to: str) -> None:
     """Copy all objects below one place of the bucket to another."""
     from boto3 import client
@@ -516,10 +476,7 @@ def _dealt(things: list[Any]) -> list[list[Any]]:
 
 def _in_turns(functions: list[Callable[[], Any]]) -> list[Any]:
     """What the functions give, each in a process of its own at the same time."""
-    started = [_Started(function) for function in functions]
-    for one in started:
-        one._ended = False
-    return [one.result() for one in started]
+    return [one.result() for one in [Forked(function) for function in functions]]
 
 
 def _require(ended: tuple[int, str]) -> None:
