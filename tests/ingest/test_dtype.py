@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reporters import Saying
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from knnstore.datastore.store import Datastore
@@ -12,7 +13,6 @@ from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm import speed
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec
-from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
 
@@ -98,15 +98,6 @@ def test_blocks_of_real_models_are_measured(kind, monkeypatch):
 
 def test_a_model_without_blocks_is_not_measured():
     assert speed.bfloat16_speed(torch.nn.Linear(2, 2)) is None
-
-
-class Saying(Reporter):
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def say(self, line):
-        self.said.append(line)
 
 
 @pytest.fixture

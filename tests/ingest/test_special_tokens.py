@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from reporters import Saying
 from transformers import AutoTokenizer
 
 from knnstore.atomic import write_json
@@ -14,7 +15,6 @@ from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.lm.spellings import Spellings
-from knnstore.progress import Reporter
 from knnstore.records import to_json
 from knnstore.scheduling import SerialRunner
 from knnstore.score.options import ScoreOptions
@@ -26,15 +26,6 @@ TEXT = "One text.<|endoftext|>Another, with <|endoftext|> twice.\n"
 @pytest.fixture
 def wiki():
     return load_model(LmSpec("wiki-lm", dtype="float32"))
-
-
-class Saying(Reporter):
-    def __init__(self):
-        super().__init__()
-        self.said = []
-
-    def say(self, line):
-        self.said.append(line)
 
 
 @pytest.fixture
