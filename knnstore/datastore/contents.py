@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from knnstore.atomic import TEMPORARY_SUFFIX, storage_errors, sync_folder
@@ -36,7 +37,9 @@ def entries_below(root: Path) -> Iterator[tuple[Path, str | None]]:
     waiting = [root]
     while waiting:
         folder = waiting.pop()
-        with storage_errors("read", folder), os.scandir(folder) as entries:
+        found: list[os.DirEntry[str]] = []
+        # a writer may remove a folder after its parent was read
+        with storage_errors("read", folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
             if entry.is_dir(follow_symlinks=False):

@@ -7,6 +7,7 @@ it is right. Nothing here knows what a part is for.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.store import index_root, segment_root
-from knnstore.errors import CorruptStoreError, StoreNotFoundError
+from knnstore.errors import CorruptStoreError, LockedError, StoreNotFoundError
 from knnstore.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
@@ -31,6 +32,7 @@ from knnstore.verify.states import missing_states, takedown_problem
 
 COMMITS_FOLDER = "commits"
 UNRECORDED = "is in no commit record"
+_MOST_PASSES = 10
 PLAN_FILES = ("segment.json", "index.json", "suffixes.json")
 
 
@@ -60,21 +62,42 @@ class _Coverage:
 
 
 def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
-    """Read every file of the store at ``root``. Raises StoreNotFoundError if there is no store."""
+    """Read every file of the store at ``root``.
+
+    If a writer publishes a new state meanwhile, what looks damaged may be what it removed: then the store is listed
+    again, and whatever was not read yet is read. Raises StoreNotFoundError if there is no store, LockedError if it
+    changes faster than that.
+    """
     reporter = reporter or Reporter()
     require_store(root)
+    read: set[Path] = set()
+    for _ in range(_MOST_PASSES):
+        state = _state(root)
+        report = _verify(root, reporter, read)
+        if report.intact or _state(root) == state:
+            return report
+        reporter.say("verify    the store has changed meanwhile: reading what is new")
+    raise LockedError(
+        f"{root} has changed {_MOST_PASSES} times while it was read: verify it when its writers have ended"
+    )
+
+
+def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
+    """One pass over all files but those in ``read``, to which the files are added that are what was written."""
     entries = dict(entries_below(root))
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
     need = needed(root)
     leftovers = [path for path in files if need.is_leftover(path)]
     coverage, finished = _cover(sorted(set(files) - set(leftovers))), _finished_parts(root)
     problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
-    total = sum(path.stat().st_size for path in files)
+    sizes = {path: _size(path) for path in files}
+    total = sum(size for path, size in sizes.items() if path not in read)
     with reporter.bar("verify", total, "B") as advance, read_afresh():
-        for path in sorted({*files, *(_expected(coverage, finished))} - {*leftovers, *problems}):
-            problem = coverage.problems.get(path) or _problem(path, coverage, advance)
-            if problem:
+        for path in sorted({*files, *(_expected(coverage, finished))} - {*leftovers, *problems, *read}):
+            if problem := coverage.problems.get(path) or _problem(path, coverage, advance):
                 problems[path] = problem
+            elif path in coverage.records:  # other files are small, and may have been replaced by then
+                read.add(path)
     if need.present is not None:
         problems |= {path: told for path, told in list_problems(root, need.present) if path not in problems}
     dropped = (need.present.dropped if need.present else None) or ()
@@ -83,11 +106,25 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     return VerifyReport(
         store=str(root),
         files=len(files),
-        bytes=total,
+        bytes=sum(sizes.values()),
         damages=tuple(_damage(root, path, problem, dropped) for path, problem in sorted(problems.items())),
         leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
         finished=bool(finished),
     )
+
+
+def _state(root: Path) -> bytes:
+    """The manifest as it is now."""
+    with suppress(FileNotFoundError):
+        return (root / MANIFEST_FILE).read_bytes()
+    return b""
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if a writer has just removed it."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def require_store(root: Path) -> None:
@@ -126,7 +163,7 @@ def _mended_commit(path: Path) -> Commit | None:
     data = mended(path.read_bytes())
     try:
         return None if data is None else from_json(Commit, unseal_json(data), str(path))
-    except CorruptStoreError:
+    except (CorruptStoreError, FileNotFoundError):
         return None
 
 
@@ -154,7 +191,15 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
     """What is wrong with a file, in words, or None."""
     if path in coverage.records:
         return file_damage(*coverage.records[path], advance)
-    advance(path.stat().st_size)
+    advance(_size(path))
+    try:
+        return _own_problem(path)
+    except FileNotFoundError:  # a writer has removed it
+        return "is missing"
+
+
+def _own_problem(path: Path) -> str | None:
+    """What is wrong with a file of no record, in words, or None."""
     if path.parent.name == LOG and path.suffix == ".parquet":
         return takedown_problem(path)
     if path.parent.name == REMOVED:

@@ -1,7 +1,9 @@
 """Every byte of a store is under a checksum: verify finds what changed, and says where and what it can be made from."""
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from faults.flips import flip_in
@@ -12,10 +14,12 @@ import knnstore.ingest.job
 import knnstore.ingest.making
 import knnstore.living.compact
 from knnstore.atomic import seal_json, unseal_json, write_json
+from knnstore.datastore.contents import entries_below
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
-from knnstore.errors import CorruptStoreError
+from knnstore.errors import CorruptStoreError, LockedError
+from knnstore.progress import Reporter
 from knnstore.verify import verify
 from knnstore.verify.mending import mended
 
@@ -288,3 +292,61 @@ def test_a_past_segment_whose_removal_was_cut_short_is_no_damage_and_the_next_co
     assert code == 0, output
     assert not (root / "segments/0000").exists()
     assert verify(root).leftovers == ()
+
+
+class Meanwhile(Reporter):
+    """Runs commands in the folder ``here``: each on the first byte that is read of another pass."""
+
+    def __init__(self, here, *commands):
+        self._here, self._commands = here, list(commands)
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, stage, total, unit, done=0):
+        def advance(count):
+            if self._commands:
+                assert run(self._here, *self._commands.pop(0))[0] == 0
+
+        yield advance
+
+
+def test_what_another_command_publishes_meanwhile_is_not_called_damage(here):
+    root = here / "books.knnstore"
+    assert run(here, "remove", "--document", "books/2.txt")[0] == 0
+    reporter = Meanwhile(here, ("compact",), ("remove", "--document", "books/3.txt"))
+    report = verify(root, reporter)
+    assert (report.damages, report.finished) == ((), True)
+    assert reporter.said == ["verify    the store has changed meanwhile: reading what is new"]
+    assert report.files == verify(root).files
+
+
+def test_damage_is_found_while_another_command_publishes(here):
+    root = here / "books.knnstore"
+    flip(root / "segments/0000/keys/c/2/0")
+    report = verify(root, Meanwhile(here, ("remove", "--document", "books/2.txt")))
+    assert [damage.path for damage in report.damages] == ["segments/0000/keys/c/2/0"]
+
+
+def test_a_store_that_never_stays_the_same_is_refused(root, monkeypatch):
+    flip(root / "segments/0000/keys/c/2/0")
+    states = iter(range(100))
+    monkeypatch.setattr("knnstore.verify.check._state", lambda _: next(states))
+    with pytest.raises(LockedError, match="10 times"):
+        verify(root)
+
+
+def test_a_folder_that_goes_while_a_store_is_listed_is_passed_over(root, monkeypatch):
+    scandir = os.scandir
+
+    def gone(folder):
+        if folder.name == "values":
+            raise FileNotFoundError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr("knnstore.datastore.contents.os.scandir", gone)
+    names = {path.relative_to(root).parts[2] for path, _ in entries_below(root) if "segments" in path.parts}
+    assert {"keys", "segment.json"} <= names
+    assert "values" not in names

@@ -32,6 +32,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import StoreNotFoundError
 from knnstore.objects import lease
 from knnstore.objects.path import path_of
+from knnstore.score.tuned import TUNED_FILE
 from knnstore.verify import verify
 
 _BUCKET = "bucket"
@@ -62,6 +63,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "merge": ("merge", "{at}/books", "{at}/second", "--into", "{at}/both"),
     "import": ("import", "--keys", "keys.npy", "--vals", "values.npy", "--dim", "16", "--store", "{at}/imported"),
     "repair": ("repair", "--store", "{at}/books"),
+    "tune": ("tune", "neighbours.parquet", "--store", "{at}/books"),
 }
 _INGESTED = {
     "ingest": {f"books/{number}.txt" for number in range(6)},
@@ -76,6 +78,7 @@ _STORY = re.compile(
     r"(?P<writer>.+) (?P<how>frozen|killed) (?P<when>before|after) (?P<kind>.+) (?P<turn>[0-9]+), then (?P<rival>.+)"
 )
 _EXPORT = ("export", "--store", "{at}/books", "--out", ".")
+_SCORE = ("score", "--store", "{at}/books", "--k", "8", "--save-neighbours", "neighbours.parquet")
 
 _YOUNG = ("ingest",)
 _OLD = ("ingest", "index", "append", "remove another")
@@ -86,7 +89,7 @@ WRITERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("ingest", (), ("ingest",)),
     ("append", _YOUNG, ("append", *_BOOKS)),
     ("append", _OLD[:2], ("append others", "remove")),
-    ("overwrite", _OLD, ("overwrite", *_BOOKS)),
+    ("overwrite", _OLD, ("overwrite", "tune", *_BOOKS)),
     ("index", _YOUNG, ("index", "remove", "append others")),
     ("index", _OLD, ("index", "index --overwrite", *_BOOKS)),
     ("index --overwrite", _OLD, ("index", "index --overwrite", *_BOOKS)),
@@ -99,6 +102,7 @@ WRITERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("merge", _OLD, ("merge",)),
     ("import", (), ("import",)),
     ("repair", _OLD, ("repair", "remove", "append others")),
+    ("tune", _OLD, ("tune", "remove", "append others", "overwrite")),
 )
 _MADE = {"subset": "half", "merge": "both", "import": "imported"}
 """The stores that are made, where that isn't ``books``."""
@@ -194,14 +198,14 @@ class _Case:
 
 @contextmanager
 def _material(folder: Path) -> Iterator[Path]:
-    """The folder that the commands run in: an LM, three corpora, and memmaps to import."""
+    """The folder that the commands run in: an LM, three corpora, memmaps to import, and neighbours to tune on."""
     work = folder / "work"
     work.mkdir()
     in_process(lambda: make_model(work / "lm") and None)
     make_corpus(work / "books", words=150)
     make_corpus(work / "more", documents=2, words=150, seed=1)
     make_corpus(work / "other", documents=2, words=150, seed=2)
-    for command in ("ingest", "export"):
+    for command in ("ingest", "export", "score"):
         _require(in_process(partial(_run, work, command, "here")))
     for what, name in (("keys", "keys.npy"), ("vals", "values.npy")):
         next(work.glob(f"dstore_*_{what}.npy")).rename(work / name)
@@ -353,6 +357,8 @@ def _missing(root: Path, acknowledged: list[str], documents: list[set[str]]) -> 
             wrong.append("it isn't compact")
         if last.startswith("index") and set(manifest.indexed) != set(manifest.segments):
             wrong.append("not all is indexed")
+        if "tune" in acknowledged and "overwrite" not in acknowledged and not (root / TUNED_FILE).is_file():
+            wrong.append("it isn't tuned")
     changes = [change.state.state for change in history.changes(root)]
     if changes != list(range(1, manifest.state + 1)):
         wrong.append(f"the log has {changes}")
@@ -401,7 +407,7 @@ def _run(work: Path, name: str, at: str) -> tuple[int, str]:
     """A command on the stores at a place, with a lease of a second, and readers that nobody waits for."""
     lease.RENEWED_SECONDS, lease.LAPSED_SECONDS, lease._LOOK_SECONDS = 0.2, 1.0, 0.1
     history.READ_SECONDS = -1
-    command = {"second": _SECOND, "export": _EXPORT}.get(name) or COMMANDS[name]
+    command = {"second": _SECOND, "export": _EXPORT, "score": _SCORE}.get(name) or COMMANDS[name]
     return run(work, *(word.format(at=at) for word in command))
 
 
