@@ -78,7 +78,7 @@ _STORY = re.compile(
     r"(?P<writer>.+) (?P<how>frozen|killed) (?P<when>before|after) (?P<kind>.+) (?P<turn>[0-9]+), then (?P<rival>.+)"
 )
 _EXPORT = ("export", "--store", "{at}/books", "--out", ".")
-_SCORE = ("score", "--store", "{at}/books", "--k", "8", "--save-neighbours", "neighbours.parquet")
+_SCORE = ("score", "--store", "{at}/books", "--exact", "--k", "8", "--save-neighbours", "neighbours.parquet")
 
 _YOUNG = ("ingest",)
 _OLD = ("ingest", "index", "append", "remove another")
