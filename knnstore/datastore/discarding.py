@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.edits import create_store, edit_of, empty_state
+from knnstore.datastore.edits import create_store, empty_state
 from knnstore.datastore.history import OVERWRITE, publish
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity, load_manifest
@@ -66,7 +66,6 @@ def _clear(root: Path, keep: set[str]) -> None:
         for entry in root.iterdir():
             if entry.name in keep:
                 continue
-            edit_of(root).require()  # another writer that has taken the store over may have made it
             if entry.is_dir():
                 remove_tree(entry)
             else:

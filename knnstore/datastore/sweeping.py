@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors, sync_folder
 from knnstore.datastore.commits import DONE
-from knnstore.datastore.edits import Edit, edit_of
+from knnstore.datastore.edits import edit_of
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -32,10 +31,8 @@ class Swept:
 def sweep(root: Path) -> Swept:
     """Remove the segments, lists, indexes and tables of states that are out of reach and that no reader holds.
 
-    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone. Raises
-    LockedError if another writer has taken the store over, before anything else is removed.
+    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone.
     """
-    remove = partial(_remove_own, edit_of(root))
     present, known = load_manifest(root), changes(root)
     reach = [change.state for change in within_reach(root)]
     held = [
@@ -53,37 +50,29 @@ def sweep(root: Path) -> Swept:
         if path.name in ever - segments:
             # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew; it goes first,
             # since a sweep that is cut short goes on as long as the segment is there
-            swept.bytes += remove(root / "suffixes") + remove(path)
+            swept.bytes += remove_tree(root / "suffixes") + remove_tree(path)
         elif all(path.name in (state.dropped or ()) for state in contents if path.name in state.segments):
-            edit_of(root).require()
             swept.bytes += _remove_keys(path)
     indexes = {state.index for state in (present, *held)}
     for path in _folders(root / "index", DIGEST_NAME):
         if path.name in {change.state.index for change in known} - indexes:
-            swept.bytes += remove(path)
+            swept.bytes += remove_tree(path)
         for lists in _folders(path / "lists", SEGMENT_NAME):
             if lists.name in ever - segments or _is_orphan(root, lists, ever):
-                swept.bytes += remove(lists)
+                swept.bytes += remove_tree(lists)
         for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
             over = runs.name in {*present.indexed, *(ever - segments)} or _is_orphan(root, runs, ever)
             if path.name == present.index and over:
-                swept.bytes += remove(runs)
+                swept.bytes += remove_tree(runs)
         if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
-            remove(path / "runs")
+            remove_tree(path / "runs")
     tables = {removed_path(root, state.removed) for state in contents if state.removed}
     folder = root / REMOVED
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if path not in tables:
-            edit_of(root).require()
             swept.bytes += path.stat().st_size
             path.unlink(missing_ok=True)
     return swept
-
-
-def _remove_own(edit: Edit, folder: Path) -> int:
-    """``remove_tree`` by a writer that still holds the store: another one may have made something of that name."""
-    edit.require()
-    return remove_tree(folder)
 
 
 def _is_orphan(root: Path, lists: Path, ever: set[str]) -> bool:

@@ -13,7 +13,7 @@ from knnstore.atomic import write_atomically
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
-from knnstore.datastore.edits import Edit, edit_of
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.history import load_change, publish, record_path
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_manifest
@@ -280,7 +280,6 @@ class _Repair:
                 self._attempt(together, _maker(remaker, kind, inside, chunk, records))
 
     def _attempt(self, damages: list[Damage], make: Callable[[], str]) -> bool:
-        edit_of(self._root).require()  # what is made again is written in its place
         try:
             how = make()
         except LockedError:

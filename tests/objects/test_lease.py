@@ -6,14 +6,16 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from knnstore.datastore import edits
 from knnstore.datastore.adopting import own_segment
+from knnstore.datastore.discarding import discard_contents
 from knnstore.datastore.history import changes, publish
 from knnstore.datastore.locking import LOCK_FILE, holder, read_holder, writing
-from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
+from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest, save_manifest
 from knnstore.datastore.store import segment_root
 from knnstore.datastore.sweeping import next_segment, remove_tree
 from knnstore.errors import LockedError, UsageError
@@ -190,6 +192,27 @@ def test_a_writer_that_was_replaced_removes_nothing_and_writes_under_no_name_of_
         with pytest.raises(LockedError):  # it is known now
             (segment_root(url, mine) / "late").write_bytes(b"")
     assert {path.name for path in (url / "segments").iterdir()} == {mine, other}
+
+
+def save_record(url, name):
+    """Save a record beside the manifest, as ``tune`` does."""
+    edits.edit_of(url).replace_record(url / "tuned.json", replace(FIRST.model, name=name))
+
+
+def test_a_mixture_tuned_by_a_writer_that_was_replaced_is_not_saved(url, asleep, monkeypatch):
+    save_manifest(url, FIRST)
+    with pytest.raises(LockedError), asleep(url):
+        take_over(url, monkeypatch, lambda: save_record(url, "the other's"))
+        save_record(url, "too late")
+    assert load_json(url / "tuned.json")["name"] == "the other's"
+
+
+def test_an_overwrite_that_was_replaced_leaves_the_mixture_that_its_successor_tuned(url, asleep, monkeypatch):
+    save_manifest(url, FIRST)
+    with pytest.raises(LockedError), asleep(url):
+        take_over(url, monkeypatch, lambda: save_record(url, "the other's"))
+        discard_contents(url, FIRST.model, FIRST.key)
+    assert load_json(url / "tuned.json")["name"] == "the other's"
 
 
 def own_segment_is(url, name):
