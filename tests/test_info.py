@@ -137,4 +137,4 @@ def test_a_folder_without_stores_says_how_to_make_one(tmp_path):
 
 def test_a_store_that_is_not_there_is_a_usage_error(here):
     assert "no store at nowhere.knnstore" in run("info", "nowhere", code=2)
-    assert "give one" in run("info", "books", "--store", "wiki", code=2)
+    assert "give only one" in run("info", "books", "--store", "wiki", code=2)

@@ -18,7 +18,7 @@ from knnstore.cli.output import show, show_json
 
 @click.command()
 @store_option
-@click.option("--text", multiple=True, metavar="PATH…", help="Text to read. Default: the documents held out.")
+@click.option("--text", multiple=True, metavar="PATH…", help="Text to attribute. Default: the held-out documents.")
 @click.argument("more", nargs=-1, metavar="")
 @pair_options
 @mixture_options
@@ -28,9 +28,9 @@ from knnstore.cli.output import show, show_json
 def attribute(
     as_json: bool, quiet: bool, store: str | None, text: tuple[str, ...], more: tuple[str, ...], **options: Any
 ) -> None:
-    """Which documents of the store earned the probability of a text.
+    """Show which documents of the store contributed to the probability of a text.
 
-    A table by document, the LM's own part with it; the shares add up to all of the text.
+    Prints a table with one row per document and one for the LM; the shares add up to 100 %.
     """
     from knnstore.api import open
     from knnstore.report.attribution import attribution_json, attribution_text

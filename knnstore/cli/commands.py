@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print, exit. Heavy imports wait until a command runs.
 
-One module a command; ``main`` at the end lists them in the order of ``--help``.
+Each command has a module of its own; the list at the end gives the order of ``--help``.
 """
 
 import os
@@ -38,22 +38,22 @@ from knnstore.cli.verify import verify
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     envvar="KNNSTORE_CONFIG",
-    help=f"Defaults for the options. Default: {CONFIG_FILE}, if it is here.",
+    help=f"File with defaults for the options. Default: {CONFIG_FILE} in this folder, if it exists.",
 )
 @click.pass_context
 def main(context: click.Context, config: Path | None) -> None:
-    """Give a language model an explicit memory, on disk.
+    """Give a language model an explicit memory on disk.
 
     \b
-      knnstore ingest --corpus books/                  keys and values of every token
-      knnstore index                                   an index over them
-      knnstore score --model wiki-lm --store books     perplexity with and without
-      knnstore generate --prompt "Once upon a time"    text that both write
+      knnstore ingest --corpus books/                  store a key and a value per token
+      knnstore index                                   build an index of the keys
+      knnstore score --model wiki-lm --store books     measure perplexity with and without it
+      knnstore generate --prompt "Once upon a time"    write text with LM and store
     """
-    # Before the libraries load: threads that wait for each other sleep rather than spin. On a machine that does
-    # other work as well, spinning costs many times what the waiting does.
+    # Set before the libraries load: OpenMP threads that wait then sleep instead of spinning. On a busy machine
+    # spinning costs many times more than it saves.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Arrow's own pool sets a gigabyte aside that it hardly touches, and a limit on the process's data counts it.
+    # Arrow's default pool reserves a gigabyte that it hardly uses but that counts towards RLIMIT_DATA.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if config is None and Path(CONFIG_FILE).is_file():
         config = Path(CONFIG_FILE)

@@ -15,11 +15,17 @@ from knnstore.cli.options import (
 
 @click.command()
 @store_option
-@click.option("--auto", is_flag=True, help="Only if there are many segments, or a tenth of the keys is removed.")
 @click.option(
-    "--most-segments", type=click.IntRange(1), default=8, show_default=True, help="How many segments --auto lets be."
+    "--auto", is_flag=True, help="Compact only if there are many segments, or a tenth of the keys has been removed."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@click.option(
+    "--most-segments",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Number of segments that --auto tolerates.",
+)
+@click.option("--dry-run", is_flag=True, help="Report what would be done and exit.")
 @workers_options
 @shared_options
 def compact(
@@ -33,10 +39,10 @@ def compact(
     dry_run: bool,
     workers: Workers,
 ) -> None:
-    """Make one segment of all, and let removed documents leave the disk.
+    """Merge all segments into one and delete removed documents from disk.
 
-    Neither LM nor training: keys, codes and lists are copied, in bounded memory. The same command after an
-    interruption goes on where it stopped. Earlier states can't be returned to after it.
+    Needs no LM and no training: keys, codes and lists are copied in bounded memory. Run it again after an interruption
+    to resume. Afterwards the store can no longer be restored to an earlier state.
     """
     from knnstore.datastore.store import Datastore
     from knnstore.living.compact import CompactOptions, plan_compaction

@@ -13,12 +13,12 @@ from knnstore.cli.options import (
     workers_options,
 )
 
-_overwrite = click.option("--overwrite", is_flag=True, help="Discard what the new store holds and start anew.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Discard the new store's contents and start over.")
 
 
 @click.command()
 @click.argument("stores", shell_complete=complete_store, nargs=-1, required=True, metavar="STORE STORE…")
-@click.option("--into", required=True, help="Name, path or URL of the store to make.")
+@click.option("--into", required=True, help="Name, path or URL of the new store.")
 @_overwrite
 @store_cache_option
 @workers_options
@@ -26,7 +26,7 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Discard what the ne
 def merge(
     as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, overwrite: bool, workers: Workers
 ) -> None:
-    """Make one store of several of the same LM, without running it; a text that two have is taken once."""
+    """Merge stores of the same LM into one without running it; a text that several hold is kept once."""
     from knnstore.datastore.store import store_path
     from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import merge as run
@@ -41,9 +41,14 @@ def merge(
 
 @click.command()
 @click.argument("store", shell_complete=complete_store, required=False)
-@click.option("--into", required=True, help="Name, path or URL of the store to make.")
-@click.option("--sample", metavar="SHARE", help="About so much of the keys, in whole documents: 10%.")
-@click.option("--documents", multiple=True, metavar="GLOB…", help="Paths, ids or PATH#ID; FOLDER/ means all below.")
+@click.option("--into", required=True, help="Name, path or URL of the new store.")
+@click.option("--sample", metavar="SHARE", help="Approximate share of the keys, in whole documents, e.g. 10%.")
+@click.option(
+    "--documents",
+    multiple=True,
+    metavar="GLOB…",
+    help="Documents to keep: paths, ids or PATH#ID; FOLDER/ means everything below.",
+)
 @_overwrite
 @store_cache_option
 @workers_options
@@ -60,10 +65,10 @@ def subset(
     overwrite: bool,
     workers: Workers,
 ) -> None:
-    """Make a store of some of another's documents, without running the LM.
+    """Make a store from a subset of a store's documents without running the LM.
 
-    A smaller sample's documents are among a larger one's, and all that is held out comes along. To measure sizes
-    without making stores, see 'knnstore score --only'.
+    A larger sample contains every document of a smaller one, and all held-out documents are included. To compare sizes
+    without making stores, use 'knnstore score --only'.
     """
     from knnstore.datastore.selection import parse_share
     from knnstore.datastore.store import store_path

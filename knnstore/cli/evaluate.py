@@ -8,7 +8,7 @@ from knnstore.errors import UsageError
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     options_metavar="",
-    epilog="The harness comes with pip install 'knnstore[eval]'; its own options: knnstore evaluate -- --help",
+    epilog="Install the harness with pip install 'knnstore[eval]'. Its own options: knnstore evaluate -- --help",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--model_args ARGS --tasks TASKS…")
 def evaluate(arguments: tuple[str, ...]) -> None:
@@ -17,11 +17,11 @@ def evaluate(arguments: tuple[str, ...]) -> None:
     \b
       knnstore evaluate --model_args pretrained=wiki-lm,store=books --tasks wikitext
 
-    All arguments are the harness's; --model is knnstore. Its model's arguments are pretrained and store, then
-    lambda_, temperature, k, nprobe and exact as for knnstore.attach; others go to its model hf.
+    All arguments are passed to the harness, with --model knnstore. Model arguments are pretrained and store, then
+    lambda_, temperature, k, nprobe and exact as for knnstore.attach; all others go to the harness's model hf.
     """
     try:
-        import lm_eval  # noqa: F401 - whether it is there
+        import lm_eval  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise UsageError(f"{error.name} isn't installed: pip install 'knnstore[eval]'") from error
     from knnstore.evaluation import run_harness

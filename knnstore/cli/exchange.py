@@ -11,43 +11,54 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command("import")
-@click.option("--keys", type=_FILE, required=True, metavar="FILE", help="The keys: raw float16 or float32, row by row.")
 @click.option(
-    "--vals", "values", type=_FILE, required=True, metavar="FILE", help="The values: raw int16, int32 or int64 tokens."
+    "--keys", type=_FILE, required=True, metavar="FILE", help="File of keys: raw float16 or float32, row by row."
 )
-@click.option("--dim", "dimension", type=int, help="Width of a key. Default: from the files' name, or config.json.")
-@click.option("--rows", type=int, help="Rows that were written, where the files are longer. Default: all.")
-@click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Of the file. Default: found out.")
-@click.option("--value-type", type=click.Choice(["int16", "int32", "int64"]), help="Of the file. Default: found out.")
+@click.option(
+    "--vals",
+    "values",
+    type=_FILE,
+    required=True,
+    metavar="FILE",
+    help="File of values: raw int16, int32 or int64 token ids.",
+)
+@click.option("--dim", "dimension", type=int, help="Dimension of a key. Default: from the file names or config.json.")
+@click.option("--rows", type=int, help="Number of rows written, if the files are longer. Default: all.")
+@click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Type of the keys. Default: detected.")
+@click.option(
+    "--value-type", type=click.Choice(["int16", "int32", "int64"]), help="Type of the values. Default: detected."
+)
 @click.option(
     "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: named after the keys."
 )
-@click.option("--model", help="The LM that made the keys. Without it the store can be searched but nothing scored.")
+@click.option("--model", help="The LM that made the keys. Without it, the store can be searched but not used to score.")
 @click.option(
-    "--key", type=click.Choice(["ffn-input", "hidden", "attention-input"]), help="Their layer. Default: found out."
+    "--key", type=click.Choice(["ffn-input", "hidden", "attention-input"]), help="Layer of the keys. Default: detected."
 )
-@click.option("--check/--no-check", default=True, help="Compare the keys with --model's own.", show_default=True)
-@click.option("--vocabulary", type=int, help="Number of tokens, without --model. Default: the largest and one.")
-@click.option("--context", type=click.IntRange(1), help="Window to score in, in tokens. Default: the LM's own.")
-@click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
+@click.option(
+    "--check/--no-check", default=True, help="Compare the keys with those that --model computes.", show_default=True
+)
+@click.option("--vocabulary", type=int, help="Vocabulary size, without --model. Default: largest token id + 1.")
+@click.option("--context", type=click.IntRange(1), help="Window length for scoring, in tokens. Default: the LM's own.")
+@click.option("--stride", type=click.IntRange(1), help="Tokens scored per window. Default: half the context.")
 @click.option(
     "--key-dtype",
     type=click.Choice(["float16", "int8"]),
     default="float16",
     show_default=True,
-    help="How the store keeps them; float16 keeps float16 as it is.",
+    help="Type of the stored keys; float16 stores float16 keys unchanged.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-@click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")
+@click.option("--overwrite", is_flag=True, help="Discard the store's contents and start over.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+@click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Make a store of the memmaps of urvashik/knnlm, knn-transformers or knn-box.
+    """Make a store from the memmaps of urvashik/knnlm, knn-transformers or knn-box.
 
     \b
       knnstore import --keys dstore_keys.npy --vals dstore_vals.npy --dim 1024 --model gpt2
 
-    The same command after an interruption goes on where it stopped.
+    Run it again after an interruption to resume.
     """
     from knnstore.exchange.importing import ImportOptions, import_memmaps
     from knnstore.exchange.rawfile import Form
@@ -65,18 +76,30 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
     type=click.Choice(["memmap", "parquet", "faiss"]),
     default="memmap",
     show_default=True,
-    help="Raw keys and values; a table of them; or the index.",
+    help="memmap: raw keys and values; parquet: a table of both; faiss: the index.",
 )
 @click.option(
-    "--out", "folder", type=OutputFolder(), default=".", show_default=True, metavar="FOLDER", help="Where to write."
+    "--out", "folder", type=OutputFolder(), default=".", show_default=True, metavar="FOLDER", help="Folder to write to."
 )
-@click.option("--key-type", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
-@click.option("--value-type", type=click.Choice(["int16", "int32", "int64"]), default="int32", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option(
+    "--key-type",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type of the keys.",
+)
+@click.option(
+    "--value-type",
+    type=click.Choice(["int16", "int32", "int64"]),
+    default="int32",
+    show_default=True,
+    help="Type of the values.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+@click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def export(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
-    """Write a store as memmaps of other toolkits, as Parquet, or its index as a faiss file."""
+    """Write a store as memmaps for other toolkits or as Parquet, or its index as a faiss file."""
     from knnstore.exchange.exporting import ExportOptions
     from knnstore.exchange.exporting import export as run
     from knnstore.report.exchange import export_text

@@ -10,16 +10,18 @@ from knnstore.cli.output import show
 
 @click.command()
 @store_option
-@click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
+@click.option("--model", help="Folder, name or hub id of the LM. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-@click.option("--nprobe", type=click.IntRange(1), help="Lists that a query searches. Default: the index's.")
+@click.option("--nprobe", type=click.IntRange(1), help="Lists searched per query. Default: the index's.")
 @click.option("--exact", is_flag=True, help="Search every key; needs no index.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0: any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port of the page; 0: any free port."
+)
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
 def explore(port: int, browser: bool, store: str | None, model: str | None, device: str, **searching: Any) -> None:
-    """Look into a store in the browser: a text coloured by gain, token by token, and who taught what.
+    """Explore a store in the browser: gain and sources for every token of a text.
 
-    The page is served to this machine alone and loads nothing from any other. Ctrl-C ends it.
+    The page is served to this machine only and loads nothing from elsewhere. Stop it with Ctrl-C.
     """
     from knnstore.api import open as open_api
     from knnstore.errors import UsageError
@@ -35,15 +37,15 @@ def explore(port: int, browser: bool, store: str | None, model: str | None, devi
     opened = open_api(store, model, device=device)
     if opened.task == "seq2seq":
         raise UsageError(
-            f"{opened.name} holds pairs of texts, and the page shows texts without sources: try 'knnstore generate "
-            "--prompt TEXT --explain', 'knnstore neighbours' or 'knnstore score --report FILE'"
+            f"{opened.name} holds pairs of texts, which the page can't show: try 'knnstore generate --prompt TEXT "
+            "--explain', 'knnstore neighbours' or 'knnstore score --report FILE'"
         )
     listening = open_port(port)
     with listening:
-        show("explore   loading the LM, opening the store, reading an example", err=True)
+        show("explore   loading the LM, opening the store and reading an example", err=True)
         app = make_app(Explorer(opened, **searching))
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        show(f"page      {address} (Ctrl-C ends it)")
+        show(f"page      {address} (stop with Ctrl-C)")
         if browser:
             click.launch(address)
         serve(app, listening)

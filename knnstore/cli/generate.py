@@ -13,38 +13,42 @@ from knnstore.cli.options import (
 )
 from knnstore.cli.output import print_styled, show, show_json
 
-# From which share of a token's probability on it is shown as the store's, and as the store's alone.
+# A token is styled from these shares of its probability that come from the store.
 _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 
 
 @click.command()
-@click.option("--prompt", default="", help="The text to go on from. Default: none, the beginning of a document.")
+@click.option("--prompt", default="", help="Text to continue. Default: empty, the start of a document.")
 @store_option
-@click.option("--explain", is_flag=True, help="Say of each token what it owes to the store, and to which passage.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="When to stop at last.")
+@click.option(
+    "--explain", is_flag=True, help="Show what the store contributed to each token, and which passage it came from."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Maximum number of new tokens."
+)
 @click.option(
     "--sampling-temperature",
     type=float,
-    help="0: the most probable token each time; 1: drawn from the mixture. Default: 0.",
+    help="0: always the most probable token; 1: sample from the mixture. Default: 0.",
 )
-@click.option("--top-p", type=float, help="Draw from the most probable tokens that hold this share. Default: 1.")
-@click.option("--top-k", type=int, help="Draw from this many tokens; 0: all. Default: 0.")
-@click.option("--seed", type=int, help="Makes the draw repeatable.")
+@click.option("--top-p", type=float, help="Nucleus probability mass to sample from. Default: 1.")
+@click.option("--top-k", type=int, help="Number of most probable tokens to sample from; 0: all. Default: 0.")
+@click.option("--seed", type=int, help="Seed that makes sampling reproducible.")
 @click.option(
     "--generation-config",
     is_flag=True,
-    help="Apply the sampling, penalties and bans of the model's generation_config.json; the options above prevail.",
+    help="Apply the sampling, penalties and bans of the model's generation_config.json; options above take precedence.",
 )
 @mixture_options
 @model_options
 @result_options
 def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain: bool, **options: Any) -> None:
-    """Write a text with the LM and the store together, as it comes.
+    """Generate text from the LM and the store together and print it as it is written.
 
-    An encoder-decoder model writes what the prompt becomes: its translation, say.
+    With an encoder-decoder model, the prompt is the source, for example a text to translate.
 
-    With --explain, on a terminal, green are the tokens that owe half of their probability to the store, bold green
-    those that owe it nine tenths.
+    With --explain, a terminal shows tokens in green if at least half of their probability comes from the store, and in
+    bold green from nine tenths.
     """
     from dataclasses import replace
 

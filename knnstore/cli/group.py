@@ -1,4 +1,4 @@
-"""How every command ends: errors of ours as one sentence and an exit code, Ctrl-C as advice."""
+"""How every command ends: with one message and an exit code for an error, and with advice after Ctrl-C."""
 
 import os
 import signal
@@ -23,18 +23,18 @@ _TERMINATED = 143
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: everything is closed as for Ctrl-C, worker processes and what Python shares with them too."""
+    """SIGTERM: clean up as for Ctrl-C, including worker processes and the memory shared with them."""
 
 
 class Group(click.Group):
-    """Turns errors of ours into one sentence and an exit code, and Ctrl-C into advice."""
+    """Turn knnstore's errors into one message and an exit code, and Ctrl-C into advice."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """In the order in which they were added, which is that of their use."""
+        """Return the commands in the order in which they were added, which is the order of use."""
         return list(self.commands)
 
     def invoke(self, context: click.Context) -> Any:
-        """See click: called once a command line is parsed."""
+        """Run the parsed command (see click)."""
         warnings.showwarning = _show_warning
         never_fail_on_characters(sys.stdout, sys.stderr)
         try:
@@ -48,15 +48,15 @@ class Group(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(1)
-        except OSError as error:  # of a path that this user may not even look at, say
-            if error.errno is None:  # not the system's
+        except OSError as error:  # such as a path that this user must not even stat
+            if error.errno is None:  # raised by Python code, not by the system
                 raise
             from knnstore.atomic import explained
 
             show(f"Error: {explained(error, 'use', Path(os.fsdecode(error.filename or '.')))}", err=True)
             context.exit(1)
         except KeyboardInterrupt as interruption:
-            show("\ninterrupted: the same command goes on where this one stopped", err=True)
+            show("\ninterrupted: run the same command again to resume", err=True)
             context.exit(_TERMINATED if isinstance(interruption, _Terminated) else _INTERRUPTED)
 
 
@@ -67,7 +67,7 @@ def _terminable() -> Iterator[None]:
     def terminate(*_: Any) -> None:
         raise _Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, terminate)
@@ -78,5 +78,5 @@ def _terminable() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning is a sentence too, without the place in the code that it comes from."""
+    """Print a warning without its place in the code."""
     show(f"Warning: {message}", err=True)

@@ -17,23 +17,29 @@ from knnstore.cli.options import (
 
 @click.command()
 @store_option
-@click.option("--nlist", type=int, help="Inverted lists. Default: planned from the number of keys.")
-@click.option("--pq-bytes", type=int, help="Bytes of a key's code, a divisor of its width. Default: planned.")
-@click.option("--rotation", metavar="OPQ|PCA64", help="Rotate before coding; a number keeps so many dimensions.")
-@click.option("--train-sample", type=int, help="Keys to train on. Default: 40 a list.")
+@click.option("--nlist", type=int, help="Number of inverted lists. Default: chosen from the number of keys.")
+@click.option("--pq-bytes", type=int, help="Bytes per PQ code, a divisor of the key dimension. Default: planned.")
+@click.option("--rotation", metavar="OPQ|PCA64", help="Rotation before coding; a number sets the dimensions kept.")
+@click.option("--train-sample", type=int, help="Number of training keys. Default: 40 per list.")
 @click.option(
-    "--nprobe", type=int, help="Lists that a query searches by default. Default: 32, more where they are short."
+    "--nprobe", type=int, help="Lists searched per query, stored as default. Default: 32, more if they are short."
 )
-@click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
-@click.option("--overwrite", is_flag=True, help="Build it anew even if it is there.")
-@click.option("--drop-keys", is_flag=True, help="Keep the keys in the lists alone once these hold them: half the disk.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, the time, memory and disk; do nothing.")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
+)
+@click.option("--overwrite", is_flag=True, help="Rebuild an existing index.")
+@click.option(
+    "--drop-keys",
+    is_flag=True,
+    help="Keep only the copy of the keys in the lists, which halves the disk space.",
+)
+@click.option("--dry-run", is_flag=True, help="Report the plan, with time, memory and disk, and exit.")
 @cluster_options
 @shared_options
 def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
     """Build the IVF-PQ index of a store.
 
-    The same command after an interruption goes on where it stopped.
+    Run it again after an interruption to resume.
     """
     from knnstore.build import IndexOptions, build_index, dry_run
     from knnstore.report.index import index_text

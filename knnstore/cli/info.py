@@ -13,15 +13,15 @@ from knnstore.cli.output import show, show_json
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def info(name: str | None, store: str | None, as_json: bool) -> None:
-    """Say what a store is: its model, corpus, size, index, recall and health.
+    """Describe a store: model, corpus, size, index, recall and health.
 
-    Reads records and file sizes only, so it answers at once, whatever the size.
+    Reads only records and file sizes, so it answers at once for a store of any size.
     """
     from knnstore.info import describe_store
     from knnstore.report.info import info_text
 
     if name and store:
-        raise click.UsageError(f"{name!r} and --store {store!r} both name a store: give one")
+        raise click.UsageError(f"{name!r} and --store {store!r} both name a store: give only one")
     described = describe_store(store_root(name or store))
     print_result(as_json, described, info_text(described))
 
@@ -30,13 +30,13 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=".")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def stores(folder: Path, as_json: bool) -> None:
-    """List the stores in a folder (default: this one)."""
+    """List the stores in a folder (default: the current one)."""
     from knnstore.info import list_stores
     from knnstore.records import to_json
     from knnstore.report.info import stores_text
 
-    found = list_stores(folder)
+    summaries = list_stores(folder)
     if as_json:
-        show_json([to_json(store) | {"path": str(store.path)} for store in found])
+        show_json([to_json(store) | {"path": str(store.path)} for store in summaries])
     else:
-        show(stores_text(found))
+        show(stores_text(summaries))

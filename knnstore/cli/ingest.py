@@ -19,55 +19,67 @@ from knnstore.cli.options import (
 
 
 @click.command()
-@click.option("--corpus", multiple=True, metavar="PATH…", help="Folders, files or globs of text.")
+@click.option("--corpus", multiple=True, metavar="PATH…", help="Folders, files or globs to read.")
 @click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--task",
     type=click.Choice(["causal", "seq2seq"]),
     default="causal",
     show_default=True,
-    help="seq2seq: pairs of texts, by an encoder-decoder model (T5, BART, Marian).",
+    help="causal: texts; seq2seq: pairs of texts for an encoder-decoder model (T5, BART, Marian).",
 )
 @pair_options
 @click.option(
     "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: named after the corpus."
 )
 @store_cache_option
-@click.option("--context", type=click.IntRange(1), help="Window, in tokens. Default: the LM's own, at most 1024.")
-@click.option("--stride", type=click.IntRange(1), help="Tokens scored a window. Default: half of the context.")
+@click.option("--context", type=click.IntRange(1), help="Window length in tokens. Default: the LM's own, at most 1024.")
+@click.option("--stride", type=click.IntRange(1), help="Tokens scored per window. Default: half the context.")
 @click.option(
     "--key",
     type=click.Choice(["ffn-input", "hidden", "attention-input"]),
     default="ffn-input",
     show_default=True,
-    help="Which activations are the keys.",
+    help="Activations to store as keys.",
 )
-@click.option("--key-dtype", type=click.Choice(["int8", "float16"]), default="int8", show_default=True)
 @click.option(
-    "--holdout", type=float, default=0.01, show_default=True, help="Share of documents kept out to measure on."
+    "--key-dtype",
+    type=click.Choice(["int8", "float16"]),
+    default="int8",
+    show_default=True,
+    help="Type of the stored keys.",
 )
-@click.option("--chunk-rows", type=click.IntRange(1), help="Keys a chunk and a task. Default: about 32 MiB.")
-@click.option("--workers", type=click.IntRange(0), help="Dask worker processes; 0 works in this one. Default: planned.")
+@click.option(
+    "--holdout", type=float, default=0.01, show_default=True, help="Share of documents held out for measurement."
+)
+@click.option(
+    "--chunk-rows", type=click.IntRange(1), help="Keys per chunk; one task writes one chunk. Default: about 32 MiB."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Number of Dask worker processes; 0: run in this process. Default: planned.",
+)
 @click.option(
     "--special-tokens",
     is_flag=True,
-    help="Make tokens of special tokens that are spelled in the text. Default: they are ordinary text.",
+    help="Parse special tokens that are spelled out in the text. Default: treat them as ordinary text.",
 )
-@click.option("--prune", is_flag=True, help="Remove documents from the store that the corpus has no more.")
-@click.option("--readmit", is_flag=True, help="Take in again what 'knnstore remove' took out.")
-@click.option("--overwrite", is_flag=True, help="Discard what the store holds and start anew.")
+@click.option("--prune", is_flag=True, help="Remove documents from the store that are no longer in the corpus.")
+@click.option("--readmit", is_flag=True, help="Add documents again that 'knnstore remove' removed.")
+@click.option("--overwrite", is_flag=True, help="Discard the store's contents and start over.")
 @cluster_options
 @lm_options
 @shared_options
 def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
     """Run a corpus through an LM and store a key and a value for every token.
 
-    .txt, .md, .jsonl, .ndjson, .json and .parquet, also compressed (.gz, .zst, .bz2, .xz); each file or record is a
-    document. --include takes text files of any other type. The same command after an interruption goes on where it
-    stopped. Into a store that is there it adds what that doesn't have.
+    Reads .txt, .md, .jsonl, .ndjson, .json and .parquet, also compressed (.gz, .zst, .bz2, .xz); each file or record is
+    a document. --include reads text files of any other type. Adds only new documents to an existing store. Run it again
+    after an interruption to resume.
 
-    With --task seq2seq documents are pairs of texts: the lines of two parallel files, --source and --target, or records
-    of --corpus, .tsv (two columns), .jsonl or .parquet with the fields that are named.
+    With --task seq2seq, documents are pairs of texts: the lines of two parallel files, --source and --target, or
+    records of --corpus: .tsv (two columns), .jsonl or .parquet with the named fields.
     """
     from knnstore.ingest import IngestOptions, check_memory_first, choose_workers
     from knnstore.ingest import ingest as run

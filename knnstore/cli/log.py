@@ -9,7 +9,7 @@ from knnstore.cli.options import json_option, print_result, store_option, store_
 @store_option
 @json_option
 def log(as_json: bool, store: str | None) -> None:
-    """List the changes of a store: who, when and what."""
+    """List the changes to a store: who, when and what."""
     from knnstore.datastore.history import load_history
     from knnstore.report.living import log_text
 
@@ -19,12 +19,16 @@ def log(as_json: bool, store: str | None) -> None:
 
 @click.command()
 @store_option
-@click.option("--state", type=click.IntRange(0), help="Which state of the log. Default: the last with other documents.")
+@click.option(
+    "--state",
+    type=click.IntRange(0),
+    help="State to restore, from the log. Default: the last one with different documents.",
+)
 @json_option
 def restore(as_json: bool, store: str | None, state: int | None) -> None:
-    """Return to the documents of an earlier state, until a compaction forgets it.
+    """Restore the documents of an earlier state, as long as the store hasn't been compacted since.
 
-    Repeated, it changes nothing: to go further back, give --state.
+    Repeating the command changes nothing; to go further back, give --state.
     """
     from knnstore.living.restore import restore as run
     from knnstore.report.living import restore_text

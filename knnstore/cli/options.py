@@ -1,4 +1,4 @@
-"""Options and endings that several commands share."""
+"""Options, and ways to print a result, that several commands share."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
 
     class ParamType(click.ParamType):
-        """click's own, which is generic only since 8.4."""
+        """click's class, which is generic only since 8.4."""
 
         def __class_getitem__(cls, _: Any) -> type:
             return cls
@@ -33,12 +33,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Size(ParamType[int]):
-    """Bytes, written as people do."""
+    """A number of bytes, written like ``4GB``."""
 
     name = "size"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> int:
-        """``4GB`` to bytes."""
+        """Return the number of bytes."""
         return value if isinstance(value, int) else parse_size(value)
 
 
@@ -46,78 +46,82 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 class OutputFolder(ParamType[Path]):
-    """A folder that results are written to; only this machine has those."""
+    """A local folder that results are written to."""
 
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, _context: click.Context | None) -> Path:
-        """The path; one that can't be written is refused before any work."""
+        """Return the path, after checking that it can be written."""
         from knnstore.outputs import output_path
 
         return value if isinstance(value, Path) else output_path(value, param.opts[0] if param else "")
 
 
 class OutputFile(OutputFolder):
-    """A file that a result is written to."""
+    """A local file that a result is written to."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, _context: click.Context | None) -> Path:
-        """The path; one that can't be written is refused before any work."""
+        """Return the path, after checking that it can be written."""
         from knnstore.outputs import output_file
 
         return value if isinstance(value, Path) else output_file(value, param.opts[0] if param else "")
 
 
 def result_options(command: Command) -> Command:
-    """The options of every command that has a result."""
+    """Add the options of every command that has a result."""
     for option in (
         json_option,
-        click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors."),
+        click.option("--quiet", is_flag=True, help="Print only the result and errors."),
     ):
         command = option(command)
     return command
 
 
 def shared_options(command: Command) -> Command:
-    """The options that every stage has."""
+    """Add the options that every stage has."""
     memory = click.option(
-        "--memory", type=Size(), default="4GB", show_default=True, help="Most memory, of all processes together."
+        "--memory", type=Size(), default="4GB", show_default=True, help="Memory limit across all processes."
     )
     return memory(result_options(command))
 
 
 def model_options(command: Command) -> Command:
-    """Which LM, and how to run it."""
+    """Add the options that choose the LM and how it runs."""
     for option in (
         click.option(
             "--allow-mismatch",
             is_flag=True,
-            help="Take another LM, tokenizer or key layer than the store's.",
+            help="Accept an LM, tokenizer or key layer that differs from the store's.",
         ),
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
-        click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the LM."),
-        click.option("--model", help="Folder, name or hub id. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."),
+        click.option("--device", default="auto", show_default=True, help="Device of the LM: cpu, cuda, cuda:1 …"),
+        click.option(
+            "--dtype", default="auto", show_default=True, help="Precision of the LM: float32, bfloat16 or float16."
+        ),
+        click.option(
+            "--model", help="Folder, name or hub id of the LM. Default: $KNNSTORE_MODEL, else the shipped wiki-lm."
+        ),
     ):
         command = option(command)
     return command
 
 
 def reading_options(command: Command) -> Command:
-    """How files of text are read."""
+    """Add the options for reading text files."""
     for option in (
         click.option(
             "--errors",
             type=click.Choice(["strict", "replace", "skip"]),
             default="strict",
             show_default=True,
-            help="Undecodable text: stop, put U+FFFD, or skip the document.",
+            help="Undecodable text: stop, insert U+FFFD, or skip the document.",
         ),
         click.option(
             "--text-field",
             default="text",
             show_default=True,
-            help="Field or column that holds the text: text, doc.text …",
+            help="Field or column with the text: text, doc.text …",
         ),
     ):
         command = option(command)
@@ -125,15 +129,15 @@ def reading_options(command: Command) -> Command:
 
 
 def selection_options(command: Command) -> Command:
-    """Which files of a folder are read."""
+    """Add the options that select files of a folder."""
     for option in (
         click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of the corpus."),
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these files or folders out."),
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Skip these files or folders."),
         click.option(
             "--include",
             multiple=True,
             metavar="PATTERN",
-            help="Take these files alone, whatever their type; patterns as in .gitignore: '*.py', 'src/'.",
+            help="Read only these files, whatever their type; patterns as in .gitignore: '*.py', 'src/'.",
         ),
     ):
         command = option(command)
@@ -141,60 +145,75 @@ def selection_options(command: Command) -> Command:
 
 
 def pair_options(command: Command) -> Command:
-    """Where pairs of texts are, for an encoder-decoder model."""
+    """Add the options that locate pairs of texts, for an encoder-decoder model."""
     for option in (
         click.option(
-            "--target-field", default="target", show_default=True, help="That of the target: a field a.b, or a column."
+            "--target-field",
+            default="target",
+            show_default=True,
+            help="Field or column with the target: target, pair.target …",
         ),
         click.option(
-            "--source-field", default="source", show_default=True, help="Of pairs in files: where the source is."
+            "--source-field",
+            default="source",
+            show_default=True,
+            help="Field or column with the source: source, pair.source …",
         ),
-        click.option("--target", multiple=True, metavar="FILE", help="What each line of --source becomes."),
-        click.option("--source", multiple=True, metavar="FILE", help="Seq2seq: parallel files, a text a line."),
+        click.option(
+            "--target",
+            multiple=True,
+            metavar="FILE",
+            help="Seq2seq: parallel files with the target of each line of --source.",
+        ),
+        click.option(
+            "--source", multiple=True, metavar="FILE", help="Seq2seq: parallel files with one source per line."
+        ),
     ):
         command = option(command)
     return command
 
 
 def lm_options(command: Command) -> Command:
-    """The options of the stages that run the LM over files."""
+    """Add the options of the stages that run the LM over files."""
     return model_options(reading_options(command))
 
 
 def mixture_options(command: Command) -> Command:
-    """How the store is searched and mixed with the LM, by commands that tune nothing."""
+    """Add the options for search and mixture to a command that doesn't tune."""
     for option in (
         click.option("--exact", is_flag=True, help="Search every key; needs no index."),
-        click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's."),
-        click.option("--temperature", type=float, help="Divides the distances. Default: as tuned, else derived."),
-        click.option("--lambda", "lambda_", type=float, help="Weight of the store. Default: as tuned, else 0.25."),
-        click.option("--k", type=int, help="Neighbours. Default: as tuned, else 1024."),
+        click.option("--nprobe", type=int, help="Lists searched per query. Default: the index's."),
+        click.option("--temperature", type=float, help="Divisor of the distances. Default: tuned, else estimated."),
+        click.option("--lambda", "lambda_", type=float, help="Weight of the store. Default: tuned, else 0.25."),
+        click.option("--k", type=int, help="Number of neighbours. Default: tuned, else 1024."),
     ):
         command = option(command)
     return command
 
 
 def complete_store(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of the stores here that begin so, for the shell."""
+    """Return the names of stores in this folder that start with ``incomplete``, for the shell."""
     names = (path.parent.name.removesuffix(".knnstore") for path in Path().glob("*.knnstore/knnstore.json"))
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 def store_option(command: Command) -> Command:
-    """``--store`` of a command that reads one; the shell completes the names of those here."""
+    """Add ``--store`` to a command that reads one store."""
     return click.option(
-        "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: the only one here."
+        "--store",
+        shell_complete=complete_store,
+        help="Name, path or URL of the store. Default: the only one in this folder.",
     )(store_cache_option(command))
 
 
 def store_cache_option(command: Command) -> Command:
-    """``--store-cache``, which this process and those that it starts find in the environment."""
+    """Add ``--store-cache``, passed to this process and its children through the environment."""
     return click.option(
         "--store-cache",
         type=Size(),
         expose_value=False,
         callback=_set_store_cache,
-        help="Most of this disk for what is read from object storage. Default: $KNNSTORE_STORE_CACHE, else 50GB.",
+        help="Local cache size for object storage. Default: $KNNSTORE_STORE_CACHE, else 50GB.",
     )(command)
 
 
@@ -204,20 +223,24 @@ def _set_store_cache(_context: click.Context, _param: click.Parameter, value: in
 
 
 def stores_option(command: Command) -> Command:
-    """``--store`` of a command that searches one store or several."""
-    words = "Name, path or URL of the store; more than once: search them all together. Default: the only one here."
+    """Add ``--store`` to a command that searches one store or several."""
+    words = (
+        "Name, path or URL of the store; repeat it to search several together. Default: the only one in this folder."
+    )
     option = click.option("--store", multiple=True, shell_complete=complete_store, help=words)
     return option(store_cache_option(command))
 
 
 def cluster_options(command: Command) -> Command:
-    """The options of the stages that can run on a Dask cluster."""
+    """Add the options of the stages that can run on a Dask cluster."""
     for option in (
-        click.option("--scheduler-file", metavar="FILE", help="The same, by the file that its scheduler wrote."),
+        click.option(
+            "--scheduler-file", metavar="FILE", help="Dask cluster to join, by the file that its scheduler wrote."
+        ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Join this Dask cluster. Default: $DASK_SCHEDULER_ADDRESS or Dask's configuration, else this machine.",
+            help="Dask cluster to join. Default: $DASK_SCHEDULER_ADDRESS or Dask's configuration, else this machine.",
         ),
     ):
         command = option(command)
@@ -226,26 +249,28 @@ def cluster_options(command: Command) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The Dask cluster that a command is to join."""
+    """The Dask cluster that a command joins."""
 
     address: str | None
     scheduler_file: str | None
 
     def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
-        """Its workers, of ``memory`` bytes each."""
+        """Return a runner on the cluster's workers, of ``memory`` bytes each."""
         from knnstore.scheduling import cluster_runner
 
         return cluster_runner(self.address, self.scheduler_file, memory=memory, say=reporter.say)
 
 
 def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int | None) -> Cluster | None:
-    """The cluster that is asked for, by options or else by Dask's configuration; None for this machine."""
+    """Return the cluster named by the options or by Dask's configuration; None for this machine."""
     from knnstore.scheduling import scheduler_address
 
     if (scheduler or scheduler_file) and workers is not None:
-        raise click.UsageError("--workers starts workers on this machine; with --scheduler the cluster has its own.")
+        raise click.UsageError(
+            "--workers starts workers on this machine and --scheduler uses a cluster's: give only one."
+        )
     if scheduler and scheduler_file:
-        raise click.UsageError("--scheduler and --scheduler-file both name a cluster: give one of them.")
+        raise click.UsageError("--scheduler and --scheduler-file both name a cluster: give only one.")
     if workers is not None:
         return None
     address = None if scheduler_file else scheduler_address(scheduler)
@@ -260,14 +285,14 @@ class Workers:
     cluster: Cluster | None
 
     def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
-        """What runs them; ``memory`` in bytes."""
+        """Return a runner for the tasks; ``memory`` is in bytes."""
         from knnstore.scheduling import local_runner
 
         return self.cluster.runner(memory, reporter) if self.cluster else local_runner(self.count)
 
 
 def workers_options(command: Command) -> Command:
-    """``--workers``, ``--scheduler`` and ``--scheduler-file``, as the argument ``workers``, a ``Workers``."""
+    """Add ``--workers``, ``--scheduler`` and ``--scheduler-file``, passed to the command as one ``Workers``."""
 
     @wraps(command)
     def chosen(
@@ -276,31 +301,33 @@ def workers_options(command: Command) -> Command:
         cluster = find_cluster(scheduler, scheduler_file, workers)
         return command(*arguments, workers=Workers(workers or 0, cluster), **rest)
 
-    option = click.option("--workers", type=click.IntRange(0), help="Dask worker processes. Default: 0, this process.")
+    option = click.option(
+        "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
+    )
     return cluster_options(option(chosen))  # type: ignore[return-value]
 
 
 def store_root(store: str | None) -> Path:
-    """The folder of the store of that name or path, or of the only one here."""
+    """Return the folder of the store with that name or path; by default of the only one in this folder."""
     from knnstore.datastore.store import only_store, store_path
 
     return store_path(store) if store else only_store(Path())
 
 
 def open_store(store: str | None) -> "Datastore":
-    """The store of that name or path, or the only one here."""
+    """Open the store with that name or path; by default the only one in this folder."""
     from knnstore.datastore.store import Datastore
 
     return Datastore(store_root(store))
 
 
 def reporter_for(quiet: bool) -> Reporter:
-    """Sentences and bars on stderr, unless ``--quiet``."""
+    """Return a reporter that prints messages and progress bars on stderr, unless ``quiet``."""
     return Reporter() if quiet else TerminalReporter()
 
 
 def print_result(as_json: bool, report: Any, text: str) -> None:
-    """The result on stdout: text for people, or one JSON object."""
+    """Print the result on stdout: text for people, or one JSON object."""
     from knnstore.records import to_json
 
     if as_json:

@@ -1,4 +1,4 @@
-"""The only place that prints for a command. Progress goes through ``knnstore.progress``."""
+"""All printing of the commands, except progress, which goes through ``knnstore.progress``."""
 
 import json
 import os
@@ -16,19 +16,19 @@ def show(text: str, *, err: bool = False) -> None:
 
 
 def show_line(text: str, *, err: bool = False) -> None:
-    """Print text as it is, but without what could act on a terminal."""
+    """Print text unchanged except for control characters, which are escaped."""
     click.echo(escaped(text), err=err)
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON object on stdout, in characters that its encoding has."""
+    """Print one JSON object on stdout, escaping characters that its encoding lacks."""
     click.echo(escaped_json(json.dumps(value, ensure_ascii=not takes_any_character(sys.stdout), default=str)))
 
 
 def print_styled(text: str, *, newline: bool = True) -> None:
-    """Text with styles of ours on stdout at once: without them where it is no terminal, or $NO_COLOR is set.
+    """Print styled text on stdout and flush it; without styles if that isn't a terminal or $NO_COLOR is set.
 
-    What comes from elsewhere has to be escaped before it is styled.
+    Text from elsewhere has to be escaped before it is styled.
     """
     click.echo(text, nl=newline, color=False if os.environ.get("NO_COLOR") else None)
     sys.stdout.flush()

@@ -21,11 +21,11 @@ from knnstore.cli.options import (
     multiple=True,
     required=True,
     metavar="GLOB|ID…",
-    help="Paths, ids or PATH#ID; * crosses folders; FOLDER/ means all below.",
+    help="Documents: paths, ids or PATH#ID; * also matches /; FOLDER/ means everything below.",
 )
-@click.option("--note", default="", help="Why, for the log. It is kept for good: no personal data.")
-@click.option("--now", is_flag=True, help="Compact at once, so that it leaves the disk as well.")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed; do nothing.")
+@click.option("--note", default="", help="Reason, for the log. It is kept permanently: no personal data.")
+@click.option("--now", is_flag=True, help="Compact immediately, so that the documents leave the disk too.")
+@click.option("--dry-run", is_flag=True, help="Report what would be removed and exit.")
 @workers_options
 @shared_options
 def remove(
@@ -40,9 +40,9 @@ def remove(
     dry_run: bool,
     workers: Workers,
 ) -> None:
-    """Take documents out of a store: no search finds them from now on.
+    """Remove documents from a store, so that no search finds them.
 
-    They leave the disk with the next 'knnstore compact', or at once with --now.
+    They stay on disk until the next 'knnstore compact', or are deleted immediately with --now.
     """
     from knnstore.datastore.store import Datastore
     from knnstore.living.compact import CompactOptions, compact

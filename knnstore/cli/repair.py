@@ -9,19 +9,25 @@ from knnstore.cli.options import print_result, reporter_for, selection_options, 
 
 @click.command()
 @store_option
-@click.option("--corpus", multiple=True, metavar="PATH…", help="The corpus that it was made of, if need be.")
+@click.option("--corpus", multiple=True, metavar="PATH…", help="The corpus the store was made from, if needed.")
 @click.argument("more", nargs=-1, metavar="")
 @selection_options
-@click.option("--model", help="The LM that made it. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Dask workers; 0: this process.")
+@click.option("--model", help="The LM that made the store. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
+@click.option("--device", default="auto", show_default=True, help="Device of the LM: cpu, cuda, cuda:1 …")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Number of Dask worker processes; 0: run in this process.",
+)
 @shared_options
 @click.pass_context
 def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, **options: Any) -> None:
-    """Make again what verify finds damaged.
+    """Rebuild what 'knnstore verify' finds damaged.
 
-    Keys and values come from the index's copy of the same rows, else from the LM and the corpus; the index from the
-    keys. What can't be made again is named. Exit code 1 if there is any.
+    Keys and values are taken from the index's copy of the same rows, else computed from the corpus by the LM; the index
+    is rebuilt from the keys. Whatever can't be rebuilt is listed, with exit code 1.
     """
     from knnstore.repair import RepairOptions
     from knnstore.repair import repair as run

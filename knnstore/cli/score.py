@@ -20,48 +20,52 @@ from knnstore.cli.output import show, show_json
 
 @click.command()
 @stores_option
-@click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the documents held out.")
+@click.option("--text", multiple=True, metavar="PATH…", help="Text to score. Default: the held-out documents.")
 @click.argument("more", nargs=-1, metavar="")
 @pair_options
-@click.option("--k", type=int, help="Neighbours. Default: tuned, up to 1024.")
+@click.option("--k", type=int, help="Number of neighbours. Default: tuned, up to 1024.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
-@click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")
-@click.option("--nprobe", type=int, help="Lists that a query searches. Default: the index's.")
+@click.option("--temperature", type=float, help="Divisor of the distances. Default: tuned.")
+@click.option("--nprobe", type=int, help="Lists searched per query. Default: the index's.")
 @click.option("--exact", is_flag=True, help="Search every key; needs no index.")
-@click.option("--quantised", is_flag=True, help="Take distances from the PQ codes, not from the keys.")
-@click.option("--only", multiple=True, metavar="GLOB|SHARE…", help="Search these documents alone, or 10% of the keys.")
-@click.option("--without", multiple=True, metavar="GLOB|SHARE…", help="Leave these documents out of the search.")
-@click.option("--exclude-overlap", is_flag=True, help="Leave documents that repeat the text out of the search.")
-@click.option("--cache", type=int, default=0, metavar="TOKENS", help="Remember the document's own last TOKENS as well.")
+@click.option("--quantised", is_flag=True, help="Compute distances from the PQ codes instead of the keys.")
+@click.option(
+    "--only", multiple=True, metavar="GLOB|SHARE…", help="Search only these documents, or this share of the keys (10%)."
+)
+@click.option("--without", multiple=True, metavar="GLOB|SHARE…", help="Exclude these documents from the search.")
+@click.option("--exclude-overlap", is_flag=True, help="Exclude documents that repeat the text from the search.")
+@click.option(
+    "--cache", type=int, default=0, metavar="TOKENS", help="Also search the last TOKENS of the scored document."
+)
 @click.option("--cache-weight", type=float, help="Weight of the cache in the mixture. Default: tuned.")
-@click.option("--cache-temperature", type=float, help="Divides the cache's distances. Default: tuned.")
+@click.option("--cache-temperature", type=float, help="Divisor of the cache's distances. Default: tuned.")
 @click.option(
     "--tuned/--retune",
     default=None,
-    help="Insist on what 'knnstore tune' stored, or tune anew. Default: what is stored, if it is and fits.",
+    help="Require the setting stored by 'knnstore tune', or tune again. Default: the stored one, if any fits.",
 )
 @click.option(
     "--adaptive/--constant",
     default=None,
-    help="Weigh each token by a gate, or all alike. Default: by the gate, if the stored setting has one.",
+    help="Weight per token from a gate, or one constant weight. Default: the gate, if the stored setting has one.",
 )
 @click.option("--save-neighbours", type=OutputFile(), metavar="FILE", help="Write a Parquet file for 'knnstore tune'.")
 @click.option(
     "--report",
     type=OutputFile(),
     metavar="FILE",
-    help="Write an HTML page: surfaces, documents, calibration, telling tokens.",
+    help="Write an HTML page: tuning surfaces, documents, calibration, example tokens.",
 )
-@click.option("--per-token", type=OutputFile(), metavar="FILE", help="Write a Parquet file with a row for every token.")
+@click.option("--per-token", type=OutputFile(), metavar="FILE", help="Write a Parquet file with one row per token.")
 @cluster_options
 @lm_options
 @shared_options
 def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
-    """Perplexity of a text by the LM alone, and joined to the store.
+    """Measure the perplexity of a text with the LM alone and with the store.
 
-    What is not given of k, λ and temperature is as 'knnstore tune' stored it; else it is tuned on half of the documents
-    and reported on the others. Of a store made with --task seq2seq it is the perplexity of the targets given their
-    sources: of --source and --target, or of pairs in the files of --text.
+    Unset k, λ and temperature come from 'knnstore tune'; without a stored setting, they are tuned on half of the
+    documents and the result is reported on the other half. For a store made with --task seq2seq, the perplexity is that
+    of the targets given their sources, from --source and --target or from pairs in the files of --text.
     """
     from knnstore.report.score import score_text
     from knnstore.score import ScoreOptions

@@ -9,10 +9,10 @@ from knnstore.cli.options import open_store, print_result, reporter_for, shared_
 @store_option
 @shared_options
 def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None:
-    """Sort the store's tokens by what stands before them: an exact-match memory.
+    """Build an exact-match memory: the store's tokens, sorted by the text before them.
 
-    A gate that 'knnstore tune' trains then knows the longest suffix of each context that occurs in the store, and what
-    followed it. About 6 bytes a token. The same command after an interruption goes on where it stopped.
+    The gate that 'knnstore tune' trains can then use the longest suffix of each context that occurs in the store, and
+    the tokens that followed it. Takes about 6 bytes per token. Run it again after an interruption to resume.
     """
     from knnstore.report.suffixes import suffixes_text
     from knnstore.suffixes.build import build_suffixes

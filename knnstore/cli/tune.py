@@ -11,24 +11,25 @@ from knnstore.cli.output import show, show_json
 @click.command()
 @click.argument("file")
 @click.option(
-    "--store", shell_complete=complete_store, help="The store that keeps the result. Default: the only one here."
+    "--store", shell_complete=complete_store, help="Store to keep the result in. Default: the only one in this folder."
 )
 @store_cache_option
-@click.option("--k", type=int, help="Neighbours. Default: tuned.")
+@click.option("--k", type=int, help="Number of neighbours. Default: tuned.")
 @click.option("--lambda", "lambda_", type=float, help="Weight of the store in the mixture. Default: tuned.")
-@click.option("--temperature", type=float, help="Divides the distances. Default: tuned.")
+@click.option("--temperature", type=float, help="Divisor of the distances. Default: tuned.")
 @click.option(
     "--adaptive/--constant",
     default=None,
-    help="Keep a gate that weighs each token, or none. Default: if it is better on documents that it hasn't seen.",
+    help="Use a gate that sets the weight per token, or none. Default: a gate if it is better on unseen documents.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what was found; store nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the result without storing it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+@click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool, **options: Any) -> None:
-    """Find the best mixture from the neighbours that 'score --save-neighbours FILE' wrote, and store it.
+    """Find the best mixture from the neighbours in FILE and store it.
 
-    No LM runs and nothing is searched. 'score' then takes the result by default.
+    'knnstore score --save-neighbours FILE' writes FILE; neither the LM nor a search is run. 'knnstore score' uses the
+    stored mixture by default.
     """
     from knnstore.report.tune import tune_json, tune_text
     from knnstore.score import SavedNeighbours, ScoreOptions

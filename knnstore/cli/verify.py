@@ -8,12 +8,12 @@ from knnstore.cli.options import print_result, reporter_for, store_option, store
 @click.command()
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress, no sentences; only the result and errors.")
+@click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 @click.pass_context
 def verify(context: click.Context, store: str | None, as_json: bool, quiet: bool) -> None:
     """Read every byte of a store and compare it with its checksums.
 
-    Each damaged file is named, with its rows and whether it can be made again. Exit code 1 if there is any.
+    Lists each damaged file with its rows and whether it can be rebuilt. Exit code 1 if anything is damaged.
     """
     from knnstore.report.verify import verify_text
     from knnstore.verify import verify as run

@@ -56,17 +56,17 @@ def test_another_file_can_be_named(here):
     [
         (
             "[ingest]\nkeydtype = 'int8'",
-            "[ingest] keydtype is no option of 'knnstore ingest'; did you mean 'key-dtype'?",
+            "[ingest] keydtype isn't an option of 'knnstore ingest'; did you mean 'key-dtype'?",
         ),
-        ("memori = '8GB'", "'memori' is no option of any command; did you mean 'memory'?"),
-        ("[ingst]\nmemory = '8GB'", "[ingst] is no command; did you mean 'ingest'?"),
+        ("memori = '8GB'", "'memori' isn't an option of any command; did you mean 'memory'?"),
+        ("[ingst]\nmemory = '8GB'", "[ingst] isn't a command; did you mean 'ingest'?"),
         ("[ingest]\nmemory = 'lots'", "[ingest] memory = 'lots': 'lots' is not a size"),
         ("[ingest]\nkey-dtype = 'int4'", "[ingest] key-dtype = 'int4'"),
-        ("[score]\nk = true", "[score] k = True: a value is wanted"),
-        ("[score]\nexact = 'yes'", "true or false is wanted"),
-        ("[score]\nk = [1, 2]", "one value is wanted"),
+        ("[score]\nk = true", "[score] k = True: expected a value"),
+        ("[score]\nexact = 'yes'", "expected true or false"),
+        ("[score]\nk = [1, 2]", "expected a single value"),
         ("[ingest]\noverwrite = true", "discards finished work"),
-        ("[ingest", "isn't TOML"),
+        ("[ingest", "isn't valid TOML"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_whatever_the_command(here, text, told):

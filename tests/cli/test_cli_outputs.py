@@ -24,8 +24,7 @@ def test_every_option_that_writes_a_result_is_known():
         (name, option.opts[0])
         for name, command in main.commands.items()
         for option in command.params
-        if isinstance(option, click.Option)
-        and (option.help or "").startswith(("Write ", "Where to write", "Where to w"))
+        if isinstance(option, click.Option) and (option.help or "").startswith(("Write ", "Folder to w"))
     }
     assert written == {(name, option.opts[0]) for name, option in OUTPUTS}
 

@@ -320,7 +320,7 @@ def test_a_command_that_is_terminated_closes_its_workers_and_says_only_how_to_go
         assert process.stdout.readline() == "at work\n"
         process.terminate()
         _, told = process.communicate(timeout=MOST_SECONDS)
-    assert told == "\ninterrupted: the same command goes on where this one stopped\n"
+    assert told == "\ninterrupted: run the same command again to resume\n"
     assert process.returncode == 143
 
 
