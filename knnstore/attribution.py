@@ -1,15 +1,15 @@
 """Who earned a text's probability: the LM, and each document of the store."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Joined, Setting
+from knnstore.attachment import Joined
 from knnstore.datastore.documents import Document
-from knnstore.interpolation import mix
 from knnstore.lm.forward import window_scores
-from knnstore.neighbours import ABSENT, Int64, Neighbours, agreeing_weights
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.mixture import Credit, Mixture
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import Passage, Passages
 from knnstore.progress import Reporter
 from knnstore.score.texts import Texts
@@ -45,31 +45,6 @@ class Attribution:
     documents: tuple[DocumentShare, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shares:
-    """Shares in n tokens. ``store``: float64 (n,). ``credit``: float64 (n, k), each neighbour's; a row sums to it.
-
-    ``p``, ``p_lm`` and ``p_store``: float64 (n,), the tokens' probabilities.
-    """
-
-    store: Any
-    credit: Any
-    p: Any
-    p_lm: Any
-    p_store: Any
-
-
-def shares(neighbours: Neighbours, targets: Int64, log_lm: Any, setting: Setting) -> Shares:
-    """Shares in tokens ``targets``, int64 (n,), of ln p_LM ``log_lm``, float (n,), with the neighbours of each."""
-    weights = agreeing_weights(neighbours, targets, setting.temperature).astype(np.float64)  # (n, k)
-    p_store = weights.sum(axis=1)
-    # without neighbours there is no mixture: the LM's own
-    log_p = np.where(neighbours.found, mix(log_lm, p_store, setting.lambda_), log_lm)
-    p = np.exp(log_p)
-    credit = setting.lambda_ * weights / np.maximum(p, np.finfo(np.float64).tiny)[:, None]
-    return Shares(credit.sum(axis=1), credit, p, np.exp(np.asarray(log_lm, np.float64)), p_store)
-
-
 class Ledger:
     """Adds up the shares in a text's tokens by document."""
 
@@ -79,12 +54,12 @@ class Ledger:
         self._earned: dict[int, float] = {}
         self._best: dict[int, tuple[float, int]] = {}  # of each document, its largest credit and that row
 
-    def add(self, neighbours: Neighbours, found: Shares) -> None:
-        """Count tokens in, with the neighbours, rows included, that the shares are of."""
+    def add(self, neighbours: Neighbours, credit_of_tokens: Credit) -> None:
+        """Count tokens in, with their neighbours, rows included, and what those have earned."""
         assert neighbours.rows is not None
-        self._tokens += len(found.store)
-        earning = found.credit > 0
-        credit, rows = found.credit[earning], neighbours.rows[earning]
+        self._tokens += len(credit_of_tokens.store)
+        earning = credit_of_tokens.credit > 0
+        credit, rows = credit_of_tokens.credit[earning], neighbours.rows[earning]
         order = np.argsort(-credit, kind="stable")  # so that a document's first is its best
         credit, rows = credit[order], rows[order]
         documents, first, inverse = np.unique(self._passages.documents(rows), return_index=True, return_inverse=True)
@@ -113,12 +88,12 @@ class Ledger:
 
 def attribute_texts(joined: Joined, texts: Texts, reporter: Reporter) -> Attribution:
     """Who earned the probability of texts, read in the windows that the store's keys were made with."""
-    model, setting = joined.model, joined.setting
+    model, mixture = joined.model, Mixture(joined.setting)
     windows = cut_windows(texts.first, texts.tokens, context=joined.recipe.context, stride=joined.recipe.stride)
     ledger = Ledger(joined.passages)
     with reporter.bar("attribute", len(texts.ids), "tokens") as advance:
         for part in window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source):
-            neighbours = joined.search(part.keys, setting.k)
-            ledger.add(neighbours, shares(neighbours, part.targets, part.log_p, setting))
+            neighbours = joined.search(part.keys, mixture.k)
+            ledger.add(neighbours, mixture.credit(Evidence(neighbours), part.targets, part.log_p))
             advance(len(part.rows))
     return ledger.attribution()

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Joined, Setting, attach_store
-from knnstore.attribution import Attribution, Ledger, Shares, shares
+from knnstore.attachment import Joined, attach_store
+from knnstore.attachment.mixer import Step
+from knnstore.attribution import Attribution, Ledger
 from knnstore.errors import UsageError
 from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling
-from knnstore.lm.hooks import Step
 from knnstore.lm.streaming import Sampling, TextStream, in_thread, write_tokens
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.mixture import Credit, Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.neighbours import Neighbours
 from knnstore.passages import Passage
 
@@ -69,8 +72,8 @@ class Generation:
         """Write; a second iteration writes once more from the prompt."""
         self.tokens.clear()
         self._ledger = Ledger(self._joined.passages)
-        for token, neighbours, found in in_thread(self._write):
-            self._ledger.add(neighbours, found)
+        for token, neighbours, credit in in_thread(self._write):
+            self._ledger.add(neighbours, credit)
             self.tokens.append(token)
             yield token
 
@@ -109,7 +112,7 @@ class Generation:
         """The passage that gave most of a token's probability; None if none has the token."""
         return None if token.row is None else self._joined.passages.at(token.row)
 
-    def _write(self, emit: Callable[[tuple[WrittenToken, Neighbours, Shares]], None]) -> None:
+    def _write(self, emit: Callable[[tuple[WrittenToken, Neighbours, Credit]], None]) -> None:
         model = self._joined.model
         if model.loaded.task == "seq2seq":
             ids, stream = model.loaded.tokenise_source(self.prompt).tolist(), TextStream(model.loaded, [])
@@ -125,20 +128,20 @@ class Generation:
             write_tokens(model.loaded, ids, self._most, self._sampling, take, penalties=self.generation_config)
 
 
-def _explained(token: int, text: str, step: Step, setting: Setting) -> tuple[WrittenToken, Neighbours, Shares]:
-    neighbours = step.neighbours
-    found = shares(neighbours, np.array([token]), step.log_lm[:, token].double().cpu().numpy(), setting)
-    best = int(np.argmax(found.credit[0]))
-    credit = float(found.credit[0, best])
+def _explained(token: int, text: str, step: Step, setting: Setting) -> tuple[WrittenToken, Neighbours, Credit]:
+    neighbours, log_lm = step.neighbours, step.log_lm[:, token].double().cpu().numpy()
+    credit = Mixture(setting).credit(Evidence(neighbours), np.array([token]), log_lm)
+    best = int(np.argmax(credit.credit[0]))
+    row_share = float(credit.credit[0, best])
     assert neighbours.rows is not None
     written = WrittenToken(
         token_id=token,
         text=text,
-        p=float(found.p[0]),
-        p_lm=float(found.p_lm[0]),
-        p_store=float(found.p_store[0]),
-        store_share=float(found.store[0]),
-        row=int(neighbours.rows[0, best]) if credit > 0 else None,
-        row_share=credit,
+        p=float(credit.p[0]),
+        p_lm=float(credit.p_lm[0]),
+        p_store=float(credit.p_store[0]),
+        store_share=float(credit.store[0]),
+        row=int(neighbours.rows[0, best]) if row_share > 0 else None,
+        row_share=row_share,
     )
-    return written, neighbours, found
+    return written, neighbours, credit

@@ -2,10 +2,11 @@
 
 from knnstore.api.attaching import attach
 from knnstore.api.store import Neighbour, Store, open
-from knnstore.attachment import Attachment, Setting
+from knnstore.attachment import Attachment
 from knnstore.attribution import Attribution
 from knnstore.generation import Generation
 from knnstore.lm.streaming import Sampling
+from knnstore.mixing.setting import Setting
 from knnstore.neighbours import Neighbours
 
 __all__ = [

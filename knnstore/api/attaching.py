@@ -6,7 +6,7 @@ from typing import Any
 
 from knnstore.api.store import Store, open, warn_of_mismatch
 from knnstore.attachment import Attachment, adopted_model, attach_store, choose_setting
-from knnstore.lm.hooks import Step
+from knnstore.attachment.mixer import Step
 
 
 def attach(

@@ -3,6 +3,5 @@
 from knnstore.attachment.attach import Attachment, Joined, adopted_model, attach_store
 from knnstore.attachment.defaults import choose_setting
 from knnstore.attachment.search import Search
-from knnstore.score.result import Setting
 
-__all__ = ["Attachment", "Joined", "Search", "Setting", "adopted_model", "attach_store", "choose_setting"]
+__all__ = ["Attachment", "Joined", "Search", "adopted_model", "attach_store", "choose_setting"]

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any
 
+from knnstore.attachment.mixer import Mixer, Step
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError, ModelError
 from knnstore.lm.causality import require_causal
 from knnstore.lm.forward import KeyModel
-from knnstore.lm.hooks import MixtureHooks, Step
+from knnstore.lm.hooks import MixtureHooks
 from knnstore.lm.loading import adopt_model
 from knnstore.lm.matching import Allow, require_known_model, require_same_keys, require_same_task
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.passages import Passages
 from knnstore.recognition import window_of
-from knnstore.score.result import Setting
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,15 +76,8 @@ def attach_store(
     only_here: bool = False,
 ) -> Attachment:
     """Join ``model`` to what ``search`` searches; with ``only_here``, for this thread alone."""
-    hooks = MixtureHooks(
-        model.loaded.model,
-        model.point,
-        partial(search, k=setting.k),
-        lambda_=setting.lambda_,
-        temperature=setting.temperature,
-        on_step=on_step,
-        only_here=only_here,
-    )
+    mixer = Mixer(search, Mixture(setting), on_step)
+    hooks = MixtureHooks(model.loaded.model, model.point, mixer, only_here=only_here)
     return Attachment(hooks, setting, source, search.nprobe)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from knnstore.attachment.search import Search
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
+from knnstore.mixing.knn import typical_spread
+from knnstore.mixing.setting import Setting
 from knnstore.score.options import DEFAULT_K
-from knnstore.score.result import Setting
-from knnstore.score.tuned import load_tuned
-from knnstore.score.tuning import typical_spread
+from knnstore.score.tuned_record import load_tuned
 
 T = TypeVar("T")
 

@@ -7,14 +7,13 @@ import numpy as np
 
 from knnstore.attachment import Search
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
-from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
-from knnstore.score.result import Setting
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.interpolation import Float64
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
+from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 from knnstore.windows import cut_windows
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 _TOP = 24  # of the LM's own choices, kept a token
 _BATCH_TOKENS = 1024
@@ -22,7 +21,7 @@ _LOGITS = 2**26  # most numbers in a batch's logits: 256 MB in float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class TokenChoice:
     """A token that LM, store or mixture might have chosen, and what each gives it."""
 
     token: int
@@ -67,35 +66,40 @@ class Analysis:
     neighbour_log_lm: Any
 
     def scored(self, setting: Setting) -> Scored:
-        """Every token's probability under a setting. A token whose search found nothing keeps the LM's."""
-        knn = target_probabilities(self.neighbours, self.ids, (setting.k,), (setting.temperature,))[:, 0, 0]
-        missing = ~self.neighbours.found
-        knn[missing] = np.exp(self.log_lm[missing])
-        return Scored(self.log_lm, mix(self.log_lm, knn, setting.lambda_))
+        """Return every token's probability under a setting. A token whose search found nothing keeps the LM's."""
+        log_p = Mixture(setting).log_p(Evidence(self.neighbours), self.ids, self.log_lm)
+        return Scored(self.log_lm, log_p)
 
-    def weights(self, token: int, setting: Setting) -> Float64:
-        """softmax(−d / T) of a token's k nearest neighbours: float64 (k,), 0 where fewer were found."""
-        distances = self.neighbours.distances[token, : setting.k].astype(np.float64)
-        if not np.isfinite(distances[0]):
-            return np.zeros(len(distances))
-        weights = np.exp((distances[0] - distances) / setting.temperature)
-        return np.asarray(weights / weights.sum())
+    def weights(self, token: int, setting: Setting) -> Float32:
+        """Return softmax(−d / T) of a token's k nearest neighbours: float32 (k,), 0 where fewer were found."""
+        (store, *_) = Mixture(setting).sources
+        weights: Float32 = self._evidence(token).distribution(store).p[0]
+        return weights
 
-    def choices(self, token: int, setting: Setting, most: int) -> list[Choice]:
-        """What stood to be chosen at a token: the first of LM, store and mixture, and the token itself; by mixture."""
-        weights = self.weights(token, setting)
+    def _evidence(self, token: int, times: int = 1) -> Evidence:
+        """Return what is known of one token, repeated."""
+        return Evidence(self.neighbours.select(np.full(times, token)))
+
+    def choices(self, token: int, setting: Setting, most: int) -> list[TokenChoice]:
+        """Return the first choices of LM, store and mixture at a token, and the token itself, by the mixture."""
         values = self.neighbours.values[token, : setting.k]
-        lm = {int(t): float(np.exp(p)) for t, p in zip(self.top[token], self.top_log_lm[token], strict=True)}
+        lm = dict(zip(self.top[token].tolist(), self.top_log_lm[token].tolist(), strict=True))
         store: dict[int, float] = {}
-        for value, weight, log_lm in zip(values, weights, self.neighbour_log_lm[token], strict=False):
+        for value, weight, log_lm in zip(
+            values.tolist(), self.weights(token, setting).tolist(), self.neighbour_log_lm[token], strict=False
+        ):
             if value != ABSENT:
-                store[int(value)] = store.get(int(value), 0.0) + float(weight)
-                lm.setdefault(int(value), float(np.exp(log_lm)))
+                store[value] = store.get(value, 0.0) + weight
+                lm.setdefault(value, float(log_lm))
         target = int(self.ids[token])
-        lm.setdefault(target, float(np.exp(self.log_lm[token])))
-        λ = setting.lambda_ if store else 0.0  # noqa: PLC2401 - as the field writes it
-        every = [Choice(t, p, store.get(t, 0.0), λ * store.get(t, 0.0) + (1 - λ) * p) for t, p in lm.items()]
-        kept: dict[int, Choice] = {choice.token: choice for choice in every if choice.token == target}
+        lm.setdefault(target, float(self.log_lm[token]))
+        tokens, log_lms = np.array(list(lm)), np.array(list(lm.values()))
+        p = np.exp(Mixture(setting).log_p(self._evidence(token, len(tokens)), tokens, log_lms)).tolist()
+        every = [
+            TokenChoice(each, float(np.exp(log_lm)), store.get(each, 0.0), mixture)
+            for (each, log_lm), mixture in zip(lm.items(), p, strict=True)
+        ]
+        kept: dict[int, TokenChoice] = {choice.token: choice for choice in every if choice.token == target}
         for rank in range(most):
             for by in ("mixture", "store", "lm"):
                 ranked = sorted(every, key=lambda choice: (-getattr(choice, by), choice.token))

@@ -9,12 +9,14 @@ from knnstore.errors import UsageError
 from knnstore.explore.analysis import Analysis, analyse
 from knnstore.generation import Generation
 from knnstore.lm.streaming import Sampling
-from knnstore.neighbours import ABSENT, target_probabilities
+from knnstore.mixing.knn import target_probabilities
+from knnstore.mixing.setting import Setting
+from knnstore.neighbours import ABSENT
 from knnstore.passages import Passage
+from knnstore.score.best_setting import choose
+from knnstore.score.grid import make_grid
 from knnstore.score.options import DEFAULT_K, ScoreOptions
-from knnstore.score.result import Setting
-from knnstore.score.tuned import load_tuned
-from knnstore.score.tuning import choose, make_grid
+from knnstore.score.tuned_record import load_tuned
 
 MOST_TOKENS = 2000
 _TUNING_TOKENS = 384
@@ -24,7 +26,7 @@ _TOP_P = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WeighedNeighbour:
     """A neighbour of a token: its share of the store's vote, its distance, and where it stands."""
 
     weight: float
@@ -82,7 +84,7 @@ class Explorer:
         joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, setting, "as set")
         return store.generate(prompt, most, sampling=Sampling(heat, top_p=_TOP_P), joined=joined)
 
-    def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[Source]:
+    def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[WeighedNeighbour]:
         """The neighbours of a token that weigh most, with where they stand."""
         weights = analysis.weights(token, setting)
         rows = analysis.neighbours.rows
@@ -91,7 +93,7 @@ class Explorer:
             index for index in range(min(most, len(weights))) if analysis.neighbours.values[token, index] != ABSENT
         ]
         return [
-            Source(
+            WeighedNeighbour(
                 float(weights[index]),
                 float(analysis.neighbours.distances[token, index]),
                 self.store.passages.at(int(rows[token, index])),

@@ -10,8 +10,8 @@ from knnstore.errors import KnnstoreError
 from knnstore.explore import render
 from knnstore.explore.explorer import MOST_TOKENS, Explorer
 from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling, words
+from knnstore.mixing.setting import Setting
 from knnstore.passages import Passage
-from knnstore.score.result import Setting
 
 _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "page.css").read_text(encoding="utf-8")

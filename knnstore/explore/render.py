@@ -5,11 +5,11 @@ from html import escape
 import numpy as np
 
 from knnstore.attribution import Attribution
-from knnstore.explore.analysis import Analysis, Choice, Scored
-from knnstore.explore.explorer import Source
+from knnstore.explore.analysis import Analysis, Scored, TokenChoice
+from knnstore.explore.explorer import WeighedNeighbour
 from knnstore.generation import WrittenToken
+from knnstore.mixing.setting import Setting
 from knnstore.passages import Passage
-from knnstore.score.result import Setting
 
 # Nats at which a colour is full: a token e³ = 20 times as probable as it was for the LM.
 _FULL = 3.0
@@ -71,7 +71,7 @@ def legend() -> str:
 
 
 def token_detail(
-    analysis: Analysis, scored: Scored, number: int, setting: Setting, choices: list[tuple[str, Choice]]
+    analysis: Analysis, scored: Scored, number: int, setting: Setting, choices: list[tuple[str, TokenChoice]]
 ) -> str:
     """One token: where it stands, what LM, store and mixture give it and its rivals, each with its text."""
     before = "".join(analysis.pieces[max(0, number - _CONTEXT_PIECES) : number])
@@ -91,7 +91,7 @@ def token_detail(
     )
 
 
-def neighbours(sources: list[Source], target: str, k: int) -> str:
+def neighbours(sources: list[WeighedNeighbour], target: str, k: int) -> str:
     """The nearest stored contexts, what followed each, and the document that it is from."""
     if not sources:
         return '<p class="note">No neighbour was found: the LM is on its own here.</p>'

@@ -8,23 +8,16 @@ code here.
 import inspect
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
-from knnstore.errors import CorruptStoreError, ModelError, NumericsError
+from knnstore.errors import ModelError
 from knnstore.lm.keylayer import KeyPoint, module_input
 from knnstore.lm.loading import task_of_config
-from knnstore.neighbours import ABSENT, Neighbours
 
-# Numbers of p_kNN that are held at once: 256 MB in float32.
-_MOST_PROBABILITIES = 2**26
-
-Search = Callable[[Any], Neighbours]
-"""Float32 queries (n, d) to their neighbours."""
-
+Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Keys, float32 (b, n, d), logits (b, n, V) and which positions hold text, bool (b, n), to the mixture's logits."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,47 +28,23 @@ def _as_it_is(function: F) -> F:
     return plain
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """What one forward pass asked of the store: n positions of its batch, in order.
-
-    ``neighbours`` of each. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device, ln p of every token by
-    the LM alone and by the mixture.
-    """
-
-    neighbours: Neighbours
-    log_lm: torch.Tensor
-    log_p: torch.Tensor
-
-
 class MixtureHooks:
-    """While attached, the logits of ``model`` are ln p of the mixture plus the offset of the LM's own logits, float32.
+    """While attached, the logits of ``model`` are those that ``mix`` makes of its keys and its own logits.
 
-    p = λ p_kNN + (1 − λ) p_LM (Khandelwal et al. 2020, eq. 3). The offset is logsumexp of the LM's logits, a constant
-    for each position: penalties, which depend on the sign of a logit, then act as on the LM, and at λ = 0 the logits
-    are the LM's, bit for bit. The store is asked for the positions whose logits are returned and that aren't padding;
-    for those that find nothing, and for padding, the logits are the LM's. A ``loss`` is the mixture's. Several threads
-    may run the model at once.
-
-    ``on_step`` is called, in the thread of the forward pass, after each; None costs nothing. With ``only_here`` the
-    passes of other threads stay the LM's own.
+    ``mix`` is called in the thread of each forward pass, with the positions whose logits are returned. A ``loss``
+    becomes that of its logits. Several threads may run the model at once; with ``only_here`` the passes of other
+    threads stay the LM's own.
     """
 
     def __init__(
         self,
         model: Any,
         point: KeyPoint,
-        search: Search,
+        mix: Mix,
         *,
-        lambda_: float,
-        temperature: float,
-        on_step: Callable[[Step], None] | None = None,
         only_here: bool = False,
     ) -> None:
-        self._search = search
-        self._lambda = lambda_
-        self._temperature = temperature
-        self._on_step = on_step
+        self._mix = mix
         self._thread = threading.get_ident() if only_here else None
         self._path = point.path
         self._detached = False
@@ -167,35 +136,6 @@ class MixtureHooks:
         arguments = self._signature.bind(*args, **kwargs).arguments
         return arguments | kwargs  # what its catch-all took, too
 
-    def _mix(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """Logits of the mixture, shaped like ``logits`` (b, n, vocabulary), for keys (b, n, d) and bool (b, n)."""
-        if not torch.isfinite(keys[asked]).all():
-            raise NumericsError(f"a key isn't finite: the LM overflowed in {logits.dtype}; load it in float32")
-        vocabulary = logits.shape[-1]
-        flat_keys, flat_logits, flat_asked = keys.flatten(0, 1), logits.flatten(0, 1), asked.flatten()
-        size = max(1, _MOST_PROBABILITIES // vocabulary)
-        parts = [
-            self._mix_block(flat_keys[rows], flat_logits[rows], flat_asked[rows])
-            for rows in (slice(begin, begin + size) for begin in range(0, len(flat_keys), size))
-        ]
-        return torch.cat(parts).reshape(logits.shape) if parts else logits.float()
-
-    def _mix_block(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        logits = logits.float()  # (n, vocabulary)
-        lines = torch.nonzero(asked)[:, 0]
-        neighbours = self._search(np.ascontiguousarray(keys[lines].cpu().numpy()))
-        p_knn, found = store_distribution(neighbours, logits.shape[-1], self._temperature, logits.device)
-        lines = lines.to(logits.device)
-        # a weight of 0 leaves a line to the LM: ln 0 + … = −inf is nothing in logaddexp
-        weight = torch.zeros(len(logits), device=logits.device).index_copy(0, lines, found * self._lambda)
-        offset = logits.logsumexp(dim=-1, keepdim=True)  # (n, 1)
-        store = torch.full_like(logits, -torch.inf, requires_grad=False)
-        store[lines] = (p_knn * self._lambda).log() + offset[lines]
-        mixed = torch.logaddexp(store, logits + torch.log1p(-weight)[:, None])
-        if self._on_step is not None:
-            self._on_step(Step(neighbours, logits[lines].log_softmax(dim=-1), mixed[lines].log_softmax(dim=-1)))
-        return mixed
-
 
 def _loss_and_logits(output: Any, given: dict[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
     if isinstance(output, tuple):
@@ -241,23 +181,3 @@ def _loss_of_mixture(
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The loss of encoder-decoder models: mean −ln p of the labels that aren't −100, position by position."""
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))
-
-
-def store_distribution(
-    neighbours: Neighbours, vocabulary: int, temperature: float, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """p_kNN of every token, float32 (n, vocabulary), 0 where nothing was found; and whether anything was, (n,).
-
-    p_kNN(y) = Σ_{i: v_i = y} softmax_i(−d_i / T) (Khandelwal et al. 2020, eq. 2). Raises CorruptStoreError for a token
-    that the LM doesn't have.
-    """
-    largest = int(neighbours.values.max(initial=ABSENT))
-    if largest >= vocabulary:
-        raise CorruptStoreError(f"the store holds token {largest}, the LM has {vocabulary}: run 'knnstore verify'")
-    found = torch.from_numpy(np.ascontiguousarray(neighbours.found)).to(device)
-    distances = torch.from_numpy(neighbours.distances).to(device)
-    weights = torch.softmax(-distances / temperature, dim=-1)  # exp(−inf) = 0 where absent
-    weights = torch.where(found[:, None], weights, torch.zeros_like(weights))
-    values = torch.from_numpy(neighbours.values).to(device).clamp(min=0)
-    p_knn = torch.zeros(len(neighbours), vocabulary, device=device).scatter_add_(1, values, weights)
-    return p_knn, found

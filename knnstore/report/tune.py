@@ -4,7 +4,7 @@ from typing import Any
 
 from knnstore.perplexity import Likelihood, gain_percent
 from knnstore.report.words import documents, setting_words, shown_store, table
-from knnstore.score.tune import TuneReport
+from knnstore.score.crossvalidation import TuneReport
 
 
 def tune_text(report: TuneReport) -> str:

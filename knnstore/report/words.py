@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from knnstore.terminal import MARGIN, columns, fits
 
 if TYPE_CHECKING:  # it brings torch along, and what is said of a store needs none
-    from knnstore.score.result import Setting
+    from knnstore.mixing.setting import Setting
 
 _MARGIN = " " * MARGIN
 

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.progress import Reporter
-from knnstore.score.mixture import Mixture
 from knnstore.score.options import ScoreOptions
-from knnstore.score.result import Setting
 from knnstore.score.texts import Texts
-from knnstore.score.tuned import load_tuned
+from knnstore.score.tuned_record import load_tuned
 from knnstore.suffixes.build import open_suffixes
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A mixture, where it is from, in words, and on how much it was tuned just now."""
+class ChosenMixture:
+    """A mixture, where it is from, in words, and on how many documents and tokens it was tuned just now."""
 
     mixture: Mixture
     words: str
@@ -23,17 +23,18 @@ class Choice:
     tokens: int = 0
 
 
-def given_choice(options: ScoreOptions, rows: int) -> Choice:
-    """The mixture of options that are complete."""
+def given_choice(options: ScoreOptions, rows: int) -> ChosenMixture:
+    """Return the mixture of options that leave nothing open."""
     assert options.k is not None and options.lambda_ is not None and options.temperature is not None
     cache = (options.cache, options.cache_weight or 0.0, options.cache_temperature or 0.0)
-    return Choice(Mixture(Setting(min(options.k, rows), options.lambda_, options.temperature, *cache)), "as given")
+    setting = Setting(min(options.k, rows), options.lambda_, options.temperature, *cache)
+    return ChosenMixture(Mixture(setting), "as given")
 
 
 def stored_choice(
     options: ScoreOptions, store: Datastore, texts: Texts, reporter: Reporter
-) -> tuple[Texts, Choice] | None:
-    """The store's tuned mixture and the texts that it wasn't tuned on; None if it isn't there, or isn't wanted.
+) -> tuple[Texts, ChosenMixture] | None:
+    """Return the store's tuned mixture and the texts that it wasn't tuned on; None if there is none, or none is wanted.
 
     Raises UsageError where ``options.tuned`` asks for what isn't there or would be measured on what it was tuned on.
     """
@@ -67,4 +68,4 @@ def stored_choice(
     words += f", {out:,} of which are left out here)" if out else ", none of them here)"
     if store.rows != record.rows:
         words += f"; the store had {record.rows:,} keys then, and has {store.rows:,}"
-    return left, Choice(mixture, words)
+    return left, ChosenMixture(mixture, words)

@@ -1,19 +1,23 @@
 """What a report page shows beyond the totals: every token's numbers, a sample of the grid, and telling tokens."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.interpolation import Float64
+from knnstore.mixing.mixture import Mixed, Mixture
+from knnstore.neighbours import Float32, Int64
 from knnstore.passages import Passages
-from knnstore.score.mixture import Mixed, Mixture, store_probabilities
+from knnstore.score.best_setting import surface
+from knnstore.score.columns import Columns
+from knnstore.score.grid import Grid, make_grid
 from knnstore.score.options import ScoreOptions
 from knnstore.score.passes import Block
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 from knnstore.score.texts import Texts
-from knnstore.score.tuning import Grid, make_grid, surface
 
 _SAMPLE = 20_000  # tokens that the surfaces are drawn from
 _EACH = 8  # most helped and most harmed tokens that are shown
@@ -23,7 +27,7 @@ _COUNTED_ROWS = 2**25
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class ShownNeighbour:
     """A neighbour of a telling token: where it is from, what stands there, its distance."""
 
     source: str
@@ -41,7 +45,7 @@ class Telling:
     token: str
     lm_p: float
     p: float
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[ShownNeighbour, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,21 +58,33 @@ class Details:
     ``lambdas``: (ks, temperatures) of ``grid``; ``by_lambda``: (temperatures, λs) at the setting's k.
     """
 
-    document: Any
-    log_lm: Any
-    log_p: Any
-    weight: Any
-    distance: Any
+    document: Int64
+    log_lm: Float64
+    log_p: Float64
+    weight: Float64
+    distance: Float32
     spread: float
-    frequency: Any
-    first_choice: Any
+    frequency: Float64
+    first_choice: Float64
     grid: Grid
-    perplexities: Any
-    lambdas: Any
+    perplexities: Float64
+    lambdas: Float64
     lambda_steps: tuple[float, ...]
-    by_lambda: Any
+    by_lambda: Float64
     helped: tuple[Telling, ...]
     harmed: tuple[Telling, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Extreme:
+    """A token that the store may have helped or harmed most, to be explained once all are known."""
+
+    gain: float
+    row: int
+    target: int
+    key: Float32
+    lm_p: float
+    p: float
 
 
 @dataclass(slots=True)
@@ -79,56 +95,48 @@ class DetailsGatherer:
     options: ScoreOptions
     tokens: int
     rows: int
-    parts: dict[str, list[Any]] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
     grid: Grid | None = None
-    telling: list[tuple[float, int, int, Any, float, float]] = field(default_factory=list)
+    extremes: list[_Extreme] = field(default_factory=list)
 
     def add(self, block: Block, mixed: Mixed) -> None:
         """Take in a block and what the mixture makes of it."""
-        tokens = block.tokens
-        self.grid = self.grid or make_grid(replace(self.options, k=None, temperature=None), self.rows, block.neighbours)
-        step = max(1, self.tokens // _SAMPLE)
-        sample = np.arange(0, len(tokens.rows), step)
-        sampled = replace(
-            block,
-            tokens=replace(tokens, targets=tokens.targets[sample], log_p=tokens.log_p[sample]),
-            neighbours=block.neighbours.select(sample),
-        )
-        ks = tuple(k for k in self.grid.ks if k <= block.neighbours.values.shape[1])
+        tokens, neighbours = block.tokens, block.evidence.neighbours
+        self.grid = self.grid or make_grid(replace(self.options, k=None, temperature=None), self.rows, neighbours)
+        sample = np.arange(0, len(tokens.rows), max(1, self.tokens // _SAMPLE))
+        sampled, log_lm = Evidence(neighbours.select(sample)), tokens.log_p[sample]
+        ks = tuple(k for k in self.grid.ks if k <= neighbours.values.shape[1])
         self.grid = Grid(ks, self.grid.temperatures)
-        columns = {
-            "document": block.document,
-            "target": tokens.targets,
-            "log_lm": tokens.log_p,
-            "log_p": mixed.log_p,
-            "weight": mixed.weight,
-            "distance": block.neighbours.distances[:, 0],
-            "first_choice": self._first_choice(block),
-            "sampled_log_lm": tokens.log_p[sample],
-            "sampled_knn": store_probabilities(sampled, ks, self.grid.temperatures),
-        }
-        for name, column in columns.items():
-            self.parts.setdefault(name, []).append(column)
+        self.columns.append(
+            document=block.document,
+            target=tokens.targets,
+            log_lm=tokens.log_p,
+            log_p=mixed.log_p,
+            weight=mixed.weight,
+            distance=neighbours.distances[:, 0],
+            first_choice=self._first_choice(block),
+            sampled_log_lm=log_lm,
+            sampled_knn=sampled.store_p(tokens.targets[sample], log_lm, ks, self.grid.temperatures),
+        )
         gain = mixed.log_p - tokens.log_p
         order = np.argsort(gain, kind="stable")
         for i in {*order[:_EACH].tolist(), *order[-_EACH:].tolist()}:
             key = tokens.keys[i].copy()
             lm_p, p = float(np.exp(tokens.log_p[i])), float(np.exp(mixed.log_p[i]))
-            self.telling.append((float(gain[i]), int(tokens.rows[i]), int(tokens.targets[i]), key, lm_p, p))
+            self.extremes.append(_Extreme(float(gain[i]), int(tokens.rows[i]), int(tokens.targets[i]), key, lm_p, p))
 
-    def _first_choice(self, block: Block) -> Any:
-        tokens = block.tokens
+    def _first_choice(self, block: Block) -> Float64:
+        tokens, evidence = block.tokens, block.evidence
         lm = np.exp(tokens.top_log_p)
-        if block.cache is None:
-            asked = replace(block, tokens=replace(tokens, targets=tokens.top, log_p=tokens.top_log_p))
-            p = np.exp(self.mixture.apply(asked).log_p)
+        if evidence.cache is None:
+            p = np.exp(self.mixture.log_p(evidence, tokens.top, tokens.top_log_p))
         else:  # what the cache says of tokens other than the text's own isn't kept
             p = np.full(len(lm), np.nan)
         return np.stack([lm, p, tokens.top == tokens.targets], axis=1)
 
-    def details(self, texts: Texts, store: Stores, model: LoadedModel, search: Search) -> Details:
+    def details(self, texts: Texts, store: Stores, model: LoadedModel, search: StoresSearch) -> Details:
         """All that was gathered, with the frequencies of the tokens and the telling ones explained."""
-        column = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        column = self.columns
         assert self.grid is not None
         log_lm, knn = column["sampled_log_lm"], column["sampled_knn"]
         losses, lambdas = surface(log_lm, knn)
@@ -137,7 +145,7 @@ class DetailsGatherer:
         lm = np.exp(log_lm)[:, None]
         by_lambda = np.stack([-np.log((1 - step) * lm + step * knn[:, k]).mean(axis=0) for step in steps], axis=1)
         counts = _frequencies(store)
-        chosen = sorted(self.telling, key=lambda one: one[0])
+        chosen = sorted(self.extremes, key=lambda extreme: extreme.gain)
         worst, best = chosen[:_EACH], chosen[::-1][:_EACH]
         spread = self.mixture.spread if self.mixture.gate else float(np.median(column["distance"])) or 1.0
         return Details(
@@ -145,7 +153,7 @@ class DetailsGatherer:
             column["log_lm"],
             column["log_p"],
             column["weight"],
-            column["distance"] / spread,
+            np.asarray(column["distance"] / spread, np.float32),
             spread,
             counts[column["target"]],
             column["first_choice"],
@@ -154,43 +162,41 @@ class DetailsGatherer:
             lambdas,
             steps,
             np.exp(by_lambda),
-            _explained([one for one in best if one[0] > 0], texts, store, model, search),
-            _explained([one for one in worst if one[0] < 0], texts, store, model, search),
+            _explained([extreme for extreme in best if extreme.gain > 0], texts, store, model, search),
+            _explained([extreme for extreme in worst if extreme.gain < 0], texts, store, model, search),
         )
 
 
-def _frequencies(store: Stores) -> Any:
-    """How often each token occurs a million tokens of the store (of its first 2²⁵): float64 (vocabulary,)."""
+def _frequencies(store: Stores) -> Float64:
+    """Return how often each token occurs per million tokens of the store's first 2²⁵: float64 (vocabulary,)."""
     counts, left = np.zeros(store.manifest.model.vocabulary), _COUNTED_ROWS
     for segment in store.segments:
         for begin in range(0, min(segment.rows, left), 2**20):
             values = segment.values(begin, min(begin + 2**20, segment.rows)).astype(np.int64)
             counts += np.bincount(values, minlength=len(counts))
         left = max(left - segment.rows, 0)
-    return counts * 1e6 / max(counts.sum(), 1)
+    per_million: Float64 = counts * 1e6 / max(counts.sum(), 1)
+    return per_million
 
 
 def _explained(
-    chosen: list[tuple[float, int, int, Any, float, float]],
-    texts: Texts,
-    store: Stores,
-    model: LoadedModel,
-    search: Search,
+    extremes: list[_Extreme], texts: Texts, store: Stores, model: LoadedModel, search: StoresSearch
 ) -> tuple[Telling, ...]:
-    if not chosen:
+    if not extremes:
         return ()
-    found = search(np.stack([one[3] for one in chosen]), min(_NEIGHBOURS, store.rows), rows=True)
+    neighbours = search(np.stack([extreme.key for extreme in extremes]), min(_NEIGHBOURS, store.rows), rows=True)
     passages = Passages(store, model.decode)
     result = []
-    assert found.rows is not None
-    for (_, row, target, _, lm_p, p), rows, distances in zip(chosen, found.rows, found.distances, strict=True):
-        document = int(np.searchsorted(texts.first + texts.tokens, row, side="right"))
-        position = row - int(texts.first[document])
+    assert neighbours.rows is not None
+    for extreme, rows, distances in zip(extremes, neighbours.rows, neighbours.distances, strict=True):
+        document = int(np.searchsorted(texts.first + texts.tokens, extreme.row, side="right"))
+        position = extreme.row - int(texts.first[document])
         before = model.decode(texts.read(document, max(0, position - _CONTEXT), position).tolist())
         near = []
-        for neighbour, distance in zip(rows.tolist(), distances.tolist(), strict=True):
-            if neighbour >= 0:
-                passage = passages.at(neighbour, before=_CONTEXT, after=0)
-                near.append(Neighbour(str(passage.document), passage.before, passage.token, distance))
-        result.append(Telling(texts.names[document], before, model.decode([target]), lm_p, p, tuple(near)))
+        for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
+            if row >= 0:
+                passage = passages.at(row, before=_CONTEXT, after=0)
+                near.append(ShownNeighbour(str(passage.document), passage.before, passage.token, distance))
+        token = model.decode([extreme.target])
+        result.append(Telling(texts.names[document], before, token, extreme.lm_p, extreme.p, tuple(near)))
     return tuple(result)

@@ -1,15 +1,17 @@
 """Tokens that the store got right and the LM did not, with the passage that taught them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
+from knnstore.mixing.mixture import Mixed
+from knnstore.neighbours import Bool, Float32
 from knnstore.passages import Passage, Passages
+from knnstore.score.passes import Block
 from knnstore.score.result import Example
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 from knnstore.score.texts import Texts
 
 _CANDIDATES = 64
@@ -25,7 +27,7 @@ class Candidate:
     gain: float
     row: int
     target: int
-    key: Any
+    key: Float32
     lm_top: int
     lm_p_top: float
     lm_p: float
@@ -33,13 +35,13 @@ class Candidate:
     p: float
 
 
-def whole_words(model: LoadedModel) -> Any:
-    """Bool (vocabulary,): the tokens that are words of their own and tell something, for people."""
+def whole_words(model: LoadedModel) -> Bool:
+    """Return bool (vocabulary,): the tokens that are whole words, long enough to mean something to people."""
     texts = [model.decode([token]) for token in range(model.identity.vocabulary)]
     return np.array([text[:1] == " " and text[1:].isalpha() and len(text) > _SHORTEST_WORD for text in texts])
 
 
-def candidates(block: Any, mixed: Any, telling: Any) -> list[Candidate]:
+def candidates(block: Block, mixed: Mixed, telling: Bool) -> list[Candidate]:
     """The tokens of a block that the mixture surely puts first and the LM doesn't, by gain.
 
     Surely: all of the store's and the LM's probability that isn't the token's couldn't raise another above it.
@@ -74,7 +76,7 @@ def best_candidates(found: list[Candidate]) -> list[Candidate]:
 
 
 def explain(
-    found: list[Candidate], texts: Texts, store: Stores, model: LoadedModel, *, search: Search, k: int
+    found: list[Candidate], texts: Texts, store: Stores, model: LoadedModel, *, search: StoresSearch, k: int
 ) -> tuple[Example, ...]:
     """The best candidates as examples, each another word."""
     words: dict[int, Candidate] = {}

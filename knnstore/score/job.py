@@ -3,11 +3,8 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
-
-import numpy as np
 
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.selection import others, selected
@@ -17,26 +14,28 @@ from knnstore.errors import UsageError
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.matching import require_known_model
 from knnstore.lm.spec import default_model
-from knnstore.neighbours import Neighbours
+from knnstore.mixing.interpolation import Float64
+from knnstore.neighbours import Int64, Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store, require_same_model
 from knnstore.scheduling import Runner
+from knnstore.score.best_mixture import best_mixture
 from knnstore.score.checks import block_memory, check_memory_first
-from knnstore.score.choice import Choice, given_choice, stored_choice
+from knnstore.score.choice import ChosenMixture, given_choice, stored_choice
+from knnstore.score.columns import Columns
 from knnstore.score.details import DetailsGatherer
 from knnstore.score.examples import Candidate, best_candidates, candidates, explain, whole_words
-from knnstore.score.fitting import fit_mixture, gather
-from knnstore.score.mixture import Mixed, Mixture
+from knnstore.score.grid import make_cache_temperatures
 from knnstore.score.options import DEFAULT_K, ScoreOptions
 from knnstore.score.overlap import Overlap, measure_overlap
 from knnstore.score.passes import Block, Clock, Pass, search_memory
 from knnstore.score.result import ScoreReport, Seconds
 from knnstore.score.saved import NeighboursWriter
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
-from knnstore.score.tuning import Evidence, make_cache_temperatures
+from knnstore.score.tuning_table import TuningTable
 from knnstore.suffixes.build import open_suffixes
 
 _MOST_TUNING_TOKENS = 250_000
@@ -127,25 +126,6 @@ def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
     return masked
 
 
-@dataclass(slots=True)
-class _Totals:
-    """What a reporting pass gathers, block by block."""
-
-    documents: list[Any] = field(default_factory=list)
-    log_lm: list[Any] = field(default_factory=list)
-    log_p: list[Any] = field(default_factory=list)
-    log_constant: list[Any] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
-
-    def add(self, block: Block, mixed: Mixed, mixture: Mixture) -> None:
-        """Take in a block: ln p by the LM, by the mixture, and by its constants where a gate weighs."""
-        self.documents.append(block.document)
-        self.log_lm.append(block.tokens.log_p)
-        self.log_p.append(mixed.log_p)
-        if mixture.gate is not None:
-            self.log_constant.append(mixture.constant.apply(block).log_p)
-
-
 class _Job:
     """One run: passes over texts with one model, one store and one clock."""
 
@@ -157,7 +137,7 @@ class _Job:
         self._model = model
         self._reporter = reporter
         memory = block_memory(options.memory, model)
-        self.search = Search(stores, options, search_memory(memory), runner, model.loaded.device)
+        self.search = StoresSearch(stores, options, search_memory(memory), runner, model.loaded.device)
         self._pass = Pass(
             model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache, runner=runner
         )
@@ -188,7 +168,7 @@ class _Job:
         """Neighbours that tuning looks at, and that are saved."""
         return min(self._options.k or DEFAULT_K, self._stores.rows)
 
-    def _choose(self, texts: Texts) -> tuple[Texts, Choice]:
+    def _choose(self, texts: Texts) -> tuple[Texts, ChosenMixture]:
         """The texts to report on, and the mixture: as given, as stored, or tuned on some of the documents."""
         if self._options.complete:
             return texts, given_choice(self._options, self._stores.rows)
@@ -204,24 +184,27 @@ class _Job:
         tuning, texts = split_for_tuning(texts, _MOST_TUNING_TOKENS)
         return texts, self._tune(tuning)
 
-    def _tune(self, texts: Texts) -> Choice:
+    def _tune(self, texts: Texts) -> ChosenMixture:
         """The best mixture for these texts, of what the options leave open."""
-        evidence: Evidence | None = None
+        table: TuningTable | None = None
+        cache, gate = self._options.cache, bool(self._options.adaptive)
         for block in self._pass.blocks(texts, self._width, "tune", partial(self._cache_temperatures, None)):
             started = time.perf_counter()
-            evidence = evidence or gather(self._options, self._stores.rows, block, gate=bool(self._options.adaptive))
-            evidence.add(block)
+            table = table or TuningTable.for_blocks_like(
+                block, self._options, self._stores.rows, cache_size=cache, gate=gate
+            )
+            table.add(block)
             self._save(block, texts)
             self._pass.clock.mix += time.perf_counter() - started
-        assert evidence is not None
+        assert table is not None
         started = time.perf_counter()
-        mixture = fit_mixture(evidence, self._options)
+        mixture = best_mixture(table, self._options)
         self._pass.clock.mix += time.perf_counter() - started
-        return Choice(mixture, "", len(texts.names), len(texts.ids))
+        return ChosenMixture(mixture, "", len(texts.names), len(texts.ids))
 
-    def _report(self, text: str, texts: Texts, choice: Choice, overlap: Overlap) -> ScoreReport:
+    def _report(self, text: str, texts: Texts, choice: ChosenMixture, overlap: Overlap) -> ScoreReport:
         """Perplexities of the texts under a mixture."""
-        totals, mixture = _Totals(), choice.mixture
+        totals, mixture, best = Columns(), choice.mixture, list[Candidate]()
         path, telling = self._options.per_token, whole_words(self._model.loaded)
         width = min(max(mixture.k, self._width if self._saving else 0), self._stores.rows)
         temperatures = partial(self._cache_temperatures, mixture.setting.cache_temperature)
@@ -232,16 +215,19 @@ class _Job:
         with TokenLog(path, texts, self._model.loaded) if path else nullcontext() as log:
             for block in self._pass.blocks(texts, width, "score", temperatures):
                 started = time.perf_counter()
-                mixed = mixture.apply(block)
-                totals.add(block, mixed, mixture)
-                totals.candidates = best_candidates(totals.candidates + candidates(block, mixed, telling))
+                evidence, tokens = block.evidence, block.tokens
+                mixed = mixture.mixed(evidence, tokens.targets, tokens.log_p)
+                totals.append(document=block.document, log_lm=tokens.log_p, log_p=mixed.log_p)
+                if mixture.gate is not None:
+                    totals.append(log_constant=mixture.constant.log_p(evidence, tokens.targets, tokens.log_p))
+                best = best_candidates(best + candidates(block, mixed, telling))
                 if details is not None:
                     details.add(block, mixed)
                 if log is not None:
                     log.write(block, mixed, mixture.k)
                 self._save(block, texts)
                 self._pass.clock.mix += time.perf_counter() - started
-        result = self._result(text, texts, choice, totals, overlap)
+        result = self._result(text, texts, choice, totals, best=best, overlap=overlap)
         if details is None:
             return result
         return replace(result, details=details.details(texts, self._stores, self._model.loaded, self.search))
@@ -257,17 +243,26 @@ class _Job:
     def _save(self, block: Block, texts: Texts) -> None:
         if self._saving is not None:
             # a report may look further than what is saved, which is as wide in every block
-            narrow = replace(block, neighbours=block.neighbours.nearest(self._width))
-            self._saving.write(narrow, texts, self._model.loaded.identity.vocabulary)
+            narrow = replace(block.evidence, neighbours=block.evidence.neighbours.nearest(self._width))
+            self._saving.write(replace(block, evidence=narrow), texts, self._model.loaded.identity.vocabulary)
 
-    def _result(self, text: str, texts: Texts, choice: Choice, totals: _Totals, overlap: Overlap) -> ScoreReport:
-        document = np.concatenate(totals.documents)
-        base, knn = (self._likelihood(texts, document, log_p) for log_p in (totals.log_lm, totals.log_p))
-        constant = self._likelihood(texts, document, totals.log_constant) if totals.log_constant else None
-        clock, setting = self._pass.clock, choice.mixture.setting
-        examples = explain(
-            totals.candidates, texts, self._stores, self._model.loaded, search=self.search, k=choice.mixture.k
+    def _result(
+        self,
+        text: str,
+        texts: Texts,
+        choice: ChosenMixture,
+        totals: Columns,
+        *,
+        best: list[Candidate],
+        overlap: Overlap,
+    ) -> ScoreReport:
+        base, knn, constant = (
+            self._likelihood(texts, totals["document"], totals[name]) if name in totals else None
+            for name in ("log_lm", "log_p", "log_constant")
         )
+        assert base is not None and knn is not None
+        clock, setting = self._pass.clock, choice.mixture.setting
+        examples = explain(best, texts, self._stores, self._model.loaded, search=self.search, k=choice.mixture.k)
         return ScoreReport(
             store=self._stores.name,
             keys=self._stores.live_rows,
@@ -293,6 +288,6 @@ class _Job:
             names=texts.names,
         )
 
-    def _likelihood(self, texts: Texts, document: Any, log_p: list[Any]) -> Likelihood:
-        nats = by_document(document, np.concatenate(log_p), len(texts.names))
+    def _likelihood(self, texts: Texts, document: Int64, log_p: Float64) -> Likelihood:
+        nats = by_document(document, log_p, len(texts.names))
         return Likelihood(nats, texts.tokens, texts.bytes)

@@ -1,4 +1,4 @@
-"""One pass over a text: the LM block by block, the search of each block, and p_kNN of its tokens."""
+"""One pass over a text: the LM block by block, and what each block's tokens are predicted from."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from knnstore.cache import Past, cache_probabilities
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.errors import NumericsError
 from knnstore.lm.forward import KeyModel, ScoredTokens
 from knnstore.lm.loading import LoadedModel
-from knnstore.neighbours import Neighbours
+from knnstore.mixing.cache import CacheScores, Past, cache_probabilities
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.features import Outlook
+from knnstore.mixing.matches import Matches
+from knnstore.neighbours import Int64, Neighbours
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.score.batches import scored_parts
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
-from knnstore.suffixes.search import MATCH_BYTES, Matches, Suffixes
+from knnstore.suffixes.search import MATCH_BYTES, Suffixes
 from knnstore.windows import cut_windows
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
@@ -41,19 +45,14 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Scored tokens of consecutive rows of the texts, in row order, and their neighbours.
+    """Scored tokens of consecutive rows of the texts, in row order, and what they are predicted from.
 
-    ``document``: int64 (n,), of the texts. ``cache``: float32 (n, temperatures), p_cache of each token by
-    ``cache_temperatures``, NaN where a document has no past; None without a cache. ``matches``: the longest suffix of
-    each context that occurs in the store and the longest frequent one; None without an exact-match memory.
+    ``document``: int64 (n,), of the texts.
     """
 
     tokens: ScoredTokens
-    neighbours: Neighbours
-    document: Any
-    cache: Any = None
-    cache_temperatures: tuple[float, ...] = ()
-    matches: tuple[Matches, Matches] | None = None
+    document: Int64
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +65,7 @@ class Pass:
 
     model: KeyModel
     recipe: KeyRecipe
-    search: Search
+    search: StoresSearch
     memory: int
     clock: Clock
     reporter: Reporter
@@ -105,12 +104,13 @@ class Pass:
             cache = None
             if self.cache and cache_temperatures is not None:
                 temperatures = temperatures or cache_temperatures(neighbours)
-                cache, past = cache_probabilities(
+                p, past = cache_probabilities(
                     tokens.keys, tokens.targets, document, past, size=self.cache, temperatures=temperatures
                 )
+                cache = CacheScores(p, temperatures)
             matches = find_matches(self.suffixes, texts.ids, texts.first[document], tokens.rows)
             self.clock.search += time.perf_counter() - started
-            yield Block(tokens, neighbours, document, cache, temperatures, matches)
+            yield Block(tokens, document, Evidence(neighbours, outlook_of(tokens), cache, matches))
 
     def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
         """What the LM says of the texts' rows ``[begin, end)``, in order."""
@@ -140,8 +140,15 @@ class Pass:
         return scored
 
 
-def find_matches(suffixes: Suffixes | None, ids: Any, first: Any, rows: Any) -> tuple[Matches, Matches] | None:
-    """The suffixes, of what stands before ``rows`` of ``ids`` in documents that begin at ``first``, in the store."""
+def outlook_of(tokens: ScoredTokens) -> Outlook:
+    """Return what the LM expected where the tokens stand."""
+    return Outlook(tokens.entropy, tokens.leading, tokens.leading_log_p)
+
+
+def find_matches(
+    suffixes: Suffixes | None, ids: NDArray[Any], first: Int64, rows: Int64
+) -> tuple[Matches, Matches] | None:
+    """Return the suffixes of what precedes ``rows`` of ``ids``, in documents that begin at ``first``, in the store."""
     if suffixes is None:
         return None
     return suffixes.matches(contexts_of(ids, first, rows, suffixes.packing.nothing))

@@ -3,20 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from knnstore.mixing.setting import Setting
 from knnstore.perplexity import Interval, Likelihood, gain_interval, gain_percent
 from knnstore.score.overlap import Overlap
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """k, λ and temperature of the mixture; of a cache its pairs, weight μ and temperature (0 pairs: none)."""
-
-    k: int
-    lambda_: float
-    temperature: float
-    cache: int = 0
-    cache_weight: float = 0.0
-    cache_temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,12 @@ from knnstore.atomic import encode_json, storage_errors
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.lm.forward import ScoredTokens
+from knnstore.mixing.cache import CacheScores
+from knnstore.mixing.evidence import Evidence
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.outputs import output_file
 from knnstore.records import from_json, to_json
-from knnstore.score.passes import Block, find_matches
+from knnstore.score.passes import Block, find_matches, outlook_of
 from knnstore.score.texts import Texts
 from knnstore.suffixes.search import Suffixes
 from knnstore.terminal import shell_command
@@ -115,7 +117,7 @@ class NeighboursWriter:
 
 
 def _table(block: Block, documents: int, vocabulary: int) -> pa.Table:
-    tokens, neighbours = block.tokens, block.neighbours
+    tokens, neighbours = block.tokens, block.evidence.neighbours
     ids = np.uint16 if vocabulary < 2**16 else np.uint32  # one value is kept for "absent"
     values = np.where(neighbours.values == ABSENT, np.iinfo(ids).max, neighbours.values).astype(ids)
     columns = {
@@ -129,8 +131,8 @@ def _table(block: Block, documents: int, vocabulary: int) -> pa.Table:
         "distances": _lists(neighbours.distances),
         "values": _lists(values),
     }
-    if block.cache is not None:
-        columns["cache"] = _lists(block.cache)
+    if block.evidence.cache is not None:
+        columns["cache"] = _lists(block.evidence.cache.p)
     return pa.table(columns)
 
 
@@ -177,7 +179,8 @@ class SavedNeighbours:
             for batch in self._file.iter_batches(batch_size=_GROUP_TOKENS):
                 block, rows = self._block(batch), np.arange(position, position + len(batch))
                 position += len(batch)
-                yield replace(block, matches=find_matches(suffixes, ids, first[rows], rows))
+                matches = find_matches(suffixes, ids, first[rows], rows)
+                yield replace(block, evidence=replace(block.evidence, matches=matches))
         except (OSError, pa.ArrowException) as error:
             raise CorruptStoreError(f"{self.path} is damaged: {error}; score again to make it anew") from error
 
@@ -205,11 +208,6 @@ class SavedNeighbours:
             leading_log_p=leading_log_p,
             entropy=plain("entropy"),
         )
-        cache = lists("cache") if self.facts.cache else None
-        return Block(
-            tokens,
-            Neighbours(lists("distances"), values),
-            plain("document").astype(np.int64),
-            cache,
-            self.facts.cache_temperatures,
-        )
+        cache = CacheScores(lists("cache"), self.facts.cache_temperatures) if self.facts.cache else None
+        evidence = Evidence(Neighbours(lists("distances"), values), outlook_of(tokens), cache)
+        return Block(tokens, plain("document").astype(np.int64), evidence)

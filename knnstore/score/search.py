@@ -1,7 +1,6 @@
 """How a run finds neighbours: in one store or in several, here or by the workers of a runner."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -9,13 +8,13 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
 from knnstore.index.search import Method, Searcher
-from knnstore.neighbours import Neighbours, nearest_of_all
+from knnstore.neighbours import Float32, Neighbours, nearest_of_all
 from knnstore.scheduling import Runner
 from knnstore.score.options import ScoreOptions
 from knnstore.score.shards import search_sharded
 
 
-class Search:
+class StoresSearch:
     """Searches all stores; the nearest keys are the nearest of all of them, since one LM made them."""
 
     def __init__(
@@ -32,7 +31,7 @@ class Search:
         self._rows = [store.rows for store in stores.each]
 
     def __call__(
-        self, queries: Any, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
+        self, queries: Float32, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
     ) -> Neighbours:
         """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
         share = lambda queries: advance(queries / len(self._parts))  # noqa: E731 - one expression, used in a loop
@@ -80,7 +79,7 @@ class _StoreSearch:
             self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)
 
     def __call__(
-        self, queries: Any, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
+        self, queries: Float32, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
     ) -> Neighbours:
         """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
         each = self.nprobe or self._store.rows  # pairs of a query with a list, or with a key

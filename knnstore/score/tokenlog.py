@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,9 @@ import pyarrow.parquet as pq
 
 from knnstore.atomic import storage_errors
 from knnstore.lm.loading import LoadedModel
+from knnstore.mixing.mixture import Mixed
 from knnstore.outputs import output_file
+from knnstore.score.passes import Block
 from knnstore.score.texts import Texts
 
 _SCHEMA = pa.schema(
@@ -41,9 +42,9 @@ class TokenLog:
             self._file = self._aside.open("wb")
             self._writer = pq.ParquetWriter(self._file, _SCHEMA, compression="zstd")
 
-    def write(self, block: Any, mixed: Any, k: int) -> None:
-        """Append a block and what a mixture makes of it; the k nearest are asked whether they agree."""
-        tokens, neighbours = block.tokens, block.neighbours
+    def write(self, block: Block, mixed: Mixed, k: int) -> None:
+        """Append a block and what a mixture makes of it; the k nearest are compared with the token."""
+        tokens, neighbours = block.tokens, block.evidence.neighbours
         document = np.searchsorted(self._texts.first + self._texts.tokens, tokens.rows, side="right")
         with np.errstate(divide="ignore"):
             log_store = np.log(mixed.memory_p)

@@ -5,33 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.mixing.matches import Matches
 from knnstore.suffixes.contexts import DEPTH, Int64, Packing, Stream, UInt64
 
 _AROUND = 8  # entries on either side of where a context would stand that are compared with it
 FREQUENT = 8  # occurrences that make a suffix frequent
 _MOST_FOLLOWERS = 64
 MATCH_BYTES = 3000  # that matches of a context take, while they are found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matches:
-    """Suffixes of n contexts that occur in the store.
-
-    ``length``: int64 (n,), tokens of the suffix, 0 if not even the last token occurs. ``count``: int64 (n,), how often
-    it occurs. ``followers``: int64 (n, m), the tokens after (a fair sample of) its occurrences, −1 beyond them.
-    """
-
-    length: Int64
-    count: Int64
-    followers: Int64
-
-    def probability(self, tokens: Int64) -> Any:
-        """The share of each token among its followers: float32 (n,); NaN where there are none."""
-        there = (self.followers >= 0).sum(axis=1)
-        hits = (self.followers == tokens[:, None]).sum(axis=1)
-        share = np.full(len(tokens), np.nan, np.float32)
-        np.divide(hits, there, out=share, where=there > 0, casting="unsafe")
-        return share
 
 
 @dataclass(frozen=True, slots=True, eq=False)

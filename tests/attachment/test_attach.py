@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, pipeline
 
 import knnstore
-from knnstore.attachment import Setting
 from knnstore.cli import main
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError, ModelError, UsageError
 from knnstore.lm.spec import SHIPPED_MODELS
-from knnstore.score.tuned import Measured, TunedRecord, save_tuned
+from knnstore.mixing.setting import Setting
+from knnstore.score.tuned_record import Measured, TunedRecord, save_tuned
 from knnstore.windows import cut_windows
 
 SETTING = {"k": 16, "lambda_": 0.4, "temperature": 10.0}

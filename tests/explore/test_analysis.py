@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from knnstore.cli import main
 from knnstore.errors import UsageError
 from knnstore.explore import render
-from knnstore.score.result import Setting
+from knnstore.mixing.setting import Setting
 
 SETTING = Setting(k=32, lambda_=0.3, temperature=20.0)
 

@@ -8,14 +8,19 @@ import pytest
 import torch
 from families import FAMILIES, module_at, tiny_model
 
+from knnstore.attachment.mixer import Mixer
 from knnstore.errors import CorruptStoreError, ModelError, NumericsError
-from knnstore.lm.hooks import MixtureHooks, store_distribution
+from knnstore.lm.hooks import MixtureHooks
 from knnstore.lm.keylayer import KeyPoint, find_key_point
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.neighbours import Neighbours
 
 VOCABULARY = 64
 IDS = torch.from_numpy(np.random.default_rng(0).integers(1, VOCABULARY, (2, 11)))
 WEIGHT, TEMPERATURE = 0.3, 2.0
+MIXTURE = Mixture(Setting(5, 0.5, 1.0))
 
 
 class Recorder:
@@ -49,7 +54,8 @@ def family(request):
 
 
 def mixed(model, search, weight=WEIGHT, layer="ffn-input"):
-    return MixtureHooks(model, find_key_point(model, layer), search, lambda_=weight, temperature=TEMPERATURE)
+    mixture = Mixture(Setting(5, weight, TEMPERATURE))
+    return MixtureHooks(model, find_key_point(model, layer), Mixer(lambda queries, _: search(queries), mixture))
 
 
 def by_hand(model, path, ids):
@@ -190,7 +196,9 @@ def test_a_loss_keeps_what_is_not_the_cross_entropy():
 def test_a_layer_that_runs_twice_in_a_pass_is_no_key(gpt2):
     act = gpt2.transformer.drop
     gpt2.transformer.h[1].attn.resid_dropout = act  # the same module in two places
-    hooks = MixtureHooks(gpt2, KeyPoint("ffn-input", "drop", act), Recorder(), lambda_=0.5, temperature=1.0)
+    hooks = MixtureHooks(
+        gpt2, KeyPoint("ffn-input", "drop", act), Mixer(lambda queries, _: Recorder()(queries), MIXTURE)
+    )
     with pytest.raises(ModelError, match="drop ran 2 times in one pass of GPT2LMHeadModel"):
         gpt2(IDS)
     hooks.detach()
@@ -204,7 +212,7 @@ def test_an_overflow_and_a_token_that_the_lm_does_not_have_are_errors(gpt2):
     hooks.detach()
     foreign = Neighbours(np.ones((1, 2), np.float32), np.array([[3, VOCABULARY]]))
     with pytest.raises(CorruptStoreError, match="holds token 64, the LM has 64"):
-        store_distribution(foreign, VOCABULARY, 1.0, torch.device("cpu"))
+        MIXTURE.distribution(Evidence(foreign), torch.zeros(1, VOCABULARY))
 
 
 def test_a_compiled_lm_is_mixed_as_well(gpt2):

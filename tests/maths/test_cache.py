@@ -1,11 +1,10 @@
 """The continuous cache against its definition, token by token."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.cache import cache_distribution, cache_probabilities
+from knnstore.mixing.cache import cache_probabilities
 
 
 def by_definition(keys, targets, document, size, temperature):
@@ -43,14 +42,3 @@ def test_the_cache_is_its_definition_however_the_text_is_cut_into_blocks(lengths
             found.append(p[:, 0])
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=2e-4, atol=1e-6)
     assert past is not None and len(past.keys) <= size
-
-
-def test_the_distribution_of_the_next_token_is_what_its_tokens_are_scored_by():
-    rng = np.random.default_rng(0)
-    keys, targets = rng.normal(size=(6, 3)).astype(np.float32), np.array([1, 2, 1, 0, 2, 1])
-    p, past = cache_probabilities(keys, targets, np.zeros(6, int), None, size=10, temperatures=(1.5,))
-    before = type(past)(0, past.keys[:5], past.values[:5])
-    distribution = cache_distribution(keys[5], before, 1.5, 4)
-    assert distribution.sum() == pytest.approx(1)
-    assert distribution[targets[5]] == pytest.approx(p[5, 0], rel=1e-5)
-    assert not cache_distribution(keys[0], type(past)(0, past.keys[:0], past.values[:0]), 1.0, 4).any()

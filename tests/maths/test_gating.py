@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from knnstore.gating import Gate, Source
-from knnstore.score.training import Lesson, gated_log_p, train_gate
+from knnstore.mixing.gate import Gate, MemorySource
+from knnstore.score.gate_training import Lesson, gated_log_p, train_gate
 
-STORE = Source("store", 8, 2.0)
+STORE = MemorySource("store", 8, 2.0)
 
 
 def lesson(count, seed):
@@ -74,4 +74,4 @@ def test_weights_that_do_not_fit_are_refused(changes):
 )
 def test_impossible_sources_are_refused(wrong):
     with pytest.raises(ValueError, match=r"source|k is|temperature"):
-        Source(*wrong)
+        MemorySource(*wrong)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.interpolation import best_lambda, best_weights, mix, mix_sources
+from knnstore.mixing.interpolation import best_lambda, best_weights, mix, mix_sources
 
 probabilities = st.lists(st.tuples(st.floats(1e-6, 1), st.floats(0, 1)), min_size=1, max_size=30)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.neighbours import ABSENT, Neighbours, nearest_of_all, target_probabilities
+from knnstore.mixing.knn import target_probabilities
+from knnstore.neighbours import ABSENT, Neighbours, nearest_of_all
 
 
 def naive(distances, values, target, k, temperature):

@@ -1,7 +1,6 @@
 """The smallest corpora and the emptiest answers: a store of one key, a document of one token, k beyond all keys."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from index_stores import clustered_keys, make_store
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.index.search import Searcher
-from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.knn import target_probabilities
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
-from knnstore.score.mixture import store_probabilities
 from knnstore.verify import verify
 
 INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--context", "32", "--holdout", "0")
@@ -119,7 +119,5 @@ def test_absent_neighbours_speak_for_no_token_and_a_query_without_any_leaves_the
     assert neighbours.found.tolist() == [True, False]
     p = [target_probabilities(neighbours, np.full(2, token), (1, 2), (1.0,))[..., 0] for token in (7, ABSENT, 0)]
     assert [found.tolist() for found in p] == [[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]
-    block = SimpleNamespace(
-        neighbours=neighbours, tokens=SimpleNamespace(targets=np.full(2, 7), log_p=np.log([0.2, 0.3]))
-    )
-    assert store_probabilities(block, (2,), (1.0,))[:, 0, 0] == pytest.approx([1, 0.3])
+    p = Evidence(neighbours).store_p(np.full(2, 7), np.log([0.2, 0.3]), (2,), (1.0,))
+    assert p[:, 0, 0] == pytest.approx([1, 0.3])

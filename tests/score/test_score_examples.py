@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from knnstore.mixing.mixture import Mixed
 from knnstore.report.words import marked
 from knnstore.score.examples import candidates
-from knnstore.score.mixture import Mixed
 
 ALL = np.ones(10, bool)
 

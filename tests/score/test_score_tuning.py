@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from knnstore.errors import UsageError
+from knnstore.mixing.knn import typical_spread
 from knnstore.neighbours import Neighbours
+from knnstore.score.best_setting import choose
+from knnstore.score.grid import Grid, make_grid
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts, split_for_tuning
-from knnstore.score.tuning import Grid, choose, make_grid, typical_spread
 
 
 def texts(*lengths):

@@ -5,11 +5,14 @@ import pytest
 import torch
 from translation import FAMILIES, WORDS, numbers, tiny_model, word_tokenizer
 
+from knnstore.attachment.mixer import Mixer
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.lm.forward import KeyModel, window_keys, window_scores
 from knnstore.lm.hooks import MixtureHooks
 from knnstore.lm.loading import LoadedModel
 from knnstore.lm.sources import SourceBatch
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.neighbours import Neighbours
 from knnstore.windows import cut_windows
 
@@ -103,7 +106,7 @@ def mixed(family, tokenizer, tokens):
     """A model with hooks that find, for every key, token 5 at no distance; the same model's plain call; the hooks."""
     model = family[0]
 
-    def always_five(queries):
+    def always_five(queries, _k):
         values = np.full((len(queries), 1), 5)
         return Neighbours(np.zeros((len(queries), 1), np.float32), values, values)
 
@@ -113,7 +116,8 @@ def mixed(family, tokenizer, tokens):
     inputs["labels"] = labels.masked_fill(labels == 0, -100)
     with torch.inference_mode():
         plain = model(**inputs)
-    hooks = MixtureHooks(model, key_model(model, tokenizer).point, always_five, lambda_=0.25, temperature=1.0)
+    mixer = Mixer(always_five, Mixture(Setting(1, 0.25, 1.0)))
+    hooks = MixtureHooks(model, key_model(model, tokenizer).point, mixer)
     yield model, inputs, plain, hooks
     hooks.detach()
 

@@ -22,8 +22,9 @@ from knnstore.index.kmeans import two_level_kmeans
 from knnstore.index.quantiser import Quantiser, train_codebooks
 from knnstore.index.rotation import optimised_axes, principal_axes
 from knnstore.index.train import PQ_ROWS, decode
-from knnstore.interpolation import best_lambda, mix
-from knnstore.neighbours import Float32, Int64, Neighbours, target_probabilities
+from knnstore.mixing.interpolation import best_lambda, mix
+from knnstore.mixing.knn import target_probabilities
+from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.planning import LOOKUP_RERANK, choose_cells
 
 K, WIDE, NLIST = 1024, 1024, 1024

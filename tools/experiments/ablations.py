@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
-from knnstore.interpolation import best_lambda
-from knnstore.neighbours import target_probabilities
+from knnstore.mixing.interpolation import best_lambda
+from knnstore.mixing.knn import target_probabilities
 
 _KS = (1, 4, 16, 64, 256, 1024, 2048)
 _LAMBDAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
@@ -44,11 +44,11 @@ def run(arguments: Namespace, output: Output) -> None:
 
 
 def _grid(material: Material) -> dict[str, Any]:
-    temperatures = material.evidence.grid.temperatures
+    temperatures = material.table.grid.temperatures
     ks = tuple(k for k in _KS if k <= material.saved.facts.k)
     knn, log_lm = [], []
     for block in material.saved.blocks():
-        knn.append(target_probabilities(block.neighbours, block.tokens.targets, ks, temperatures))
+        knn.append(target_probabilities(block.evidence.neighbours, block.tokens.targets, ks, temperatures))
         log_lm.append(block.tokens.log_p)
     every, lm = np.concatenate(knn), np.concatenate(log_lm)
     _, losses = best_lambda(lm, every.reshape(len(every), -1))

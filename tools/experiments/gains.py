@@ -14,15 +14,15 @@ def add_arguments(command: ArgumentParser) -> None:
 
 def run(arguments: Namespace, output: Output) -> None:
     material = Material.of(arguments)
-    evidence = material.evidence
+    table = material.table
     fits: dict[str, Fit | None] = {"LM alone": None, "LM + store": material.constants()}
     fits["LM + store, gate"] = material.gate()
-    if evidence.has("matches"):
+    if "matches" in table:
         fits["LM + store, gate with exact matches"] = material.gate(matches=True)
-    if evidence.has("cache"):
+    if "cache" in table:
         fits["LM + cache"] = material.constants(store=False, cache=True)
         fits["LM + store + cache"] = material.constants(cache=True)
-        fits["LM + store + cache, gate with exact matches"] = material.gate(matches=evidence.has("matches"), cache=True)
+        fits["LM + store + cache, gate with exact matches"] = material.gate(matches="matches" in table, cache=True)
     base = output.computed("LM alone", lambda: perplexity(material.log_lm))
     numbers = {name: output.computed(name, partial(_measure, material, fit)) for name, fit in fits.items()}
     rows = [["", "perplexity", "against the LM", "paper", "against its LM"]]

@@ -5,7 +5,6 @@ whole store gives all smaller ones, with a k that shrinks with them: a quarter o
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy as np
 
 from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
-from knnstore.interpolation import best_lambda, mix
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.score.mixture import store_probabilities
-from knnstore.score.tune import FOLDS, folds_of
+from knnstore.score.crossvalidation import FOLDS, folds_of
 
 _SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -47,14 +46,14 @@ def run(arguments: Namespace, output: Output) -> None:
 
 def _measure(material: Material, share: float) -> float:
     rng = np.random.default_rng(0)
-    spread = material.evidence.spread
+    spread = material.table.spread
     temperatures = tuple(spread * 2.0 ** (exponent / 2) for exponent in range(-9, 2))
     knn = []
     for block in material.saved.blocks():
-        smaller = replace(block, neighbours=_part(block.neighbours, share, rng))
-        knn.append(store_probabilities(smaller, (material.saved.facts.k,), temperatures)[:, 0])
+        part, tokens = Evidence(_part(block.evidence.neighbours, share, rng)), block.tokens
+        knn.append(part.store_p(tokens.targets, tokens.log_p, (material.saved.facts.k,), temperatures)[:, 0])
     every, log_lm = np.concatenate(knn), material.log_lm
-    fold, _ = folds_of(material.evidence.column("document"))
+    fold, _ = folds_of(material.table["document"])
     log_p = np.empty(len(log_lm))
     for number in range(FOLDS):
         here, others = fold == number, fold != number

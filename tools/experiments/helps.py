@@ -10,7 +10,7 @@ from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec
-from knnstore.score.mixture import FEATURES
+from knnstore.mixing.features import FEATURES
 
 _EDGES = (1, 10, 100, 1000, 10_000)
 
@@ -39,7 +39,7 @@ def run(arguments: Namespace, output: Output) -> None:
 def _groups(material: Material) -> list[list[Any]]:
     log_lm, targets = material.log_lm, material.targets
     constant = material.kept_out(material.constants())
-    gate = material.kept_out(material.gate(matches=material.evidence.has("matches")))
+    gate = material.kept_out(material.gate(matches="matches" in material.table))
     frequency = _frequencies(material)[targets]
     group = np.searchsorted(_EDGES, frequency, side="right")
     groups = {"all": np.ones(len(targets), bool)}
@@ -49,7 +49,7 @@ def _groups(material: Material) -> list[list[Any]]:
     model = load_model(LmSpec(material.saved.facts.model.name))
     kinds = np.array([_kind(model.decode([token])) for token in range(model.identity.vocabulary)])[targets]
     groups |= {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
-    distance = material.evidence.column("features")[:, FEATURES.index("first_distance")]
+    distance = material.table["features"][:, FEATURES.index("first_distance")]
     edges = np.quantile(distance, [0.25, 0.5, 0.75])
     quarter = np.searchsorted(edges, distance)
     groups |= {f"{name} quarter": quarter == n for n, name in enumerate(("nearest", "second", "third", "farthest"))}

@@ -1,4 +1,4 @@
-"""Saved neighbours as evidence, and mixtures fitted to some documents and measured on the others."""
+"""Saved neighbours as a table of tokens, and mixtures fitted to some documents and measured on the others."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.store import Datastore, store_path
-from knnstore.gating import Source
-from knnstore.interpolation import best_weights, mix_sources
+from knnstore.mixing.features import FEATURES
+from knnstore.mixing.gate import MemorySource
+from knnstore.mixing.interpolation import best_weights, mix_sources
+from knnstore.mixing.setting import Setting
 from knnstore.progress import TerminalReporter
 from knnstore.score import SavedNeighbours, ScoreOptions
-from knnstore.score.fitting import gate_lesson
-from knnstore.score.mixture import FEATURES
-from knnstore.score.result import Setting
-from knnstore.score.training import Lesson, gated_log_p, train_gate
-from knnstore.score.tune import FOLDS, folds_of, gather_saved
-from knnstore.score.tuning import Evidence, choose
+from knnstore.score.best_mixture import gate_lesson
+from knnstore.score.best_setting import choose
+from knnstore.score.crossvalidation import FOLDS, folds_of, gather_saved
+from knnstore.score.gate_training import Lesson, gated_log_p, train_gate
+from knnstore.score.tuning_table import TuningTable
 from knnstore.suffixes.build import open_suffixes
 
 Fit = Callable[[Any, Any], Any]
@@ -47,29 +48,29 @@ class Material:
         """The best k, λ and T of some rows; asked for again and again, found once."""
         key = hash(learned.tobytes())
         if key not in self._settings:
-            evidence = self.evidence
-            knn = evidence.column("knn")[learned]
-            self._settings[key] = choose(evidence.grid, self.log_lm[learned], knn, None)
+            table = self.table
+            knn = table["knn"][learned]
+            self._settings[key] = choose(table.grid, self.log_lm[learned], knn, None)
         return self._settings[key]
 
     def best_column(self, learned: Any) -> Any:
         """p_kNN of every token at the best k and T of some rows: float32 (n,)."""
-        setting, evidence = self._chosen(learned), self.evidence
-        k, t = evidence.grid.ks.index(setting.k), evidence.grid.temperatures.index(setting.temperature)
-        return evidence.column("knn")[:, k, t]
+        setting, table = self._chosen(learned), self.table
+        k, t = table.grid.ks.index(setting.k), table.grid.temperatures.index(setting.temperature)
+        return table["knn"][:, k, t]
 
     def _best_cache(self, learned: Any, others: Any) -> tuple[Any, float]:
         """p_cache, float32 (n, 1), at the temperature that goes best with other sources (n, s) on some rows."""
-        columns = self.evidence.column("cache")
+        columns = self.table["cache"]
         losses = [
             best_weights(self.log_lm[learned], np.concatenate([others, column[:, None]], axis=1)[learned])[1]
             for column in columns.T
         ]
         best = int(np.argmin(losses))
-        return columns[:, best, None], self.evidence.cache_temperatures[best]
+        return columns[:, best, None], self.table.cache_temperatures[best]
 
     @cached_property
-    def evidence(self) -> Evidence:
+    def table(self) -> TuningTable:
         """Everything at once: features, matches if the store has them, cache if it was saved."""
         options = ScoreOptions(adaptive=True)
         suffixes = open_suffixes(self.store) if self._matches else None
@@ -83,7 +84,7 @@ class Material:
     @property
     def log_lm(self) -> Any:
         """ln p_LM: float64 (n,)."""
-        return self.evidence.column("log_lm")
+        return self.table["log_lm"]
 
     @property
     def about(self) -> str:
@@ -96,7 +97,7 @@ class Material:
 
     def kept_out(self, fit: Fit) -> Any:
         """ln p of every token by what was fitted to the other parts: float64 (n,)."""
-        fold, _ = folds_of(self.evidence.column("document"))
+        fold, _ = folds_of(self.table["document"])
         result = np.empty(len(fold))
         for number in range(FOLDS):
             here = np.flatnonzero(fold == number)
@@ -117,16 +118,16 @@ class Material:
 
     def gate(self, *, matches: bool = False, cache: bool = False) -> Fit:
         """A gate over the store's temperatures, and what else is asked for."""
-        evidence = self.evidence
+        table = self.table
 
         def fit(learned: Any, measured: Any) -> Any:
-            lesson, kinds = gate_lesson(evidence, self._chosen(learned), slice(None))
+            lesson, kinds = gate_lesson(table, self._chosen(learned), slice(None))
             kept = [number for number, source in enumerate(kinds) if source.kind == "store" or matches]
             sources, kinds = lesson.sources[:, kept], tuple(kinds[number] for number in kept)
             if cache:
                 column, temperature = self._best_cache(learned, sources[:, :1])
                 sources = np.concatenate([sources, column], axis=1)
-                kinds = (*kinds, Source("cache", 0, temperature))
+                kinds = (*kinds, MemorySource("cache", 0, temperature))
             features = lesson.features if matches else lesson.features[:, : len(FEATURES)]
             whole = Lesson(features, lesson.log_lm, sources, lesson.document, lesson.store_sources)
             names = tuple(f"feature {number}" for number in range(features.shape[1]))

@@ -18,14 +18,16 @@ from experiments.scoring import Scores, scores_of, some_texts
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
-from knnstore.interpolation import best_lambda, mix
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, default_model
-from knnstore.neighbours import ABSENT, Neighbours, target_probabilities
+from knnstore.mixing.interpolation import best_lambda, mix
+from knnstore.mixing.knn import target_probabilities
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.score import ScoreOptions
-from knnstore.score.search import Search
-from knnstore.score.tune import FOLDS
-from knnstore.score.tuning import choose, make_grid
+from knnstore.score.best_setting import choose
+from knnstore.score.crossvalidation import FOLDS
+from knnstore.score.grid import make_grid
+from knnstore.score.search import StoresSearch
 
 _FEWEST = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 _MEMORY = 2**30
@@ -88,7 +90,7 @@ class Walk:
     @cached_property
     def searched(self) -> Neighbours:
         """The neighbours of every token, with their rows."""
-        search = Search(Stores([self._store]), ScoreOptions(), _MEMORY)
+        search = StoresSearch(Stores([self._store]), ScoreOptions(), _MEMORY)
         return search(self.scores.tokens.keys, min(self._arguments.k, self._store.rows), rows=True)
 
     @cached_property

@@ -8,13 +8,15 @@ import numpy as np
 
 from experiments.material import perplexity
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.interpolation import mix
 from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
-from knnstore.neighbours import Neighbours, target_probabilities
+from knnstore.mixing.interpolation import mix
+from knnstore.mixing.knn import target_probabilities
+from knnstore.neighbours import Neighbours
 from knnstore.score import ScoreOptions
+from knnstore.score.best_setting import choose
+from knnstore.score.crossvalidation import FOLDS, folds_of
+from knnstore.score.grid import make_grid
 from knnstore.score.texts import Texts, texts_of_files
-from knnstore.score.tune import FOLDS, folds_of
-from knnstore.score.tuning import choose, make_grid
 from knnstore.windows import cut_windows
 
 _BATCH_TOKENS = 4096

@@ -15,12 +15,11 @@ from experiments.material import Material, perplexity, saved_arguments
 from experiments.output import Output
 from experiments.scoring import scores_of, some_texts
 from knnstore.datastore.stores import Stores
-from knnstore.evidence import LM_FEATURES
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, default_model
+from knnstore.mixing.features import FEATURES, LM_FEATURES
 from knnstore.score import ScoreOptions
-from knnstore.score.mixture import FEATURES
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 
 _MEMORY = 2**30
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -56,7 +55,7 @@ def run(arguments: Namespace, output: Output) -> None:
 def _curves(material: Material) -> dict[str, list[float]]:
     log_lm, mixed = material.log_lm, material.kept_out(material.constants())
     gain = mixed - log_lm
-    every = material.evidence.column("features")
+    every = material.table["features"]
     known = np.concatenate([every[:, : len(LM_FEATURES)], every[:, len(FEATURES) :]], axis=1)
     predicted = material.kept_out(lambda learned, measured: _predict(known[learned], gain[learned], known[measured]))
     at_random = np.random.default_rng(0).permutation(len(gain)).astype(float)
@@ -100,7 +99,10 @@ def _speeds(arguments: Namespace, material: Material) -> list[float]:
     started = perf_counter()
     keys = scores_of(model, texts, store.manifest.key).tokens.keys
     scored = perf_counter() - started
-    search, order = Search(Stores([store]), ScoreOptions(), _MEMORY), np.random.default_rng(0).permutation(len(keys))
+    search, order = (
+        StoresSearch(Stores([store]), ScoreOptions(), _MEMORY),
+        np.random.default_rng(0).permutation(len(keys)),
+    )
     k = min(material.saved.facts.k, store.rows)
     search(keys[order], k)  # the lists are in the page cache from here on, whichever share comes first
     speeds = []

@@ -15,7 +15,8 @@ from experiments.material import Fit, Material, perplexity
 from experiments.output import Output
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.errors import UsageError
-from knnstore.interpolation import best_weights, mix_sources
+from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.interpolation import best_weights, mix_sources
 from knnstore.neighbours import nearest_of_all
 from knnstore.score import SavedNeighbours
 from knnstore.score.passes import Block
@@ -78,8 +79,8 @@ class MergedNeighbours(SavedNeighbours):
         """The first file's blocks with the nearest of all files."""
         rows = [file.facts.rows for file in self._files]
         for blocks in zip(*(file.blocks(suffixes) for file in self._files), strict=True):
-            neighbours = nearest_of_all([block.neighbours for block in blocks], rows)
-            yield replace(blocks[0], neighbours=neighbours, cache=None, cache_temperatures=())
+            neighbours = nearest_of_all([block.evidence.neighbours for block in blocks], rows)
+            yield replace(blocks[0], evidence=Evidence(neighbours, blocks[0].evidence.outlook))
 
 
 def weight_each(alone: list[Material]) -> Fit:

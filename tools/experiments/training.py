@@ -23,7 +23,7 @@ from knnstore.lm.forward import KeyModel
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.score.options import DEFAULT_K, ScoreOptions
-from knnstore.score.search import Search
+from knnstore.score.search import StoresSearch
 
 _MEMORY = 2**30
 _TRAINER = Path(__file__).parent.parent / "train_lm.py"
@@ -113,5 +113,5 @@ class Measured:
 
     def joined(self) -> float:
         """Perplexity with the store."""
-        search = Search(Stores([self._store]), ScoreOptions(), _MEMORY)
+        search = StoresSearch(Stores([self._store]), ScoreOptions(), _MEMORY)
         return self._scores.kept_out(search(self._scores.tokens.keys, min(DEFAULT_K, self._store.rows)))

@@ -15,7 +15,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.index.search import Searcher
 from knnstore.passages import Passages
-from knnstore.score.tuned import load_tuned
+from knnstore.score.tuned_record import load_tuned
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.contexts import contexts_of
 from knnstore.verify import verify

@@ -32,7 +32,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import StoreNotFoundError
 from knnstore.objects import lease
 from knnstore.objects.path import path_of
-from knnstore.score.tuned import TUNED_FILE
+from knnstore.score.tuned_record import TUNED_FILE
 from knnstore.verify import verify
 
 _BUCKET = "bucket"

@@ -1,15 +1,15 @@
 """Train a gate on tokens whose probabilities by every source are known: seconds on a CPU."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from knnstore.gating import Gate, Source, standardised
-from knnstore.interpolation import best_weights, mix_sources
-from knnstore.neighbours import Float32
+from knnstore.mixing.features import FEATURES, LM_FEATURES
+from knnstore.mixing.gate import Gate, MemorySource, standardised
+from knnstore.mixing.interpolation import Float64, best_weights, mix_sources
+from knnstore.neighbours import Bool, Float32, Int64
 
 _UNITS = 32
 _BATCH = 1024
@@ -17,8 +17,10 @@ _MOST_EPOCHS = 40
 _PATIENCE = 6
 _RATE, _DECAY = 4e-3, 1e-3
 _VALIDATION_SHARE = 0.15
+_Tensors = tuple[torch.Tensor, torch.Tensor]
 # Fewer tokens than this teach a gate less than the constants know.
 FEWEST_TOKENS = 500
+_UNSEARCHED_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,19 +33,19 @@ class Lesson:
     """
 
     features: Float32
-    log_lm: Any
+    log_lm: Float64
     sources: Float32
-    document: Any
+    document: Int64
     store_sources: int = 1
 
-    def select(self, rows: Any) -> "Lesson":
-        """Some of the tokens."""
+    def select(self, rows: Int64 | Bool) -> "Lesson":
+        """Return some of the tokens."""
         columns = (self.features[rows], self.log_lm[rows], self.sources[rows], self.document[rows])
         return Lesson(*columns, self.store_sources)
 
 
-def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ...], seed: int = 0) -> Gate:
-    """The gate that makes the tokens most probable, as far as it holds for documents that it doesn't learn from.
+def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[MemorySource, ...], seed: int = 0) -> Gate:
+    """Return the gate that makes the tokens most probable, as far as that holds for documents it doesn't learn from.
 
     It starts at the best constant weights, so that what it learns is when to leave them.
     """
@@ -65,11 +67,12 @@ def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[Source, ..
     )
 
 
-def _validation_rows(document: Any) -> Any:
-    """Bool (n,): a few whole documents, drawn by a fixed seed; of fewer than four, the last part."""
+def _validation_rows(document: Int64) -> Bool:
+    """Return bool (n,): a few whole documents, drawn by a fixed seed; of fewer than four, the last part."""
     names, counts = np.unique(document, return_counts=True)
     if len(names) < 4:
-        return np.arange(len(document)) >= len(document) * (1 - _VALIDATION_SHARE)
+        last: Bool = np.arange(len(document)) >= len(document) * (1 - _VALIDATION_SHARE)
+        return last
     order = np.random.default_rng(0).permutation(len(names))
     enough = int(np.searchsorted(np.cumsum(counts[order]), counts.sum() * _VALIDATION_SHARE)) + 1
     return np.isin(document, names[order[: min(enough, len(names) // 2)]])
@@ -90,7 +93,7 @@ class _Model:
     def parameters(self) -> list[torch.Tensor]:
         return [self.hidden, self.hidden_bias, self.output, self.output_bias]
 
-    def start_at(self, weights: Any) -> None:
+    def start_at(self, weights: Float64) -> None:
         with torch.no_grad():
             self.output_bias.copy_(torch.from_numpy(np.log(weights)).float())
 
@@ -100,18 +103,18 @@ class _Model:
         log_weights = functional.log_softmax(units @ self.output + self.output_bias, dim=1)
         return -torch.logsumexp(log_weights + log_p, dim=1).mean()
 
-    def arrays(self) -> list[Any]:
+    def arrays(self) -> list[Float32]:
         return [tensor.detach().numpy() for tensor in self.parameters()]
 
 
-def _tensors(lesson: Lesson, centre: Any, scale: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(lesson: Lesson, centre: Float32, scale: Float32) -> _Tensors:
     with np.errstate(divide="ignore"):
         log_sources = np.maximum(np.log(lesson.sources), -80)
     log_p = np.concatenate([lesson.log_lm[:, None], log_sources], axis=1).astype(np.float32)
     return torch.from_numpy(standardised(lesson.features, centre, scale)), torch.from_numpy(log_p)
 
 
-def _descend(model: _Model, learned: tuple[Any, Any], checked: tuple[Any, Any], seed: int) -> None:
+def _descend(model: _Model, learned: _Tensors, checked: _Tensors, seed: int) -> None:
     """Adam until the tokens that are kept out no longer gain; the model ends as it was best for them."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     generator = torch.Generator().manual_seed(seed)
@@ -134,14 +137,32 @@ def _descend(model: _Model, learned: tuple[Any, Any], checked: tuple[Any, Any], 
             parameter.copy_(value)
 
 
-def gated_log_p(gate: Gate, lesson: Lesson) -> Any:
-    """ln p of the lesson's tokens by a gate: float64 (n,)."""
+def with_unsearched(lesson: Lesson) -> Lesson:
+    """Return the lesson with some of its tokens repeated as if nothing had been searched for them.
+
+    So the gate learns what to make of a token whose search was skipped, or found nothing.
+    """
+    again = lesson.select(np.arange(0, len(lesson.log_lm), _UNSEARCHED_EVERY))
+    features, sources = again.features.copy(), again.sources.copy()
+    features[:, len(LM_FEATURES) : len(FEATURES)] = 0
+    sources[:, : lesson.store_sources] = np.exp(again.log_lm)[:, None]
+    return Lesson(
+        np.concatenate([lesson.features, features]),
+        np.concatenate([lesson.log_lm, again.log_lm]),
+        np.concatenate([lesson.sources, sources]),
+        np.concatenate([lesson.document, again.document]),
+        lesson.store_sources,
+    )
+
+
+def gated_log_p(gate: Gate, lesson: Lesson) -> Float64:
+    """Return ln p of the lesson's tokens by a gate: float64 (n,)."""
     return mix_sources(lesson.log_lm, lesson.sources, gate.weights(lesson.features)[:, 1:].astype(np.float64))
 
 
-def _row(values: Any) -> tuple[float, ...]:
+def _row(values: Float32) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
 
 
-def _rows(values: Any) -> tuple[tuple[float, ...], ...]:
+def _rows(values: Float32) -> tuple[tuple[float, ...], ...]:
     return tuple(_row(line) for line in values)

@@ -1,4 +1,4 @@
-"""Mix the LM's distribution with the store's, and find the weight that does it best (NumPy only)."""
+"""Mix the LM's probabilities with those of other sources, and find the best constant weights (NumPy only)."""
 
 from typing import Any
 
@@ -13,24 +13,33 @@ _EM_TOLERANCE = 1e-7
 _LARGEST_LAMBDA = 0.999
 
 
+def mix_sources(log_lm: Any, sources: Any, weights: Any) -> Float64:
+    """Return ln p of each token: p = (1 − Σ w_s) p_LM + Σ w_s p_s, mixed in log space: float64 (tokens,).
+
+    Args:
+        log_lm: ln p_LM, float (tokens,). sources: p_s, float (tokens, sources), 0 allowed.
+        weights: w_s, float (sources,) or (tokens, sources), at least 0 and together at most 1.
+    """
+    weights = np.broadcast_to(np.asarray(weights, np.float64), np.shape(sources))  # (tokens, sources)
+    with np.errstate(divide="ignore"):  # ln 0 = −inf is no part of a sum
+        log_parts = np.log(np.asarray(sources, np.float64)) + np.log(weights)  # (tokens, sources)
+        log_rest = np.asarray(log_lm, np.float64) + np.log1p(-np.minimum(weights.sum(axis=1), 1))  # (tokens,)
+    log_sources: Float64 = np.logaddexp.reduce(log_parts, axis=1, initial=-np.inf)  # (tokens,)
+    return np.asarray(np.logaddexp(log_rest, log_sources))
+
+
 def mix(log_lm: Any, knn: Any, lambda_: float) -> Float64:
-    """ln p of each token: p = λ p_kNN + (1 − λ) p_LM, mixed in log space (Khandelwal et al. 2020, eq. 3).
+    """Return ln p of each token: p = λ p_kNN + (1 − λ) p_LM (Khandelwal et al. 2020, eq. 3): float64 (tokens,).
 
     Args:
         log_lm: ln p_LM, float (tokens,). knn: p_kNN, float (tokens,), 0 allowed.
         lambda_: weight of the store, in [0, 1].
     """
-    log_lm = np.asarray(log_lm, np.float64)
-    if lambda_ == 0:
-        return np.array(log_lm)
-    with np.errstate(divide="ignore"):
-        log_knn = np.log(np.asarray(knn, np.float64)) + np.log(lambda_)
-        mixed: Float64 = np.logaddexp(log_knn, log_lm + np.log1p(-lambda_))
-    return mixed
+    return mix_sources(log_lm, np.asarray(knn)[:, None], [lambda_])
 
 
 def best_lambda(log_lm: Any, knn: Any) -> tuple[Float64, Float64]:
-    """The λ that makes the tokens most probable, and the mean of −ln p there, for each column of ``knn``.
+    """Return the λ that makes the tokens most probable, and the mean of −ln p there, for each column of ``knn``.
 
     Σ ln(λ p_kNN + (1 − λ) p_LM) is concave in λ, so its derivative's only root is found by halving [0, 0.999].
 
@@ -52,25 +61,8 @@ def best_lambda(log_lm: Any, knn: Any) -> tuple[Float64, Float64]:
     return best, -np.log(lm + best * gain).mean(axis=0)
 
 
-def mix_sources(log_lm: Any, sources: Any, weights: Any) -> Float64:
-    """ln p of each token: p = (1 − Σ w_s) p_LM + Σ w_s p_s, mixed in log space; of one source it is ``mix``.
-
-    Args:
-        log_lm: ln p_LM, float (tokens,). sources: p_s, float (tokens, sources), 0 allowed.
-        weights: w_s, float (sources,) or (tokens, sources), at least 0 and together at most 1.
-    """
-    log_lm = np.asarray(log_lm, np.float64)
-    weights = np.broadcast_to(np.asarray(weights, np.float64), np.shape(sources))
-    left = np.maximum(1 - weights.sum(axis=1), 0)
-    with np.errstate(divide="ignore"):
-        parts = np.log(np.asarray(sources, np.float64)) + np.log(weights)
-        mixed = log_lm + np.log(left)
-    total: Float64 = np.logaddexp.reduce(parts, axis=1, initial=-np.inf)
-    return np.asarray(np.logaddexp(mixed, total))
-
-
 def best_weights(log_lm: Any, sources: Any) -> tuple[Float64, float]:
-    """The constant weights that make the tokens most probable, float64 (sources,), and the mean −ln p there.
+    """Return the constant weights that make the tokens most probable, float64 (sources,), and the mean −ln p there.
 
     Expectation maximisation; the likelihood is concave in the weights, so what it converges to is the best.
     """

@@ -1,6 +1,7 @@
-"""What is known of a prediction before the token is: the features from which a gate weighs the sources (NumPy only).
+"""Features of a prediction from which a gate weighs the sources (NumPy only).
 
-They cost nothing: the LM has said its distribution, and the neighbours have been found.
+All of them are known before the token is, and cost no search: the LM has given its distribution, the neighbours have
+been found. Shapes: n predictions, k neighbours each, m leading tokens of the LM.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.mixing.knn import votes
+from knnstore.mixing.matches import Matches
+from knnstore.neighbours import ABSENT, Bool, Float32, Int64, Neighbours
 
 # The temperatures at which the neighbours' vote is looked at, as multiples of the typical spread of distances.
 _SHARP, _SOFT = 1 / 16, 1 / 4
@@ -36,7 +39,9 @@ MATCH_FEATURES = tuple(
     for kind in ("longest", "frequent")
     for name in ("length", "log_length", "log_count", "distinct", "top")
 )
-_LONG = 16  # tokens of a match beyond which its length tells nothing more
+FEATURES = (*LM_FEATURES, *STORE_FEATURES)
+FEATURES_WITH_MATCHES = (*FEATURES, *MATCH_FEATURES)
+_LONG = 16  # tokens of a match beyond which its length says nothing more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +59,12 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Groups:
-    """The neighbours of n queries, grouped by query and, in each, by value.
+    """The neighbours of n queries, grouped by query and, within a query, by value.
 
-    ``distances``: float32 (n, k), less the query's first, in that order. ``begins``: int64 (groups,), where a group of
-    equal values begins among all n · k. ``query``: int64 (groups,), whose a group is; ``starts``: int64 (n,), each
-    query's first. ``ids``: int64 (groups,), ascending: ``query`` · ``width`` + value − ABSENT.
+    ``distances``: float32 (n, k), less the query's first, in the order of the groups. ``begins``: int64 (groups,),
+    where a group of equal values begins among all n · k. ``query``: int64 (groups,), the query that a group belongs
+    to; ``starts``: int64 (n,), each query's first group. ``ids``: int64 (groups,), ascending:
+    ``query`` · ``width`` + value − ABSENT.
     """
 
     distances: Float32
@@ -72,7 +78,8 @@ class _Groups:
     def of(cls, distances: Float32, values: Int64) -> "_Groups":
         n, k = values.shape
         bits = max(1, (k - 1).bit_length())
-        packed = (values - ABSENT) << bits | np.arange(k)  # so that one sort of integers is enough
+        # value above place: one sort of integers groups the values and remembers where each neighbour stood
+        packed = (values - ABSENT) << bits | np.arange(k)  # (n, k)
         packed = packed.astype(np.min_scalar_type(int(packed.max(initial=0))))
         packed.sort(axis=1)
         ordered, slots = (packed >> bits).astype(np.int64), (packed & (2**bits - 1)).astype(np.int64)
@@ -85,28 +92,28 @@ class _Groups:
         ids = query * width + ordered.reshape(-1)[begins]
         return cls(beyond, begins, ids, query, np.searchsorted(query, np.arange(n)), width)
 
-    def find(self, values: Int64) -> tuple[Int64, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """The groups of some values (n, m) of each query, int64 (n, m), and whether there are such, bool (n, m)."""
+    def find(self, values: Int64) -> tuple[Int64, Bool]:
+        """Return the groups of some values (n, m) of each query, int64 (n, m), and whether they exist, bool (n, m)."""
         ids = np.arange(len(values))[:, None] * self.width + (values - ABSENT)
         groups = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return groups, (self.ids[groups] == ids) & (values - ABSENT < self.width)
 
     def mass(self, temperature: float) -> Float32:
-        """p_kNN of each group's value, float32 (groups,)."""
-        weights = np.exp(self.distances / np.float32(-temperature))
+        """Return p_kNN of each group's value, float32 (groups,)."""
+        weights = votes(self.distances, np.float32(0), temperature)  # (n, k)
         weights /= weights.sum(axis=1, keepdims=True)
         return np.asarray(np.add.reduceat(weights.reshape(-1), self.begins))
 
 
 def lm_features(outlook: Outlook) -> Float32:
-    """float32 (n, len(LM_FEATURES)): what the LM alone knows."""
+    """Return what the LM alone knows: float32 (n, LM_FEATURES)."""
     log_p = outlook.leading_log_p
     columns = [outlook.entropy, log_p[:, 0], log_p[:, min(1, log_p.shape[1] - 1)], np.exp(log_p).sum(axis=1)]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
 def store_features(outlook: Outlook, neighbours: Neighbours, spread: float) -> Float32:
-    """float32 (n, len(STORE_FEATURES)): how near the neighbours are, how far they agree, and whether with the LM.
+    """Return how near the neighbours are, how far they agree, and whether with the LM: float32 (n, STORE_FEATURES).
 
     Args:
         outlook: what the LM expects.
@@ -127,14 +134,9 @@ def store_features(outlook: Outlook, neighbours: Neighbours, spread: float) -> F
     return result
 
 
-def match_features(length: Int64, count: Int64, followers: Int64) -> Float32:
-    """float32 (n, 5): of suffixes of n contexts that occur in the store, how long they are and how far they agree.
-
-    Args:
-        length, count: int64 (n,), tokens of the suffix and how often it occurs.
-        followers: int64 (n, m), tokens that followed it, −1 where there are fewer.
-    """
-    ordered = np.sort(followers, axis=1)
+def match_features(matches: Matches) -> Float32:
+    """Return how long the matching suffixes are and how far what followed them agrees: float32 (n, 5)."""
+    ordered = np.sort(matches.followers, axis=1)  # (n, followers)
     begins = np.ones(ordered.shape, bool)
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     column = np.arange(ordered.shape[1])
@@ -142,7 +144,8 @@ def match_features(length: Int64, count: Int64, followers: Int64) -> Float32:
     there = ordered != ABSENT
     top = np.where(there, run, 0).max(axis=1) / np.maximum(there.sum(axis=1), 1)
     distinct = (begins & there).sum(axis=1)
-    columns = [np.minimum(length, _LONG) / 4, np.log1p(length), np.log1p(count), np.log1p(distinct), top]
+    length = matches.length
+    columns = [np.minimum(length, _LONG) / 4, np.log1p(length), np.log1p(matches.count), np.log1p(distinct), top]
     return np.stack(columns, axis=1).astype(np.float32)
 
 

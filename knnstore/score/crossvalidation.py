@@ -1,26 +1,28 @@
-"""``knnstore tune``: the best mixture for a file of neighbours, without the LM and without a search."""
+"""``knnstore tune``: the best mixture for a file of neighbours, cross-validated without the LM and without a search."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.interpolation import mix, mix_sources
+from knnstore.mixing.interpolation import Float64, mix_sources
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
+from knnstore.neighbours import Int64
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
-from knnstore.score.fitting import fit_mixture, gate_lesson, gather
-from knnstore.score.mixture import Mixture
+from knnstore.score.best_mixture import best_mixture, gate_lesson
+from knnstore.score.best_setting import choose, surface
+from knnstore.score.gate_training import gated_log_p
 from knnstore.score.options import ScoreOptions
-from knnstore.score.result import Setting
 from knnstore.score.saved import SavedNeighbours
-from knnstore.score.training import gated_log_p
-from knnstore.score.tuned import Measured, TunedRecord, require_same_keys, save_tuned
-from knnstore.score.tuning import Evidence, choose, surface
+from knnstore.score.tuned_record import Measured, TunedRecord, require_same_keys, save_tuned
+from knnstore.score.tuning_table import TuningTable
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.search import Suffixes
 
@@ -59,7 +61,7 @@ def tune(
     *,
     keep: bool = True,
 ) -> TuneReport:
-    """The best mixture for the saved neighbours, measured by keeping documents out in turn, and stored with the store.
+    """Find the best mixture for saved neighbours, measure it by keeping documents out in turn, and store it.
 
     ``options`` says what of the mixture is given, and whether to train a gate (``adaptive``; None: yes, and keep it if
     it is better than constants for documents that it hasn't seen). The gate asks the store's exact-match memory, if it
@@ -78,26 +80,26 @@ def _tune(
 ) -> TuneReport:
     facts = saved.facts
     require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
-    evidence = gather_saved(saved, options, open_suffixes(store), reporter)
-    fold, parts = folds_of(evidence.column("document"))
+    table = gather_saved(saved, options, open_suffixes(store), reporter)
+    fold, parts = folds_of(table["document"])
     with reporter.bar("tune", 2 * FOLDS, "fits") as advance:
-        constant, gated = _kept_out(evidence, options, fold, advance)
-        mixture = fit_mixture(evidence, options)
+        constant, gated = _kept_out(table, options, fold, advance)
+        mixture = best_mixture(table, options)
         advance(FOLDS)
-    log_lm = evidence.column("log_lm")
+    log_lm = table["log_lm"]
     gate = mixture.gate
     if gate is not None and options.adaptive is None and (gated is None or gated.mean() <= constant.mean()):
         gate = None
     base, constant_l, gated_l = (
-        None if log_p is None else _likelihood(saved, evidence, log_p) for log_p in (log_lm, constant, gated)
+        None if log_p is None else _likelihood(saved, table, log_p) for log_p in (log_lm, constant, gated)
     )
     assert base is not None and constant_l is not None
     measured = Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l))
-    alone = choose(evidence.grid, log_lm, evidence.column("knn"), options.lambda_)
+    alone = choose(table.grid, log_lm, table["knn"], options.lambda_)
     record = _record(saved, replace(mixture, gate=gate), alone, measured)
     if keep:
         save_tuned(store, record)
-    losses, lambdas = surface(log_lm, evidence.column("knn"), options.lambda_)
+    losses, lambdas = surface(log_lm, table["knn"], options.lambda_)
     return TuneReport(
         record,
         facts.store,
@@ -106,8 +108,8 @@ def _tune(
         gated_l,
         len(facts.names),
         parts,
-        evidence.grid.ks,
-        evidence.grid.temperatures,
+        table.grid.ks,
+        table.grid.temperatures,
         tuple(tuple(math.exp(loss) for loss in line) for line in losses),
         tuple(tuple(float(value) for value in line) for line in lambdas),
         keep,
@@ -116,26 +118,25 @@ def _tune(
 
 def gather_saved(
     saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | None, reporter: Reporter
-) -> Evidence:
-    """All that a mixture can be tuned from. Raises UsageError for a file without tokens."""
-    evidence: Evidence | None = None
+) -> TuningTable:
+    """Return all that a mixture can be tuned from. Raises UsageError for a file without tokens."""
+    table: TuningTable | None = None
+    facts, gate = saved.facts, options.adaptive is not False
     with reporter.bar("read", len(saved), "tokens") as advance:
         for block in saved.blocks(suffixes):
-            if evidence is None:
-                evidence = gather(options, saved.facts.k, block, gate=options.adaptive is not False)
-                evidence.cache_size = saved.facts.cache
-            evidence.add(block)
+            table = table or TuningTable.for_blocks_like(block, options, facts.k, cache_size=facts.cache, gate=gate)
+            table.add(block)
             advance(len(block.document))
-    if evidence is None:
+    if table is None:
         raise UsageError(f"{saved.path} holds no tokens: score a text with --save-neighbours first")
-    return evidence
+    return table
 
 
-def folds_of(document: Any) -> tuple[Any, int]:
-    """The fold that each token is kept out in, int64 (n,), and the pieces that documents were cut into, if they were.
+def folds_of(document: Int64) -> tuple[Int64, int]:
+    """Return the fold that each token is kept out in, int64 (n,), and into how many pieces documents were cut.
 
-    Whole documents where there are enough of them; else contiguous pieces, which is less strict: the pieces beside one
-    were learned from.
+    Whole documents (0 pieces) where there are enough of them; else contiguous pieces, which is less strict: the
+    neighbouring pieces were learned from.
     """
     names = np.unique(document)
     if len(names) >= FOLDS:
@@ -143,9 +144,11 @@ def folds_of(document: Any) -> tuple[Any, int]:
     return np.arange(len(document)) * FOLDS // len(document), FOLDS
 
 
-def _kept_out(evidence: Evidence, options: ScoreOptions, fold: Any, advance: Any) -> tuple[Any, Any]:
-    """ln p of each token by constants, and by a gate if there is one, that were fitted to the other folds."""
-    log_lm, knn = evidence.column("log_lm"), evidence.column("knn")
+def _kept_out(
+    table: TuningTable, options: ScoreOptions, fold: Int64, advance: Callable[[float], None]
+) -> tuple[Float64, Float64 | None]:
+    """Return ln p of each token by constants, and by a gate if there is one, that were fitted to the other folds."""
+    log_lm = table["log_lm"]
     constant, gated = np.empty(len(log_lm)), np.empty(len(log_lm))
     has_gate = True
     for number in range(FOLDS):
@@ -153,29 +156,30 @@ def _kept_out(evidence: Evidence, options: ScoreOptions, fold: Any, advance: Any
         if not len(here) or not len(others):
             constant[here] = gated[here] = log_lm[here]
             continue
-        mixture = fit_mixture(evidence, options, others)
-        constant[here] = _constant_log_p(evidence, mixture, here, log_lm[here], knn)
+        mixture = best_mixture(table, options, others)
+        constant[here] = _constant_log_p(table, mixture.setting, here)
         if mixture.gate is None:
             has_gate = False
         else:
-            lesson, _ = gate_lesson(evidence, mixture.setting, here)
+            lesson, _ = gate_lesson(table, mixture.setting, here)
             gated[here] = gated_log_p(mixture.gate, lesson)
         advance(1)
     return constant, gated if has_gate else None
 
 
-def _constant_log_p(evidence: Evidence, mixture: Mixture, rows: Any, log_lm: Any, knn: Any) -> Any:
-    setting, grid = mixture.setting, evidence.grid
-    store = knn[rows, grid.ks.index(setting.k), grid.temperatures.index(setting.temperature)]
-    if not setting.cache:
-        return mix(log_lm, store, setting.lambda_)
-    cache = evidence.column("cache")[rows, evidence.cache_temperatures.index(setting.cache_temperature)]
-    return mix_sources(log_lm, np.stack([store, cache], axis=1), [setting.lambda_, setting.cache_weight])
+def _constant_log_p(table: TuningTable, setting: Setting, rows: Int64) -> Float64:
+    grid, weights = table.grid, [setting.lambda_]
+    knn = table["knn"][rows, grid.ks.index(setting.k), grid.temperatures.index(setting.temperature)]
+    sources = [knn]
+    if setting.cache:
+        sources.append(table["cache"][rows, table.cache_temperatures.index(setting.cache_temperature)])
+        weights.append(setting.cache_weight)
+    return mix_sources(table["log_lm"][rows], np.stack(sources, axis=1), weights)
 
 
-def _likelihood(saved: SavedNeighbours, evidence: Evidence, log_p: Any) -> Likelihood:
+def _likelihood(saved: SavedNeighbours, table: TuningTable, log_p: Float64) -> Likelihood:
     facts = saved.facts
-    nats = by_document(evidence.column("document"), log_p, len(facts.names))
+    nats = by_document(table["document"], log_p, len(facts.names))
     return Likelihood(nats, np.array(facts.tokens), np.array(facts.bytes))
 
 

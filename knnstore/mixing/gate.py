@@ -1,7 +1,8 @@
 """A gate: from features of a prediction to a weight for each source of the mixture (NumPy only).
 
-A perceptron of one hidden layer, softmax(tanh(z W₁ + b₁) W₂ + b₂) of standardised features z: small enough that its
-weights are a few kilobytes of JSON and that it takes microseconds a token.
+A perceptron with one hidden layer, softmax(tanh(z W₁ + b₁) W₂ + b₂) of standardised features z. It is small: its
+weights are a few kilobytes of JSON, and it takes microseconds per token. A weight for each token from the retrieval's
+own quality is the idea of Drozdov et al. 2022.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ import numpy as np
 
 from knnstore.neighbours import Float32
 
-_FARTHEST = 8.0  # standard deviations; a text unlike all that it was trained on doesn't saturate it
+_FARTHEST = 8.0  # standard deviations; a text unlike the training texts doesn't saturate the gate
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Something besides the LM that says how probable a token is.
+class MemorySource:
+    """A distribution over the next token that is mixed with the LM's.
 
     ``kind``: ``store`` (the ``k`` nearest keys at ``temperature``), ``cache`` (the document's own past at
     ``temperature``), ``longest`` or ``frequent`` (what followed that suffix of the context in the store).
@@ -35,6 +36,9 @@ class Source:
             raise ValueError(f"temperature is {self.temperature}")
 
 
+MATCH_SOURCES = (MemorySource("longest"), MemorySource("frequent"))
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A trained gate. Of F features, H hidden units and S sources (the LM is the first weight, S + 1 in all):
@@ -44,7 +48,7 @@ class Gate:
     """
 
     features: tuple[str, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[MemorySource, ...]
     centre: tuple[float, ...]
     scale: tuple[float, ...]
     hidden: tuple[tuple[float, ...], ...]
@@ -62,11 +66,10 @@ class Gate:
             raise ValueError("the gate has weights that aren't finite, or a scale that isn't positive")
 
     def weights(self, features: Float32) -> Float32:
-        """Weights of the LM and of each source, float32 (n, S + 1), that sum to 1 a row; features: (n, F)."""
-        hidden = np.tanh(
-            standardised(features, self.centre, self.scale) @ _array(self.hidden) + _array(self.hidden_bias)
-        )
-        logits = hidden @ _array(self.output) + _array(self.output_bias)
+        """Return the weights of the LM and of each source, float32 (n, S + 1); rows sum to 1. ``features``: (n, F)."""
+        z = standardised(features, self.centre, self.scale)  # (n, F)
+        hidden = np.tanh(z @ _array(self.hidden) + _array(self.hidden_bias))  # (n, H)
+        logits = hidden @ _array(self.output) + _array(self.output_bias)  # (n, S + 1)
         logits -= logits.max(axis=1, keepdims=True)
         weights = np.exp(logits)
         weights /= weights.sum(axis=1, keepdims=True)
@@ -74,7 +77,7 @@ class Gate:
 
 
 def standardised(features: Any, centre: Any, scale: Any) -> Float32:
-    """Features less their centre, in units of their scale, none farther than a few of them: float32 (n, F)."""
+    """Return features less their centre in units of their scale, clipped to ±8 of them: float32 (n, F)."""
     return np.asarray(np.clip((features - _array(centre)) / _array(scale), -_FARTHEST, _FARTHEST))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knnstore.evidence import LM_FEATURES, STORE_FEATURES, Outlook, lm_features, store_features
+from knnstore.mixing.features import LM_FEATURES, STORE_FEATURES, Outlook, lm_features, store_features
 from knnstore.neighbours import Neighbours
 
 

@@ -7,10 +7,11 @@ from knnstore.datastore.edits import edit_of
 from knnstore.datastore.manifest import ModelIdentity, load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.gating import Gate
+from knnstore.mixing.features import FEATURES, FEATURES_WITH_MATCHES
+from knnstore.mixing.gate import Gate
+from knnstore.mixing.mixture import Mixture
+from knnstore.mixing.setting import Setting
 from knnstore.records import from_json
-from knnstore.score.mixture import FEATURES, FEATURES_WITH_MATCHES, Mixture
-from knnstore.score.result import Setting
 
 TUNED_FILE = "tuned.json"
 _VERSION = 1
@@ -27,12 +28,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TunedRecord:
-    """A mixture for a store, and how it came about.
+    """A mixture for a store, and how it was found.
 
-    ``weights`` and ``layer``: digest of the LM's weights, and of which activations its keys are. ``rows``: keys of the
-    store then; ``search``: how they were searched; ``text``: what was scored, in words. ``documents``: SHA-256 of the
-    token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without a cache, for
-    who has none. ``gate``: of the mixture with all that ``setting`` has. ``measured``: how good it is.
+    ``weights`` and ``layer``: digest of the LM's weights, and which of its activations the keys are. ``rows``: keys of
+    the store then; ``search``: how they were searched; ``text``: what was scored, in words. ``documents``: SHA-256 of
+    the token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without a cache.
+    ``gate``: of the mixture with all that ``setting`` has. ``measured``: how good it is.
     """
 
     version: int

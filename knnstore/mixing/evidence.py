@@ -1,0 +1,87 @@
+"""What is known at positions of a text before their tokens are, and what each source of a mixture makes of it.
+
+NumPy only. Shapes: n positions, k neighbours, m tokens named by a source.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knnstore.mixing.cache import CacheScores
+from knnstore.mixing.features import Outlook, lm_features, match_features, store_features
+from knnstore.mixing.gate import MemorySource
+from knnstore.mixing.knn import neighbour_weights, target_probabilities
+from knnstore.mixing.matches import Matches
+from knnstore.neighbours import Float32, Int64, Neighbours
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseDistribution:
+    """Distributions over tokens at n positions, of which only the tokens with a probability are named.
+
+    ``tokens``: int64 (n, m), −1 where fewer are named; a token may be named several times. ``p``: float32 (n, m), the
+    probability that each adds; a row sums to 1, or is all 0 where the source says nothing.
+    """
+
+    tokens: Int64
+    p: Float32
+
+    def of(self, targets: Int64) -> Float32:
+        """Return the parts of p that belong to each position's target, int64 (n,), 0 for the others: float32 (n, m)."""
+        parts: Float32 = np.where(self.tokens == targets[:, None], self.p, np.float32(0))
+        return parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What is known at n positions of a text before their tokens are.
+
+    ``neighbours``: the nearest keys. ``outlook``: what the LM expects; only a gate needs it. ``cache``: p_cache of the
+    text's own tokens, None without a cache. ``matches``: the longest suffix of each context that occurs in the store
+    and the longest frequent one, None without an exact-match memory.
+    """
+
+    neighbours: Neighbours
+    outlook: Outlook | None = None
+    cache: CacheScores | None = None
+    matches: tuple[Matches, Matches] | None = None
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
+
+    def features(self, spread: float) -> Float32:
+        """Return the features for a gate, FEATURES or FEATURES_WITH_MATCHES: float32 (n, F)."""
+        assert self.outlook is not None
+        parts = [lm_features(self.outlook), store_features(self.outlook, self.neighbours, spread)]
+        return np.concatenate([*parts, *map(match_features, self.matches or ())], axis=1)
+
+    def probability(self, source: MemorySource, targets: Int64, log_lm: Any) -> Float32:
+        """Return p of each target, int64 (n,), by a source: float32 (n,); the LM's own where it says nothing.
+
+        ``log_lm``: ln p_LM of the targets, float (n,). Of a cache with ``CacheScores`` the targets are the text's own.
+        """
+        if source.kind == "store":
+            return self.store_p(targets, log_lm, (source.k,), (source.temperature,))[:, 0, 0]
+        if source.kind == "cache":
+            assert self.cache is not None
+            return _or_lm(self.cache.at(source.temperature), log_lm)
+        assert self.matches is not None
+        return _or_lm(self.matches[source.kind == "frequent"].probability(targets), log_lm)
+
+    def store_p(self, targets: Int64, log_lm: Any, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Float32:
+        """Return p_kNN of each target: float32 (n, ks, temperatures); the LM's own where nothing was found."""
+        p = target_probabilities(self.neighbours, targets, ks, temperatures)
+        missing = ~self.neighbours.found
+        p[missing] = np.exp(log_lm[missing])[:, None, None]
+        return p
+
+    def distribution(self, source: MemorySource) -> SparseDistribution:
+        """Return what a source says of every token."""
+        assert source.kind == "store", source.kind
+        nearest = self.neighbours.nearest(source.k)
+        return SparseDistribution(nearest.values, neighbour_weights(nearest, source.temperature))
+
+
+def _or_lm(p: Float32, log_lm: Any) -> Float32:
+    return np.asarray(np.where(np.isnan(p), np.exp(log_lm), p), np.float32)
