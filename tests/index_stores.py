@@ -5,18 +5,15 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from knnstore.atomic import write_json
-from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, PLAN_FILE, SegmentPlan, keys_task
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
+from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.records import fingerprint, to_json
+from knnstore.datastore.tables import write_table
 
 faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
 
@@ -39,11 +36,10 @@ def make_store(
     vocabulary=1000,
     document_rows=None,
     digests=(),
-    recorded=False,
 ):
     """A finished store of one or more segments, each float32 (rows, d), in documents of so many rows (None: one).
 
-    ``digests``: of the documents' texts. ``recorded``: with the commit records of all files, as ``verify`` wants them.
+    ``digests``: of the documents' texts.
     """
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
@@ -51,15 +47,8 @@ def make_store(
     for number, (name, keys) in enumerate(zip(names, segments, strict=True)):
         held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
         plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, f"{number:064d}", "text", "strict", 0.0, "float32", {})
-        _write_segment(
-            segment_root(Path(root), name),
-            plan,
-            keys,
-            held_out,
-            document_rows=document_rows or len(keys),
-            digests=digests,
-            recorded=recorded,
-        )
+        writer = SegmentWriter.begin(segment_root(Path(root), name), plan)
+        _write_segment(writer, keys, held_out, document_rows=document_rows or len(keys), digests=digests)
     save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
     publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
     return Datastore(Path(root))
@@ -77,22 +66,14 @@ def brute_force(store, queries):
     return ((queries[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
 
 
-def _write_segment(root, plan, keys, queries, *, document_rows, digests, recorded):
-    root.mkdir(parents=True)
-    write_json(root / PLAN_FILE, to_json(plan))
+def _write_segment(writer, keys, queries, *, document_rows, digests):
+    plan = writer.segment.plan
     codec = KeyCodec(plan.key_dtype, scales_of(keys) if plan.key_dtype == "int8" else None)
     values = np.random.default_rng(len(keys)).integers(plan.model.vocabulary, size=len(keys)).astype(plan.value_dtype)
-    arrays = {"keys": codec.encode(keys), "values": values, "queries": queries}
-    arrays |= {"query_tokens": np.arange(len(queries)), "heldout": values[: len(queries)]}
-    if codec.scales is not None:
-        arrays["key_scales"] = codec.scales
-    chunks, files = [], []
-    for name, array in arrays.items():
-        packed = "keys" if name == "keys" else "values"
-        files += create_array(root / name, array.shape, plan.chunk_rows, array.dtype, packed)
-        for chunk in range(-(-len(array) // plan.chunk_rows)):
-            block = array[chunk * plan.chunk_rows : (chunk + 1) * plan.chunk_rows]
-            (chunks if name == "keys" else files).append(write_chunk(root / name, chunk, block))
+    with writer.task(SAMPLES_TASK) as task:
+        if codec.scales is not None:
+            task.write_whole(key_scales=codec.scales)
+        task.write_queries(np.arange(len(queries)), queries)
     documents = [
         {field.name: 0 for field in DOCUMENTS_SCHEMA}
         | {"path": f"{first}.txt", "record": None, "id": None, "sha256": bytes(32)}
@@ -105,11 +86,12 @@ def _write_segment(root, plan, keys, queries, *, document_rows, digests, recorde
         named = {"path": "held out.txt", "sha256": queries.tobytes()[:32]}
         held_out = {"heldout_tokens": len(queries), "heldout_bytes": 4 * len(queries)}
         documents.append(documents[-1] | named | held_out | {"tokens": 0, "first_row": len(keys)})
-    pq.write_table(pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA), root / DOCUMENTS_FILE)
-    log = CommitLog(root / "commits", root, fingerprint(plan))
-    log.prepare()
-    layout = [file for file in files if file.parent.name == "keys"]
-    rest = [file for file in dict.fromkeys(files) if file not in layout] if recorded else []
-    log.commit(DOCUMENTS_TASK, [root / DOCUMENTS_FILE, *rest])
-    for task, made in [("layout", layout), *((keys_task(n), [file]) for n, file in enumerate(chunks))] * recorded:
-        log.commit(task, made)
+    with writer.task(DOCUMENTS_TASK) as task:
+        write_table(task.file(DOCUMENTS_FILE), pa.Table.from_pylist(documents, schema=DOCUMENTS_SCHEMA))
+        with task.appending(values=len(keys), heldout=len(queries)) as (stored, heldout):
+            stored.append(values)
+            heldout.append(np.resize(values, len(queries)))
+    writer.lay_out_keys()
+    for chunk in range(writer.segment.chunks):
+        begin, end = writer.segment.chunk_range(chunk)
+        writer.write_keys(chunk, codec.encode(keys[begin:end]))

@@ -16,21 +16,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from knnstore.atomic import write_json
-from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.commits import CommitLog
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.history import publish
-from knnstore.datastore.keycodec import KeyCodec, KeyDtype, scales_of
+from knnstore.datastore.keycodec import KeyDtype, scales_of
 from knnstore.datastore.manifest import FORMAT_VERSION, KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.datastore.queries import write_queries
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
+from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, segment_root, store_path
+from knnstore.datastore.tables import write_table
 from knnstore.errors import KnnstoreError, UsageError
 from knnstore.ingest.plan import chunk_rows
-from knnstore.records import to_json
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -92,10 +88,7 @@ def make_store(
         versions={"numpy": np.__version__},
     )
     path = segment_root(root, "0000")
-    path.mkdir(parents=True)
-    CommitLog(path / "commits", path, "").prepare()
-    write_json(path / PLAN_FILE, to_json(plan))
-    _write_segment(Segment(path), ClusteredKeys(recipe.dimension, seed), rows)
+    _write_segment(SegmentWriter.begin(path, plan), ClusteredKeys(recipe.dimension, seed), rows)
     empty = Manifest("knnstore", FORMAT_VERSION, identity, recipe, (), None)
     save_manifest(root, empty)
     publish(root, replace(empty, segments=(path.name,)), "ingest", f"make {rows:,} synthetic keys")
@@ -116,41 +109,26 @@ def _identity(model: str) -> tuple[ModelIdentity, KeyRecipe]:
     return facts.identity, KeyRecipe(facts.layer, facts.dimension, context, max(1, context // 2))
 
 
-def _write_segment(segment: Segment, source: ClusteredKeys, rows: int) -> None:
-    log, plan, width = segment.commits, segment.plan, segment.dimension
-    documents = segment.root / DOCUMENTS_FILE
-    pq.write_table(_documents(rows, plan.sources), documents, compression="zstd")
-    files = create_array(segment.array_path("values"), (rows,), plan.chunk_rows, plan.value_dtype, "values")
-    heldout = segment.array_path("heldout")
-    files += create_array(heldout, (CHECK_QUERIES,), HELDOUT_TOKENS, plan.value_dtype, "values")
-    files.append(write_chunk(heldout, 0, np.zeros(CHECK_QUERIES, plan.value_dtype)))
-    log.commit("documents", [documents, *files])
-    keys = segment.array_path("keys")
-    log.commit("layout", create_array(keys, (rows, width), plan.chunk_rows, segment.key_dtype, "keys"))
-    log.commit("samples", _write_samples(segment, source))
-    codec: KeyCodec = segment.codec
-    for chunk in range(segment.chunks):
-        begin, end = segment.chunk_range(chunk)
-        vectors, clusters = source.draw(chunk, end - begin)
-        # a cluster stands for a context, which has a usual next token
-        values = (clusters * 7 + np.arange(end - begin) % 3) % plan.model.vocabulary
-        stored = np.empty((end - begin, width), codec.stored)
-        for start in range(0, end - begin, _BLOCK):
-            stored[start : start + _BLOCK] = codec.encode(vectors[start : start + _BLOCK])
-        written = [
-            write_chunk(keys, chunk, stored),
-            write_chunk(segment.array_path("values"), chunk, values.astype(plan.value_dtype)),
-        ]
-        log.commit(f"keys-{chunk:06d}", written, rows=end - begin)
-
-
-def _write_samples(segment: Segment, source: ClusteredKeys) -> list[Path]:
-    files = write_queries(segment, np.arange(CHECK_QUERIES), source.queries(0, CHECK_QUERIES))
-    if segment.plan.key_dtype == "int8":
-        scales, path = scales_of(source.queries(1, _BLOCK)), segment.array_path("key_scales")
-        files += create_array(path, scales.shape, len(scales), scales.dtype, "none")
-        files.append(write_chunk(path, 0, scales))
-    return files
+def _write_segment(writer: SegmentWriter, source: ClusteredKeys, rows: int) -> None:
+    segment, plan = writer.segment, writer.segment.plan
+    with writer.task(SAMPLES_TASK) as samples:
+        if plan.key_dtype == "int8":
+            samples.write_whole(key_scales=scales_of(source.queries(1, _BLOCK)))
+        samples.write_queries(np.arange(CHECK_QUERIES), source.queries(0, CHECK_QUERIES))
+    writer.lay_out_keys(rows)
+    with writer.task(DOCUMENTS_TASK) as documents:
+        write_table(documents.file(DOCUMENTS_FILE), _documents(rows, plan.sources))
+        with documents.appending(values=rows, heldout=CHECK_QUERIES) as (values, heldout):
+            heldout.append(np.zeros(CHECK_QUERIES, plan.value_dtype))
+            for chunk, begin in enumerate(range(0, rows, plan.chunk_rows)):
+                vectors, clusters = source.draw(chunk, min(plan.chunk_rows, rows - begin))
+                # a cluster stands for a context, which has a usual next token
+                tokens = (clusters * 7 + np.arange(len(clusters)) % 3) % plan.model.vocabulary
+                values.append(tokens.astype(plan.value_dtype))
+                stored = np.empty(vectors.shape, segment.codec.stored)
+                for start in range(0, len(stored), _BLOCK):
+                    stored[start : start + _BLOCK] = segment.codec.encode(vectors[start : start + _BLOCK])
+                writer.write_keys(chunk, stored)
 
 
 def _documents(rows: int, sources: str) -> Any:

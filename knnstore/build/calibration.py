@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import write_json
 from knnstore.build.excerpt import make_excerpt
 from knnstore.build.lists import fill_lists
 from knnstore.datastore.store import Datastore, index_root
@@ -24,7 +23,7 @@ from knnstore.datastore.sweeping import sizes_below
 from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.exact import exact_search
 from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
-from knnstore.index.plan import CHECKED_NEIGHBOURS, PLAN_FILE, IndexFolder, IndexPlan
+from knnstore.index.plan import CHECKED_NEIGHBOURS, IndexFolder, IndexPlan
 from knnstore.index.quantiser import Float32, Quantiser, TrainingErrors, save_quantiser, train_codebooks
 from knnstore.index.sample import rows_read
 from knnstore.index.search import Searcher
@@ -32,7 +31,6 @@ from knnstore.index.train import PQ_ROWS, decode, train_axes
 from knnstore.objects.path import ObjectPath
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 from knnstore.scheduling import SerialRunner
 
 _CHUNKS = 2
@@ -69,9 +67,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
             keys, decoding = _timed(lambda: decode(segment.keys(0, segment.rows), segment.codec.scales))
             quantiser, train = _train_in_parts(keys, plan)
             index = IndexFolder(index_root(excerpt.root, plan.name), plan)
-            index.root.mkdir(parents=True)
-            write_json(index.root / PLAN_FILE, to_json(plan))
-            index.commits.prepare()
+            index.begin()
             save_quantiser(index, quantiser, TrainingErrors(1.0, None))
             clock = StageClock()
             fill_lists(index, excerpt.root, segment, 1, runner=SerialRunner(), reporter=clock)

@@ -8,33 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, remove_folder, write_json
+from knnstore.atomic import remove_folder
 from knnstore.build.dropping import drop_keys
 from knnstore.build.lists import check_lists, fill_lists, run_tasks
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep, sweep_partial
+from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
 from knnstore.index.adopting import own_index
 from knnstore.index.merge import OFFSETS
-from knnstore.index.plan import (
-    PLAN_FILE,
-    Check,
-    IndexFolder,
-    IndexPlan,
-    load_check,
-    open_index,
-    segment_reference,
-)
+from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index, segment_reference
 from knnstore.index.quantiser import TASK, load_training_errors, save_quantiser
 from knnstore.index.sample import gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.index.train import train
 from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 DRIFT_DUE = 1.25
@@ -133,10 +124,7 @@ def _prepare(store: Datastore, work: Work) -> None:
     """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
     folder = work.folder
     require_room(store.root, work.room, "the lists of the index and the runs that they are made of", "lower --pq-bytes")
-    make_folder(folder.root)
-    sweep_partial(folder.root)
-    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
-    folder.commits.prepare()
+    folder.begin()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,13 @@ from knnstore.objects.path import ObjectPath
 from knnstore.objects.service import at_once
 
 
-def own_segment(root: Path, begun: Path) -> Path:
-    """A folder in which this writer may go on with the segment that was ``begun`` and belongs to no state."""
+def own_segment(root: Path, begun: Path | None) -> Path:
+    """The folder in which this writer goes on with the segment that was ``begun``, or begins a new one if that is None.
+
+    The segment belongs to no state.
+    """
+    if begun is None:
+        return segment_root(root, next_segment(root))
     if is_ours(root, begun.name):
         return begun
     for path in list(unfinished(root)):

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -66,6 +66,15 @@ class ArrayForm:
     def chunks(self) -> int:
         """Number of chunks."""
         return -(-self.shape[0] // self.chunk_rows)
+
+
+class PlannedForm(NamedTuple):
+    """The form of an array to make: ``shape`` with rows first, rows per chunk, dtype, and how chunks are compressed."""
+
+    shape: tuple[int, ...]
+    chunk_rows: int
+    dtype: np.dtype[Any]
+    compression: Compression
 
 
 def create_array(

@@ -19,6 +19,7 @@ from knnstore.objects.path import ObjectPath
 from knnstore.objects.service import at_once
 from knnstore.records import from_json, to_json
 
+COMMITS_FOLDER = "commits"
 DONE = "done"
 """The last task of a part that no state names: its record alone says that the part is whole."""
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
@@ -134,6 +135,13 @@ class CommitLog:
             (self.folder / f"{task}.json").unlink(missing_ok=True)
             sync_folder(self.folder)
 
+    def forget_damaged(self) -> list[str]:
+        """Take the mark off the tasks that ``damaged`` finds; return why, in words, of each."""
+        damaged = self.damaged()
+        for task in damaged:
+            self.forget(task)
+        return list(damaged.values())
+
     def adopt(self, tasks: str, older: str) -> None:
         """Take over records that a run with the fingerprint ``older`` left of ``tasks`` (a glob), whose files are the
         same with this one."""
@@ -196,6 +204,12 @@ class CommitLog:
             yield parent
             if parent == self.root:
                 return
+
+
+def begin_part(root: Path, plan_file: str, plan: Any) -> None:
+    """Make the folder of a part, or go on in it: the folder of its commit records, and last its plan."""
+    make_folder(root / COMMITS_FOLDER)
+    write_json(root / plan_file, to_json(plan))
 
 
 def load_commit(path: Path) -> Commit:

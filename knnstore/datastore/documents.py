@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 from knnstore.atomic import open_regular
 from knnstore.errors import CorruptStoreError, ResourceError
 
-VALUE_CHUNK_ROWS = 2**22  # of the array of tokens
-HELDOUT_TOKENS = 2**20  # rows a chunk of the array of held-out tokens
-SOURCE_TOKENS = 2**18  # of the arrays of source tokens and their offsets, which are read a few documents at a time
+VALUE_CHUNK_ROWS = 2**22
+"""Rows per chunk of the array of tokens."""
 
 DOCUMENTS_SCHEMA = pa.schema(
     [

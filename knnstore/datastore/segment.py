@@ -17,17 +17,17 @@
         commits/              one record a task
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from knnstore.datastore.arrays import open_array, read_rows
-from knnstore.datastore.commits import CommitLog
-from knnstore.datastore.documents import DocumentTable
+from knnstore.datastore.arrays import Compression, PlannedForm, open_array, read_rows
+from knnstore.datastore.commits import COMMITS_FOLDER, CommitLog, load_commit
+from knnstore.datastore.documents import VALUE_CHUNK_ROWS, DocumentTable
 from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, Float32, KeyCodec, KeyDtype
 from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
@@ -93,6 +93,48 @@ class SegmentPlan:
         return np.dtype(np.uint16 if self.model.vocabulary <= 2**16 else np.uint32)
 
 
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """What one of a segment's arrays is: the ``task`` that makes it, and its form.
+
+    ``rows``: how many a finished segment has. ``dtype``: that of stored keys or of token ids, else one of NumPy's.
+    ``chunk_rows``: as in the plan, ``all`` in one chunk, or a number. ``wide``: a row is a key, not a single number.
+    """
+
+    task: str
+    rows: Callable[["Segment"], int]
+    dtype: str
+    chunk_rows: Literal["planned", "all"] | int
+    compression: Compression
+    wide: bool = False
+
+    def form(self, plan: SegmentPlan, rows: int) -> PlannedForm:
+        """The form of an array of so many rows."""
+        sizes = {"planned": plan.chunk_rows, "all": max(1, rows)}
+        chunk_rows = self.chunk_rows if isinstance(self.chunk_rows, int) else sizes[self.chunk_rows]
+        dtypes = {"key": plan.key_dtype, "token": plan.value_dtype.name}
+        shape = (rows, plan.key.dimension) if self.wide else (rows,)
+        return PlannedForm(shape, chunk_rows, np.dtype(dtypes.get(self.dtype, self.dtype)), self.compression)
+
+
+def _recorded_queries(segment: "Segment") -> int:
+    return int(load_commit(segment.commits.folder / f"{SAMPLES_TASK}.json").number("queries"))
+
+
+ARRAYS = {
+    "values": ArraySpec(DOCUMENTS_TASK, lambda s: s.rows, "token", VALUE_CHUNK_ROWS, "values"),
+    "heldout": ArraySpec(DOCUMENTS_TASK, lambda s: int(s.documents.heldout_tokens.sum()), "token", 2**20, "values"),
+    # read a few documents at a time
+    "sources": ArraySpec(DOCUMENTS_TASK, lambda s: int(s.source_offsets[-1]), "token", 2**18, "values"),
+    "source_offsets": ArraySpec(DOCUMENTS_TASK, lambda s: len(s.documents) + 1, "int64", 2**18, "values"),
+    "keys": ArraySpec(LAYOUT_TASK, lambda s: s.rows, "key", "planned", "keys", wide=True),
+    "key_scales": ArraySpec(SAMPLES_TASK, lambda s: s.dimension, "float32", "all", "none"),
+    "queries": ArraySpec(SAMPLES_TASK, _recorded_queries, "float32", "all", "none", wide=True),
+    "query_tokens": ArraySpec(SAMPLES_TASK, _recorded_queries, "int64", "all", "none"),
+}
+"""The arrays of a segment, by their names."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyChunk:
     """Keys that lie together: stored ``keys`` (n, d), ``values`` (n,), and their ``rows``, int64 (n,)."""
@@ -116,11 +158,18 @@ class Segment:
     @property
     def commits(self) -> CommitLog:
         """The records of what is done."""
-        return CommitLog(self.root / "commits", self.root, self.fingerprint)
+        return CommitLog(self.root / COMMITS_FOLDER, self.root, self.fingerprint)
 
     def array_path(self, name: str) -> Path:
         """Folder of one of the segment's arrays."""
         return self.root / name
+
+    def form(self, name: str, rows: int | None = None) -> PlannedForm:
+        """The form of one of its arrays, by default of as many rows as it has; CorruptStoreError for another name."""
+        if name not in ARRAYS:
+            raise CorruptStoreError(f"{self.array_path(name)} is no array of a segment")
+        spec = ARRAYS[name]
+        return spec.form(self.plan, spec.rows(self) if rows is None else rows)
 
     @cached_property
     def documents(self) -> DocumentTable:
@@ -164,8 +213,8 @@ class Segment:
         dtype: KeyDtype = "int8" if self.plan.key_dtype == "int8" else "float16"
         if dtype == "float16":
             return KeyCodec(dtype)
-        scales = self._rows("key_scales", 0, self.dimension, (self.dimension,), np.dtype(np.float32))
-        if scales.shape != (self.dimension,) or not ((scales > 0) & (scales < LARGEST / INT8_LIMIT)).all():
+        scales = self._rows("key_scales", 0, self.dimension)
+        if not ((scales > 0) & (scales < LARGEST / INT8_LIMIT)).all():
             raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number, or too large")
         return KeyCodec(dtype, scales.astype(np.float32))
 
@@ -175,9 +224,9 @@ class Segment:
         Where they lie in list order alone, by one pass over all row numbers: ``chunk`` and ``find_keys`` read less.
         """
         if self.listed is not None:
-            self._require_form(self.listed / "keys", (self.rows, self.dimension), self.key_dtype)
+            _require_form(self.listed / "keys", self.form("keys"))
             return gather_rows(self.listed, "keys", begin, end)
-        return self._rows("keys", begin, end, (self.rows, self.dimension), self.key_dtype)
+        return self._rows("keys", begin, end)
 
     def find_keys(
         self, rows: np.ndarray[Any, np.dtype[np.int64]]
@@ -197,19 +246,18 @@ class Segment:
         begin, end = self.chunk_range(number)
         if self.listed is None:
             return KeyChunk(self.keys(begin, end), self.values(begin, end), np.arange(begin, end))
-        self._require_form(self.listed / "keys", (self.rows, self.dimension), self.key_dtype)
+        _require_form(self.listed / "keys", self.form("keys"))
         keys, values, rows = (read_rows(self.listed / name, begin, end) for name in ("keys", "values", "rows"))
         return KeyChunk(keys, self._in_vocabulary("values", values), rows.astype(np.int64))
 
     def values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Token ids of rows ``[begin, end)``, uint16 or uint32."""
-        values = self._rows("values", begin, end, (self.rows,), self.plan.value_dtype)
-        return self._in_vocabulary("values", values)
+        return self._in_vocabulary("values", self._rows("values", begin, end))
 
     def queries(self) -> Float32:
         """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
         count = min(open_array(self.array_path("queries")).shape[0], _MOST_QUERIES)
-        queries = self._rows("queries", 0, count, (count, self.dimension), np.dtype(np.float32))
+        queries = self._rows("queries", 0, count, count)
         if not (np.abs(queries) < LARGEST).all():  # nor NaN
             raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite, or has a number too large")
         return queries
@@ -229,13 +277,13 @@ class Segment:
     def _heldout(self) -> np.ndarray[Any, Any]:
         """All held-out tokens: a few hundred thousand, read document by document."""
         total = int(self.documents.heldout_tokens.sum())
-        return self._in_vocabulary("heldout", self._rows("heldout", 0, total, (total,), self.plan.value_dtype))
+        return self._in_vocabulary("heldout", self._rows("heldout", 0, total))
 
     @cached_property
     def source_offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Where the source of each document begins in the array of sources, and where the last ends."""
         count = len(self.documents) + 1
-        offsets = self._rows("source_offsets", 0, count, (count,), np.dtype(np.int64)).astype(np.int64)
+        offsets = self._rows("source_offsets", 0, count).astype(np.int64)
         if offsets[0] != 0 or (np.diff(offsets) < 0).any():
             raise CorruptStoreError(f"{self.array_path('source_offsets')}: the sources don't follow each other")
         return offsets
@@ -252,8 +300,8 @@ class Segment:
     def sources(self, begin: int, end: int) -> list[np.ndarray[Any, Any]]:
         """Token ids of the sources of documents ``[begin, end)``."""
         offsets = self.source_offsets
-        first, last, total = int(offsets[begin]), int(offsets[end]), int(offsets[-1])
-        tokens = self._in_vocabulary("sources", self._rows("sources", first, last, (total,), self.plan.value_dtype))
+        first, last = int(offsets[begin]), int(offsets[end])
+        tokens = self._in_vocabulary("sources", self._rows("sources", first, last))
         return np.split(tokens, offsets[begin + 1 : end] - first)
 
     def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
@@ -261,21 +309,11 @@ class Segment:
         document = int(self.documents.locate(np.array([row]))[0])
         return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
 
-    def _rows(
-        self, name: str, begin: int, end: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> np.ndarray[Any, Any]:
-        """Rows of an array; CorruptStoreError unless it is of this shape and dtype."""
+    def _rows(self, name: str, begin: int, end: int, count: int | None = None) -> np.ndarray[Any, Any]:
+        """Rows of an array, which has ``count`` of them; CorruptStoreError unless it is of its form."""
         path = self.array_path(name)
-        self._require_form(path, shape, dtype)
+        _require_form(path, self.form(name, count))
         return read_rows(path, begin, end)
-
-    def _require_form(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        form = open_array(path)
-        if form.shape != shape or form.dtype != dtype:
-            raise CorruptStoreError(
-                f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: see what else is damaged, with "
-                "'knnstore verify'"
-            )
 
     def _in_vocabulary(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if len(tokens) and int(tokens.max()) >= self.plan.model.vocabulary:
@@ -283,3 +321,13 @@ class Segment:
                 f"{self.array_path(name)} has token {int(tokens.max())} of a vocabulary of {self.plan.model.vocabulary}"
             )
         return tokens
+
+
+def _require_form(path: Path, planned: PlannedForm) -> None:
+    """Raise CorruptStoreError unless the array at ``path`` has the shape and dtype that were planned."""
+    form = open_array(path)
+    if form.shape != planned.shape or form.dtype != planned.dtype:
+        raise CorruptStoreError(
+            f"{path} is {form.dtype} {form.shape}, not {planned.dtype} {planned.shape}: see what else is damaged, with "
+            "'knnstore verify'"
+        )

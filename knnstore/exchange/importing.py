@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from knnstore.atomic import encode_json, make_folder
+from knnstore.datastore.documents import VALUE_CHUNK_ROWS
 from knnstore.datastore.history import publish
 from knnstore.datastore.keycodec import KeyDtype
 from knnstore.datastore.locking import writing
@@ -17,7 +18,7 @@ from knnstore.errors import CorpusError, MismatchError, UsageError
 from knnstore.exchange.keycheck import KeyMatch, match_keys
 from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form, Memmaps
-from knnstore.exchange.segment import VALUE_ROWS, begin_segment, read_values, write_segment
+from knnstore.exchange.segment import begin_segment, read_values, write_segment
 from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
@@ -180,7 +181,7 @@ def _vocabulary(memmaps: Memmaps, reporter: Reporter) -> int:
     """One more than the largest value. Raises CorpusError for a negative one."""
     largest = 0
     with reporter.bar("values", memmaps.rows, "tokens") as advance:
-        for begin in range(0, memmaps.rows, VALUE_ROWS):
+        for begin in range(0, memmaps.rows, VALUE_CHUNK_ROWS):
             values = read_values(memmaps, begin, None)
             largest = max(largest, int(values.max()))
             advance(len(values))

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from knnstore.atomic import write_json
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.discarding import open_store
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, VALUE_CHUNK_ROWS
 from knnstore.datastore.keycodec import scales_of
 from knnstore.datastore.manifest import load_manifest
-from knnstore.datastore.queries import write_queries
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment, SegmentPlan, keys_task
+from knnstore.datastore.segment import (
+    DOCUMENTS_FILE,
+    DOCUMENTS_TASK,
+    PLAN_FILE,
+    SAMPLES_TASK,
+    Segment,
+    SegmentPlan,
+    keys_task,
+)
+from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import segment_root
-from knnstore.datastore.sweeping import next_segment, sweep_partial, unfinished
+from knnstore.datastore.sweeping import unfinished
 from knnstore.datastore.tables import write_table
 from knnstore.diskspace import require_room
 from knnstore.errors import CorpusError, MismatchError, NumericsError
@@ -28,15 +33,13 @@ from knnstore.exchange.rawfile import Memmaps
 from knnstore.ingest.plan import differences, key_bytes
 from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 
-VALUE_ROWS = 2**22
 _SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
 
 
 def read_values(memmaps: Memmaps, begin: int, vocabulary: int | None) -> Any:
     """A block of values (n,). Raises CorpusError for one that is no token."""
-    values = memmaps.values.read(begin, min(begin + VALUE_ROWS, memmaps.rows))[:, 0]
+    values = memmaps.values.read(begin, min(begin + VALUE_CHUNK_ROWS, memmaps.rows))[:, 0]
     wrong = values < 0 if vocabulary is None else (values < 0) | (values >= vocabulary)
     if not wrong.any():
         return values
@@ -74,83 +77,61 @@ def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
             )
         if published:
             return Segment(path)
-        path = own_segment(root, path)
-    path = path or segment_root(root, next_segment(root))
-    CommitLog(path / "commits", path, "").prepare()
-    sweep_partial(path)
-    write_json(path / PLAN_FILE, to_json(plan))
-    return Segment(path)
+    return SegmentWriter.begin(own_segment(root, path), plan).segment
 
 
 def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tuple[int, int, float]:
     """Write what isn't there: chunks written, chunks kept, keys a second."""
-    commits = segment.commits
-    commits.prepare()
+    writer = SegmentWriter(segment)
     if not load_manifest(segment.root.parent.parent).segments:
-        for task in commits.damaged():  # of what an earlier run left
-            commits.forget(task)
-    if commits.find("documents") is None:
-        _write_documents(segment, memmaps, reporter)
-    done = commits.find_all(map(keys_task, range(segment.chunks)))
+        segment.commits.forget_damaged()  # of what an earlier run left
+    if writer.lacks(DOCUMENTS_TASK):
+        _write_documents(writer, memmaps, reporter)
+    done = segment.commits.find_all(map(keys_task, range(segment.chunks)))
     todo = [chunk for chunk in range(segment.chunks) if keys_task(chunk) not in done]
     require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
-    if commits.find("layout") is None:
-        shape = (segment.rows, segment.dimension)
-        path = segment.array_path("keys")
-        files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
-        commits.commit("layout", files)
-    if commits.find("samples") is None:
-        _write_samples(segment, memmaps)
+    writer.lay_out_keys()
+    if writer.lacks(SAMPLES_TASK):
+        _write_samples(writer, memmaps)
     started, written = time.perf_counter(), 0
     waiting = sum(end - begin for begin, end in map(segment.chunk_range, todo))
     with reporter.bar("keys", segment.rows, "keys", segment.rows - waiting) as advance:
         for chunk in todo:
-            begin, end = segment.chunk_range(chunk)
-            block = _encoded(segment, memmaps, begin, end)
-            file = write_chunk(segment.array_path("keys"), chunk, block)
-            commits.commit(f"keys-{chunk:06d}", [file], rows=end - begin)
-            advance(end - begin)
-            written += end - begin
+            rows = writer.write_keys(chunk, _encoded(segment, memmaps, *segment.chunk_range(chunk)))
+            advance(rows)
+            written += rows
     speed = written / (time.perf_counter() - started) if written else 0.0
     return len(todo), segment.chunks - len(todo), speed
 
 
-def _write_documents(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> None:
-    """Values, and the one document that they are; nothing is held out."""
-    dtype, digest = segment.plan.value_dtype, hashlib.sha256()
-    path, heldout = segment.array_path("values"), segment.array_path("heldout")
-    files = create_array(path, (memmaps.rows,), VALUE_ROWS, dtype, "values")
-    files += create_array(heldout, (0,), HELDOUT_TOKENS, dtype, "values")
-    with reporter.bar("values", memmaps.rows, "tokens") as advance:
-        for chunk, begin in enumerate(range(0, memmaps.rows, VALUE_ROWS)):
-            values = read_values(memmaps, begin, segment.plan.model.vocabulary).astype(dtype)
-            digest.update(values.astype(dtype.newbyteorder("<")).tobytes())
-            files.append(write_chunk(path, chunk, values))
-            advance(len(values))
-    row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
-    row |= {
-        "path": str(memmaps.keys.path),
-        "record": None,
-        "id": None,
-        "sha256": digest.digest(),
-        "tokens": memmaps.rows,
-    }
-    table = segment.root / DOCUMENTS_FILE
-    write_table(table, pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
-    segment.commits.commit("documents", [*files, table])
+def _write_documents(writer: SegmentWriter, memmaps: Memmaps, reporter: Reporter) -> None:
+    """Write the values, and the one document that they are; nothing is held out."""
+    plan, digest = writer.segment.plan, hashlib.sha256()
+    dtype = plan.value_dtype
+    with writer.task(DOCUMENTS_TASK) as task:
+        with (
+            task.appending(values=memmaps.rows, heldout=0) as (stored, _),
+            reporter.bar("values", memmaps.rows, "tokens") as advance,
+        ):
+            for begin in range(0, memmaps.rows, VALUE_CHUNK_ROWS):
+                values = read_values(memmaps, begin, plan.model.vocabulary).astype(dtype)
+                digest.update(values.astype(dtype.newbyteorder("<")).tobytes())
+                stored.append(values)
+                advance(len(values))
+        row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
+        row |= {"path": str(memmaps.keys.path), "record": None, "id": None}
+        row |= {"sha256": digest.digest(), "tokens": memmaps.rows}
+        write_table(task.file(DOCUMENTS_FILE), pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
 
 
-def _write_samples(segment: Segment, memmaps: Memmaps) -> None:
-    """The int8 scales, and no queries: what was held out of the other toolkit's text isn't known."""
-    files: list[Path] = []
-    if segment.plan.key_dtype == "int8":
-        starts = np.unique(np.linspace(0, max(0, memmaps.rows - _SCALE_ROWS), _SCALE_BLOCKS).astype(np.int64))
-        blocks = [memmaps.keys.read(int(s), min(int(s) + _SCALE_ROWS, memmaps.rows)) for s in starts]
-        path = segment.array_path("key_scales")
-        files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
-        files.append(write_chunk(path, 0, scales_of(np.concatenate(blocks).astype(np.float32))))
-    files += write_queries(segment, np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32))
-    segment.commits.commit("samples", files, queries=0)
+def _write_samples(writer: SegmentWriter, memmaps: Memmaps) -> None:
+    """Write the int8 scales, and no queries: what was held out of the other toolkit's text isn't known."""
+    with writer.task(SAMPLES_TASK) as task:
+        if writer.segment.plan.key_dtype == "int8":
+            starts = np.unique(np.linspace(0, max(0, memmaps.rows - _SCALE_ROWS), _SCALE_BLOCKS).astype(np.int64))
+            blocks = [memmaps.keys.read(int(s), min(int(s) + _SCALE_ROWS, memmaps.rows)) for s in starts]
+            task.write_whole(key_scales=scales_of(np.concatenate(blocks).astype(np.float32)))
+        task.write_queries(np.empty(0, np.int64), np.empty((0, writer.segment.dimension), np.float32))
 
 
 def _encoded(segment: Segment, memmaps: Memmaps, begin: int, end: int) -> Any:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.commits import CommitLog, begin_part
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, index_root
@@ -149,6 +149,10 @@ class IndexFolder:
     def commits(self) -> CommitLog:
         """The record of the training."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
+
+    def begin(self) -> None:
+        """Make the folder, or go on in it."""
+        begin_part(self.root, PLAN_FILE, self.plan)
 
     def quantizer(self, name: str) -> Path:
         """One of the quantisers' arrays."""

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, read_raw, write_json
+from knnstore.atomic import read_raw
 from knnstore.corpus.listing import Source
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.history import publish
 from knnstore.datastore.removed import Removed, joined, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
-from knnstore.datastore.store import Datastore, segment_root
-from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.datastore.segmentwriter import SegmentWriter
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import remove_tree, sweep_partial, unfinished
 from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
@@ -43,7 +43,6 @@ from knnstore.ingest.survey import (
 )
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 FOLDER = "append"
@@ -205,12 +204,9 @@ class Append:
             else:
                 remove_tree(begun)  # not tokenised yet: little or nothing is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
-        path = path or segment_root(self.root, next_segment(self.root))
-        make_folder(path / FOLDER)
+        path = path or own_segment(self.root, None)
         _write_replaced(path, found.replaced)
-        CommitLog(path / "commits", path, "").prepare()
-        write_json(path / PLAN_FILE, to_json(plan))
-        return Segment(path)
+        return SegmentWriter.begin(path, plan).segment
 
     def _heldout(self, store: Datastore, found: Differences) -> Choose:
         """Who is held out: what replaces held-out text, and a share of the rest."""

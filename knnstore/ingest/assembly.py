@@ -12,13 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from knnstore.atomic import read_raw
-from knnstore.datastore.appending import ChunkWriter
-from knnstore.datastore.arrays import create_array
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS, digests_of
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA, digests_of
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
-from knnstore.datastore.sources import write_sources
+from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_tables
 from knnstore.datastore.takedowns import Digests
@@ -46,38 +44,35 @@ def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any, s
             segment.commits.forget(tokens_task(part))
             raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
     reading = _Parts(segment, parts)
-    tokens, size, source_tokens = reading.tokens, reading.bytes, reading.source_tokens
     repeats = partial(_repeated_tokens, reading, store) if segment.plan.distinct else None
-    heldout = choose(tokens, reading.tables(), repeats)
-    stored_tokens, heldout_tokens = int((tokens - heldout).sum()), int(heldout.sum())
-    dtype = segment.plan.value_dtype
-    files = create_array(segment.array_path("values"), (stored_tokens,), VALUE_CHUNK_ROWS, dtype, "values")
-    files += create_array(segment.array_path("heldout"), (heldout_tokens,), HELDOUT_TOKENS, dtype, "values")
-    ends = []
-    writer = ChunkWriter(segment.array_path("values"), VALUE_CHUNK_ROWS)
-    heldout_writer = ChunkWriter(segment.array_path("heldout"), HELDOUT_TOKENS)
-    for keep, end, whole in _split(reading.ids(), tokens, heldout):
-        writer.write(keep)
-        heldout_writer.write(end)
-        if len(end) and not whole:
-            ends.append(tuple(end.tolist()))
-    sizes = np.where(heldout == tokens, size, 0) * (heldout > 0)
+    heldout = choose(reading.tokens, reading.tables(), repeats)
+    with SegmentWriter(segment).task(DOCUMENTS_TASK, copies=reading.copies) as task:
+        columns = _write_tokens(task, reading, heldout, heldout_bytes)
+        if segment.plan.key.task == "seq2seq":
+            task.write_sources(reading.source_tokens, reading.source_ids())
+        write_tables(task.file(DOCUMENTS_FILE), _documents(reading.tables(), columns), DOCUMENTS_SCHEMA)
+
+
+def _write_tokens(task: TaskWriter, reading: "_Parts", heldout: Int64, heldout_bytes: Any) -> dict[str, Int64]:
+    """Write values and held-out tokens; return where those of each document lie."""
+    tokens, ends = reading.tokens, []
+    stored = tokens - heldout
+    with task.appending(values=int(stored.sum()), heldout=int(heldout.sum())) as (values, heldout_values):
+        for keep, end, whole in _split(reading.ids(), tokens, heldout):
+            values.append(keep)
+            heldout_values.append(end)
+            if len(end) and not whole:
+                ends.append(tuple(end.tolist()))
+    sizes = np.where(heldout == tokens, reading.bytes, 0) * (heldout > 0)
     if ends:
         sizes[(heldout > 0) & (heldout < tokens)] = heldout_bytes(tuple(ends))
-    files += [*writer.finish(), *heldout_writer.finish()]
-    if segment.plan.key.task == "seq2seq":
-        files += write_sources(segment, source_tokens, reading.source_ids())
-    stored = tokens - heldout
-    columns = {
+    return {
         "first_row": np.cumsum(stored) - stored,
         "tokens": stored,
         "heldout_first": np.cumsum(heldout) - heldout,
         "heldout_tokens": heldout,
         "heldout_bytes": sizes,
     }
-    files.append(segment.root / DOCUMENTS_FILE)
-    write_tables(files[-1], _documents(reading.tables(), columns), DOCUMENTS_SCHEMA)
-    segment.commits.commit(DOCUMENTS_TASK, files, copies=reading.copies)
 
 
 class _Parts:

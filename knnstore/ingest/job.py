@@ -4,20 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, write_json
+from knnstore.atomic import make_folder
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import describe, fingerprint
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.discarding import open_store
 from knnstore.datastore.history import publish
 from knnstore.datastore.locking import require_free, writing
 from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.removed import save_removed
 from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
-from knnstore.datastore.store import Datastore, default_store, segment_root, store_path
-from knnstore.datastore.sweeping import bytes_below, next_segment, remove_tree, unfinished
+from knnstore.datastore.segmentwriter import SegmentWriter
+from knnstore.datastore.store import Datastore, default_store, store_path
+from knnstore.datastore.sweeping import bytes_below, remove_tree, unfinished
 from knnstore.errors import CorpusError, MismatchError
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
@@ -29,7 +29,6 @@ from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint as record_fingerprint
-from knnstore.records import to_json
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
 
@@ -231,10 +230,7 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
                 f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "
                 f"Run with the same ones{same}, choose another --store, or discard it with --overwrite"
             )
-    path = own_segment(root, begun.root) if begun else segment_root(root, next_segment(root))
-    CommitLog(path / "commits", path, "").prepare()
-    write_json(path / PLAN_FILE, to_json(plan))
-    segment = Segment(path)
+    segment = SegmentWriter.begin(own_segment(root, begun.root if begun else None), plan).segment
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
     return segment
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from knnstore.atomic import make_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Parts
-from knnstore.datastore.arrays import create_array
-from knnstore.datastore.segment import DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment, SegmentPlan
+from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
@@ -55,9 +55,8 @@ class Making:
 
     def forget_damaged(self) -> None:
         """Have made again what isn't what an earlier run recorded. For a segment that isn't finished: all is read."""
-        for task, damage in self.segment.commits.damaged().items():
+        for damage in self.segment.commits.forget_damaged():
             self._reporter.say(f"          {damage}: it is made again")
-            self.segment.commits.forget(task)
 
     @property
     def tokenised(self) -> bool:
@@ -107,13 +106,9 @@ class Making:
         return self.segment.commits.find(task.name) is None
 
     def _write_keys(self, tasks: list[KeyTask], todo: list[KeyTask]) -> None:
-        segment = self.segment
-        if segment.commits.find(LAYOUT_TASK) is None:
-            shape = (segment.rows, segment.dimension)
-            path = segment.array_path("keys")
-            files = create_array(path, shape, segment.plan.chunk_rows, segment.key_dtype, "keys")
-            segment.commits.commit(LAYOUT_TASK, files)
-        if segment.commits.find(SAMPLES_TASK) is None:
+        segment, writer = self.segment, SegmentWriter(self.segment)
+        writer.lay_out_keys()
+        if writer.lacks(SAMPLES_TASK):
             list(self._runner.run(write_samples, [SamplesTask(segment.root.absolute(), self._spec, self._scales_of)]))
         self._tally(len(todo), len(tasks) - len(todo))
         ranges = [segment.chunk_range(task.chunk) for task in todo]

@@ -17,10 +17,9 @@ from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.corpus.tokens import PairTokens, PartSummary, survey_part, tokenise_part
-from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
-from knnstore.datastore.queries import MOST_QUERIES, write_queries
 from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.errors import MismatchError, NumericsError
 from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
@@ -219,22 +218,18 @@ def write_samples(task: SamplesTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
     model = _key_model(task.spec, segment)
-    files: list[Path] = []
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
-    taken: str | None = None
-    if plan.key_dtype == "int8":
-        rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
-        _require_finite(segment, rows, sample)
-        path = segment.array_path("key_scales")
-        files += create_array(path, (segment.dimension,), segment.dimension, np.dtype(np.float32), "none")
-        scales, taken = _scales(sample, task.scales_of)
-        files.append(write_chunk(path, 0, scales))
-    windows = cut(table.heldout_first, table.heldout_tokens)
-    tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
-    _require_finite(segment, tokens, queries, heldout=True)
-    files += write_queries(segment, tokens, queries)
-    segment.commits.commit(SAMPLES_TASK, files, queries=min(len(queries), MOST_QUERIES), scales_of=taken)
+    with SegmentWriter(segment).task(SAMPLES_TASK, scales_of=None) as samples:
+        if plan.key_dtype == "int8":
+            rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
+            _require_finite(segment, rows, sample)
+            scales, samples.facts["scales_of"] = _scales(sample, task.scales_of)
+            samples.write_whole(key_scales=scales)
+        windows = cut(table.heldout_first, table.heldout_tokens)
+        tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
+        _require_finite(segment, tokens, queries, heldout=True)
+        samples.write_queries(tokens, queries)
     return len(queries)
 
 
@@ -253,9 +248,7 @@ def write_keys(task: KeyTask) -> int:
         block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
     if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
         raise MismatchError(f"{segment.root} was begun anew while {task.name} ran: its keys belong to the old one")
-    file = write_chunk(segment.array_path("keys"), task.chunk, block)
-    segment.commits.commit(task.name, [file], rows=end - begin)
-    return end - begin
+    return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]

@@ -11,24 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import make_folder, write_json
 from knnstore.build.plan import index_size
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.datastore.sweeping import remove_tree, sweep_partial
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.index.adopting import own_index
 from knnstore.index.lists import SegmentLists
-from knnstore.index.plan import (
-    PLAN_FILE,
-    IndexFolder,
-    IndexPlan,
-    RecentredPlan,
-    new_index,
-    open_index,
-    segment_reference,
-)
+from knnstore.index.plan import IndexFolder, IndexPlan, RecentredPlan, new_index, open_index, segment_reference
 from knnstore.index.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
 from knnstore.index.recentre import recentre
 from knnstore.index.train import PQ_ROWS
@@ -36,7 +27,6 @@ from knnstore.living.copying import Origins, Source
 from knnstore.living.lists import Listed, regroup_lists
 from knnstore.planning import choose_nprobe, plan_resources
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 from knnstore.scheduling import Runner
 
 _SAMPLE_BYTES = 12  # a number of the sample: decoded, less its centroid, and once more while codebooks are trained
@@ -91,14 +81,13 @@ def carry_index(
         folder = own_index(there, new_index(root, plan, there.manifest.epoch))
         if folder.commits.damaged():  # what an earlier run left of it is damaged
             remove_tree(folder.root)
-        _begin(folder)
+        folder.begin()
         if folder.commits.find(TASK) is None and whole:
             save_quantiser(folder, load_quantiser(given), load_training_errors(given))
         elif folder.commits.find(TASK) is None:
             task = RecentreTask(root.absolute(), folder.name, segment.root.name, listed)
             with reporter.bar("recentre", plan.nlist, "lists") as advance:
                 runner.run_alone(recentre_quantisers, task, advance)
-    sweep_partial(folder.root)
     regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, runner=runner, reporter=reporter)
     return folder
 
@@ -164,10 +153,3 @@ def _leaves_out(base: Datastore, plan: IndexPlan, sources: Sequence[Source]) -> 
         if len(np.setdiff1d(documents, np.union1d(taken, unseen.get(segment.root.name, taken)))):
             return True
     return False
-
-
-def _begin(folder: IndexFolder) -> None:
-    make_folder(folder.root)
-    sweep_partial(folder.root)
-    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
-    folder.commits.prepare()

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import read_raw
-from knnstore.datastore.appending import ChunkWriter
-from knnstore.datastore.arrays import create_array, read_rows, write_chunk
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, HELDOUT_TOKENS, VALUE_CHUNK_ROWS
-from knnstore.datastore.queries import write_queries
+from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.chunkwriter import ChunkWriter
+from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.rowranges import Bool, Int64, RowRanges
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK, Segment, keys_task
-from knnstore.datastore.sources import write_sources
+from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.datastore.store import open_segment
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
@@ -77,26 +76,27 @@ class CopyTask:
         return end - begin
 
 
-def copy_tables(segment: Segment, sources: Sequence[Source]) -> None:
+def copy_tables(writer: SegmentWriter, sources: Sequence[Source]) -> None:
     """Write all of a new segment but its keys, task by task; what is done already is left."""
-    if segment.commits.find(DOCUMENTS_TASK) is None:
-        files = [
-            _write_documents(segment, sources),
-            *_write_values(segment, sources),
-            *_write_heldout(segment, sources),
-        ]
-        if segment.plan.key.task == "seq2seq":
-            offsets = [(s.segment.source_offsets, s.documents) for s in sources]
-            tokens = np.concatenate([(ends[1:] - ends[:-1])[documents] for ends, documents in offsets])
-            files += write_sources(segment, tokens, _sources_of(sources))
-        segment.commits.commit(DOCUMENTS_TASK, files)
-    if segment.commits.find(LAYOUT_TASK) is None:
-        shape, plan = (segment.rows, segment.dimension), segment.plan
-        files = create_array(segment.array_path("keys"), shape, plan.chunk_rows, segment.key_dtype, "keys")
-        segment.commits.commit(LAYOUT_TASK, files)
-    if segment.commits.find(SAMPLES_TASK) is None:
-        files = _write_scales(segment, sources) + _write_queries(segment, sources)
-        segment.commits.commit(SAMPLES_TASK, files, queries=len(segment.queries()))
+    if writer.lacks(DOCUMENTS_TASK):
+        with writer.task(DOCUMENTS_TASK) as task:
+            write_table(task.file(DOCUMENTS_FILE), _documents(sources))
+            with task.appending(values=sum(int(source.tokens.sum()) for source in sources)) as [values]:
+                _copy_values(values, sources)
+            with task.appending(heldout=sum(int(source.heldout_tokens.sum()) for source in sources)) as [heldout]:
+                _copy_heldout(heldout, sources)
+            if writer.segment.plan.key.task == "seq2seq":
+                offsets = [(s.segment.source_offsets, s.documents) for s in sources]
+                tokens = np.concatenate([(ends[1:] - ends[:-1])[documents] for ends, documents in offsets])
+                task.write_sources(tokens, _sources_of(sources))
+    writer.lay_out_keys()
+    if writer.lacks(SAMPLES_TASK):
+        with writer.task(SAMPLES_TASK) as task:
+            if writer.segment.plan.key_dtype == "int8":
+                # the scales that all sources have, or else the larger one of each dimension, which clips nothing
+                scales = [scales for source in sources if (scales := source.segment.codec.scales) is not None]
+                task.write_whole(key_scales=np.max(scales, axis=0).astype(np.float32))
+            _copy_queries(task, sources)
 
 
 def copy_chunk(task: CopyTask) -> int:
@@ -111,9 +111,7 @@ def copy_chunk(task: CopyTask) -> int:
         order = np.argsort(rows[here])
         for places, keys in source.find_keys(rows[here][order]):
             block[here[order[places]]] = recoded(keys, source, segment)
-    file = write_chunk(segment.array_path("keys"), task.chunk, block)
-    segment.commits.commit(task.name, [file], rows=end - begin)
-    return end - begin
+    return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
 def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> np.ndarray[Any, Any]:
@@ -186,7 +184,7 @@ def _read_kept(segment: Path) -> Any:
         raise CorruptStoreError(f"{path} can't be read: run the same command again ({error})") from error
 
 
-def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
+def _documents(sources: Sequence[Source]) -> Any:
     names = ("path", "record", "id", "bytes", "sha256")
     old = pa.concat_tables(source.segment.documents.table.select(names).take(source.documents) for source in sources)
     tokens = np.concatenate([source.tokens for source in sources])
@@ -199,32 +197,22 @@ def _write_documents(segment: Segment, sources: Sequence[Source]) -> Path:
         "heldout_tokens": heldout,
         "heldout_bytes": np.where(heldout > 0, sizes, 0),
     }
-    path = segment.root / DOCUMENTS_FILE
-    write_table(path, pa.table(columns).cast(DOCUMENTS_SCHEMA))
-    return path
+    return pa.table(columns).cast(DOCUMENTS_SCHEMA)
 
 
-def _write_values(segment: Segment, sources: Sequence[Source]) -> list[Path]:
-    path, rows = segment.array_path("values"), sum(int(source.tokens.sum()) for source in sources)
-    files = create_array(path, (rows,), VALUE_CHUNK_ROWS, segment.plan.value_dtype, "values")
-    writer = ChunkWriter(path, VALUE_CHUNK_ROWS)
+def _copy_values(values: ChunkWriter, sources: Sequence[Source]) -> None:
     for source in sources:
         table = source.segment.documents
         wanted = RowRanges.of_documents(table.first_row, table.tokens, source.documents[source.rows])
         for block in _ranged(source.segment.array_path("values"), source.segment.rows, wanted):
-            writer.write(block)
-    return files + writer.finish()
+            values.append(block)
 
 
-def _write_heldout(segment: Segment, sources: Sequence[Source]) -> list[Path]:
-    path, tokens = segment.array_path("heldout"), sum(int(source.heldout_tokens.sum()) for source in sources)
-    files = create_array(path, (tokens,), HELDOUT_TOKENS, segment.plan.value_dtype, "values")
-    writer = ChunkWriter(path, HELDOUT_TOKENS)
+def _copy_heldout(heldout: ChunkWriter, sources: Sequence[Source]) -> None:
     for source in sources:
         total = int(source.segment.documents.heldout_tokens.sum())
         for block in _ranged(source.segment.array_path("heldout"), total, _heldout_ranges(source)):
-            writer.write(block)
-    return files + writer.finish()
+            heldout.append(block)
 
 
 def _heldout_ranges(source: Source) -> RowRanges:
@@ -249,18 +237,7 @@ def _ranged(path: Path, rows: int, wanted: RowRanges) -> Iterator[np.ndarray[Any
             yield read_rows(path, begin, end)[chosen]
 
 
-def _write_scales(segment: Segment, sources: Sequence[Source]) -> list[Path]:
-    """The scales that all sources have, or else the larger one of each dimension, which clips nothing."""
-    if segment.plan.key_dtype != "int8":
-        return []
-    every = [scales for source in sources if (scales := source.segment.codec.scales) is not None]
-    scales = np.max(every, axis=0).astype(np.float32)
-    path = segment.array_path("key_scales")
-    files = create_array(path, scales.shape, len(scales), scales.dtype, "none")
-    return [*files, write_chunk(path, 0, scales)]
-
-
-def _write_queries(segment: Segment, sources: Sequence[Source]) -> list[Path]:
+def _copy_queries(task: TaskWriter, sources: Sequence[Source]) -> None:
     tokens, queries, first = [], [], 0
     for source in sources:
         wanted, old = _heldout_ranges(source), source.segment.query_tokens()
@@ -270,4 +247,4 @@ def _write_queries(segment: Segment, sources: Sequence[Source]) -> list[Path]:
         tokens.append(first + (np.cumsum(lengths) - lengths - wanted.begins)[within] + old[mine])
         queries.append(source.segment.queries()[mine])
         first += wanted.rows
-    return write_queries(segment, np.concatenate(tokens), np.concatenate(queries))
+    task.write_queries(np.concatenate(tokens), np.concatenate(queries))

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import make_folder, write_json
 from knnstore.build.lists import run_tasks
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
-from knnstore.datastore.store import segment_root
-from knnstore.datastore.sweeping import next_segment, remove_tree, sweep_partial, unfinished
+from knnstore.datastore.segmentwriter import SegmentWriter
+from knnstore.datastore.sweeping import remove_tree, unfinished
 from knnstore.errors import MismatchError
 from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
 from knnstore.lm.identity import is_stable, may_be_same
@@ -67,16 +65,12 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     plan = copied_plan(sources)
     path = _begun(root, plan)
     discard_copies(root, but=path)
-    path = path or segment_root(root, next_segment(root))
-    make_folder(path)
-    sweep_partial(path)
+    path = path or own_segment(root, None)
     write_kept(path, sources)
-    write_json(path / PLAN_FILE, to_json(plan))
-    CommitLog(path / "commits", path, "").prepare()
-    segment = Segment(path)
-    for task in segment.commits.damaged():  # of what an earlier run left
-        segment.commits.forget(task)
-    copy_tables(segment, sources)
+    writer = SegmentWriter.begin(path, plan)
+    segment = writer.segment
+    segment.commits.forget_damaged()  # of what an earlier run left
+    copy_tables(writer, sources)
     folders = tuple(source.segment.root.absolute() for source in sources)
     tasks = [CopyTask(path.absolute(), folders, chunk) for chunk in range(segment.chunks)]
     run_tasks(segment.commits, tasks, copy_chunk, stage="copy", runner=runner, reporter=reporter)

@@ -166,7 +166,7 @@ class _Repair:
     def _bring_back(self, name: str) -> str:
         segment = Segment(segment_root(self._root, name))
         remaker = self._remaker(segment, self._spec(segment))
-        segment.commits.commit("layout", remaker.array_files("keys"))
+        remaker.layout()
         ways = {remaker.keys(chunk, None) for chunk in range(segment.chunks)}
         state = load_manifest(self._root)
         dropped = tuple(other for other in state.dropped or () if other != name) or None

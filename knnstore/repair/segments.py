@@ -2,23 +2,28 @@
 
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from knnstore.atomic import make_folder, write_atomically
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import plan_parts
 from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_sources, fingerprint
-from knnstore.datastore.arrays import METADATA_FILE, Compression, create_array, write_chunk
+from knnstore.datastore.arrays import METADATA_FILE, create_array
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
-from knnstore.datastore.documents import HELDOUT_TOKENS, SOURCE_TOKENS, VALUE_CHUNK_ROWS
 from knnstore.datastore.listed import gather_rows
 from knnstore.datastore.manifest import load_manifest
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
+from knnstore.datastore.segment import (
+    ARRAYS,
+    DOCUMENTS_FILE,
+    DOCUMENTS_TASK,
+    LAYOUT_TASK,
+    SAMPLES_TASK,
+    Segment,
+    keys_task,
+)
+from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
 from knnstore.holdout import choose_heldout
 from knnstore.index.plan import IndexFolder
@@ -67,34 +72,27 @@ class Remaker:
         """Write ``zarr.json`` of an array, or of the segment's group (``name`` is empty), as it was recorded."""
         path = self.segment.root / name / METADATA_FILE
         with tempfile.TemporaryDirectory() as folder:
-            shape, chunk_rows, dtype, compression = self._form(name or "keys")
-            group, array = create_array(Path(folder) / "segment" / "a", shape, chunk_rows, dtype, compression)
+            form = self.segment.form(name or "keys")
+            group, array = create_array(Path(folder) / "segment" / "a", *form)
             write_atomically(path, (array if name else group).read_bytes())
         if record is not None and (damage := file_damage(self.segment.root, record)):
             raise CorruptStoreError(f"{path} {damage}: this Zarr writes it differently")
         return "from the plan"
 
-    def array_files(self, name: str) -> list[Path]:
-        """Make the array of that name, empty, as it was planned; return its metadata files."""
-        return create_array(self.segment.array_path(name), *self._form(name))
-
     def values(self, chunk: int, record: FileRecord | None) -> str:
         """A chunk of values out of the index."""
-        begin = chunk * VALUE_CHUNK_ROWS
-        self._from_copy("values", chunk, (begin, min(begin + VALUE_CHUNK_ROWS, self.segment.rows)), record)
+        self._copy(TaskWriter(self.segment, {}), "values", chunk, record)
         return "from the index's copy"
 
     def keys(self, chunk: int, record: FileRecord | None) -> str:
         """A chunk of keys out of the index, else by the LM; says which in words."""
-        task = KeyTask(self.segment.root, self.spec, chunk)
         try:
-            file = self._from_copy("keys", chunk, self.segment.chunk_range(chunk), record)
+            with SegmentWriter(self.segment).task(keys_task(chunk)) as task:
+                task.facts["rows"] = self._copy(task, "keys", chunk, record)
         except CorruptStoreError:
-            list(self.runner.run(write_keys, [replace(task, spec=self._lm())]))
+            list(self.runner.run(write_keys, [KeyTask(self.segment.root, self._lm(), chunk)]))
             same = record is not None and file_damage(self.segment.root, record) is None
             return "by the LM" if same or record is None else "by the LM, in other bytes than before"
-        begin, end = self.segment.chunk_range(chunk)
-        self.segment.commits.commit(task.name, [file], rows=end - begin)
         return "from the index's copy"
 
     def samples(self) -> str:
@@ -113,9 +111,9 @@ class Remaker:
         return root.parent / str(facts["scales_of"]) if facts.get("scales_of") else None
 
     def layout(self) -> str:
-        """The record of the array of keys itself."""
-        root = self.segment.root
-        self.segment.commits.commit("layout", [root / METADATA_FILE, root / "keys" / METADATA_FILE])
+        """The array of keys itself, without its chunks."""
+        with SegmentWriter(self.segment).task(LAYOUT_TASK) as task:
+            task.create("keys", self.segment.rows)
         return "recorded again"
 
     def tokens(self) -> str:
@@ -151,50 +149,31 @@ class Remaker:
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
         return next(iter(self.runner.run(decoded_bytes, [DecodeTask(self.spec, texts)])))
 
-    def _from_copy(self, name: str, chunk: int, rows: tuple[int, int], record: FileRecord | None) -> Path:
+    def _copy(self, task: TaskWriter, name: str, chunk: int, record: FileRecord | None) -> int:
+        """Write a chunk of keys or values as the index has them; return its rows."""
         if self.index is None:
             raise CorruptStoreError(f"{self.segment.root} has no index to copy {name} from")
-        lists = self.index.lists(self.segment.root.name)
-        file = write_chunk(self.segment.array_path(name), chunk, gather_rows(lists, name, *rows))
+        begin = chunk * (size := self.segment.form(name).chunk_rows)
+        lists, end = self.index.lists(self.segment.root.name), min(begin + size, self.segment.rows)
+        file = task.write_chunk(name, chunk, gather_rows(lists, name, begin, end))
         if record is not None and (damage := file_damage(self.segment.root, record)):
             raise CorruptStoreError(f"{file} {damage}")
-        return file
+        return end - begin
 
-    def _form(self, name: str) -> tuple[tuple[int, ...], int, "np.dtype[np.generic]", Compression]:
-        segment, single = self.segment, np.dtype(np.float32)
-        forms: dict[str, Callable[[], tuple[tuple[int, ...], int, np.dtype[np.generic], Compression]]] = {
-            "keys": lambda: (
-                (segment.rows, segment.dimension), segment.plan.chunk_rows, segment.key_dtype, "keys"
-            ),
-            "values": lambda: ((segment.rows,), VALUE_CHUNK_ROWS, segment.plan.value_dtype, "values"),
-            "heldout": lambda: (
-                (int(segment.documents.heldout_tokens.sum()),), HELDOUT_TOKENS, segment.plan.value_dtype, "values"
-            ),
-            "sources": lambda: ((int(segment.source_offsets[-1]),), SOURCE_TOKENS, segment.plan.value_dtype, "values"),
-            "source_offsets": lambda: ((len(segment.documents) + 1,), SOURCE_TOKENS, np.dtype(np.int64), "values"),
-            "key_scales": lambda: ((segment.dimension,), segment.dimension, single, "none"),
-            "query_tokens": lambda: ((self._queries(),), max(1, self._queries()), np.dtype(np.int64), "none"),
-            "queries": lambda: ((self._queries(), segment.dimension), max(1, self._queries()), single, "none"),
-        }  # fmt: skip
-        if name not in forms:
-            raise CorruptStoreError(f"{segment.root / name} is no array of a segment")
-        return forms[name]()
 
-    def _queries(self) -> int:
-        commit = load_commit(self.segment.root / "commits" / f"{SAMPLES_TASK}.json")
-        return int(commit.number("queries"))
+_WORKS = {DOCUMENTS_TASK: "tokens", LAYOUT_TASK: "layout", SAMPLES_TASK: "samples"}
 
 
 def work_of(path: str) -> tuple[str, int]:
     """What has to be made for a path inside a segment, and which chunk of it: ``keys/c/7/0`` is ``("keys", 7)``."""
-    parts = path.split("/")
-    if parts[0] == "commits":
-        number = re.fullmatch(r"keys-([0-9]+)\.json", parts[-1])
-        known = {"layout.json": "layout", "samples.json": "samples", "documents.json": "tokens"}
-        return ("keys", int(number[1])) if number else (known.get(parts[-1], ""), 0)
-    if parts[-1] == METADATA_FILE:
+    name, *inside = path.split("/")
+    if name == "commits":
+        number = re.fullmatch(r"keys-([0-9]+)\.json", inside[-1])
+        return ("keys", int(number[1])) if number else (_WORKS.get(inside[-1].removesuffix(".json"), ""), 0)
+    if path.endswith(METADATA_FILE):
         return "metadata", 0
-    samples = dict.fromkeys(("key_scales", "queries", "query_tokens"), "samples")
-    sides = dict.fromkeys(("heldout", "sources", "source_offsets"), "tokens")
-    works = samples | sides | {"keys": "keys", "values": "values"}
-    return works.get(parts[0], "tokens" if path == DOCUMENTS_FILE else ""), chunk_number(path) or 0
+    chunk = chunk_number(path) or 0
+    if name in ("keys", "values"):  # which the index has as well
+        return name, chunk
+    task = DOCUMENTS_TASK if path == DOCUMENTS_FILE else ARRAYS[name].task if name in ARRAYS else ""
+    return _WORKS.get(task, ""), chunk

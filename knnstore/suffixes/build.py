@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import make_folder, write_json
 from knnstore.datastore.arrays import create_array, write_chunk
-from knnstore.datastore.commits import DONE
+from knnstore.datastore.chunkwriter import ChunkWriter
+from knnstore.datastore.commits import DONE, begin_part
 from knnstore.datastore.locking import writing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
@@ -22,7 +22,6 @@ from knnstore.datastore.sweeping import bytes_below, remove_tree
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
-from knnstore.records import to_json
 from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
 from knnstore.suffixes.plan import PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
@@ -94,9 +93,7 @@ def open_suffixes(store: Datastore) -> Suffixes | None:
 def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
     """Make the arrays; return the files that describe them."""
     require_room(store.root, _room(folder), "the arrays of the exact-match memory", "remove documents")
-    make_folder(folder.root)
-    write_json(folder.root / PLAN_FILE, to_json(folder.plan))
-    folder.commits.prepare()
+    begin_part(folder.root, PLAN_FILE, folder.plan)
     for task in folder.commits.damaged().keys() - {DONE}:  # that stays: readers and repairs know by it what was whole
         folder.commits.forget(task)
     plan, files = folder.plan, list[Path]()
@@ -110,53 +107,40 @@ def _room(folder: SuffixFolder) -> int:
     return max(0, int(folder.plan.bytes * _MORE) - bytes_below(folder.root))
 
 
-class _ChunkWriter:
-    """Takes an array piece by piece and writes its chunks; those that are committed already are passed over."""
+def _written(folder: SuffixFolder, name: str, rows: int) -> int:
+    """Rows of an array that an earlier run committed, in whole chunks from its first row on."""
+    chunks = range(-(-rows // chunk_rows(rows)))
+    missing = (chunk for chunk in chunks if folder.commits.find(_task(name, chunk)) is None)
+    return min(next(missing, len(chunks)) * chunk_rows(rows), rows)
 
-    def __init__(self, folder: SuffixFolder, name: str, rows: int, dtype: Any) -> None:
-        self._folder, self._name, self._rows, self._dtype = folder, name, rows, dtype
-        self._size = chunk_rows(rows)
-        self._held: list[Any] = []
-        self._chunk = 0
-        while self._chunk * self._size < rows and self._commit(self._chunk):
-            self._chunk += 1
 
-    @property
-    def written(self) -> int:
-        """Rows that are on disk for good."""
-        return min(self._chunk * self._size, self._rows)
+def _writer(folder: SuffixFolder, name: str, rows: int, written: int, dtype: Any) -> ChunkWriter:
+    """Writes and commits the chunks of an array after those that are ``written``."""
 
-    def add(self, piece: Any) -> None:
-        """The next rows after ``written`` and what was added since."""
-        self._held.append(piece)
-        while self._held:
-            held = np.concatenate(self._held)
-            size = min(self._size, self._rows - self._chunk * self._size)
-            if len(held) < size or not size:
-                self._held = [held] if len(held) else []
-                return
-            file = write_chunk(self._folder.array(self._name), self._chunk, held[:size].astype(self._dtype))
-            self._folder.commits.commit(f"{self._name}-{self._chunk:05}", [file])
-            self._chunk += 1
-            self._held = [held[size:]] if len(held) > size else []
+    def write(chunk: int, block: Any) -> None:
+        file = write_chunk(folder.array(name), chunk, block.astype(dtype))
+        folder.commits.commit(_task(name, chunk), [file])
 
-    def _commit(self, chunk: int) -> bool:
-        return self._folder.commits.find(f"{self._name}-{chunk:05}") is not None
+    return ChunkWriter(write, chunk_rows(rows), -(-written // chunk_rows(rows)))
+
+
+def _task(name: str, chunk: int) -> str:
+    return f"{name}-{chunk:05}"
 
 
 def _write_stream(folder: SuffixFolder, store: Datastore, reporter: Reporter) -> None:
     plan = folder.plan
-    writer = _ChunkWriter(folder, "stream", plan.positions, plan.packing.dtype)
-    if writer.written == plan.positions:
+    position, done = 0, _written(folder, "stream", plan.positions)
+    if done == plan.positions:
         return
-    position, done = 0, writer.written
+    writer = _writer(folder, "stream", plan.positions, done, plan.packing.dtype)
     with reporter.bar("stream", plan.positions, "tokens", done) as advance:
         for piece in _pieces(store, plan.packing.separator, plan.packing.dtype):
             fresh = piece[max(done - position, 0) :]
             position += len(piece)
-            if len(fresh):
-                writer.add(fresh)
-                advance(len(fresh))
+            writer.append(fresh)
+            advance(len(fresh))
+        writer.finish()
 
 
 def _pieces(store: Datastore, separator: int, dtype: Any) -> Iterator[Any]:
@@ -178,11 +162,11 @@ def _pieces(store: Datastore, separator: int, dtype: Any) -> Iterator[Any]:
 def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:
     plan, packing = folder.plan, folder.plan.packing
     stream = MappedArray(folder.array("stream"))
-    writer = _ChunkWriter(folder, "order", plan.rows, plan.order_dtype)
     counts = np.zeros(packing.separator + 1, np.int64)
     for _, before in _tokens(stream, packing.separator):
         counts += np.bincount(before, minlength=len(counts))
-    done, first = writer.written, 0
+    first, done = 0, _written(folder, "order", plan.rows)
+    writer = _writer(folder, "order", plan.rows, done, plan.order_dtype)
     with reporter.bar("sort", plan.rows, "tokens", done) as advance:
         for low, high in _ranges(counts, most):
             count = int(counts[low:high].sum())
@@ -193,9 +177,10 @@ def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:
                 ]
                 ordered = sorted_positions(stream, np.concatenate(picked), packing)
                 fresh = ordered[max(done - first, 0) :]
-                writer.add(fresh)
+                writer.append(fresh)
                 advance(len(fresh))
             first += count
+        writer.finish()
 
 
 def _tokens(stream: MappedArray, separator: int) -> Iterator[tuple[Any, Any]]:

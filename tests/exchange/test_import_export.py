@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from knnstore.cli import main
+from knnstore.datastore import segmentwriter
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
-from knnstore.exchange import segment as segment_room
 from knnstore.exchange.exporting import ExportOptions, export
 from knnstore.exchange.importing import ImportOptions, default_name, import_memmaps
 from knnstore.exchange.rawfile import Form
@@ -138,7 +138,7 @@ def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmap
     monkeypatch.setattr("knnstore.exchange.importing.chunk_rows", lambda *_: 1024)
     whole = import_memmaps(ImportOptions(*memmaps[0], store=str(tmp_path / "whole"), form=Form(WIDTH)))
     assert (whole.tasks_run, whole.tasks_kept) == (3, 0)
-    write, calls = segment_room.write_chunk, []
+    write, calls = segmentwriter.write_chunk, []
 
     def dying(path, chunk, block):
         calls.append(path.name)
@@ -147,7 +147,7 @@ def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmap
         return write(path, chunk, block)
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
-        patched.setattr(segment_room, "write_chunk", dying)
+        patched.setattr(segmentwriter, "write_chunk", dying)
         import_memmaps(options(memmaps[0], tmp_path))
     report = import_memmaps(options(memmaps[0], tmp_path))
     assert (report.tasks_run, report.tasks_kept) == (1, 2)

@@ -34,7 +34,6 @@ def twins(tmp_path):
         queries=KEYS[2700:],
         key_dtype="int8",
         document_rows=100,
-        recorded=True,
     )
     build(first)
     remove(first.root, ["300.txt"])
@@ -111,11 +110,11 @@ def test_a_compaction_keeps_keys_once_and_a_subset_gives_a_store_like_any_other(
 
 
 def test_what_comes_later_is_indexed_beside_it_and_taken_back_again(tmp_path):
-    store = make_store(tmp_path / "s.knnstore", [KEYS[:2000], KEYS[2000:2700]], recorded=True)
+    store = make_store(tmp_path / "s.knnstore", [KEYS[:2000], KEYS[2000:2700]])
     later = tmp_path / "later"
     shutil.copytree(store.root / "segments/0001", later)
     ended = store.manifest
-    store = make_store(tmp_path / "t.knnstore", [KEYS[:2000]], recorded=True)
+    store = make_store(tmp_path / "t.knnstore", [KEYS[:2000]])
     build(store, drop_keys=True)
     shutil.copytree(later, store.root / "segments/0001")
     publish(store.root, replace(load_manifest(store.root), segments=ended.segments), "ingest", "add 700 keys")

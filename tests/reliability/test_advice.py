@@ -100,7 +100,7 @@ def as_another(function):
 @pytest.mark.parametrize("command", ["info", "verify", "log", "index"])
 def test_what_another_user_may_not_read_is_not_called_damaged(name, command):
     with place() as folder:
-        make_store(folder / "a.knnstore", [clustered_keys(40, 8)], recorded=True)
+        make_store(folder / "a.knnstore", [clustered_keys(40, 8)])
         (folder / "a.knnstore" / name).chmod(0)
         code, told = as_another(lambda: run(folder, command, "--store", str(folder / "a.knnstore")))
         (folder / "a.knnstore" / name).chmod(0o755)
@@ -114,7 +114,7 @@ def test_what_another_user_may_not_read_is_not_called_damaged(name, command):
 )
 def test_a_folder_that_another_user_may_not_enter_or_write_to_is_one_sentence(command):
     with place() as folder:
-        make_store(folder / "a.knnstore", [clustered_keys(40, 8)], recorded=True)
+        make_store(folder / "a.knnstore", [clustered_keys(40, 8)])
         (folder / "out").mkdir()
         for mode in (0o000, 0o555):
             (folder / "a.knnstore").chmod(mode if command[0] != "export" else 0o755)

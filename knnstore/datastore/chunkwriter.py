@@ -1,0 +1,43 @@
+"""Appending rows of any number to an array that is written a whole chunk at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Rows = np.ndarray[Any, Any]
+
+
+class ChunkWriter:
+    """Gathers rows into whole chunks and has each written by ``write(chunk, rows)``, from chunk ``first`` on.
+
+    ``results``: what ``write`` returned, by chunk.
+    """
+
+    def __init__(self, write: Callable[[int, Rows], Any], chunk_rows: int, first: int = 0) -> None:
+        self.results: list[Any] = []
+        self._write = write
+        self._chunk_rows = chunk_rows
+        self._chunk = first
+        self._waiting: list[Rows] = []
+        self._rows = 0
+
+    def append(self, rows: Sequence[Any] | Rows) -> None:
+        """Append rows."""
+        while len(rows):
+            room = self._chunk_rows - self._rows
+            self._waiting.append(np.asarray(rows[:room]))
+            self._rows += len(self._waiting[-1])
+            rows = rows[room:]
+            if self._rows == self._chunk_rows:
+                self._flush()
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.results.append(self._write(self._chunk, np.concatenate(self._waiting)))
+        self._chunk += 1
+        self._waiting, self._rows = [], 0
