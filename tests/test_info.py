@@ -91,8 +91,8 @@ def test_an_ingest_that_has_not_ended_says_how_far_it_is(here):
         record.unlink()
     assert describe_store(root).rows_done == 0
     text = run("info")
-    assert f"begun, 0 of {info.rows:,} keys are made" in text
-    assert "goes on where it stopped" in text
+    assert f"begun, 0 of {info.rows:,} keys are written" in text
+    assert "again to resume" in text
     assert "begun" in run("stores")
 
 

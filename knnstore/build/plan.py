@@ -240,8 +240,8 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
     """What the work is and what it takes, for people."""
     plan, resources = work.folder.plan, work.resources
     disk = (
-        f"          {format_size(resources.disk_bytes)} on disk and {format_size(resources.temporary_bytes)} more "
-        f"meanwhile, at most {format_size(resources.peak_bytes)} of memory"
+        f"          {format_size(resources.disk_bytes)} on disk plus {format_size(resources.temporary_bytes)} "
+        f"temporary, at most {format_size(resources.peak_bytes)} of memory"
     )
     if store.manifest.index == work.folder.name and not options.overwrite:
         if not work.new:

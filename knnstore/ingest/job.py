@@ -94,7 +94,9 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     spec = replace(spec, dtype=facts.dtype)  # every task's, whatever suits the processor that it runs on
     reporter.say(_model_line(model, folder, facts, options.layer))
     if facts.bfloat16_speed is not None:
-        reporter.say(f"dtype     {facts.dtype}: bfloat16 runs at {facts.bfloat16_speed:.2f} × float32's speed here")
+        subject = "" if facts.dtype == "bfloat16" else "bfloat16 runs at only "
+        speed = f"{facts.bfloat16_speed:.2f} × the speed of float32 on this machine"
+        reporter.say(f"dtype     {facts.dtype}: {subject}{speed}")
     plan = segment_plan(options, facts, fingerprint(found))
     check_memory(options, facts, plan, len(found))
     make_folder(root)

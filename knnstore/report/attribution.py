@@ -1,4 +1,4 @@
-"""Who earned a text's probability, as a table."""
+"""The sources of a text's probability, as a table and as JSON."""
 
 from typing import Any
 
@@ -10,8 +10,11 @@ _PASSAGES = 3
 
 
 def attribution_text(result: Attribution, shown: int = 0) -> str:
-    """The documents that earned most, at least ``shown``, the others together, the LM; passages of the first."""
-    lines = [f"{'tokens':>10}  {'share':>7}  earned by"]
+    """Return a table of the documents that contributed most, the rest and the LM, and the passages of the first few.
+
+    At least ``shown`` documents have a row of their own.
+    """
+    lines = [f"{'tokens':>10}  {'share':>7}  source"]
     first, others = result.documents[: max(shown, _SHOWN)], result.documents[max(shown, _SHOWN) :]
     lines += [
         _line(document.tokens, document.share, f"[{number}] {one_line(str(document.document))}")
@@ -21,14 +24,14 @@ def attribution_text(result: Attribution, shown: int = 0) -> str:
         tokens, share = sum(document.tokens for document in others), sum(document.share for document in others)
         lines.append(_line(tokens, share, f"{len(others):,} other document{'s' if len(others) > 1 else ''}"))
     lines.append(_line(result.lm * result.tokens, result.lm, "the LM"))
-    lines.append(_line(result.tokens, 1.0, "all"))
+    lines.append(_line(result.tokens, 1.0, "total"))
     for number, document in enumerate(first[:_PASSAGES], 1):
         lines += ["", *wrapped(f"[{number}]", _passage(document))]
     return "\n".join(lines)
 
 
 def attribution_json(result: Attribution) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
+    """Return the object that ``--json`` prints."""
     return {
         "tokens": result.tokens,
         "store": result.store,

@@ -1,4 +1,4 @@
-"""What the demo says at its end."""
+"""The final report of the demo."""
 
 from knnstore.build import IndexReport
 from knnstore.ingest import IngestReport
@@ -8,12 +8,12 @@ from knnstore.score.result import ScoreReport
 
 
 def demo_text(ingest: IngestReport, index: IndexReport, score: ScoreReport) -> str:
-    """The three stages in one table, with what to do next."""
+    """Return the score, a line about the store and the next step."""
     kept = (ingest.bytes + index.bytes) / ingest.rows
     return (
         f"{score_text(score)}\n\n"
         f"store     {ingest.rows:,} keys of {ingest.documents - ingest.heldout_documents:,} documents, "
-        f"{kept:.0f} bytes a key with the index; {ingest.tokens_per_second:,.0f} tokens/s in\n"
+        f"{kept:.0f} bytes per key with the index; ingest {ingest.tokens_per_second:,.0f} tokens/s\n"
         f"next      knnstore score --store {shown_store(ingest.store)} --text YOUR.txt, "
         "or knnstore ingest --corpus YOUR-FOLDER/"
     )

@@ -1,4 +1,4 @@
-"""A generated text, and what each of its tokens owes to the store."""
+"""A generated text and the contribution of the store to each token."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _TOKEN = 16
 
 
 def explanation(generation: Generation) -> str:
-    """A line a token: the store's share in it, its probabilities, the passage cited; then the documents' table."""
+    """Return one line per token (share of the store, probabilities, cited passage), then the table of documents."""
     result = generation.attribution
     numbers = {str(share.document): number for number, share in enumerate(result.documents, 1)}
     last = 0
@@ -33,20 +33,20 @@ def explanation(generation: Generation) -> str:
 
 
 def asked_line(generation: Generation) -> str:
-    """What the model's generation_config.json asks for, and whether it was applied; empty if it asks for nothing."""
+    """Return what the model's generation_config.json requests and whether it was applied; empty if nothing."""
     asked, rest = generation.asked, generation.not_applicable
     if not asked and not rest:
         return ""
     if not generation.generation_config:
         advice = "; --generation-config applies it" if asked else ""
-        return f"generation_config.json asks for {words(asked | rest)}: not applied{advice}"
+        return f"generation_config.json requests {words(asked | rest)}: not applied{advice}"
     parts = [f"applied {words(asked)}"] if asked else []
-    parts += [f"can't apply {words(rest)}, since the text is written token by token"] if rest else []
+    parts += [f"can't apply {words(rest)}, because text is generated token by token"] if rest else []
     return f"generation_config.json: {'; '.join(parts)}"
 
 
 def generation_json(generation: Generation) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
+    """Return the object that ``--json`` prints."""
     setting = generation.setting
     return {
         "prompt": generation.prompt,

@@ -1,4 +1,4 @@
-"""What an index build says at its end."""
+"""The final report of an index build."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from knnstore.sizes import format_size
 
 
 def index_text(report: IndexReport, store: Path) -> str:
-    """What an index is, and what to do next."""
+    """Return the size of the index, its recall and the next step."""
     plan, check = report.plan, report.check
     queries = "held-out" if check.source == "heldout" else "stored"
     return (
-        f"index     {plan.nlist:,} lists, {report.bytes / report.rows:.0f} bytes a key\n"
+        f"index     {plan.nlist:,} lists, {report.bytes / report.rows:.0f} bytes per key\n"
         f"check     recall@{check.k} {check.recall:.3f} at nprobe {check.nprobe}, {check.recall_quantised:.3f} from "
-        f"the codes alone ({check.queries} {queries} queries against all keys)\n"
+        f"the codes only ({check.queries} {queries} queries against all keys)\n"
         f"{_drift(report)}{_dropped(report)}"
         f"next      knnstore score --store {shown_store(store)}"
     )
@@ -23,8 +23,8 @@ def index_text(report: IndexReport, store: Path) -> str:
 def _dropped(report: IndexReport) -> str:
     if not report.dropped:
         return ""
-    freed = f"{format_size(report.freed)} freed" if report.freed else "their space is free when those who read them end"
-    return f"dropped   {report.dropped:,} keys in corpus order, {freed}: the lists have them\n"
+    freed = f"{format_size(report.freed)} freed" if report.freed else "their space is freed when the last reader ends"
+    return f"dropped   {report.dropped:,} keys in corpus order, {freed}; the lists hold a copy\n"
 
 
 def _drift(report: IndexReport) -> str:
@@ -32,8 +32,8 @@ def _drift(report: IndexReport) -> str:
         return ""
     grown = report.rows / report.plan.trained_rows
     due = report.drift > DRIFT_DUE or grown > GROWTH_DUE
-    advice = ": train anew with 'knnstore index --overwrite'" if due else ", no need to train anew"
+    advice = ": train again with 'knnstore index --overwrite'" if due else ", no need to train again"
     return (
-        f"drift     keys added since the training: {report.drift:.2f} times the quantisation error to expect; "
-        f"{grown:.1f} times its keys in all{advice}\n"
+        f"drift     keys added since training have {report.drift:.2f} times the expected quantisation error; "
+        f"{grown:.1f} times as many keys as at training{advice}\n"
     )

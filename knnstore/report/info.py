@@ -1,4 +1,4 @@
-"""What a store is, on one screen; and what stores there are."""
+"""The description of a store, and the table of stores."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from knnstore.sizes import format_size
 
 
 def info_text(info: StoreInfo) -> str:
-    """One screen about a store, with what to do next."""
+    """Return a one-screen description of a store and the next step."""
     model = info.model
-    fingerprint = f" (weights {model.weights[:12]})" if model.weights else " (its weights are not known)"
-    windows = f"windows of {info.key.context:,} tokens by {info.key.stride:,}"
+    fingerprint = f" (weights {model.weights[:12]})" if model.weights else " (unknown weights)"
+    windows = f"windows of {info.key.context:,} tokens, stride {info.key.stride:,}"
     lines = wrapped("store", f"{info.name}: {_state(info)}")
     lines += wrapped("path", str(info.path))
     lines += wrapped(
@@ -26,7 +26,7 @@ def info_text(info: StoreInfo) -> str:
         lines += wrapped(
             "tuned",
             f"{setting} on {tuned.tokens:,} tokens of {one_line(tuned.text)}: perplexity {tuned.lm_perplexity:,.2f} "
-            f"by the LM, {tuned.perplexity:,.2f} with the store",
+            f"with the LM alone, {tuned.perplexity:,.2f} with the store",
         )
     lines += ["", *_disk(info), ""]
     lines += wrapped("health", _health(info))
@@ -35,10 +35,10 @@ def info_text(info: StoreInfo) -> str:
 
 
 def stores_text(stores: Sequence[StoreSummary]) -> str:
-    """A table of stores; what can't be read says why below it."""
+    """Return a table of stores, followed by the reason for each one that can't be read."""
     if not stores:
-        return "no store here\nnext      knnstore ingest --corpus PATH"
-    rows = [("store", "model", "keys", "bytes", "a key", "index", "state")]
+        return "no store in this folder\nnext      knnstore ingest --corpus PATH"
+    rows = [("store", "model", "keys", "bytes", "per key", "index", "state")]
     rows += [
         (
             store.name,
@@ -63,7 +63,7 @@ def stores_text(stores: Sequence[StoreSummary]) -> str:
 def _state(info: StoreInfo) -> str:
     held = f"; {info.writer} is writing to it" if info.writer else ""
     if info.state == "begun":
-        done = f"{info.rows_done:,} of {info.rows:,} keys are made" if info.rows else "its text is being read"
+        done = f"{info.rows_done:,} of {info.rows:,} keys are written" if info.rows else "its text is being read"
         return f"begun, {done}{held}"
     parts = f" in {info.segments:,} segments" if info.segments > 1 else ""
     gone = f"; {documents(info.removed_documents)} removed, on disk until compaction" if info.removed_documents else ""
@@ -75,9 +75,9 @@ def _corpus(corpus: CorpusInfo) -> str:
     where = f" of {one_line(corpus.folder)}" if corpus.folder else ""
     size = f", {format_size(corpus.bytes)}" if corpus.bytes else ""
     held = (
-        f"; {corpus.heldout_tokens:,} tokens of {documents(corpus.heldout_documents)} are held out to measure on"
+        f"; {corpus.heldout_tokens:,} tokens of {documents(corpus.heldout_documents)} are held out"
         if corpus.heldout_tokens
-        else "; nothing is held out to measure on"
+        else "; nothing is held out"
     )
     return f"{documents(corpus.documents)} in {corpus.files:,} {files}{where}{size}{held}"
 
@@ -88,16 +88,16 @@ def _index(info: StoreInfo) -> list[str]:
         return wrapped("index", "none yet")
     check = index.check
     queries = "held-out" if check.source == "heldout" else "stored"
-    behind = f"; {info.rows - index.rows:,} keys are not in it yet" if index.rows < info.rows else ""
+    behind = f"; {info.rows - index.rows:,} keys aren't indexed yet" if index.rows < info.rows else ""
     return [
         *wrapped(
             "index",
             f"{index.nlist:,} lists, codes of {index.pq_bytes} bytes, trained on {index.train_rows:,} keys; "
-            f"a query searches {index.nprobe} lists{behind}",
+            f"{index.nprobe} lists searched per query{behind}",
         ),
         *wrapped(
             "recall",
-            f"{check.recall:.3f} of the {check.k:,} nearest keys, {check.recall_quantised:.3f} from the codes alone "
+            f"{check.recall:.3f} of the {check.k:,} nearest keys, {check.recall_quantised:.3f} from the codes only "
             f"({check.queries:,} {queries} queries against all keys)",
         ),
     ]
@@ -105,8 +105,8 @@ def _index(info: StoreInfo) -> list[str]:
 
 def _disk(info: StoreInfo) -> list[str]:
     each = info.rows_done
-    rows = [("disk", "bytes", "a key")]
-    parts = [*info.parts.items(), ("all", info.bytes)]
+    rows = [("disk", "bytes", "per key")]
+    parts = [*info.parts.items(), ("total", info.bytes)]
     rows += [(part, format_size(size), f"{size / each:.1f}" if each else "") for part, size in parts]
     raw = info.raw_bytes_per_key
     rows.append(("float32 key, 8-byte value", format_size(raw * info.rows_done), f"{raw:.1f}"))
@@ -116,17 +116,17 @@ def _disk(info: StoreInfo) -> list[str]:
 def _health(info: StoreInfo) -> str:
     health = info.health
     if not health.missing_files:
-        return f"all {health.files:,} recorded files are there with their sizes"
+        return f"all {health.files:,} recorded files are present with the right size"
     listed = ", ".join(health.missing) + (" …" if health.missing_files > len(health.missing) else "")
-    return f"{health.missing_files:,} of {health.files:,} recorded files are missing or of another size: {listed}"
+    return f"{health.missing_files:,} of {health.files:,} recorded files are missing or have the wrong size: {listed}"
 
 
 def _next(info: StoreInfo) -> str:
     shown = shown_store(info.path)
     if info.state == "begun":
-        return "the command that began it goes on where it stopped"
+        return "run the command that began the store again to resume it"
     if not info.live_rows:
-        return f"knnstore restore --store {shown}, or knnstore ingest with other documents: every one is removed"
+        return f"knnstore restore --store {shown}, or knnstore ingest with other documents: all documents are removed"
     if info.index is None or info.index.rows < info.rows:
         return f"knnstore index --store {shown}"
     return f"knnstore score --store {shown}" + (

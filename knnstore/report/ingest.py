@@ -1,4 +1,4 @@
-"""What an ingest says at its end."""
+"""The final report of an ingest."""
 
 from knnstore.ingest import IngestReport
 from knnstore.report.words import shown_store
@@ -8,19 +8,19 @@ _SHOWN_TYPES = 8
 
 
 def ingest_text(report: IngestReport) -> str:
-    """What an ingest made, and what to do next."""
+    """Return what was added and left out, the size of the store and the next step."""
     speed = f", {report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
-    kept = f"; {report.tasks_kept} tasks were done before" if report.tasks_kept else ""
+    kept = f"; {report.tasks_kept} tasks from an earlier run" if report.tasks_kept else ""
     return (
         f"{_differences(report)}{_left_out(report)}"
         f"store     {report.store}: {report.rows:,} keys, {format_size(report.bytes)}, "
-        f"{report.bytes / max(1, report.rows):.0f} bytes a key{speed}{kept}\n"
+        f"{report.bytes / max(1, report.rows):.0f} bytes per key{speed}{kept}\n"
         f"next      knnstore index --store {shown_store(report.store)}"
     )
 
 
 def _left_out(report: IngestReport) -> str:
-    """The files that were not read."""
+    """Return the files that were left out, by type."""
     if not report.left_out:
         return ""
     types = [f"{files:,} {label}" for label, files in report.left_out.items()]
@@ -29,14 +29,16 @@ def _left_out(report: IngestReport) -> str:
 
 
 def _differences(report: IngestReport) -> str:
-    """What became of the documents, where there was a store already."""
+    """Return how the documents compare with those of the existing store; empty for a new one."""
     if report.documents == report.added and not report.gone and not report.copies:
         return ""
-    told = [f"{report.added:,} added", f"{report.changed:,} changed", f"{report.unchanged:,} unchanged"]
+    counts = [f"{report.added:,} added", f"{report.changed:,} changed", f"{report.unchanged:,} unchanged"]
     if report.copies:
-        told.append(f"{report.copies:,} left out as copies of others")
+        counts.append(f"{report.copies:,} left out as copies")
     if report.withheld:
-        told.append(f"{report.withheld:,} were removed earlier and stay out (--readmit)")
+        counts.append(f"{report.withheld:,} removed earlier and still left out (--readmit adds them)")
     if report.gone:
-        told.append(f"{report.gone:,} gone" + (" and removed" if report.pruned else " (--prune removes them)"))
-    return f"documents {', '.join(told)}\n"
+        counts.append(
+            f"{report.gone:,} no longer in the corpus" + (", removed" if report.pruned else " (--prune removes them)")
+        )
+    return f"documents {', '.join(counts)}\n"

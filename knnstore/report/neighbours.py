@@ -1,4 +1,4 @@
-"""Nearest contexts, for people and for scripts."""
+"""Nearest contexts as text and as JSON."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from knnstore.report.words import marked, one_line, quoted, wrapped
 _SHORTEST_WORD = 3
 
 
-def neighbours_text(query: str, found: Sequence[Neighbour], highlight: Callable[[str], str]) -> str:
-    """Each neighbour with its distance, document and passage; ``highlight`` styles the query's words in them."""
+def neighbours_text(query: str, neighbours: Sequence[Neighbour], highlight: Callable[[str], str]) -> str:
+    """Return each neighbour with its distance, document and passage; ``highlight`` styles the words of the query."""
     words = {word.lower() for word in re.findall(r"\w+", query) if len(word) >= _SHORTEST_WORD}
     lines = []
-    for number, neighbour in enumerate(found, 1):
+    for number, neighbour in enumerate(neighbours, 1):
         lines.append(f"{number:>3}{neighbour.distance:>10.2f}  {quoted(neighbour.token)}  {_source(neighbour)}")
         glue = " " if neighbour.passage.after[:1].isspace() else ""
         passage = f"{marked(neighbour.context, neighbour.token)}{glue}{one_line(neighbour.passage.after)}"
-        # wrapped first: a style's characters have no width
+        # Styled after wrapping, because the control characters of a style have no width.
         lines += [
             re.sub(r"\w+", lambda word: highlight(word[0]) if word[0].lower() in words else word[0], line)
             for line in wrapped("", passage)
@@ -26,8 +26,8 @@ def neighbours_text(query: str, found: Sequence[Neighbour], highlight: Callable[
     return "\n".join(lines)
 
 
-def neighbours_json(query: str, found: Sequence[Neighbour]) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
+def neighbours_json(query: str, neighbours: Sequence[Neighbour]) -> dict[str, Any]:
+    """Return the object that ``--json`` prints."""
     return {
         "query": query,
         "neighbours": [
@@ -40,7 +40,7 @@ def neighbours_json(query: str, found: Sequence[Neighbour]) -> dict[str, Any]:
                 "token_id": neighbour.token_id,
                 "after": neighbour.passage.after,
             }
-            for neighbour in found
+            for neighbour in neighbours
         ],
     }
 

@@ -1,4 +1,4 @@
-"""``score --report``: one self-contained HTML page. No network, no script; every text is escaped."""
+"""The page of ``score --report``: self-contained HTML without scripts; every text is escaped."""
 
 import math
 from html import escape
@@ -37,12 +37,12 @@ mark{background:#ffd76a;color:#111;padding:0 .15em}.near{font-size:.9rem;margin:
 
 
 def write_page(report: ScoreReport, path: str | Path) -> None:
-    """Write the page, in one atomic step. The report has to have details. Raises ResourceError."""
+    """Write the page atomically. The report must have details. Raises ResourceError."""
     write_atomically(output_file(str(path), "--report"), page(report).encode())
 
 
 def page(report: ScoreReport) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     details = report.details
     assert details is not None
     title = f"{report.model} + {report.store}"
@@ -51,11 +51,11 @@ def page(report: ScoreReport) -> str:
         ("Overlap with the store", _overlap(report.overlap)),
         ("Perplexity over k and temperature, each with its best λ", _surfaces(report, details)),
         ("Perplexity by document", _by_document(report, details)),
-        ("Gain by how often the token stands in the store", _by_frequency(details)),
-        ("Gain by the distance of the first neighbour", _by_distance(details)),
-        ("Calibration: the LM's first choice", _calibration(details)),
-        ("Most helped tokens", _tokens(details.helped)),
-        ("Most harmed tokens", _tokens(details.harmed)),
+        ("Gain by frequency of the token in the store", _by_frequency(details)),
+        ("Gain by distance of the nearest neighbour", _by_distance(details)),
+        ("Calibration of the LM's most probable token", _calibration(details)),
+        ("Tokens improved most", _tokens(details.helped)),
+        ("Tokens worsened most", _tokens(details.harmed)),
     ]
     body = "".join((f"<h2>{escape(name)}</h2>" if name else "") + content for name, content in sections)
     return (
@@ -69,16 +69,12 @@ def page(report: ScoreReport) -> str:
 def _headline(report: ScoreReport) -> str:
     interval = gain_interval(report.base, report.knn)
     within = f"; 95 % interval over documents {interval.low:.1f} – {interval.high:.1f} %" if interval else ""
-    tuned = (
-        f"tuned on {documents(report.tuned_documents)} that are not reported on"
-        if report.tuned_documents
-        else report.setting_from
-    )
+    tuned = f"tuned on {documents(report.tuned_documents, 'other ')}" if report.tuned_documents else report.setting_from
     rows = [("LM alone", report.base)]
     name = "LM + store" + (" + cache" if report.setting.cache else "")
     if report.constant is not None:
         rows.append((name, report.constant))
-        name = "… weighed by the gate"
+        name = "… weighted by the gate"
     rows.append((name, report.knn))
     cells = "".join(_row(name, likelihood, report.base) for name, likelihood in rows)
     facts = f"{report.text}: {documents(report.documents)}, {report.tokens:,} tokens. {report.search}."
@@ -101,11 +97,11 @@ def _row(name: str, likelihood: Likelihood, base: Likelihood) -> str:
 
 def _overlap(overlap: Overlap) -> str:
     rows = "".join(
-        f"<tr><td>{escape(one_line(one.document))}</td><td>{one.share:.1%}</td>"
-        f"<td>{escape(one.source)}</td><td>{'yes' if one.identical else 'no'}</td></tr>"
-        for one in overlap.documents[:_MOST_DOCUMENTS]
+        f"<tr><td>{escape(one_line(document.document))}</td><td>{document.share:.1%}</td>"
+        f"<td>{escape(document.source)}</td><td>{'yes' if document.identical else 'no'}</td></tr>"
+        for document in overlap.documents[:_MOST_DOCUMENTS]
     )
-    names = "<tr><th>document</th><th>shared tokens</th><th>mostly with</th><th>the same text</th></tr>"
+    names = "<tr><th>document</th><th>shared tokens</th><th>mostly in</th><th>identical</th></tr>"
     table = f'<div class="scroll"><table>{names}{rows}</table></div>' if rows else ""
     shown = min(len(overlap.documents), _MOST_DOCUMENTS)
     note = f" The first {shown} of {len(overlap.documents)} documents." if shown < len(overlap.documents) else ""
@@ -135,10 +131,8 @@ def _surfaces(report: ScoreReport, details: Details) -> str:
         down="T",
         chosen=(t, int(np.argmin(np.abs(steps[shown] - setting.lambda_)))),
     )
-    note = (
-        "On a sample of the reported text, without cache or gate, to be seen and not to be chosen from; framed: what "
-    )
-    note += "is nearest to the setting."
+    note = "On a sample of the reported text, without cache or gate; for information, not for choosing a setting. "
+    note += "The frame marks the values nearest to the setting."
     return (
         f'<p class="lead">{escape(note)}</p><div class="scroll">{first}</div>'
         f'<h2>Perplexity over temperature and λ, k {grid.ks[k]}</h2><div class="scroll">{second}</div>'
@@ -146,7 +140,7 @@ def _surfaces(report: ScoreReport, details: Details) -> str:
 
 
 def _by_document(report: ScoreReport, details: Details) -> str:
-    base, knn = (np.exp(one.nats / one.tokens) for one in (report.base, report.knn))
+    base, knn = (np.exp(likelihood.nats / likelihood.tokens) for likelihood in (report.base, report.knn))
     shown = np.argsort(-report.base.tokens, kind="stable")[:_MOST_DOCUMENTS]
     shown = shown[np.argsort(knn[shown] / base[shown])]
     gains = [100 * (1 - float(knn[i] / base[i])) for i in shown]
@@ -159,7 +153,7 @@ def _by_document(report: ScoreReport, details: Details) -> str:
 def _by_frequency(details: Details) -> str:
     group = np.searchsorted(np.array(_EDGES), details.frequency, side="right")
     between = [f"{low:,} to {high:,}" for low, high in pairwise(_EDGES[1:])]
-    names = ["never", "below 1 a million", *between, f"{_EDGES[-1]:,} a million and more"]
+    names = ["never", "below 1 per million", *between, f"{_EDGES[-1]:,} per million or more"]
     group = np.where(details.frequency == 0, 0, group)
     return _gains(details, group, names)
 
@@ -172,7 +166,7 @@ def _by_distance(details: Details) -> str:
 
 
 def _gains(details: Details, group: "np.ndarray[tuple[int], np.dtype[np.int64]]", names: list[str]) -> str:
-    """Bars of how much lower the perplexity is, for each group of tokens that has any."""
+    """Return bars of the reduction in perplexity for each group of tokens that isn't empty."""
     chosen, gains, labels = [], [], []
     for number, name in enumerate(names):
         here = group == number
@@ -187,12 +181,12 @@ def _gains(details: Details, group: "np.ndarray[tuple[int], np.dtype[np.int64]]"
 def _calibration(details: Details) -> str:
     lm, p, right = details.first_choice.T
     series = {"LM alone": _reliability(lm, right)}
-    note = "How often the LM's first choice is right, against the probability that it is given."
+    note = "How often the LM's most probable token is right, against its probability."
     if np.isfinite(p).all():
         series["with the store"] = _reliability(p, right)
     else:
-        note += " With a cache only the LM's own is known."
-    chart = lines(series, across="probability given", up="share that was right")
+        note += " With a cache, only the LM's own is known."
+    chart = lines(series, across="probability", up="share that is right")
     return f'<p class="lead">{escape(note)}</p>{chart}'
 
 
@@ -204,18 +198,18 @@ def _reliability(p: "np.ndarray[tuple[int], np.dtype[np.float64]]", right: objec
 
 
 def _tokens(tokens: tuple[Telling, ...]) -> str:
-    return "".join(_token(one) for one in tokens) or "<p>None.</p>"
+    return "".join(map(_token, tokens)) or "<p>None.</p>"
 
 
-def _token(one: Telling) -> str:
+def _token(token: Telling) -> str:
     near = "".join(
         f'<p class="near"><span class="source">{escape(n.source)}, at {n.distance:.1f}:</span> '
         f"… {escape(one_line(n.before))} <mark>{escape(one_line(n.token))}</mark></p>"
-        for n in one.neighbours
+        for n in token.neighbours
     )
     return (
-        f'<div class="token">… {escape(one_line(one.before))} <mark>{escape(one_line(one.token))}</mark> '
-        f'<span class="source">{one.lm_p:.2%} → {one.p:.2%}, in {escape(one.document)}</span>{near}</div>'
+        f'<div class="token">… {escape(one_line(token.before))} <mark>{escape(one_line(token.token))}</mark> '
+        f'<span class="source">{token.lm_p:.2%} → {token.p:.2%}, in {escape(token.document)}</span>{near}</div>'
     )
 
 

@@ -1,28 +1,28 @@
-"""A score as text."""
+"""The report of a score as text."""
 
 from knnstore.perplexity import Interval, Likelihood, gain_interval
 from knnstore.report.words import documents, gain_words, marked, one_line, quoted, setting_words, table, wrapped
 from knnstore.score.overlap import Overlap
 from knnstore.score.result import Example, ScoreReport
 
-_MOST_OVERLAPS = 5  # documents that are named
+_MOST_OVERLAPS = 5  # documents listed by name
 
 
 def score_text(report: ScoreReport) -> str:
-    """The perplexities as a table, how they were measured, and the most telling tokens."""
+    """Return a table of perplexities, how they were measured, and example tokens."""
     rows = [
         ("", "perplexity", "95 % interval", "bits/byte"),
         ("LM alone", *_columns(report.base)),
     ]
     with_store = f"LM + {report.store}" + (" + cache" if report.setting.cache else "")
     if report.constant is not None:
-        rows += [(with_store, *_columns(report.constant)), ("… weighed by the gate", *_columns(report.knn))]
+        rows += [(with_store, *_columns(report.constant)), ("… weighted by the gate", *_columns(report.knn))]
     else:
         rows.append((with_store, *_columns(report.knn)))
     lines = table(rows)
     setting = report.setting
     tuned = (
-        f"tuned on {documents(report.tuned_documents)} ({report.tuned_tokens:,} tokens) that are not reported on"
+        f"tuned on {documents(report.tuned_documents, 'other ')} ({report.tuned_tokens:,} tokens)"
         if report.tuned_documents
         else report.setting_from
     )
@@ -39,18 +39,18 @@ def score_text(report: ScoreReport) -> str:
         f"mixing {seconds.mix:.1f} s); overlap {report.overlap.seconds:.1f} s",
     ]
     if report.examples:
-        lines += ["", "What the store got right and the LM did not:"]
+        lines += ["", "Tokens that the store predicted and the LM did not:"]
         for example in report.examples:
             lines += ["", *_example(example)]
     return "\n".join(lines)
 
 
 def overlap_lines(overlap: Overlap) -> list[str]:
-    """How much of the text the store repeats, and which documents that are."""
+    """Return the share of the text that the store repeats, and the documents concerned."""
     lines = wrapped("overlap", overlap.words)
-    for one in overlap.documents[:_MOST_OVERLAPS]:
-        same = "the same text as" if one.identical else "most of it in"
-        lines += wrapped("", f"{one_line(one.document)}: {one.share:.0%}, {same} {one.source}")
+    for document in overlap.documents[:_MOST_OVERLAPS]:
+        same = "identical to" if document.identical else "mostly in"
+        lines += wrapped("", f"{one_line(document.document)}: {document.share:.0%}, {same} {document.source}")
     if more := len(overlap.documents) - _MOST_OVERLAPS:
         lines += [f"{'':10}and {documents(more)} more"] if more > 0 else []
     return lines
@@ -73,4 +73,4 @@ def _example(example: Example) -> list[str]:
         f"{quoted(example.lm_token)} {example.lm_p:.0%}, {quoted(example.token)} {example.lm_p_token:.2%}; "
         f"with the store {quoted(example.token)} {example.p_token:.0%}",
     )
-    return lines + wrapped("taught by", f"{example.taught_by}: {marked(example.passage, example.token)}")
+    return lines + wrapped("source", f"{example.taught_by}: {marked(example.passage, example.token)}")

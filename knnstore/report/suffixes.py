@@ -1,4 +1,4 @@
-"""A finished exact-match memory as text."""
+"""The final report of an exact-match memory."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from knnstore.suffixes.build import SuffixReport
 
 
 def suffixes_text(report: SuffixReport, root: Path) -> str:
-    """How much was sorted, and the next step."""
+    """Return the size of the memory and the next step."""
     each = report.bytes / report.rows
-    lines = [f"suffixes  {report.rows:,} tokens, {format_size(report.bytes)}, {each:.1f} bytes a token"]
+    lines = [f"suffixes  {report.rows:,} tokens, {format_size(report.bytes)}, {each:.1f} bytes per token"]
     if not report.built:
-        lines[0] += "; they were finished already"
+        lines[0] += "; already finished"
     shown = shown_store(root)
     lines.append(
         f"next      knnstore score --store {shown} --save-neighbours FILE, then knnstore tune FILE --store {shown}"

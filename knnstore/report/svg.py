@@ -1,4 +1,4 @@
-"""Charts as SVG text: heat maps, bars, lines. Every word in them is escaped."""
+"""Charts as SVG text: heat maps, bars, lines. All text in them is escaped."""
 
 from collections.abc import Sequence
 from html import escape
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _MARGIN = 420, 260, 44
 def heat_map(
     values: Any, rows: Sequence[str], columns: Sequence[str], *, across: str, down: str, chosen: tuple[int, int]
 ) -> str:
-    """Numbers (rows, columns), the lowest the brightest; ``chosen`` is framed."""
+    """Return a heat map of values (rows, columns), the lowest the brightest, with a frame around ``chosen``."""
     low, high = float(np.min(values)), float(np.quantile(values, 0.9))
     width, height = _LEFT + _CELL_WIDTH * len(columns), _TOP + _CELL_HEIGHT * (len(rows) + 1)
     parts = [_text(_LEFT, 14, across, "start"), _text(4, 14, down, "start")]
@@ -37,7 +37,7 @@ def heat_map(
 
 
 def bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> str:
-    """Horizontal bars from a common zero; negative ones to the left, in another colour."""
+    """Return horizontal bars from a common zero; negative ones point left and have another colour."""
     low, high = min(0.0, *values), max(0.0, *values)
     scale, left = 300 / ((high - low) or 1.0), 150
     zero = left + 50 - low * scale
@@ -54,7 +54,7 @@ def bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -
 
 
 def lines(series: dict[str, tuple[Any, Any]], *, across: str, up: str) -> str:
-    """Named lines of x and y in [0, 1], with the diagonal."""
+    """Return a plot of named lines, x and y in [0, 1], with the diagonal."""
     span = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
 
     def place(x: float, y: float) -> str:

@@ -1,4 +1,4 @@
-"""What tuning found, as text and as JSON."""
+"""The result of tuning as text and as JSON."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from knnstore.score.crossvalidation import TuneReport
 
 
 def tune_text(report: TuneReport) -> str:
-    """The grid of k and T, and what constants and gate do for documents that they weren't tuned on."""
+    """Return the grid over k and T, and the perplexity of constants and gate on unseen documents."""
     record = report.record
     best = min(min(line) for line in report.perplexities)
     header = ["k \\ T", *(f"{temperature:g}" for temperature in report.temperatures)]
@@ -18,23 +18,23 @@ def tune_text(report: TuneReport) -> str:
     ]
     lines = [*table([header, *grid]), "", *table(_measured(report)), ""]
     kept_out = (
-        f"{report.parts} parts of {documents(report.documents)}, each by what was tuned on the other parts"
+        f"{report.parts} parts of {documents(report.documents)}, each with the setting tuned on the other parts"
         if report.parts
-        else f"{documents(report.documents)}, each by what was tuned on others"
+        else f"{documents(report.documents)}, each with the setting tuned on the others"
     )
     lines += [
-        f"setting   {setting_words(record.setting)}" + ("; a gate weighs each token" if record.gate else ""),
+        f"setting   {setting_words(record.setting)}" + ("; a gate sets the weight per token" if record.gate else ""),
         f"text      {record.text}: {record.tokens:,} tokens; measured on {kept_out}",
     ]
     if report.saved:
         lines.append(
-            f"next      knnstore score --store {shown_store(report.store)} --text YOUR.txt, which takes this setting"
+            f"next      knnstore score --store {shown_store(report.store)} --text YOUR.txt, which uses this setting"
         )
     return "\n".join(lines)
 
 
 def tune_json(report: TuneReport) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
+    """Return the object that ``--json`` prints."""
     record = report.record
     return {
         "store": report.store,

@@ -35,7 +35,7 @@ def test_explain_has_a_line_a_token_and_a_table_that_adds_up(here):
     arguments = ["generate", "--prompt", "The assignment", "--max-new-tokens", "6", *SETTING, "--quiet"]
     text = said(*arguments, "--explain").stdout
     assert "\x1b" not in text
-    tokens, table = text.split("  cited\n")[1].split("earned by\n")
+    tokens, table = text.split("  cited\n")[1].split("source\n")
     assert len([line for line in tokens.splitlines() if "%" in line]) == 6
     assert "books/" in table
     result = json.loads(said(*arguments, "--json").stdout)

@@ -142,8 +142,8 @@ def test_the_next_command_of_a_store_with_a_space_can_be_pasted(built, tmp_path,
     ("percent", "words"),
     [
         (12.34, "12.3 % lower perplexity"),
-        (0.04, "no gain: the perplexity is that of the LM alone"),
-        (-0.04, "no gain: the perplexity is that of the LM alone"),
+        (0.04, "no gain: same perplexity as the LM alone"),
+        (-0.04, "no gain: same perplexity as the LM alone"),
         (-3.21, "no gain: 3.2 % higher perplexity than the LM alone"),
     ],
 )

@@ -183,7 +183,7 @@ def test_what_was_removed_on_purpose_stays_out_until_it_is_readmitted(run, books
     assert counts(report) == NOTHING | {"unchanged": 4, "withheld": 1}
     compact(tmp_path / "s.knnstore", CompactOptions(), SerialRunner())
     assert counts(run(holdout=0.0)[0]) == NOTHING | {"unchanged": 4, "withheld": 1}
-    assert "1 were removed earlier" in ingest_text(report)
+    assert "1 removed earlier" in ingest_text(report)
     assert counts(run(holdout=0.0, readmit=True)[0]) == NOTHING | {"added": 1, "unchanged": 4}
 
 

@@ -120,7 +120,7 @@ def test_an_append_takes_the_dtype_of_the_store_whatever_suits_its_processor(run
     measured(2.0)
     computed, said = run()
     assert computed == ["bfloat16 on cpu"]
-    assert "dtype     bfloat16: bfloat16 runs at 2.00 × float32's speed here" in said
+    assert "dtype     bfloat16: 2.00 × the speed of float32 on this machine" in said
     (tmp_path / "text" / "b.txt").write_text("A second text.")
     measured(0.5)
     assert run()[0] == ["bfloat16 on cpu"] * 2

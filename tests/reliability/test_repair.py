@@ -49,10 +49,10 @@ CASES = {
         ("--corpus", "books/"),
         "from the corpus",
     ),
-    "lists": (("index/*/lists/0000/codes/c/1/0", "index/*/lists/0000/rows/c/0"), (), "made good again"),
-    "offsets": (("index/*/lists/0000/offsets/c/0",), (), "made good again"),
-    "quantisers": (("index/*/quantizer/centroids/c/0/0",), (), "made good again"),
-    "the self-check": (("index/*/lists/0000/check.json",), (), "made good again"),
+    "lists": (("index/*/lists/0000/codes/c/1/0", "index/*/lists/0000/rows/c/0"), (), "damaged files repaired"),
+    "offsets": (("index/*/lists/0000/offsets/c/0",), (), "damaged files repaired"),
+    "quantisers": (("index/*/quantizer/centroids/c/0/0",), (), "damaged files repaired"),
+    "the self-check": (("index/*/lists/0000/check.json",), (), "damaged files repaired"),
     "keys and lists at once": (("segments/0000/keys/c/0/0", "index/*/lists/0000/keys/c/0/0"), (), "by the LM"),
 }
 

@@ -83,7 +83,7 @@ def test_a_repair_that_was_killed_goes_on_with_the_settings_of_the_index(monkeyp
     spoil(next(store.glob("index/*/quantizer/codebooks/c/0/0/0")))
     kill_repair(monkeypatch, store, "build_index")
     code, told = run(store.parent, "repair", "--store", str(store))
-    assert (code, "an earlier one had been interrupted: the index is built again" in told) == (0, True)
+    assert (code, "an earlier repair was interrupted: the index is built again" in told) == (0, True)
     (plan,) = store.glob("index/*/index.json")
     assert '"rotation": "OPQ"' in plan.read_text()
     assert '"nlist": 8' in plan.read_text()

@@ -161,7 +161,7 @@ def test_leftovers_of_a_killed_run_are_told_and_are_no_damage(root):
 
 def test_the_command_names_the_damage_and_ends_with_1(here):
     code, told = run(here, "verify")
-    assert (code, "every byte is as it was written" in told) == (0, True)
+    assert (code, "all checksums match" in told) == (0, True)
     flip(here / "books.knnstore/segments/0000/keys/c/1/0")
     code, told = run(here, "verify", "--store", "books")
     assert code == 1
@@ -269,7 +269,7 @@ def test_damage_of_the_exact_match_memory_is_told_with_what_it_is_made_again_fro
     here = copy_of(lived, tmp_path / "here")
     flip(next((here / "books.knnstore").glob("suffixes/*/order/c/0")))
     code, told = run(here, "verify")
-    assert (code, "can be made again from the stored tokens" in told) == (1, True), told
+    assert (code, "can be rebuilt from the stored tokens" in told) == (1, True), told
 
 
 def test_a_past_segment_whose_removal_was_cut_short_is_no_damage_and_the_next_compaction_removes_it(

@@ -43,7 +43,7 @@ def test_each_store_is_searched_by_its_own_index_and_cited_by_its_own_documents(
     result = score("--store", "b", "--store", "a")
     assert result["search"].startswith("b: exact distances in") and "; a: exact distances in" in result["search"]
     ended = knnstore("score", "--store", "b", "--store", "a", "--text", "text", *FIXED)
-    cited = [line.split()[2] for line in ended.stdout.splitlines() if line.startswith("taught by")]
+    cited = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("source")]
     assert cited and all("/a/" in source for source in cited)  # which holds the very text
 
 

@@ -53,7 +53,7 @@ def tuned(folder, saved):
     before = result(folder, "tune", "n.parquet", "--dry-run")
     assert not (folder / "books.knnstore" / "tuned.json").exists()
     assert run(folder, "suffixes").exit_code == 0
-    assert "finished already" in run(folder, "suffixes").stdout
+    assert "already finished" in run(folder, "suffixes").stdout
     after = result(folder, "tune", "n.parquet", "--adaptive")
     return before, after
 
