@@ -1,4 +1,4 @@
-"""Room on the disk: what work needs and what is there, told before it starts and where the disk fills up meanwhile."""
+"""Disk space: checked before work starts, and reported with the amount needed when the disk fills up."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from knnstore.sizes import format_size
 def require_room(root: Path, needed: int, what: str, instead: str = "choose another place with --store") -> None:
     """Raise DiskFullError, with both numbers, unless the disk of ``root`` has ``needed`` bytes free.
 
-    ``what`` needs them, in the plural; ``instead`` of making room one may do that.
+    ``what`` (plural) names what needs the space; ``instead`` is an alternative to making room.
     """
     free = free_bytes(root)
     if needed > free:
         raise DiskFullError(
-            f"{root}: {what} need about {format_size(needed)} more on disk and {format_size(free)} are free: "
-            f"make room, or {instead}, and run the command again"
+            f"{root}: {what} need about {format_size(needed)} more on disk, but {format_size(free)} are free: "
+            f"make room or {instead}, then run the command again"
         )
 
 
 @contextmanager
 def telling_need(what: str, needed: Callable[[], int]) -> Iterator[None]:
-    """Have a disk that fills up within told with the bytes that ``what`` is left to do needs."""
+    """Add the bytes that ``what`` still needs to the message of a DiskFullError raised within."""
     try:
         yield
     except DiskFullError as error:

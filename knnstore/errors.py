@@ -3,22 +3,22 @@
 ::
 
     KnnstoreError                     everything that knnstore raises on purpose
-    ├── UsageError (ValueError)       the command or call is wrong; the user mends it        exit code 2
+    ├── UsageError (ValueError)       the command or the call is wrong                        exit code 2
     │   ├── CorpusError               the text can't be read as asked
-    │   ├── ModelError                no such language model, or not one that can be used
+    │   ├── ModelError                no such language model, or one that can't be used
     │   └── StoreNotFoundError        no such store
-    ├── StoreError                    the store on disk isn't what the call needs            exit code 1
+    ├── StoreError                    the store on disk doesn't fit the call                  exit code 1
     │   ├── MismatchError             made by another model, tokenizer, layer, setting or version
-    │   ├── UnfinishedError           a stage before this one hasn't ended
-    │   ├── CorruptStoreError         what is on disk isn't what was written
-    │   └── LockedError               another process is writing
-    ├── NumericsError (ArithmeticError)  activations that aren't finite, or overflow         exit code 1
+    │   ├── UnfinishedError           an earlier stage hasn't finished
+    │   ├── CorruptStoreError         the data on disk isn't what was written
+    │   └── LockedError               another process is writing to the store
+    ├── NumericsError (ArithmeticError)  activations that aren't finite or overflow          exit code 1
     └── ResourceError (OSError)       disk, memory or permission                             exit code 1
-        ├── DiskFullError             no room, or a quota is used up: make room, and go on
-        └── OutOfMemoryError          the system gave less memory than was asked for
+        ├── DiskFullError             the disk is full or the quota exhausted
+        └── OutOfMemoryError          memory was requested and not granted
 
-Each takes one message, which gives the name, the value, the limit and the next step; so each survives
-pickling on its way back from a Dask worker.
+Every error takes a single message, which gives the name, the value, the limit and the next step. It therefore
+survives pickling on its way back from a Dask worker.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class KnnstoreError(Exception):
 
 
 class UsageError(KnnstoreError, ValueError):
-    """The command or the call is wrong, and the message says how to mend it."""
+    """The command or the call is wrong; the message says how to correct it."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class CorpusError(UsageError):
 
 
 class ModelError(UsageError):
-    """No such language model, or not one that can be used."""
+    """No such language model, or one that can't be used."""
 
 
 class StoreNotFoundError(UsageError):
@@ -50,23 +50,23 @@ class StoreNotFoundError(UsageError):
 
 
 class StoreError(KnnstoreError):
-    """The store on disk isn't what the call needs."""
+    """The store on disk doesn't fit the call."""
 
 
 class MismatchError(StoreError):
-    """The store was made by another model, tokenizer, key layer or setting, or by another version of knnstore."""
+    """The store was made with another model, tokenizer, key layer, setting or version of knnstore."""
 
 
 class MismatchWarning(UserWarning):
-    """What would be a MismatchError, where the caller has said that it is meant, or the keys have settled it."""
+    """A mismatch that isn't an error, because the caller allows it or the keys agree nevertheless."""
 
 
 class UnfinishedError(StoreError):
-    """A stage before this one hasn't ended."""
+    """An earlier stage hasn't finished."""
 
 
 class CorruptStoreError(StoreError):
-    """What is on disk isn't what was written."""
+    """The data on disk isn't what was written."""
 
 
 class LockedError(StoreError):
@@ -74,24 +74,24 @@ class LockedError(StoreError):
 
 
 class NumericsError(KnnstoreError, ArithmeticError):
-    """Activations that aren't finite, or too large for the key dtype."""
+    """Activations that aren't finite or are too large for the key dtype."""
 
 
 class ResourceError(KnnstoreError, OSError):
-    """The disk, the memory or the permissions don't allow it."""
+    """Disk, memory or permissions are insufficient."""
 
 
 class DiskFullError(ResourceError):
-    """There is no room on the disk, or a quota is used up."""
+    """The disk is full or a quota is exhausted."""
 
 
 class OutOfMemoryError(ResourceError):
-    """The system gave a process less memory than it asked for, or killed it for asking."""
+    """The system refused memory to a process or killed it for lack of memory."""
 
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Within, a ModelError names the place in front of its message: the document that it is about."""
+    """Prefix the message of a ModelError raised within by ``place``, such as the document concerned."""
     try:
         yield
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""What a store is, from its records alone: no LM and no search library is loaded, no key is read."""
+"""Describe a store from its records only, without loading an LM or a search library or reading keys."""
 
 import os
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.index.plan import Check, load_check, open_index, segment_reference
 from knnstore.records import from_json
 
-# What the memmaps of urvashik/knnlm hold of a token without their fp16 option: a float32 key and an 8-byte value.
+# Bytes per token in the memmaps of urvashik/knnlm without their fp16 option: a float32 key and an 8-byte value.
 _RAW_KEY_ITEM, _RAW_VALUE = 4, 8
 _MOST_MISSING = 8
 _TUNED_FILE = "tuned.json"
@@ -27,9 +27,9 @@ _TUNED_FILE = "tuned.json"
 
 @dataclass(frozen=True, slots=True)
 class CorpusInfo:
-    """Where a store's text came from. ``folder``: what all paths have in common, empty if nothing.
+    """The source of a store's text. ``folder``: the common folder of all paths, or empty.
 
-    ``bytes``: UTF-8 bytes of all documents; ``heldout_tokens`` are kept to measure on and have no key.
+    ``bytes``: UTF-8 bytes of all documents; ``heldout_tokens``: held out for measurement, without keys.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class CorpusInfo:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """The finished index, of ``rows`` keys. ``check`` is what its self-check measured."""
+    """The finished index, of ``rows`` keys. ``check`` is the result of its self-check."""
 
     name: str
     rows: int
@@ -55,7 +55,7 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class TunedInfo:
-    """The setting that ``knnstore tune`` stored, on which text, and the perplexities that it measured there."""
+    """The setting that ``knnstore tune`` stored, the text it used and the perplexities measured on it."""
 
     k: int
     lambda_: float
@@ -68,9 +68,9 @@ class TunedInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the commit records say should be there, against the files that are: names and sizes, not contents.
+    """Files by the commit records compared with the disk, by name and size but not content.
 
-    ``missing``: the first few paths that are absent or of another size; ``missing_files`` counts all of them.
+    ``missing``: the first few paths that are absent or have the wrong size; ``missing_files`` counts all of them.
     """
 
     files: int
@@ -80,12 +80,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """All that is known of a store without opening an array.
+    """Everything known about a store without opening an array.
 
-    ``state``: ``finished``, or ``begun`` while an ingest or import hasn't ended (then ``rows`` is what it will have,
-    and ``rows_done`` what it has). ``changes`` counts its states so far; ``removed_documents`` are hidden and still on
-    disk, and ``live_rows`` are those of the others. ``writer``: who writes to it now. ``parts``: bytes on disk by part.
-    ``bytes_per_key`` and ``raw_bytes_per_key``: all of it, and a float32 key with an 8-byte value.
+    ``state``: ``finished``, or ``begun`` during an ingest or import (then ``rows`` is the final number of keys and
+    ``rows_done`` the current one). ``changes`` counts the states so far; ``removed_documents`` are hidden but still on
+    disk, and ``live_rows`` belong to the other documents. ``writer``: who is writing to it now. ``parts``: bytes on
+    disk by part.
+    ``bytes_per_key`` includes everything; ``raw_bytes_per_key`` is a float32 key with an 8-byte value.
     """
 
     name: str
@@ -115,7 +116,7 @@ class StoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
-    """A line of the table of stores. ``trouble``: why it can't be read; then nothing else is known of it."""
+    """A row of the table of stores. ``trouble``: why the store can't be read; then the other fields are empty."""
 
     name: str
     path: Path
@@ -128,7 +129,7 @@ class StoreSummary:
 
 
 def describe_store(root: Path) -> StoreInfo:
-    """What the store at ``root`` is. Raises StoreNotFoundError, or CorruptStoreError for a damaged record."""
+    """Describe the store at ``root``. Raises StoreNotFoundError, or CorruptStoreError for a damaged record."""
     manifest = load_manifest(root)
     segments = _segments(root, manifest)
     state = "finished" if manifest.segments else "begun"
@@ -171,7 +172,7 @@ def describe_store(root: Path) -> StoreInfo:
 
 
 def list_stores(folder: Path) -> list[StoreSummary]:
-    """Every store in a folder, by name; one that can't be read says why."""
+    """Return a summary of every store in a folder, sorted by name."""
     return [_summary(path.parent) for path in sorted(folder.glob(f"*{SUFFIX}/{MANIFEST_FILE}"))]
 
 
@@ -194,7 +195,7 @@ def _summary(root: Path) -> StoreSummary:
 
 
 def _segments(root: Path, manifest: Manifest) -> list[Segment]:
-    """The finished segments, or else the ones that a run has begun."""
+    """Return the finished segments or, if there are none, those that a run has begun."""
     begun = sorted(path.parent.name for path in (root / "segments").glob(f"*/{PLAN_FILE}"))
     return [Segment(segment_root(root, name)) for name in manifest.segments or begun]
 
@@ -242,7 +243,7 @@ def _index(root: Path, manifest: Manifest, segments: list[Segment]) -> IndexInfo
 
 
 def _tuned(root: Path) -> TunedInfo | None:
-    """From the record in ``tuned.json``, read here field by field: what reads it whole needs torch."""
+    """Return the record in ``tuned.json``, read field by field because its class needs torch."""
     path = root / _TUNED_FILE
     if not path.is_file():
         return None
@@ -252,7 +253,9 @@ def _tuned(root: Path) -> TunedInfo | None:
         measured = {"lm_perplexity": value["measured"]["lm"], "perplexity": value["measured"]["constant"]}
         fields = chosen | {"text": value["text"], "tokens": value["tokens"]} | measured
     except (KeyError, TypeError) as error:
-        raise CorruptStoreError(f"{path} isn't what 'knnstore tune' writes ({error}): tune again") from error
+        raise CorruptStoreError(
+            f"{path} isn't a record of 'knnstore tune' ({error}): run 'knnstore tune' again"
+        ) from error
     return from_json(TunedInfo, fields, str(path))
 
 
@@ -285,7 +288,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _parts(root: Path) -> dict[str, int]:
-    """Bytes on disk: what a store keeps of its keys and tokens, and what the index adds."""
+    """Return the bytes on disk by part: those of keys, tokens and documents, and those of the index."""
     totals: dict[str, int] = {}
     for path, size in sizes_below(root):
         part = _part_of(path.relative_to(root).parts)

@@ -1,12 +1,12 @@
-"""Too little memory, however the libraries say so, and one sentence for it."""
+"""Detect out-of-memory errors of all libraries and raise one error for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from knnstore.errors import OutOfMemoryError
 
-# The words of PyTorch's CPU allocator, of CUDA, of oneDNN and of Python's threads; all others raise MemoryError.
-_SAYS = (
+# Messages of PyTorch's CPU allocator, CUDA, oneDNN and Python's threads; other libraries raise MemoryError.
+_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
@@ -18,15 +18,15 @@ _SAYS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory was asked for and not given."""
+    """Return whether an exception means that an allocation failed."""
     if isinstance(error, MemoryError | OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _SAYS)
+    return isinstance(error, RuntimeError | OSError) and any(message in str(error) for message in _MESSAGES)
 
 
 @contextmanager
 def memory_errors(what: str) -> Iterator[None]:
-    """Turn an exception that means so into an OutOfMemoryError that names what was being done."""
+    """Turn out-of-memory exceptions into an OutOfMemoryError that names the work, ``what``."""
     try:
         yield
     except OutOfMemoryError:
@@ -37,5 +37,5 @@ def memory_errors(what: str) -> Iterator[None]:
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         raise OutOfMemoryError(
             f"not enough memory for {what} ({reason}): run the same command again with fewer --workers or a smaller "
-            "--memory, or where more is free; what is done stays done"
+            "--memory, or with more free memory; finished work is kept"
         ) from error

@@ -1,8 +1,8 @@
-"""How much at a time: integers in, a plan out; no I/O.
+"""Plan how much to do at a time: integers in, a plan out, no I/O.
 
-Every function here is arithmetic on rows, widths and bytes, so that what a job will need is known, and refused
-with both numbers, before any of it is done. What the bytes of an index depend on (lists, code bytes, sample) doesn't
-depend on the memory, unless the usual plan wouldn't fit; the memory decides only how much is held at a time.
+Every function is arithmetic on rows, widths and bytes, so that the needs of a job are known, and refused with both
+numbers, before it starts. What determines the bytes of an index (lists, code bytes, sample) doesn't depend on the
+memory, unless the usual plan wouldn't fit; the memory only decides how much is held at a time.
 """
 
 import math
@@ -13,28 +13,28 @@ from knnstore.errors import ResourceError, UsageError
 from knnstore.sizes import format_need, format_size
 
 FEWEST_LISTS = 256
-"""Fewer than these aren't chosen for want of memory."""
-_DIMENSIONS_A_BYTE = 16  # of a code, at most: shorter ones find too little
-POINTS_A_LIST = 39  # fewer training points a centroid and k-means follows the noise (faiss warns at the same number)
+"""Lack of memory never reduces the number of lists below this."""
+_DIMENSIONS_A_BYTE = 16  # at most: recall is too low with shorter codes
+POINTS_A_LIST = 39  # with fewer training points per centroid, k-means fits noise (faiss warns at the same number)
 _LARGEST_NLIST = 2**20
 _SMALLEST_SAMPLE = 10_000
 UNSEEN_STRETCHES = 16
-"""In which keys of a training sample are kept back, evenly spread."""
+"""Number of evenly spread stretches in which keys of a training sample are held back."""
 _LONGEST_STRETCH = 256
 _MOST_PQ_BYTES = 64
 _FEWEST_PROBES = 32
-_CANDIDATES = 8 * 1024  # keys met by a query, below which recall@1024 falls off
+_CANDIDATES = 8 * 1024  # keys scanned per query; with fewer, recall@1024 drops
 
-BASE_BYTES = 400_000_000  # resident in a process that has imported torch, faiss, zarr and pyarrow and used them
+BASE_BYTES = 400_000_000  # resident memory of a process that uses torch, faiss, zarr and pyarrow
 SCRATCH_BYTES = 128_000_000  # float32 blocks of a task: decoded keys, residuals, distances
-LOOKUP_RERANK = 4  # candidates by their codes whose keys are read, by neighbours wanted
-_RUN_BYTES = 2**29  # runs no larger than this: little is lost with the one in flight
-_MOST_RUNS = 64  # unless there would be too many to merge by reads of a useful length
+LOOKUP_RERANK = 4  # candidates from the codes, as a multiple of k, whose keys are read
+_RUN_BYTES = 2**29  # maximum size of a run, so that little is lost with an unfinished one
+_MOST_RUNS = 64  # with more runs, the merge would read too little at a time
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSize:
-    """What the size of an index follows from: rows of all segments, width, bytes of a key, a value and a row number."""
+    """What determines the size of an index: rows of all segments, dimension, bytes per key, value and row number."""
 
     rows: int
     dimension: int
@@ -45,13 +45,13 @@ class IndexSize:
     chunks: int
 
     def entry_bytes(self, pq_bytes: int) -> int:
-        """Bytes on disk of one key with all that belongs to it."""
+        """Return the bytes on disk of one key with its code, value and row number."""
         return self.key_bytes + pq_bytes + self.value_bytes + self.row_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class IndexResources:
-    """What building takes: bytes on disk at the end and meanwhile, peak memory, chunks a run."""
+    """Resources of a build: bytes on disk, final and temporary, peak memory and chunks per run."""
 
     disk_bytes: int
     temporary_bytes: int
@@ -61,7 +61,7 @@ class IndexResources:
 
 @dataclass(frozen=True, slots=True)
 class LookupRates:
-    """What an exact distance of one query costs on one thread, in seconds: per key, and per dimension of it."""
+    """Seconds per exact distance of one query on one thread: per key, and per dimension of a key."""
 
     key: float
     dimension: float
@@ -77,9 +77,9 @@ _DISK_BYTE, _DISK_READ = 1.75e-9, 32e-6  # a cloud disk: 0.57 GB/s in sequence, 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """How one query is searched: ``rerank`` 0 for exact distances of all keys in its lists, else by way of the codes.
+    """How one query is searched: with exact distances of all keys in its lists if ``rerank`` is 0, else from the codes.
 
-    ``seconds`` are what that is expected to take on one thread, ``bytes`` what it reads.
+    ``seconds``: expected time on one thread. ``bytes``: bytes read.
     """
 
     rerank: int
@@ -92,16 +92,16 @@ def choose_lookup(
 ) -> Lookup:
     """Return the faster way to search ``keys`` keys for one query: all of them, or their codes and the best candidates.
 
-    A function of the index and the engine, not of a timing, so that the same query always goes the same way.
+    The choice depends on the index and the engine, not on a timing, so that a query is always searched alike.
 
     Args:
-        keys: keys in the lists that the query probes.
+        keys: number of keys in the probed lists.
         dimension: dimensions of a key.
         key_bytes: bytes per key as stored.
         pq_bytes: bytes per PQ code.
-        k: neighbours wanted.
-        rates: of the engine that computes exact distances.
-        cold: share of the keys that memory can't hold, which are read from the disk: 0 to 1.
+        k: number of neighbours.
+        rates: rates of the engine that computes exact distances.
+        cold: share of the keys, 0 to 1, that doesn't fit in memory and is read from disk.
     """
     candidates = min(keys, LOOKUP_RERANK * k)
     exact = Lookup(
@@ -121,10 +121,10 @@ def choose_lookup(
 
 @dataclass(frozen=True, slots=True)
 class BuildRates:
-    """What building costs on some machine, in seconds.
+    """Cost of a build on one machine, in seconds.
 
-    ``start``: loading the libraries. ``train``: all of the training. ``fill``, ``merge``, ``check``: a key, in one
-    process; ``cpu``: CPU time of the first two. ``check_once``: of the check, whatever the keys.
+    ``start``: loading the libraries. ``train``: the whole training. ``fill``, ``merge``, ``check``: per key, in one
+    process; ``cpu``: CPU time of ``fill`` and ``merge``, per key. ``check_once``: fixed cost of the check.
     """
 
     start: float
@@ -138,7 +138,7 @@ class BuildRates:
 
 @dataclass(frozen=True, slots=True)
 class BuildSeconds:
-    """How long each stage of a build takes."""
+    """Seconds of each stage of a build."""
 
     start: float
     train: float
@@ -148,12 +148,12 @@ class BuildSeconds:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Return the total."""
         return self.start + self.train + self.fill + self.merge + self.check
 
 
 def forecast(rates: BuildRates, rows: int, *, trains: bool, workers: int, cores: int) -> BuildSeconds:
-    """Seconds of a build of ``rows`` keys in ``workers`` processes of one thread besides this one (0: in this one)."""
+    """Return the seconds of a build of ``rows`` keys in ``workers`` single-threaded processes (0: in this process)."""
     share = 1.0
     if workers:
         waiting = max(0.0, rates.fill + rates.merge - rates.cpu)
@@ -168,35 +168,35 @@ def forecast(rates: BuildRates, rows: int, *, trains: bool, workers: int, cores:
 
 
 def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
-    """Number of inverted lists, and a sentence if fewer than asked for.
+    """Return the number of inverted lists, and a message if it is fewer than requested.
 
     The default is the power of two nearest to 4√rows: 4096 at 10^6 keys, 65,536 at 2 · 10^8.
     """
     if asked is not None and not 1 <= asked <= _LARGEST_NLIST:
-        raise UsageError(f"--nlist {asked}: give a number from 1 to {_LARGEST_NLIST}, or leave it out")
+        raise UsageError(f"--nlist {asked}: give a number from 1 to {_LARGEST_NLIST}, or omit it")
     trainable = max(1, rows // POINTS_A_LIST)
     if asked is None:
         best = 2 ** round(math.log2(4 * math.sqrt(rows)))
         return min(best, 2 ** int(math.log2(trainable)), _LARGEST_NLIST), None
     if asked <= trainable:
         return asked, None
-    return trainable, f"{trainable:,} lists, not {asked:,}: a list needs {POINTS_A_LIST} keys to be trained on"
+    return trainable, f"{trainable:,} lists instead of {asked:,}: training needs {POINTS_A_LIST} keys per list"
 
 
 def choose_nprobe(rows: int, nlist: int, asked: int | None) -> int:
-    """Lists that a query searches by default: 32, or as many as hold eight times the 1024 neighbours wanted."""
+    """Return the lists searched per query by default: 32, or enough to hold eight times 1024 keys."""
     if asked is not None and asked < 1:
         raise UsageError(f"--nprobe {asked}: give at least 1")
     return min(nlist, asked or max(_FEWEST_PROBES, -(-_CANDIDATES * nlist // rows)))
 
 
 def choose_cells(nlist: int) -> int:
-    """Cells of the two-level k-means: √nlist, or one where a single level is quick enough."""
+    """Return the cells of the two-level k-means: √nlist, or 1 if a single level is fast enough."""
     return round(math.sqrt(nlist)) if nlist >= 256 else 1
 
 
 def choose_pq_bytes(dimension: int, asked: int | None) -> int:
-    """Bytes of a key's PQ code, a divisor of its dimension; the default is a quarter of it, at most 64."""
+    """Return the bytes per PQ code, a divisor of the dimension; by default a quarter of it, at most 64."""
     divisors = [number for number in range(1, dimension + 1) if dimension % number == 0]
     if asked is None:
         return max(number for number in divisors if number <= max(1, min(dimension // 4, _MOST_PQ_BYTES)))
@@ -204,44 +204,45 @@ def choose_pq_bytes(dimension: int, asked: int | None) -> int:
         near = [number for number in divisors if number < asked][-1:] + [n for n in divisors if n > asked][:1]
         raise UsageError(
             f"--pq-bytes {asked} doesn't divide the keys' {dimension} dimensions: "
-            f"give {' or '.join(map(str, near))}, or leave it out"
+            f"give {' or '.join(map(str, near))}, or omit it"
         )
     return asked
 
 
 def shorter_codes(dimension: int, pq_bytes: int) -> int | None:
-    """The next shorter PQ code that still tells keys apart; None if there is none."""
+    """Return the bytes of the next shorter PQ code that still distinguishes keys; None if there is none."""
     fewest = max(1, dimension // _DIMENSIONS_A_BYTE)
     return next((size for size in range(pq_bytes - 1, fewest - 1, -1) if dimension % size == 0), None)
 
 
 def parse_rotation(asked: str, dimension: int) -> tuple[str, int]:
-    """``PCA64`` or ``OPQ``, as faiss's factory calls them: the kind, and how many dimensions are kept.
+    """Return the kind and the number of dimensions kept of ``PCA64`` or ``OPQ``, as in faiss's factory strings.
 
-    Raises UsageError, which is a ValueError too, for what is neither or keeps more than there are.
+    Raises UsageError for other text and for more dimensions than there are.
     """
     match = re.fullmatch(r"(PCA|OPQ)([1-9]\d{0,5})?", asked)
     kept = int(match[2] or dimension) if match else 0
     if match is None or kept > dimension:
         raise UsageError(
-            f"--rotation {asked}: give OPQ, or PCA, and the dimensions to keep, at most {dimension}: OPQ, PCA64, OPQ128"
+            f"--rotation {asked}: give OPQ or PCA and the number of dimensions to keep, at most {dimension}: "
+            "OPQ, PCA64, OPQ128"
         )
     return match[1], kept
 
 
 def choose_train_rows(rows: int, nlist: int, asked: int | None) -> int:
-    """Keys of the training sample: 40 a list and at least 10,000, or all there are."""
+    """Return the keys of the training sample: 40 per list and at least 10,000, or all keys if there are fewer."""
     if asked is None:
         return min(rows, max(_SMALLEST_SAMPLE, (POINTS_A_LIST + 1) * nlist))
     if asked < min(rows, nlist):
-        raise UsageError(f"--train-sample {asked} can't train {nlist} lists: give at least {POINTS_A_LIST * nlist}")
+        raise UsageError(f"--train-sample {asked} is too few for {nlist} lists: give at least {POINTS_A_LIST * nlist}")
     return min(rows, asked)
 
 
 def unseen_rows(train_rows: int, nlist: int) -> int:
-    """Keys of a training sample that are kept back from the training: a sixteenth, in as many stretches of one length.
+    """Return how many keys of a training sample are held back: a sixteenth, in stretches of equal length.
 
-    None of fewer than 256 keys, and 4,096 at most, which is enough for a mean; each list keeps a key to be trained on.
+    At most 4,096, which is enough for a mean, and 0 of fewer than 256 keys; every list keeps a key to train on.
     """
     length = min(train_rows // UNSEEN_STRETCHES**2, _LONGEST_STRETCH, (train_rows - nlist) // UNSEEN_STRETCHES)
     return UNSEEN_STRETCHES * length
@@ -250,24 +251,24 @@ def unseen_rows(train_rows: int, nlist: int) -> int:
 def plan_resources(
     size: IndexSize, *, nlist: int, pq_bytes: int, train_rows: int, memory: int, workers: int
 ) -> IndexResources:
-    """Resources of a build in ``workers`` processes besides this one (0: in this one).
+    """Return the resources of a build in ``workers`` worker processes (0: in this process).
 
-    Raises ResourceError, with the memory that is needed, if ``memory`` bytes for all processes can't do.
+    Raises ResourceError, with the memory needed, if ``memory`` bytes for all processes aren't enough.
     """
     tasks, processes = max(1, workers), workers + 1
     base = processes * BASE_BYTES
     quantiser = (2 * nlist + 256) * size.dimension * 4
     train = train_rows * (size.key_bytes + 8) + 3 * nlist * size.dimension * 4 + SCRATCH_BYTES
     chunk = size.chunk_rows * size.entry_bytes(pq_bytes)
-    sorting = size.chunk_rows * 40  # list, row, order and hash of each row
+    sorting = size.chunk_rows * 40  # list, row, order and hash per row
     fill = quantiser + chunk + sorting + size.chunk_rows * size.key_bytes + SCRATCH_BYTES
     merge = 4 * chunk + sorting
     smallest = base + max(train, tasks * max(fill, merge))
     if memory < smallest:
-        what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of a chunk each"
+        what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of one chunk each"
         raise ResourceError(
             f"--memory {format_size(memory)} is too little: {what} and {processes} processes with their libraries "
-            f"take {format_need(smallest)}; give that, or fewer --workers, or a smaller --nlist"
+            f"need {format_need(smallest)}; give that much, or fewer --workers, or a smaller --nlist"
         )
     extra = chunk + sorting
     affordable = 1 + ((memory - base) // tasks - fill) // extra
@@ -275,7 +276,7 @@ def plan_resources(
     run_chunks = max(1, min(affordable, wanted, size.chunks))
     peak = base + max(train, tasks * max(fill + (run_chunks - 1) * extra, merge))
     entries = size.rows * size.entry_bytes(pq_bytes)
-    # the last chunk of an array is stored whole
+    # the last chunk of an array is stored in full
     padding = max(0, size.chunks * size.chunk_rows - size.rows) * size.entry_bytes(pq_bytes)
     disk = entries + padding + (2 * nlist + 256) * size.dimension * 4 + 8 * nlist
     runs = math.ceil(size.chunks / run_chunks)

@@ -1,4 +1,4 @@
-"""What a long job tells meanwhile: sentences, and bars with rate and ETA. Silent unless someone listens."""
+"""Progress of a long job: messages, and bars with rate and remaining time. Silent by default."""
 
 import sys
 import time
@@ -8,30 +8,30 @@ from typing import TextIO
 
 from knnstore.terminal import escaped, fit
 
-# Where nobody watches a bar move, in a log or a notebook that is saved, a line now and then tells as much.
+# In a log, where a moving bar is useless, a line is printed this often instead.
 _LINE_SECONDS = 60.0
 
 
 class Reporter:
-    """Says nothing: the library's default."""
+    """Report nothing; the default of the library."""
 
     def say(self, text: str) -> None:
-        """One line for a person."""
+        """Report one line for people."""
 
     @contextmanager
     def bar(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[float], None]]:
-        """A bar of ``total`` units of which ``done`` were done by an earlier run; yields its ``advance(n)``."""
+        """Show a bar of ``total`` units, ``done`` of them by an earlier run, and yield its ``advance(n)``."""
         yield lambda count: None
 
 
 class TerminalReporter(Reporter):
-    """Writes to stderr: a bar where it is a terminal or a notebook, else a line a minute, as logs want it."""
+    """Report on stderr: with bars on a terminal or in a notebook, otherwise with one line per minute."""
 
     def __init__(self, line_seconds: float = _LINE_SECONDS) -> None:
         self._line_seconds = line_seconds
 
     def say(self, text: str) -> None:
-        """One line to stderr."""
+        """Print one line on stderr."""
         print(fit(escaped(text), sys.stderr), file=sys.stderr, flush=True)
 
     @contextmanager
@@ -49,7 +49,7 @@ class TerminalReporter(Reporter):
             initial=done,
             unit=f" {unit}",
             unit_scale=True,
-            # a notebook has no columns to ask for, and its cells wrap a line that is too long
+            # a notebook reports no width, and its cells wrap lines that are too long
             **({"dynamic_ncols": True} if sys.stderr.isatty() else {"ncols": 100}),
             mininterval=0.1 if sys.stderr.isatty() else 1.0,
             smoothing=0.1,
@@ -59,7 +59,7 @@ class TerminalReporter(Reporter):
 
 
 class LogLines:
-    """``advance(n)`` of a bar in a log: writes a line every so many seconds, and none if the stage ends before."""
+    """The ``advance(n)`` of a bar in a log: prints a line every ``every`` seconds, and none for a shorter stage."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class LogLines:
         self._every = every
         self._clock = clock
         self._stream = stream
-        self._started = self._told = clock()
+        self._started = self._printed = clock()
 
     def __call__(self, count: float) -> None:
-        """``count`` units more are done."""
+        """Count ``count`` more units."""
         self._count += count
         self._made += count
         now = self._clock()
-        if now - self._told < self._every or now <= self._started:
+        if now - self._printed < self._every or now <= self._started:
             return
-        self._told = now
+        self._printed = now
         rate = self._made / (now - self._started)
         left = (self._total - self._count) / rate if rate else 0.0
         print(
@@ -101,7 +101,7 @@ class LogLines:
 
 
 def duration(seconds: float) -> str:
-    """``90`` as ``"2 min"``, ``7300`` as ``"2 h 2 min"``: what a person needs to know of a time to wait."""
+    """Return ``90`` as ``"2 min"`` and ``7300`` as ``"2 h 2 min"``, precise enough for a waiting time."""
     if seconds < 60:
         return f"{max(0.0, seconds):.0f} s"
     minutes = round(seconds / 60)
@@ -110,6 +110,6 @@ def duration(seconds: float) -> str:
 
 
 def in_notebook() -> bool:
-    """Whether this is a Jupyter kernel, whose stderr is no terminal and yet shows a bar that moves."""
+    """Return whether this is a Jupyter kernel, whose stderr isn't a terminal but can show a moving bar."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"

@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``"4GB"`` to bytes, and back."""
+"""Convert sizes written like ``"4GB"`` to bytes and back."""
 
 import math
 import re
@@ -13,21 +13,21 @@ _LARGEST = 2**60  # bytes
 
 
 def parse_size(text: str) -> int:
-    """Bytes in ``"4GB"``, ``"512MiB"``, ``"1e9"``; units are decimal unless they have an i, case doesn't matter.
+    """Return the bytes in ``"4GB"``, ``"512MiB"`` or ``"1e9"``; units without an i are decimal, case is ignored.
 
-    Raises UsageError for anything else, and for sizes below one byte or above an exbibyte.
+    Raises UsageError for other text and for sizes below one byte or above one exbibyte.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or float(match[1]) * unit < 1:
-        raise UsageError(f"{text!r} is not a size: write a number and a unit, such as 4GB or 512MiB")
+        raise UsageError(f"{text!r} is not a size: give a number and a unit, such as 4GB or 512MiB")
     if float(match[1]) * unit > _LARGEST:
-        raise UsageError(f"{text!r} is more than an exbibyte: write a size that a machine has, such as 4GB")
+        raise UsageError(f"{text!r} is more than one exbibyte: give a size such as 4GB")
     return int(float(match[1]) * unit)
 
 
 def format_need(count: int) -> str:
-    """Return ``1016435200`` as ``"1.02 GB"``: three figures, rounded up, so that giving what is printed is enough."""
+    """Return ``1016435200`` as ``"1.02 GB"``: three digits, rounded up, so that the printed size suffices."""
     power = max(0, (len(str(count)) - 1) // 3)
     unit = ("B", "KB", "MB", "GB", "TB", "PB")[min(power, 5)]
     value = count / 1000 ** min(power, 5)
@@ -36,7 +36,7 @@ def format_need(count: int) -> str:
 
 
 def format_size(count: int | float) -> str:
-    """``4000000000`` as ``"4.0 GB"``: decimal units, three figures at most."""
+    """Return ``4000000000`` as ``"4.0 GB"``: decimal units and at most three digits."""
     value, units = float(count), ["B", "KB", "MB", "GB", "TB", "PB"]
     for unit in units[:-1]:
         if abs(value) < 999.5:

@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, the characters of its encoding, and commands that can be pasted into it."""
+"""What a terminal can show: its width, the characters of its encoding, and commands to paste into it."""
 
 import codecs
 import io
@@ -10,9 +10,9 @@ import textwrap
 from typing import TextIO
 
 WIDTH = 100
-"""Columns of text at most, on a wider terminal and where there is none."""
+"""Maximum number of columns of text, and the number without a terminal."""
 MARGIN = 10
-"""Columns of the label that a line begins with."""
+"""Columns of the label at the start of a line."""
 _NARROWEST = 30
 _PLAIN = str.maketrans(
     {
@@ -22,32 +22,32 @@ _PLAIN = str.maketrans(
 )
 _ERRORS = "knnstore.plain"
 _LABEL = re.compile("[a-z]+ +")
-# C0 but for line breaks and tabs, DEL, C1, and what turns the direction of writing
+# C0 except line breaks and tabs, DEL, C1, and the controls of text direction
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def columns(stream: TextIO | None = None) -> int:
-    """Return the columns that text may take on a stream, stdout by default: its terminal's, at most ``WIDTH``."""
+    """Return the columns available on a stream (default: stdout), at most ``WIDTH``."""
     return max(_NARROWEST, min(WIDTH, _terminal_columns(stream or sys.stdout) or WIDTH))
 
 
 def fits(width: int) -> bool:
-    """Return whether lines of so many columns fit stdout: any do where it is no terminal."""
+    """Return whether lines of ``width`` columns fit stdout; without a terminal, all do."""
     return width <= (_terminal_columns(sys.stdout) or width)
 
 
 def _terminal_columns(stream: TextIO) -> int | None:
-    """Return the columns of a stream's terminal but one, for terminals that wrap at the last; None if it has none."""
+    """Return the columns of a stream's terminal minus one, because some wrap at the last; None without a terminal."""
     try:
         return os.get_terminal_size(stream.fileno()).columns - 1
-    except (OSError, ValueError):  # not a terminal, or no file at all
+    except (OSError, ValueError):  # not a terminal, or not a file at all
         return None
 
 
 def fit(text: str, stream: TextIO | None = None) -> str:
-    """Return text whose labelled lines fit the stream's terminal; where there is none, the text as it is.
+    """Return text with its labelled lines wrapped to the stream's terminal; without a terminal, the text unchanged.
 
-    A line with a command to paste stays whole: the terminal wraps it, and a copy of it has no line breaks.
+    A line with a command to paste is kept whole: the terminal wraps it without adding line breaks to a copy.
     """
     if not (stream or sys.stdout).isatty():
         return text
@@ -68,7 +68,7 @@ def _fitted(line: str, width: int) -> str:
 def escaped(text: str) -> str:
     r"""Return text with control characters as escapes, such as ``\x1b``; line breaks and tabs stay.
 
-    What files, stores and names say must not move the cursor of a terminal or change its state.
+    Text from files, stores and names must not move the cursor of a terminal or change its state.
     """
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
@@ -84,7 +84,7 @@ def shell_command(*words: str) -> str:
 
 
 def never_fail_on_characters(*streams: TextIO | None) -> None:
-    """Have streams write a character that their encoding lacks in another way: ``λ`` as ``lambda``, others escaped."""
+    """Make streams replace characters that their encoding lacks: ``λ`` by ``lambda``, others by escapes."""
     codecs.register_error(_ERRORS, _replacement)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""URLs that a user gives: of files on this machine or of object storage, and never with secrets in them."""
+"""URLs given by a user: of local files or of object storage, and never with secrets in them."""
 
 import os
 import re
@@ -12,9 +12,9 @@ _USER = re.compile(r"://[^\s/]*@")
 
 
 def split_url(text: str) -> SplitResult | None:
-    """The parts of a URL; None for other text.
+    """Return the parts of a URL; None for other text.
 
-    Raises UsageError, which doesn't repeat the URL, if it is malformed or may hold credentials or a signature.
+    Raises UsageError if the URL is malformed or may hold credentials or a signature; the message doesn't repeat it.
     """
     match = _URL.match(text)
     if match is None:
@@ -25,20 +25,20 @@ def split_url(text: str) -> SplitResult | None:
         raise UsageError(f"a {match[1]}:// URL is malformed: give {match[1]}://NAME/PATH") from None
     if not _HOST.fullmatch(parts.netloc) or "=" in parts.query:
         raise UsageError(
-            f"a {match[1]}:// URL holds more than a name and a path: credentials don't belong there, where they would "
-            "be shown and stored; set them in the environment, as the service's own tools expect, and leave them out"
+            f"a {match[1]}:// URL holds more than a name and a path: credentials in it would be shown and stored; set "
+            "them in the environment, as the service's own tools expect"
         )
     return parts
 
 
 def file_path(parts: SplitResult) -> str:
-    """The path of a ``file://`` URL on this machine. Raises UsageError if it has none."""
+    """Return the local path of a ``file://`` URL. Raises UsageError if it has none."""
     path = os.fsdecode(unquote_to_bytes(parts.path))
     if parts.netloc not in ("", "localhost") or not path or "\0" in path:
-        raise UsageError(f"{parts.geturl()!r} is no path on this machine: give file:///PATH, without %00")
+        raise UsageError(f"{parts.geturl()!r} isn't a local path: give file:///PATH, without %00")
     return path
 
 
 def without_secrets(text: str) -> str:
-    """The text without what stands before the host in URLs."""
+    """Return the text without user names and passwords in URLs."""
     return _USER.sub("://…@", text)

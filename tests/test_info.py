@@ -118,7 +118,7 @@ def test_the_tuned_setting_is_told_and_a_record_that_is_none_is_damage(here):
     assert as_json("info")["tuned"]["perplexity"] == 40.25
     assert "k 512, λ 0.5, temperature 9.5 on 7 tokens of held-out documents" in run("info")
     (here / "books.knnstore" / "tuned.json").write_text('{"setting": 3}')
-    assert "tune again" in run("info", code=1)
+    assert "run 'knnstore tune' again" in run("info", code=1)
 
 
 def test_stores_lists_all_that_are_here_and_says_why_one_cannot_be_read(here):

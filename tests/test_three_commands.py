@@ -53,7 +53,7 @@ def test_the_three_commands_work_as_typed(built):
     assert [done.returncode for done in (ingest, index, score)] == [0, 0, 0], [d.stderr for d in (ingest, index, score)]
     assert "wiki-lm (shipped with knnstore)" in ingest.stderr
     assert ingest.stdout.startswith("store     books.knnstore: ")
-    assert "116 lists, not 4,096" in index.stderr  # which these keys are too few to train
+    assert "116 lists instead of 4,096" in index.stderr  # which these keys are too few to train
     assert "LM + books" in score.stdout
     assert "tuned on" in score.stdout
     assert (folder / "books").is_dir()

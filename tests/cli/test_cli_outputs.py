@@ -35,7 +35,7 @@ def test_a_url_is_refused_before_any_work(name, option, url, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, [name, option.opts[0], url])
     assert done.exit_code == 2
-    assert f"{option.opts[0]} {url}: results are written to this machine alone" in done.stderr
+    assert f"{option.opts[0]} {url}: results are written to local files only" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -286,7 +286,7 @@ def test_a_corpus_may_be_a_file_url(folder):
     assert paths(f"file://{folder}/a%20b") == [f"{folder}/a b/x.txt"]
     assert paths(f"file://localhost{folder}/a%20b/x.txt") == [f"{folder}/a b/x.txt"]
     for url in ("file:///a%00b", "file://elsewhere/a", "file://"):
-        with pytest.raises(UsageError, match="is no path on this machine"):
+        with pytest.raises(UsageError, match="isn't a local path"):
             find_sources([url])
 
 

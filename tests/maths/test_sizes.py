@@ -27,7 +27,7 @@ def test_any_text_is_a_size_within_bounds_or_refused(text):
 
 @pytest.mark.parametrize("text", ["1e400", "1e30", "9" * 400, "2000PB"])
 def test_a_size_that_no_machine_has_is_refused(text):
-    with pytest.raises(UsageError, match="more than an exbibyte"):
+    with pytest.raises(UsageError, match="more than one exbibyte"):
         parse_size(text)
 
 

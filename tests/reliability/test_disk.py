@@ -92,7 +92,7 @@ def test_space_is_looked_at_before_a_single_text_is_tokenised(begun, monkeypatch
     assert (code, asked) == (1, [])
     assert "the keys of about 1," in told  # 1,320 words are 1,400 tokens or so
     assert "tokens, by a sample of the text, need about " in told
-    assert "more on disk and 5.0 KB are free: make room, or choose another place with --store" in told
+    assert "more on disk, but 5.0 KB are free: make room or choose another place with --store" in told
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
