@@ -46,6 +46,18 @@ NARROWED = {
     ("lm", "mixing"): set[str](),
     ("suffixes", "mixing"): {"knnstore.mixing.matches"},
 }
+# Packages within a room: what they may see of the product besides themselves, and which modules they show to others.
+WITHIN = {
+    "knnstore.index.compute": (
+        {
+            "knnstore.datastore.block_sums",
+            "knnstore.datastore.mapped",
+            "knnstore.index.rotation",
+            "knnstore.neighbours",
+        },
+        {"choice", "coarse", "grouping", "protocols", "stored"},
+    ),
+}
 # The only rooms that may import a library; one that isn't named here is free.
 LIBRARIES = {
     "zarr": {"datastore"},
@@ -99,6 +111,7 @@ def breaches(source: str, module: Path) -> list[str]:
         return [f"knnstore/__init__.py imports {name}, so that everything would" for name in sorted(names)]
     room, found = room_of(module), []
     for name in sorted(set(imports_of(source, module))):
+        found += [f"{module} imports {name}, which {why}" for why in breaches_within(name, module)]
         top, _, rest = name.partition(".")
         if top != "knnstore":
             if room not in LIBRARIES.get(top, {room}):
@@ -114,6 +127,15 @@ def breaches(source: str, module: Path) -> list[str]:
                 f"{module} imports {name}; {room} may see only {NARROWED[room, other] or 'nothing'} of {other}"
             )
     return found
+
+
+def breaches_within(name: str, module: Path) -> Iterator[str]:
+    for package, (seen, shown) in WITHIN.items():
+        inside, its_own = ".".join(module.parts).startswith(f"{package}."), name.startswith(f"{package}.")
+        if inside and name.startswith("knnstore") and not its_own and name not in seen:
+            yield f"{package} may not see"
+        if its_own and not inside and name.removeprefix(f"{package}.") not in shown:
+            yield f"is {package}'s own"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
@@ -141,6 +163,8 @@ def test_pure_maths_needs_numpy_alone(module: Path) -> None:
         ("knnstore/corpus/rows.py", "from ..datastore import store"),
         ("knnstore/lm/loading.py", "from knnstore.datastore.store import Datastore"),
         ("knnstore/__init__.py", "import json"),
+        ("knnstore/index/join.py", "from knnstore.index.compute.kernel import load_kernel"),
+        ("knnstore/index/compute/native.py", "from knnstore.index.lists import SegmentLists"),
     ],
 )
 def test_a_breach_is_noticed(module: str, source: str) -> None:

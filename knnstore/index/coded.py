@@ -4,20 +4,22 @@ The codes of the probed lists are scanned with a table a list (asymmetric distan
 best candidates are then read here and there for their exact distances.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from knnstore.index.batch import Batch, Lists
+from knnstore.index.compute.stored import Candidates
 from knnstore.index.lists import SegmentLists
-from knnstore.index.quantiser import PQ_LEVELS, Float32, Int64, Quantiser
+from knnstore.index.quantiser import PQ_LEVELS, Quantiser
 from knnstore.index.rerank import rerank_exactly
-from knnstore.index.tiles import Batch, Lists
-from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 
-def look_up_codes(batch: Batch, lists: Lists, quantiser: Quantiser, k: int, rerank: int, *, rows: bool) -> Neighbours:
-    """The k nearest of the ``rerank`` × k keys whose codes are nearest, of all in the lists that each query probes.
+def look_up_codes(batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:
+    """Return the k nearest of the ``rerank`` × k keys whose codes are nearest, of all in the lists a query probes.
 
     ``lists`` are those of the codes; ``rows``: whether to say the neighbours' row numbers.
     """
@@ -26,8 +28,8 @@ def look_up_codes(batch: Batch, lists: Lists, quantiser: Quantiser, k: int, rera
     for line, (query, probed) in enumerate(zip(batch.queries, batch.probed, strict=True)):
         numbers = np.sort(probed)
         for number in numbers.tolist():
-            lists.read_ahead(number)
-        tables = _tables(query, numbers, quantiser)
+            _read_ahead(lists.parts, number)
+        tables = _tables(query, numbers, lists.quantiser)
         scans = [
             _scan(part, *part.bounds(number), table)
             for number, table in zip(numbers.tolist(), tables, strict=True)
@@ -38,7 +40,15 @@ def look_up_codes(batch: Batch, lists: Lists, quantiser: Quantiser, k: int, rera
         nearest = np.argpartition(distances, count - 1)[:count] if count else np.empty(0, np.int64)
         far[line, :count], values[line, :count] = distances[nearest], of_values[nearest]
         places[line, :count] = of_places[nearest]
-    return rerank_exactly(batch.queries, Neighbours(far, values, places), k, lists.parts, rows=rows)
+    return rerank_exactly(batch.queries, Candidates(far, values, places), k, lists.parts, rows=rows)
+
+
+def _read_ahead(parts: Sequence[SegmentLists], number: int) -> None:
+    """Ask the operating system to read the codes of a list meanwhile."""
+    for part in parts:
+        begin, end = part.bounds(number)
+        if begin < end:
+            part.codes.will_need(begin, end)
 
 
 def _tables(query: Float32, numbers: Int64, quantiser: Quantiser) -> torch.Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from knnstore.errors import CorruptStoreError
+from knnstore.neighbours import Int64
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Uint64 = np.ndarray[Any, np.dtype[np.uint64]]
 ReadHashes = Callable[[int, int, int], Uint64]
 """``(run, begin, end)``: the hashes of a run's rows ``[begin, end)``, ascending: uint64."""

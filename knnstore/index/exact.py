@@ -1,7 +1,8 @@
 """Exact search: every key, streamed in the order in which they lie; needs no index."""
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,12 @@ import torch
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
-from knnstore.index.compiled import CompiledNearest
-from knnstore.index.join import squared_distances
-from knnstore.index.nearest import concatenate, query_bytes, spare_slots
-from knnstore.index.selection import new_nearest, takes_units
-from knnstore.index.threads import query_threads
-from knnstore.index.train import decode
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.index.compute.choice import host_engine
+from knnstore.index.compute.protocols import TopK, query_bytes
+from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists, decode
+from knnstore.index.sharing import block_sizes, concatenate, query_threads
+from knnstore.neighbours import Float32, Neighbours
 
-_QUERIES_AT_ONCE = 2048
 _SCRATCH_BYTES = 2**26
 
 
@@ -30,7 +28,7 @@ def exact_search(
     memory: int = 2**30,
     progress: Callable[[int], None] | None = None,
 ) -> Neighbours:
-    """The k nearest of all keys of the store, in squared L2 of the stored keys to the queries.
+    """Return the k nearest of all keys of the store, in squared L2 of the stored keys to the queries.
 
     Args:
         store: a finished store, with or without an index.
@@ -44,8 +42,8 @@ def exact_search(
     """
     check_queries(queries, store.segments[0].dimension, k)
     sizes = block_sizes(len(queries), query_bytes(k, tags=rows) + 4 * queries.shape[1], memory - _SCRATCH_BYTES)
-    found = [_search_block(store, queries[begin:end], k, rows, progress) for begin, end in sizes]
-    return concatenate(found)
+    nearest = concatenate([_search_block(store, queries[begin:end], k, rows, progress) for begin, end in sizes])
+    return nearest.neighbours()
 
 
 def check_queries(queries: Float32, dimension: int, k: int) -> None:
@@ -59,64 +57,57 @@ def check_queries(queries: Float32, dimension: int, k: int) -> None:
         raise NumericsError(f"query {int(np.argmin(finite))} of {len(queries)} isn't finite: the LM overflowed")
 
 
-def block_sizes(count: int, bytes_each: int, memory: int) -> list[tuple[int, int]]:
-    """Even blocks ``[begin, end)`` of ``count`` queries that fit into ``memory`` bytes; at least one block."""
-    blocks = max(1, -(-count // max(1, memory // bytes_each)))
-    return list(pairwise(count * number // blocks for number in range(blocks + 1)))
-
-
 def _search_block(
     store: Datastore, queries: Float32, k: int, rows: bool, progress: Callable[[int], None] | None
-) -> Neighbours:
+) -> Candidates:
+    engine, largest_row = host_engine(), store.rows if rows else None
     # the mean is common to queries and keys; without it less is lost to cancellation
     centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
-    first_row = 0
     pairs = len(queries) * max(segment.plan.chunk_rows for segment in store.segments)
     with query_threads(len(queries), pairs) as (pool, shares):
-        scans = [_Scan(queries[share], centre, k, store.rows if rows else None) for share in shares]
-        for segment, hidden in zip(store.segments, store.hidden, strict=True):
-            for chunk in range(segment.chunks):
-                found = segment.chunk(chunk)
-                keys, values, numbers, count = found.keys, found.values, found.rows, len(found.rows)
-                if len(hidden.begins) and (out := hidden.contains(numbers)).any():
-                    keys, values, numbers = keys[~out], values[~out], numbers[~out]
-                tasks = [(scan, keys, segment.codec.scales, values, first_row + numbers) for scan in scans]
-                list(pool.map(lambda task: task[0].offer(*task[1:]), tasks))
-                if progress:
-                    progress(count * len(queries))
-            first_row += segment.rows
-        return concatenate(list(pool.map(lambda scan: scan.nearest.neighbours(), scans)))
+        probes = [_probes_of_all(np.ascontiguousarray(queries[share]), centre) for share in shares]
+        scans = [
+            engine.top_k(np.full(len(each.queries), np.inf, np.float32), k, largest_tag=largest_row) for each in probes
+        ]
+        for rows_of_chunk, lists in _stored_chunks(store, centre):
+            if lists is not None:
+                list(pool.map(_offer, scans, probes, repeat(lists)))
+            if progress:
+                progress(rows_of_chunk * len(queries))
+        return concatenate(list(pool.map(_candidates, scans)))
 
 
-class _Scan:
-    """One thread's queries, float32 (n, d), and their nearest so far. ``centre`` (d,) is near to queries and keys."""
+def _offer(scan: TopK, probes: Probes, lists: StoredLists) -> None:
+    scan.offer_lists([[lists]], probes)
 
-    def __init__(self, queries: Float32, centre: Float32, k: int, largest_row: int | None) -> None:
-        unlimited = np.full(len(queries), np.inf, np.float32)
-        self.nearest = new_nearest(unlimited, k, largest_tag=largest_row)
-        self._queries = np.ascontiguousarray(queries)
-        self._centre, self._rows = centre, largest_row is not None
-        self._everyone = np.arange(len(queries))
 
-    def offer(
-        self, stored: np.ndarray[Any, Any], scales: Float32 | None, values: np.ndarray[Any, Any], numbers: Int64
-    ) -> None:
-        """Offer stored keys, (rows, d), with their row numbers, to all the queries."""
-        tags = numbers if self._rows else None
-        if scales is not None and isinstance(self.nearest, CompiledNearest) and takes_units(stored.dtype):
-            self.nearest.offer_units(
-                self._queries, self._everyone, stored, scales, self._centre, values=values, tags=tags
-            )
-            return
-        size = spare_slots(self.nearest.k)
-        for start in range(0, len(stored), size):
-            tile = slice(start, start + size)
-            keys = torch.from_numpy(decode(stored[tile], scales) - self._centre)
-            self._offer_scores(keys, values[tile], None if tags is None else tags[tile])
+def _candidates(scan: TopK) -> Candidates:
+    return scan.candidates()
 
-    def _offer_scores(self, keys: torch.Tensor, values: np.ndarray[Any, Any], tags: Int64 | None) -> None:
-        for first in range(0, len(self._everyone), _QUERIES_AT_ONCE):
-            block = self._everyone[first : first + _QUERIES_AT_ONCE]
-            local = torch.from_numpy(self._queries[block] - self._centre)
-            scores, offsets = squared_distances(local, keys).numpy(), local.square().sum(1).numpy()
-            self.nearest.offer(block, scores, offsets, values, tags)
+
+def _stored_chunks(store: Datastore, centre: Float32) -> Iterator[tuple[int, StoredLists | None]]:
+    """Yield the rows of each chunk, and those that aren't hidden, if any, as a list whose centroid is the centre."""
+    first_row = 0
+    for segment, hidden in zip(store.segments, store.hidden, strict=True):
+        scales = segment.codec.scales
+        for number in range(segment.chunks):
+            chunk = segment.chunk(number)
+            arrays = [chunk.keys, chunk.values, chunk.rows]
+            if len(hidden.begins) and (out := hidden.contains(chunk.rows)).any():
+                arrays = [array[~out] for array in arrays]
+            lists = None
+            if len(arrays[0]):
+                keys, values, rows = (Column.of_array(array, np.array([len(array)])) for array in arrays)
+                residuals = partial(_residuals, scales, centre)
+                lists = StoredLists(np.zeros(1, np.int64), keys, residuals, scales, values, rows, first_row)
+            yield len(chunk.rows), lists
+        first_row += segment.rows
+
+
+def _probes_of_all(queries: Float32, centre: Float32) -> Probes:
+    """Return probes of one list by all the queries, with the centre (d,) as its centroid."""
+    return Probes(queries, centre[None], np.arange(len(queries)), np.array([0, len(queries)]))
+
+
+def _residuals(scales: Float32 | None, centre: Float32, stored: np.ndarray[Any, Any], number: int) -> torch.Tensor:
+    return torch.from_numpy(decode(stored, scales) - centre)

@@ -18,15 +18,16 @@ from knnstore.atomic import remove_folder, replacing_together, storage_errors, w
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
+from knnstore.index.compute.stored import decode
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index
-from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
-from knnstore.index.train import decode
+from knnstore.index.quantiser import Quantiser, load_quantiser
+from knnstore.neighbours import Int64
 from knnstore.objects.path import path_of
 from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
-_FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block that the kernel takes at a time, a thread
+_FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block, where threads share them out
 _MOST_THREADS = 16  # each holds some blocks
 MEASURED = 16  # of so many keys one has its quantisation error measured
 _MASK = 2**64 - 1
@@ -171,10 +172,10 @@ def over_blocks(
     quantiser: Quantiser, chunks: Iterable[tuple[int, int]], place: Callable[[slice], Result]
 ) -> list[Result]:
     """``place(block)`` of every block of rows of the chunks ``[first, last)``, while the next chunk is being read."""
-    # the kernel's calls share out the cores; the reference's torch and faiss use all of them in one call
-    threads = min(_MOST_THREADS, torch.get_num_threads()) if quantiser.is_compiled else 1
-    dimension = quantiser.centroids.shape[1]
-    size = max(_FEWEST, min(_BLOCK, _BLOCK_NUMBERS // dimension)) if quantiser.is_compiled else _BLOCK
+    threads, size = 1, _BLOCK
+    if quantiser.filling.in_threads:
+        threads = min(_MOST_THREADS, torch.get_num_threads())
+        size = max(_FEWEST, min(_BLOCK, _BLOCK_NUMBERS // quantiser.centroids.shape[1]))
     with ThreadPoolExecutor(threads) as pool:
         placed = []
         for first, last in chunks:

@@ -12,7 +12,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
 from knnstore.index.merge import OFFSETS, array_forms
 from knnstore.index.plan import CHECK, IndexFolder, SegmentReference, segment_reference
-from knnstore.index.quantiser import Int64
+from knnstore.neighbours import Int64
 
 _BLOCK = 2**20  # rows, a multiple of 8
 

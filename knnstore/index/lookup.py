@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.mapped import MappedArray
-from knnstore.index.compiled import items_at, squared_distances_of_pieces
-from knnstore.index.kernel import load_kernel
+from knnstore.index.batch import Batch, Lists
+from knnstore.index.compute.protocols import Engine
 from knnstore.index.lists import SegmentLists
 from knnstore.index.located import Located, read_sums
-from knnstore.index.selection import smallest
-from knnstore.index.tiles import Batch, Lists
-from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 FEW = 8
@@ -40,9 +37,9 @@ def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
     distances = np.full(shape, np.inf, np.float32)
     values, found = np.full(shape, ABSENT, np.int64), np.full(shape, ABSENT, np.int64)
     for line, (query, probed) in enumerate(zip(batch.queries, batch.probed, strict=True)):
-        probes = [_Probe(part, np.sort(probed), rows) for part in lists.parts]
-        met = _met([(probe, probe.distances(query, units=lists.units)) for probe in probes])
-        nearest = smallest(met.distances, k)
+        probes = [_Probe(part, np.sort(probed), lists.engine, rows) for part in lists.parts]
+        met = _met([(probe, probe.distances(query)) for probe in probes])
+        nearest = lists.engine.smallest(met.distances, k)
         distances[line, : len(nearest)] = met.distances[nearest]
         for number, probe in enumerate(probes):
             here = np.flatnonzero(met.probes[nearest] == number) if len(probes) > 1 else np.arange(len(nearest))
@@ -77,45 +74,23 @@ def _met(found: list[tuple["_Probe", Float32]]) -> _Met:
 class _Probe:
     """The lists ``numbers`` of a part: a key's *place* is where it is with those that aren't empty laid end to end."""
 
-    def __init__(self, part: SegmentLists, numbers: Int64, rows: bool) -> None:
+    def __init__(self, part: SegmentLists, numbers: Int64, engine: Engine, rows: bool) -> None:
         self.part = part
-        self.lists = Located(part, numbers, [part.keys, part.values, part.rows][: 3 if rows else 2])
+        self.lists = Located(part, numbers, [part.keys, part.values, part.rows][: 3 if rows else 2], engine)
+        self._engine = engine
 
-    def distances(self, query: Float32, *, units: bool) -> Float32:
-        """Squared distances of all keys, float32 (keys,); infinite for hidden ones."""
+    def distances(self, query: Float32) -> Float32:
+        """Return squared distances of all keys, float32 (keys,); infinite for hidden ones."""
         if not len(self.lists.numbers):
             return np.empty(0, np.float32)
         self.lists.ask_for()
         self.lists.verify()
-        far = self._measured(query, units)
+        distances = self._engine.squared_distances(query, self.lists.column(self.part.keys), self.part.scales)
         hidden = self.lists.hidden()
         if hidden is not None:
-            far[hidden] = np.inf
-        return far
-
-    def _measured(self, query: Float32, units: bool) -> Float32:
-        part, keys = self.part, self.lists.of(self.part.keys)
-        if units:
-            assert part.scales is not None
-            return squared_distances_of_pieces(query, keys.addresses, keys.counts, part.scales)
-        far = np.empty(int(self.lists.counts.sum()), np.float32)
-        end = 0
-        # one list at a time, so that its decoded keys are still in the processor's cache when they are multiplied
-        for row, count in zip(self.lists.begins.tolist(), self.lists.counts.tolist(), strict=True):
-            gaps = decode(part.keys.rows(row, row + count), part.scales)
-            gaps -= query
-            np.einsum("nd,nd->n", gaps, gaps, out=far[end : end + count])
-            end += count
-        return far
+            distances[hidden] = np.inf
+        return distances
 
     def items(self, array: MappedArray, places: Int64) -> np.ndarray[Any, Any]:
-        """What an array holds of the keys at some places, (n,)."""
-        if load_kernel() is None:
-            ends = np.cumsum(self.lists.counts)
-            lists = np.searchsorted(ends, places, side="right")
-            return array.take(self.lists.begins[lists] + places - (ends - self.lists.counts)[lists])
-        pieces = self.lists.of(array)
-        ends = np.cumsum(pieces.counts)
-        piece = np.searchsorted(ends, places, side="right")
-        within = places - (ends - pieces.counts)[piece]
-        return items_at(pieces.addresses[piece] + within * array.dtype.itemsize, array.dtype)
+        """Return what an array holds of the keys at some places, (n,)."""
+        return self._engine.take(self.lists.column(array), places)

@@ -20,7 +20,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.index.cuts import Uint64, cut_list
 from knnstore.index.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
-from knnstore.index.quantiser import Int64
+from knnstore.neighbours import Int64
 from knnstore.objects.path import ObjectPath, path_of
 from knnstore.objects.service import at_once
 

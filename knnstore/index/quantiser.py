@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import faiss
 import numpy as np
@@ -11,21 +10,14 @@ import torch
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.datastore.keycodec import LARGEST
 from knnstore.errors import CorruptStoreError
-from knnstore.index.assignment import CompiledFilling
-from knnstore.index.grouping import by_list
-from knnstore.index.kernel import load_kernel
+from knnstore.index.compute.choice import host_engine
+from knnstore.index.compute.coarse import CoarseLists
+from knnstore.index.compute.protocols import Filling, Uint8
 from knnstore.index.plan import IndexFolder
-from knnstore.index.rotation import rotate
-
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Uint8 = np.ndarray[Any, np.dtype[np.uint8]]
+from knnstore.neighbours import Float32, Int64
 
 PQ_LEVELS = 256
 TASK = "quantizer"
-_FLAT_LISTS, _FLAT_PROBED_LISTS = 256, 1024
-_ASSIGN_CELLS = 4  # 99.8 % of the keys get their nearest list
-_SEARCH_CELLS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,72 +33,30 @@ class Quantiser:
     codebooks: Float32
     axes: Float32 | None = None
 
+    @cached_property
+    def filling(self) -> Filling:
+        """Who assigns and encodes."""
+        return host_engine().filling(self._coarse, self.codebooks, self.axes)
+
+    @cached_property
+    def _coarse(self) -> CoarseLists:
+        return CoarseLists(self.cells, self.centroids)
+
     def assign(self, keys: Float32) -> Int64:
-        """The list of each key ``(n, d)``: int64 ``(n,)``."""
-        if self._compiled is None:
-            return self.assign_by_product(keys)
-        lists, close = self._compiled.assign(keys, _ASSIGN_CELLS)
-        if close.any():
-            lists[close] = self.assign_by_product(keys[close])
-        return lists
-
-    def assign_by_product(self, keys: Float32) -> Int64:
-        """The reference of ``assign``, by torch and faiss."""
-        if self._is_flat(_ASSIGN_CELLS, _FLAT_LISTS):
-            return np.asarray(self._flat.search(keys, 1)[1][:, 0])
-        near = np.asarray(self._cell_index.search(keys, _ASSIGN_CELLS)[1])
-        nearest = torch.full((len(keys),), torch.inf)
-        lists = torch.empty(len(keys), dtype=torch.int64)
-        points, norms = torch.from_numpy(keys), self._norms
-        for cell, chose in by_list(near, len(self.cells)):
-            numbers = torch.from_numpy(self._members[cell])
-            if not len(numbers):
-                continue
-            members, centroids = torch.from_numpy(chose), torch.from_numpy(self.centroids[self._members[cell]])
-            least, place = torch.addmm(norms[numbers], points[members], centroids.T, alpha=-2).min(dim=1)
-            nearer = least < nearest[members]
-            nearest[members[nearer]] = least[nearer]
-            lists[members[nearer]] = numbers[place[nearer]]
-        lost = torch.isinf(nearest).numpy()
-        assigned: Int64 = lists.numpy()
-        if lost.any():  # all their cells are empty
-            assigned[lost] = self._flat.search(keys[lost], 1)[1][:, 0]
-        return assigned
-
-    def probe(self, queries: Float32, nprobe: int, cells: int = _SEARCH_CELLS) -> Int64:
-        """The ``nprobe`` lists nearest to each query ``(n, d)``, nearest first: int64 ``(n, nprobe)``."""
-        nlist = len(self.centroids)
-        if nprobe >= nlist:
-            return np.broadcast_to(np.arange(nlist), (len(queries), nlist))
-        # cells for four times as many lists as are wanted, so that a query near a border still finds its own
-        cells = max(cells, -(-4 * nprobe * len(self.cells) // nlist))
-        if self._is_flat(cells, _FLAT_PROBED_LISTS):
-            return np.asarray(self._flat.search(queries, nprobe)[1])
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe = cells
-        lists = np.asarray(self._by_cell.search(queries, nprobe, params=parameters)[1])
-        short = np.flatnonzero(lists[:, -1] < 0)  # their cells hold too few lists
-        if len(short):
-            lists[short] = self._flat.search(queries[short], nprobe)[1]
-        return lists
-
-    def _is_flat(self, cells: int, lists: int) -> bool:
-        """Whether comparing with every centroid is as quick as choosing cells first."""
-        return len(self.centroids) <= lists or cells >= len(self.cells)
+        """Return the list of each key ``(n, d)``: int64 ``(n,)``."""
+        return self.filling.assign(keys)
 
     def encode(self, keys: Float32, lists: Int64) -> Uint8:
-        """PQ codes of the keys' residuals, uint8 ``(n, pq_bytes)``."""
-        if self._compiled is None or self.axes is not None:
-            return self.encode_by_faiss(keys, lists)
-        codes, close = self._compiled.encode(keys, lists)
-        if close.any():
-            codes[close] = self.encode_by_faiss(keys[close], lists[close])
-        return codes
+        """Return PQ codes of the keys' residuals: uint8 ``(n, pq_bytes)``."""
+        return self.filling.encode(keys, lists)
 
-    def encode_by_faiss(self, keys: Float32, lists: Int64) -> Uint8:
-        """The reference of ``encode``."""
-        residuals = keys - self.centroids[lists]
-        return np.asarray(self._product.compute_codes(residuals if self.axes is None else rotate(residuals, self.axes)))
+    def probe(self, queries: Float32, nprobe: int) -> Int64:
+        """Return the ``nprobe`` lists nearest to each query ``(n, d)``, nearest first: int64 ``(n, nprobe)``."""
+        return self._coarse.probe(queries, nprobe)
+
+    def cells_of_lists(self) -> Int64:
+        """Return the cell nearest to each list's centroid: int64 ``(nlist,)``."""
+        return self._coarse.cells_of_lists()
 
     def decode(self, codes: Uint8) -> torch.Tensor:
         """Residuals that the codes stand for, float32 ``(n, d)``."""
@@ -132,62 +82,6 @@ class Quantiser:
     @cached_property
     def _codebook_rows(self) -> torch.Tensor:
         return torch.from_numpy(self.codebooks).flatten(0, 1)
-
-    @cached_property
-    def _flat(self) -> Any:
-        index = faiss.IndexFlatL2(self.centroids.shape[1])
-        index.add(self.centroids)
-        return index
-
-    @cached_property
-    def _cell_index(self) -> Any:
-        cells = faiss.IndexFlatL2(self.cells.shape[1])
-        cells.add(self.cells)
-        return cells
-
-    def cells_of_lists(self) -> Int64:
-        """The cell nearest to each list's centroid: int64 ``(nlist,)``."""
-        return np.asarray(self._cell_index.search(self.centroids, 1)[1][:, 0])
-
-    @cached_property
-    def _members(self) -> list[Int64]:
-        """The numbers of each cell's centroids."""
-        groups = dict(by_list(self.cells_of_lists()[:, None], len(self.cells)))
-        return [groups.get(cell, np.empty(0, np.int64)) for cell in range(len(self.cells))]
-
-    @cached_property
-    def _norms(self) -> torch.Tensor:
-        return torch.from_numpy(self.centroids).square().sum(1)
-
-    @cached_property
-    def _compiled(self) -> CompiledFilling | None:
-        kernel = load_kernel()
-        if kernel is None:
-            return None
-        flat = self._is_flat(_ASSIGN_CELLS, _FLAT_LISTS)
-        cells, members = (self.cells[:1], [np.arange(len(self.centroids))]) if flat else (self.cells, self._members)
-        codebooks = self.codebooks if self.axes is None else self.codebooks[:0]  # it codes along the keys' own axes
-        return CompiledFilling(kernel, cells, self.centroids, members, codebooks)
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the kernel assigns and encodes: one thread a call, and as many calls at a time as there are cores."""
-        return self._compiled is not None
-
-    @cached_property
-    def _by_cell(self) -> Any:
-        cells = self._cell_index
-        index = faiss.IndexIVFFlat(cells, self.cells.shape[1], len(self.cells))
-        index.is_trained = True
-        index.add(self.centroids)
-        return index
-
-    @cached_property
-    def _product(self) -> Any:
-        size, _, width = self.codebooks.shape
-        product = faiss.ProductQuantizer(size * width, size, 8)
-        faiss.copy_array_to_vector(self.codebooks.ravel(), product.centroids)
-        return product
 
 
 def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:

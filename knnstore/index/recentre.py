@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from knnstore.index.kmeans import Float32, Int64, allot
+from knnstore.index.compute.stored import decode
+from knnstore.index.kmeans import allot
 from knnstore.index.lists import SegmentLists
 from knnstore.index.plan import IndexPlan
 from knnstore.index.quantiser import Quantiser, TrainingErrors
-from knnstore.index.train import PQ_ROWS, decode, mean_error, train_codes
+from knnstore.index.train import PQ_ROWS, mean_error, train_codes
+from knnstore.neighbours import Float32, Int64
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it
 _KEPT_BACK, _MOST_KEPT_BACK = 16, 4096  # every sixteenth key, of the lists laid end to end, or fewer

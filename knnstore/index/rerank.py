@@ -5,20 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.index.compute.stored import Candidates, decode
 from knnstore.index.lists import SegmentLists
-from knnstore.index.train import decode
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 
 def rerank_exactly(
-    queries: Float32, candidates: Neighbours, k: int, parts: Sequence[SegmentLists], *, rows: bool
+    queries: Float32, candidates: Candidates, k: int, parts: Sequence[SegmentLists], *, rows: bool
 ) -> Neighbours:
-    """The k nearest of each query's candidates, whose ``rows`` are places in list order over all segments."""
+    """Return the k nearest of each query's candidates, whose tags are places in list order over all segments."""
     distances = np.full((len(queries), k), np.inf, np.float32)
     values = np.full((len(queries), k), ABSENT, np.int64)
-    found = np.full((len(queries), k), ABSENT, np.int64) if rows else None
-    places = candidates.rows
+    numbers = np.full((len(queries), k), ABSENT, np.int64) if rows else None
+    places = candidates.tags
     assert places is not None
+    assert candidates.values is not None
     for query, key in enumerate(queries):
         here = np.flatnonzero(places[query] != ABSENT)
         here = here[np.argsort(places[query, here])]  # one sweep over the map
@@ -29,9 +30,9 @@ def rerank_exactly(
         count = len(order)
         distances[query, :count] = squared[order]
         values[query, :count] = candidates.values[query, here[order]]
-        if found is not None:
-            found[query, :count] = _read(parts, near[order], "rows")
-    return Neighbours(distances, values, found)
+        if numbers is not None:
+            numbers[query, :count] = _read(parts, near[order], "rows")
+    return Neighbours(distances, values, numbers)
 
 
 def _read(parts: Sequence[SegmentLists], places: Int64, what: str) -> np.ndarray[Any, Any]:

@@ -1,11 +1,10 @@
 """Rotations of keys before they are coded: principal axes, and those of optimised product quantisation."""
 
-from typing import Any
-
 import faiss
 import numpy as np
 
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
+from knnstore.neighbours import Float32
+
 _OPQ_ROWS = 16_384
 _OPQ_ROUNDS = 12
 

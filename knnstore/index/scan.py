@@ -1,87 +1,90 @@
-"""The join by the compiled kernel: many lists in one call, so that a list costs Python nothing."""
+"""How a join goes through the lists: some at a time, the disk asked for the next ones before."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from knnstore.index.compiled import PIECE, CompiledNearest
-from knnstore.index.grouping import members_of_lists
+from knnstore.index.batch import Batch, Lists
+from knnstore.index.compute.grouping import members_of_lists
+from knnstore.index.compute.protocols import TopK
+from knnstore.index.compute.stored import Column, Probes, StoredLists
 from knnstore.index.located import Located
-from knnstore.index.quantiser import Int64
-from knnstore.index.tiles import Batch, Lists
+from knnstore.neighbours import Int64
 
-_BYTES_AT_ONCE = 2**24  # of keys in whole lists: of maps that are held, and how often progress is told
+_BYTES_AT_ONCE = 2**24  # of keys in whole lists: of maps that are held, and how often progress is reported
+_NUMBER_BYTES = 8  # of a key's value and tag
 
 
 def scan_lists(
-    nearest: CompiledNearest, batch: Batch, lists: Lists, share: float, advance: Callable[[int], None]
+    top_k: TopK, batch: Batch, lists: Lists, advance: Callable[[int], None], *, share: float = 1.0, values: bool = True
 ) -> Int64:
     """Offer a share of each list, from its head, to the queries that probe it; return the keys of each: (nlist,).
 
-    Hidden keys are neither offered nor counted.
+    Hidden keys are neither offered nor counted. ``values``: whether they are offered along.
     """
-    members, bounds = members_of_lists(batch.probed, len(lists.centroids))
+    members, bounds = members_of_lists(batch.probed, len(lists))
     asking = np.diff(bounds)
     offered = np.zeros(len(asking), np.int64)
-    for numbers, located in _groups(nearest, lists, np.flatnonzero(asking), share):
-        tables = [_pieces(nearest, one) for one in located]
-        pieces = np.concatenate([pieces for pieces, _ in tables])
-        pieces = pieces[np.argsort(pieces["list"], kind="stable")]  # a list of all parts before the next list
-        nearest.offer_lists(pieces, lists.centroids, batch.queries, members, bounds)
-        for one, (_, hidden) in zip(located, tables, strict=True):
-            offered[one.numbers] += one.counts
-            if hidden is not None:
-                np.subtract.at(offered, one.spread(one.numbers)[hidden], 1)
-        advance(int(asking[numbers].sum()))
+
+    def groups() -> Iterator[list[StoredLists]]:
+        for numbers, located in _located(lists, np.flatnonzero(asking), share, values):
+            yield [_stored(lists, one, values) for one in located]
+            for one in located:
+                hidden = one.hidden()
+                offered[one.numbers] += one.counts
+                if hidden is not None:
+                    np.subtract.at(offered, one.spread(one.numbers)[hidden], 1)
+            advance(int(asking[numbers].sum()))
+
+    top_k.offer_lists(groups(), Probes(batch.queries, lists.quantiser.centroids, members, bounds))
     return offered
 
 
-def _groups(
-    nearest: CompiledNearest, lists: Lists, numbers: Int64, share: float
-) -> Iterator[tuple[Int64, list[Located]]]:
-    """The lists ``numbers``, some at a time, verified; the disk is asked for the next ones before."""
+def _located(lists: Lists, numbers: Int64, share: float, values: bool) -> Iterator[tuple[Int64, list[Located]]]:
+    """Yield the lists ``numbers``, some at a time, verified."""
     if not len(numbers):
         return
-    row_bytes = lists.centroids.shape[1]
+    array = lists.array(lists.parts[0])
+    row_bytes = array.dtype.itemsize * array.shape[1] + _NUMBER_BYTES
     # of a share too, since the pages around what is touched are mapped along
     group = np.cumsum(lists.sizes()[numbers] * row_bytes) // _BYTES_AT_ONCE
     groups = np.split(numbers, np.flatnonzero(np.diff(group)) + 1)
-    following = _asked_for(nearest, lists, groups[0], share)
+    following = _asked_for(lists, groups[0], share, values)
     for number, here in enumerate(groups):
         located = following
         if number + 1 < len(groups):
-            following = _asked_for(nearest, lists, groups[number + 1], share)
+            following = _asked_for(lists, groups[number + 1], share, values)
         for one in located:
             one.verify()
         yield here, located
 
 
-def _asked_for(nearest: CompiledNearest, lists: Lists, numbers: Int64, share: float) -> list[Located]:
-    found = []
+def _asked_for(lists: Lists, numbers: Int64, share: float, values: bool) -> list[Located]:
+    located = []
     for part in lists.parts:
-        arrays = [part.keys, *([part.values] if nearest.values else []), *([part.rows] if nearest.tags else [])]
-        found.append(Located(part, numbers, arrays, share))
-        found[-1].ask_for(again=True)
-    return found
+        arrays = [lists.array(part), *([part.values] if values else []), *([part.rows] if lists.tags == "rows" else [])]
+        located.append(Located(part, numbers, arrays, lists.engine, share))
+        located[-1].ask_for(again=True)
+    return located
 
 
-def _pieces(
-    nearest: CompiledNearest, located: Located
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]] | None]:
-    """PIECE (p,) of located lists, and which of their keys are hidden, which they point to as well."""
-    part, keys = located.part, located.of(located.part.keys)
-    pieces = np.zeros(len(keys.counts), PIECE)
-    pieces["units"], pieces["count"], pieces["list"] = keys.addresses, keys.counts, located.numbers[keys.ranges]
-    assert part.scales is not None
-    pieces["scales"] = part.scales.ctypes.data
-    # the arrays of a part have as many rows a chunk, so the pieces are cut at the same rows
-    if nearest.values:
-        pieces["values"], pieces["value_bytes"] = located.of(part.values).addresses, part.values.dtype.itemsize
-    if nearest.tags:
-        pieces["rows"], pieces["row_bytes"] = located.of(part.rows).addresses, part.rows.dtype.itemsize
-        pieces["first_row"] = part.first_row
+def _stored(lists: Lists, located: Located, values: bool) -> StoredLists:
+    part, stored = located.part, located.column(lists.array(located.part))
+    counts = stored.pieces.counts
     hidden = located.hidden()
-    if hidden is not None:
-        pieces["hidden"] = hidden.ctypes.data + np.cumsum(keys.counts) - keys.counts
-    return pieces, hidden
+    tags = None
+    if lists.tags == "rows":
+        tags = located.column(part.rows)
+    elif lists.tags == "positions":
+        tags = Column.of_array(located.positions(), counts)
+    return StoredLists(
+        located.numbers[stored.pieces.ranges],
+        stored,
+        lists.residuals(part),
+        part.scales,
+        # the arrays of a part have as many rows a chunk, so the pieces are cut at the same rows
+        located.column(part.values) if values else None,
+        tags,
+        part.first_row,
+        None if hidden is None else Column.of_array(hidden, counts),
+    )

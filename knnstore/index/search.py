@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from copy import copy
 from functools import cached_property
-from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -12,19 +11,19 @@ import torch
 
 from knnstore.datastore.store import SUFFIX, Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError, UsageError
+from knnstore.index.batch import Batch, Lists, Tags
 from knnstore.index.coded import look_up_codes
-from knnstore.index.exact import block_sizes, check_queries, exact_search
+from knnstore.index.compute.choice import host_engine, joins_on
+from knnstore.index.compute.protocols import query_bytes
+from knnstore.index.exact import check_queries, exact_search
 from knnstore.index.join import join_in_threads
 from knnstore.index.lists import SegmentLists
 from knnstore.index.lookup import FEW, look_up, prepare
-from knnstore.index.nearest import concatenate, query_bytes
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
-from knnstore.index.quantiser import Int64, Quantiser, load_quantiser
+from knnstore.index.quantiser import Quantiser, load_quantiser
 from knnstore.index.rerank import rerank_exactly
-from knnstore.index.selection import takes_units
-from knnstore.index.tensors import device_memory
-from knnstore.index.tiles import Batch, Lists, ReadTags, coded_residuals, positions, stored_residuals, stored_rows
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.index.sharing import block_sizes, concatenate
+from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
 from knnstore.terminal import shell_command
 
@@ -48,9 +47,10 @@ class Searcher:
     ) -> None:
         """``unchecked``: an index of these segments that isn't the store's yet, nor has passed its self-check.
 
-        ``device``: where bulk joins are computed, None for the CPU's kernel or NumPy.
+        ``device``: where bulk joins are computed, None for this host's engine.
         """
-        self._device = device
+        self._engine = host_engine()
+        self._joins = joins_on(device)
         self._store = store
         self._folder = unchecked or _finished_index(store)
         self.plan: IndexPlan = self._folder.plan
@@ -135,9 +135,8 @@ class Searcher:
         if method not in ("lists", "quantised"):
             raise UsageError(f"method {method!r} is none of auto, lists, quantised, exact")
         nprobe = self._lists_probed(nprobe)
-        lists = self._lists(method, positions if rerank else stored_rows if rows else None)
-        if self._device is not None and self._device.type == "cuda":
-            memory = min(memory, device_memory(self._device))
+        lists = self._lists(method, "positions" if rerank else "rows" if rows else None)
+        memory = self._joins.memory(memory)
         queries = np.ascontiguousarray(queries)
         each = query_bytes(max(1, rerank) * k, tags=lists.tags is not None) + 8 * self.plan.dimension + 24 * nprobe
         found = []
@@ -149,8 +148,8 @@ class Searcher:
                 if progress:
                     progress(batch.probed.size)
                 continue
-            neighbours = join_in_threads(batch, lists, max(1, rerank) * k, progress)
-            found.append(rerank_exactly(block, neighbours, k, self._parts, rows=rows) if rerank else neighbours)
+            nearest = join_in_threads(batch, lists, max(1, rerank) * k, progress)
+            found.append(rerank_exactly(block, nearest, k, self._parts, rows=rows) if rerank else nearest.neighbours())
         return self._checked(concatenate(found))
 
     def _checked(self, neighbours: Neighbours) -> Neighbours:
@@ -164,15 +163,12 @@ class Searcher:
                 )
         return neighbours
 
-    def _lists(self, method: Method, tags: ReadTags | None) -> Lists:
-        read = stored_residuals if method == "lists" else coded_residuals
-        mapped = attrgetter("keys" if method == "lists" else "codes")
-        units = method == "lists" and takes_units(np.dtype(self.plan.key_dtype))
-        return Lists(self._parts, self._quantiser.centroids, mapped, read(self._quantiser), tags, units, self._device)
+    def _lists(self, method: Method, tags: Tags | None) -> Lists:
+        return Lists(self._parts, self._quantiser, self._engine, self._joins, coded=method == "quantised", tags=tags)
 
     def _looked_up(self, batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:
         if rerank:
-            return look_up_codes(batch, lists, self._quantiser, k, rerank, rows=rows)
+            return look_up_codes(batch, lists, k, rerank, rows=rows)
         return look_up(batch, lists, k, rows=rows)
 
     def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
@@ -186,7 +182,7 @@ class Searcher:
             key_bytes=key_bytes,
             pq_bytes=plan.pq_bytes,
             k=k,
-            rates=NATIVE_LOOKUP if takes_units(key_dtype) else REFERENCE_LOOKUP,
+            rates=NATIVE_LOOKUP if self._engine.scans(key_dtype) else REFERENCE_LOOKUP,
             cold=max(0.0, 1 - _machine_bytes() / (rows * key_bytes)) if rows else 0.0,
         )
 

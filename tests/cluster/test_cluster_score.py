@@ -13,7 +13,7 @@ from make_keys import ClusteredKeys, make_store
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.index.join import squared_distances
+from knnstore.index.compute.tiles import squared_distances
 from knnstore.index.search import Searcher
 from knnstore.lm.forward import ScoredTokens, key_model
 from knnstore.lm.spec import LmSpec

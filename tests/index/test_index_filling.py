@@ -1,4 +1,4 @@
-"""Filling: the kernel's choices are the reference's, rows are in one order, a cut through a list finds its place."""
+"""Filling: rows are in one order, a cut through a list finds its place."""
 
 import numpy as np
 import pytest
@@ -8,95 +8,15 @@ from hypothesis import strategies as st
 from knnstore.datastore.arrays import create_array, write_chunk, write_raw_chunks
 from knnstore.index.cuts import cut_list
 from knnstore.index.fill import list_order, shuffle_key
-from knnstore.index.kernel import load_kernel
-from knnstore.index.kmeans import two_level_kmeans
 from knnstore.index.quantiser import Quantiser, train_codebooks
-
-needs_kernel = pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
-
-
-def made_quantiser(keys, nlist, cells, pq_bytes):
-    coarse, centroids = two_level_kmeans(
-        lambda rows: keys[rows], len(keys), nlist, cells, seed=0, advance=lambda _: None
-    )
-    unfinished = Quantiser(coarse, centroids, np.empty((0, 0, 0), np.float32))
-    lists = unfinished.assign_by_product(keys)
-    return Quantiser(coarse, centroids, train_codebooks(keys - centroids[lists], pq_bytes, 0))
-
-
-def clustered(rows, dimension, seed=0):
-    generator = np.random.default_rng(seed)
-    centres = 3 * generator.standard_normal((50, dimension), np.float32)
-    return centres[generator.integers(50, size=rows)] + generator.standard_normal((rows, dimension), np.float32)
-
-
-@needs_kernel
-@pytest.mark.parametrize(
-    ("dimension", "nlist", "cells", "pq_bytes"),
-    [(64, 300, 17, 16), (64, 40, 6, 8), (6, 300, 17, 6), (100, 260, 16, 25), (24, 1, 1, 2), (256, 64, 8, 64)],
-)
-def test_the_kernel_chooses_the_lists_and_codes_of_the_reference(dimension, nlist, cells, pq_bytes):
-    keys = clustered(3000, dimension)
-    quantiser = made_quantiser(keys[:1500], nlist, cells, pq_bytes)
-    assert quantiser.is_compiled
-    lists = quantiser.assign_by_product(keys)
-    np.testing.assert_array_equal(quantiser.assign(keys), lists)
-    np.testing.assert_array_equal(quantiser.encode(keys, lists), quantiser.encode_by_faiss(keys, lists))
 
 
 def test_of_no_keys_there_are_no_errors():
     """As of a short chunk of keys in list order, none of whose rows is one that is measured."""
-    quantiser, none = made_quantiser(clustered(600, 16), 30, 6, 4), np.empty((0, 16), np.float32)
+    keys, none = np.random.default_rng(0).standard_normal((600, 16), np.float32), np.empty((0, 16), np.float32)
+    quantiser = Quantiser(keys[:6], keys[:30], train_codebooks(keys, 4, 0))
     lists = quantiser.assign(none)
     assert quantiser.errors(none, lists, quantiser.encode(none, lists)).shape == (0,)
-
-
-@needs_kernel
-@pytest.mark.parametrize("rows", [1, 5, 63, 65])
-def test_a_few_keys_are_chosen_for_like_many(rows):
-    keys = clustered(600, 16)
-    quantiser = made_quantiser(keys, 300, 17, 4)
-    lists = quantiser.assign(keys)
-    np.testing.assert_array_equal(quantiser.assign(keys[:rows]), lists[:rows])
-    np.testing.assert_array_equal(quantiser.encode(keys[:rows], lists[:rows]), quantiser.encode(keys, lists)[:rows])
-
-
-@needs_kernel
-def test_what_rounding_could_decide_is_left_to_the_reference():
-    """Keys half way between two centroids, to the last bit or but for it, and between two code words."""
-    centroids = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 8, 0]], np.float32)
-    codebooks = np.zeros((2, 256, 2), np.float32)
-    codebooks[:, :, 0] = np.arange(256)
-    quantiser = Quantiser(centroids[:1], centroids, codebooks)
-    half = np.array([[1, 0, 0, 0], [np.nextafter(np.float32(1), np.float32(2)), 0, 0, 0], [1, 0, 4, 0]], np.float32)
-    assert quantiser._compiled is not None
-    assert quantiser._compiled.assign(half, 4)[1].all()
-    np.testing.assert_array_equal(quantiser.assign(half), quantiser.assign_by_product(half))
-    middle = np.array([[0.5, 0, 3.5, 0]], np.float32)
-    assert quantiser._compiled.encode(middle, np.array([0]))[1].all()
-    far = np.array([[0.1, 0, 0.1, 0]], np.float32)
-    assert not quantiser._compiled.assign(far, 4)[1].any()
-    assert not quantiser._compiled.encode(far, np.array([0]))[1].any()
-
-
-@needs_kernel
-def test_keys_whose_cells_hold_no_list_get_one_all_the_same():
-    """Centroids that all lie near the first of many cells: the others' keys have none to choose from."""
-    generator = np.random.default_rng(0)
-    cells = np.concatenate([np.zeros((1, 4)), 100 + generator.standard_normal((9, 4))]).astype(np.float32)
-    centroids = generator.standard_normal((300, 4)).astype(np.float32)
-    quantiser = Quantiser(cells, centroids, np.zeros((1, 256, 4), np.float32))
-    keys = np.float32(100) + generator.standard_normal((50, 4)).astype(np.float32)
-    np.testing.assert_array_equal(quantiser.assign(keys), quantiser.assign_by_product(keys))
-
-
-def test_without_the_kernel_the_reference_stands_alone(monkeypatch):
-    monkeypatch.setattr("knnstore.index.quantiser.load_kernel", lambda: None)
-    keys = clustered(600, 16)
-    quantiser = made_quantiser(keys, 300, 17, 4)
-    assert not quantiser.is_compiled
-    lists = quantiser.assign(keys)
-    np.testing.assert_array_equal(quantiser.encode(keys, lists), quantiser.encode_by_faiss(keys, lists))
 
 
 @given(st.data())

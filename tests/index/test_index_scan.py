@@ -6,18 +6,13 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.compiled import CompiledNearest
-from knnstore.index.kernel import load_kernel
+from knnstore.index.batch import Batch
+from knnstore.index.compute.choice import host_engine
 from knnstore.index.scan import scan_lists
 from knnstore.index.search import Searcher
-from knnstore.index.selection import takes_units
-from knnstore.index.tiles import Batch, stored_rows
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
-pytestmark = pytest.mark.skipif(
-    not takes_units(np.dtype(np.int8)), reason="there is no kernel, or the processor has no AVX-512 VNNI"
-)
 NPROBE, LIMIT = 12, 5000  # bytes
 
 
@@ -37,12 +32,12 @@ def queries():
 
 @pytest.mark.parametrize("share", [1 / 16, 1.0])
 def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(searcher, queries, share, monkeypatch):
-    calls = []
     monkeypatch.setattr("knnstore.index.scan._BYTES_AT_ONCE", LIMIT)
-    monkeypatch.setattr(CompiledNearest, "offer_lists", lambda self, pieces, *rest: calls.append(pieces["list"].copy()))
+    top_k, groups = host_engine().top_k(np.full(len(queries), np.inf, np.float32), 50, largest_tag=6000), []
+    monkeypatch.setattr(type(top_k), "offer_lists", lambda self, given, probes: groups.extend(given))
     batch = Batch(queries, searcher.probe(queries, NPROBE))
-    nearest = CompiledNearest(load_kernel(), np.full(len(queries), np.inf, np.float32), 50, tags=True)
-    scan_lists(nearest, batch, searcher._lists("lists", stored_rows), share, lambda pairs: None)
+    scan_lists(top_k, batch, searcher._lists("lists", "rows"), lambda pairs: None, share=share)
+    calls = [np.concatenate([lists.lists for lists in group]) for group in groups]
     sizes = searcher.list_sizes() * 16
     assert len(calls) > 3
     assert all(sizes[np.unique(numbers)].sum() < LIMIT + sizes.max() for numbers in calls)

@@ -120,9 +120,9 @@ def test_a_query_looked_up_by_codes_finds_what_the_lists_hold_if_re_ranked_deep_
 
 
 @pytest.mark.parametrize(("key_dtype", "removed"), [("float16", False), ("int8", False), ("float16", True)])
-def test_the_join_on_a_device_finds_what_numpy_finds(tmp_path, monkeypatch, key_dtype, removed):
+def test_the_join_on_a_device_finds_what_numpy_finds(tmp_path, switch_kernel_off, key_dtype, removed):
     """On CPU tensors: the same products, so the same distances, values and rows to the last bit."""
-    monkeypatch.setattr("knnstore.index.selection.load_kernel", lambda: None)
+    switch_kernel_off()
     keys = clustered_keys(20_200, 8, clusters=3)
     segments = [keys[:15_000], keys[15_000:20_000]]
     store = make_store(tmp_path / "s", segments, key_dtype=key_dtype, chunk_rows=4096, document_rows=500)

@@ -18,10 +18,11 @@ from benchmarks.measuring import Result, Settings, Table
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
+from knnstore.index.compute.stored import decode
 from knnstore.index.kmeans import two_level_kmeans
 from knnstore.index.quantiser import Quantiser, train_codebooks
 from knnstore.index.rotation import optimised_axes, principal_axes
-from knnstore.index.train import PQ_ROWS, decode
+from knnstore.index.train import PQ_ROWS
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import Float32, Int64, Neighbours

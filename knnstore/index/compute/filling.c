@@ -1,6 +1,6 @@
 /* The inner loops of filling: the list that each key lies nearest to, and its product-quantised code.
  *
- * The reference is quantiser.py, by torch and faiss. Here distances are float32 as well, in another order of additions;
+ * The reference is coarse.py and reference.py, by torch and faiss. Here distances are float32 as well, in another order of additions;
  * so whatever is so close to another choice that rounding could decide is marked, and the caller asks the reference.
  * Nothing is allocated and nothing is kept: the caller owns all memory and has checked all sizes.
  *
@@ -145,17 +145,17 @@ static void *cut(char **scratch, int64_t bytes) {
 
 /* Bytes of nearest_lists' scratch. */
 int64_t nearest_lists_bytes(int64_t n, int64_t probed, int64_t cells) {
-    return 8 * n * probed + 12 * n + 4 * KEYS * (cells + PANEL) + 8 * (cells + 1) + 8 * 64;
+    return 8 * n * probed + 12 * n + 4 * KEYS * (cells + PANEL) + 8 * (cells + 1) + 8 * (probed + 1) + 10 * 64;
 }
 
-/* The `probed` cells nearest to one key, of scores (cells); mark it if the next is as near. */
+/* The `probed` cells nearest to one key, of scores (cells); mark it if the next is as near. held and places have room
+ * for probed + 1. */
 static void nearest_cells(
-    const float *scores, int64_t cells, int64_t probed, float norm, float slack, int32_t *near, uint8_t *close
+    const float *restrict scores, int64_t cells, int64_t probed, float norm, float slack, float *restrict held,
+    int32_t *restrict places, int32_t *near, uint8_t *close
 ) {
-    float held[64];
     int64_t count = 0;
     const int64_t wanted = probed + 1; /* and the next */
-    int32_t places[64];
     for (int32_t cell = 0; cell < cells; cell++) {
         const float here = scores[cell];
         if (count == wanted && !(here < held[count - 1])) continue;
@@ -170,8 +170,8 @@ static void nearest_cells(
 /* The list nearest to each of n keys (n, d), among those of the `probed` < cells nearest cells, or of the only one.
  *
  * cell_panels: the cells themselves. panels: the lists, cell by cell, each in panels of its own; those of cell c begin
- * at starts[c] (cells + 1). numbers: the list that each place in the panels stands for. probed <= 32. close (n): 1
- * where the reference has to be asked. */
+ * at starts[c] (cells + 1). numbers: the list that each place in the panels stands for. close (n): 1 where the
+ * reference has to be asked. */
 void nearest_lists(
     const float *keys, int64_t n, int64_t d, int64_t probed, const float *cell_panels, int64_t cells,
     const int64_t *starts, const float *panels, const int64_t *numbers, float slack, int64_t *lists, uint8_t *close,
@@ -179,7 +179,8 @@ void nearest_lists(
 ) {
     int32_t *near = cut(&scratch, 4 * n * probed), *order = cut(&scratch, 4 * n * probed);
     float *norms = cut(&scratch, 4 * n), *best = cut(&scratch, 4 * n), *second = cut(&scratch, 4 * n);
-    float *scores = cut(&scratch, 4 * KEYS * (cells + PANEL));
+    float *scores = cut(&scratch, 4 * KEYS * (cells + PANEL)), *near_scores = cut(&scratch, 4 * (probed + 1));
+    int32_t *near_cells = cut(&scratch, 4 * (probed + 1));
     int64_t *ends = cut(&scratch, 8 * (cells + 1));
     const int64_t cell_count = (cells + PANEL - 1) / PANEL, wide = cell_count * PANEL;
     for (int64_t i = 0; i < n; i++) {
@@ -198,7 +199,9 @@ void nearest_lists(
         for (int64_t q = 0; q < KEYS && i + q < n; q++) {
             int32_t *here = near + (i + q) * probed;
             if (cells > 1)
-                nearest_cells(scores + q * wide, cells, probed, norms[i + q], slack, here, close + i + q);
+                nearest_cells(
+                    scores + q * wide, cells, probed, norms[i + q], slack, near_scores, near_cells, here, close + i + q
+                );
             else
                 *here = 0;
             for (int64_t p = 0; p < probed; p++) ends[here[p] + 1]++;

@@ -1,11 +1,16 @@
-"""Sharing out queries to threads."""
+"""Sharing out queries, to threads and to blocks that fit into the memory, and laying results end to end."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import pairwise
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+
+Block = TypeVar("Block")
 
 _FEWEST_A_THREAD = 128
 _FEWEST_PAIRS = 10_000
@@ -30,3 +35,19 @@ def query_threads(queries: int, pairs: float) -> Iterator[tuple[ThreadPoolExecut
             yield pool, shares
     finally:
         torch.set_num_threads(threads)
+
+
+def block_sizes(count: int, bytes_each: int, memory: int) -> list[tuple[int, int]]:
+    """Return even blocks ``[begin, end)`` of ``count`` queries that fit into ``memory`` bytes; at least one block."""
+    blocks = max(1, -(-count // max(1, memory // bytes_each)))
+    return list(pairwise(count * number // blocks for number in range(blocks + 1)))
+
+
+def concatenate(blocks: list[Block]) -> Block:
+    """Return the ``Candidates`` or ``Neighbours`` of consecutive blocks of queries as one."""
+    first: Any = blocks[0]
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = [[getattr(block, field.name) for block in blocks] for field in fields(first)]
+    whole: Block = type(first)(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    return whole

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
+from knnstore.neighbours import Int64
 
 
 def members_of_lists(chosen: Int64, lists: int) -> tuple[Int64, Int64]:

@@ -1,6 +1,6 @@
 /* The inner loops of the join, for machines with a C compiler; kernel.py compiles and loads this file.
  *
- * Every function has a reference in NumPy and torch (nearest.py, join.py) that computes the same. Nothing is allocated
+ * Every function has a reference in NumPy and torch (reference.py, tiles.py) that computes the same. Nothing is allocated
  * and nothing is kept here: the caller owns all memory and has checked all sizes.
  */
 #include <math.h>
@@ -42,7 +42,7 @@ typedef struct {
     float *thresholds;
     uint64_t *work;
     int64_t capacity, stride, k;
-} Nearest;
+} TopK;
 
 /* Some consecutive keys of a list: int8 (count, d), in the units that scales (d) has. values and rows are unsigned
  * integers of so many bytes, NULL where they aren't kept; a key's tag is first_row + its row. hidden: a byte a key, not 0
@@ -96,14 +96,14 @@ static void range_of(const float *distances, int64_t count, uint32_t *least, uin
 }
 
 /* The survivors of a query by distance, ties in the order in which they came: the slot of each is an item's low half. */
-static uint64_t *sorted(const Nearest *nearest, int64_t query) {
-    const float *distances = nearest->distances + query * nearest->stride;
-    const int64_t count = nearest->counts[query];
-    uint64_t *items = nearest->work;
+static uint64_t *sorted(const TopK *top_k, int64_t query) {
+    const float *distances = top_k->distances + query * top_k->stride;
+    const int64_t count = top_k->counts[query];
+    uint64_t *items = top_k->work;
     uint32_t least, most;
     range_of(distances, count, &least, &most);
     for (int64_t i = 0; i < count; i++) items[i] = (uint64_t)(bits_of(distances[i]) - least) << 32 | (uint64_t)i;
-    return sort_items(items, items + nearest->capacity, count, most - least);
+    return sort_items(items, items + top_k->capacity, count, most - least);
 }
 
 /* Where the k smallest of n distances lie, smallest first, ties in order; returns how many are finite. work: 2 n. */
@@ -139,61 +139,61 @@ static void take_words(const uint32_t *row, const uint64_t *order, int64_t count
 }
 
 /* Keep the k nearest of a full row; the k-th distance becomes the query's threshold. */
-static void compact(const Nearest *nearest, int64_t query) {
-    uint64_t *order = sorted(nearest, query);
-    uint64_t *unused = order == nearest->work ? order + nearest->capacity : nearest->work;
+static void compact(const TopK *top_k, int64_t query) {
+    uint64_t *order = sorted(top_k, query);
+    uint64_t *unused = order == top_k->work ? order + top_k->capacity : top_k->work;
     uint32_t *scratch = (uint32_t *)unused;
-    const int64_t k = nearest->k, first = query * nearest->stride;
-    gather_words((uint32_t *)(nearest->distances + first), order, k, scratch);
-    if (nearest->values) gather_words(nearest->values + first, order, k, scratch);
-    if (nearest->tags) gather_words(nearest->tags + first, order, k, scratch);
-    nearest->counts[query] = k;
-    const float last = nearest->distances[first + k - 1];
-    if (last < nearest->thresholds[query]) nearest->thresholds[query] = last;
+    const int64_t k = top_k->k, first = query * top_k->stride;
+    gather_words((uint32_t *)(top_k->distances + first), order, k, scratch);
+    if (top_k->values) gather_words(top_k->values + first, order, k, scratch);
+    if (top_k->tags) gather_words(top_k->tags + first, order, k, scratch);
+    top_k->counts[query] = k;
+    const float last = top_k->distances[first + k - 1];
+    if (last < top_k->thresholds[query]) top_k->thresholds[query] = last;
 }
 
 /* The k nearest of queries [0, n), nearest first, padded with inf and -1: distances, values, tags (n, k), what is kept. */
-void select_nearest(const Nearest *nearest, int64_t n, float *distances, int64_t *values, int64_t *tags) {
-    const int64_t k = nearest->k;
+void select_nearest(const TopK *top_k, int64_t n, float *distances, int64_t *values, int64_t *tags) {
+    const int64_t k = top_k->k;
     for (int64_t query = 0; query < n; query++) {
-        const uint64_t *order = sorted(nearest, query);
-        const int64_t first = query * nearest->stride, to = query * k;
-        const int64_t count = nearest->counts[query] < k ? nearest->counts[query] : k;
-        for (int64_t i = 0; i < count; i++) distances[to + i] = nearest->distances[first + (uint32_t)order[i]];
+        const uint64_t *order = sorted(top_k, query);
+        const int64_t first = query * top_k->stride, to = query * k;
+        const int64_t count = top_k->counts[query] < k ? top_k->counts[query] : k;
+        for (int64_t i = 0; i < count; i++) distances[to + i] = top_k->distances[first + (uint32_t)order[i]];
         for (int64_t i = count; i < k; i++) distances[to + i] = INFINITY;
-        if (values) take_words(nearest->values + first, order, count, k, values + to);
-        if (tags) take_words(nearest->tags + first, order, count, k, tags + to);
+        if (values) take_words(top_k->values + first, order, count, k, values + to);
+        if (tags) take_words(top_k->tags + first, order, count, k, tags + to);
     }
 }
 
 /* ---- comparing --------------------------------------------------------------------------------------------------- */
 
 /* Make room for `more` survivors of a query; return its limit: what a score has to be below. */
-static float limit_with_room(const Nearest *nearest, int64_t query, int64_t more, float offset) {
-    if (nearest->counts[query] + more > nearest->capacity) compact(nearest, query);
-    return nearest->thresholds[query] - offset;
+static float limit_with_room(const TopK *top_k, int64_t query, int64_t more, float offset) {
+    if (top_k->counts[query] + more > top_k->capacity) compact(top_k, query);
+    return top_k->thresholds[query] - offset;
 }
 
 #if INT8_PRODUCTS
 /* Append those of LANES keys whose bit is set. */
 static inline void append(
-    const Nearest *nearest, int64_t query, __mmask16 below, __m512 scores, float offset, const uint32_t *values,
+    const TopK *top_k, int64_t query, __mmask16 below, __m512 scores, float offset, const uint32_t *values,
     const uint32_t *tags
 ) {
-    const int64_t at = query * nearest->stride + nearest->counts[query];
+    const int64_t at = query * top_k->stride + top_k->counts[query];
     const __m512 distances = _mm512_max_ps(_mm512_add_ps(scores, _mm512_set1_ps(offset)), _mm512_setzero_ps());
-    _mm512_storeu_ps(nearest->distances + at, _mm512_maskz_compress_ps(below, distances));
-    if (nearest->values)
-        _mm512_storeu_si512(nearest->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
-    if (nearest->tags)
-        _mm512_storeu_si512(nearest->tags + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(tags)));
-    nearest->counts[query] += __builtin_popcount(below);
+    _mm512_storeu_ps(top_k->distances + at, _mm512_maskz_compress_ps(below, distances));
+    if (top_k->values)
+        _mm512_storeu_si512(top_k->values + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(values)));
+    if (top_k->tags)
+        _mm512_storeu_si512(top_k->tags + at, _mm512_maskz_compress_epi32(below, _mm512_loadu_si512(tags)));
+    top_k->counts[query] += __builtin_popcount(below);
 }
 #endif
 
 /* Offer t keys to m queries: scores (m, t); a distance is score + offset. values and tags, where they are kept, have room for t rounded up to LANES. */
 void offer_scores(
-    const Nearest *nearest, const float *scores, int64_t m, int64_t t, const int64_t *queries, const float *offsets,
+    const TopK *top_k, const float *scores, int64_t m, int64_t t, const int64_t *queries, const float *offsets,
     const uint32_t *values, const uint32_t *tags
 ) {
     for (int64_t i = 0; i < m; i++) {
@@ -201,24 +201,24 @@ void offer_scores(
         const int64_t query = queries[i];
         for (int64_t j = 0; j < t; j += LANES) {
             const int64_t width = t - j < LANES ? t - j : LANES;
-            float limit = limit_with_room(nearest, query, width, offset);
+            float limit = limit_with_room(top_k, query, width, offset);
 #if INT8_PRODUCTS
             const __mmask16 inside = (__mmask16)((1u << width) - 1);
             const __m512 here = _mm512_maskz_loadu_ps(inside, row + j);
             const __mmask16 below = _mm512_mask_cmp_ps_mask(inside, here, _mm512_set1_ps(limit), _CMP_LT_OQ);
-            if (below) append(nearest, query, below, here, offset, values + j, tags + j);
+            if (below) append(top_k, query, below, here, offset, values + j, tags + j);
 #else
             int any = 0;
             for (int64_t lane = 0; lane < width; lane++) any |= row[j + lane] < limit;
             if (!any) continue;
-            const int64_t first = query * nearest->stride;
+            const int64_t first = query * top_k->stride;
             for (int64_t lane = 0; lane < width; lane++) {
                 if (!(row[j + lane] < limit)) continue;
-                const int64_t at = first + nearest->counts[query]++;
+                const int64_t at = first + top_k->counts[query]++;
                 const float distance = row[j + lane] + offset;
-                nearest->distances[at] = distance > 0 ? distance : 0;
-                if (nearest->values) nearest->values[at] = values[j + lane];
-                if (nearest->tags) nearest->tags[at] = tags[j + lane];
+                top_k->distances[at] = distance > 0 ? distance : 0;
+                if (top_k->values) top_k->values[at] = values[j + lane];
+                if (top_k->tags) top_k->tags[at] = tags[j + lane];
             }
 #endif
         }
@@ -483,7 +483,7 @@ static void pack_piece(const Piece *piece, int64_t begin, int64_t t, int64_t d, 
 }
 
 /* Offer the t packed keys to the m packed queries `members`. */
-static void offer_packed(const Nearest *nearest, const Packed *packed, int64_t t, const int64_t *members, int64_t m) {
+static void offer_packed(const TopK *top_k, const Packed *packed, int64_t t, const int64_t *members, int64_t m) {
     const int64_t wide = packed->wide;
     for (int64_t i = 0; i < m; i += QUERIES) {
         const int64_t here = m - i < QUERIES ? m - i : QUERIES;
@@ -495,7 +495,7 @@ static void offer_packed(const Nearest *nearest, const Packed *packed, int64_t t
                 const __m512i above = _mm512_set1_epi32(packed->shifts[2 * (i + q)]);
                 const __m512i below = _mm512_set1_epi32(packed->shifts[2 * (i + q) + 1]);
                 const __m512 step = _mm512_set1_ps(packed->steps[i + q]);
-                const float offset = packed->offsets[i + q], limit = limit_with_room(nearest, query, KEYS, offset);
+                const float offset = packed->offsets[i + q], limit = limit_with_room(top_k, query, KEYS, offset);
                 for (int64_t half = 0; half < 2; half++) {
                     const int64_t key = first + half * LANES;
                     const __m512 coarse = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[q][half][0], above));
@@ -504,7 +504,7 @@ static void offer_packed(const Nearest *nearest, const Packed *packed, int64_t t
                     const __m512 scores = _mm512_fmadd_ps(product, step, _mm512_loadu_ps(packed->norms + key));
                     const __mmask16 nearer = _mm512_cmp_ps_mask(scores, _mm512_set1_ps(limit), _CMP_LT_OQ);
                     if (nearer)
-                        append(nearest, query, nearer, scores, offset, packed->values + key, packed->tags + key);
+                        append(top_k, query, nearer, scores, offset, packed->values + key, packed->tags + key);
                 }
             }
         }
@@ -517,7 +517,7 @@ static void offer_packed(const Nearest *nearest, const Packed *packed, int64_t t
  * A query is rounded to 16 bits, relative to its largest component less the list's centroid (nlist, d); all else is
  * exact up to float32. scratch: scan_bytes, aligned to 64. */
 void scan_lists(
-    const Nearest *nearest, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
+    const TopK *top_k, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
     const int64_t *members, const int64_t *bounds, char *scratch
 ) {
     Packed packed = laid_out(scratch, d);
@@ -535,17 +535,17 @@ void scan_lists(
             for (int64_t begin = 0; begin < piece->count; begin += KEYS_AT_ONCE) {
                 const int64_t more = piece->count - begin, t = more < KEYS_AT_ONCE ? more : KEYS_AT_ONCE;
                 pack_piece(piece, begin, t, d, centroid, &packed);
-                offer_packed(nearest, &packed, t, members + from, m);
+                offer_packed(top_k, &packed, t, members + from, m);
             }
         }
     }
 }
 #else
 void scan_lists(
-    const Nearest *nearest, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
+    const TopK *top_k, const Piece *pieces, int64_t n, int64_t d, const float *centroids, const float *queries,
     const int64_t *members, const int64_t *bounds, char *scratch
 ) {
-    (void)nearest, (void)pieces, (void)n, (void)d, (void)centroids, (void)queries, (void)members, (void)bounds;
+    (void)top_k, (void)pieces, (void)n, (void)d, (void)centroids, (void)queries, (void)members, (void)bounds;
     (void)scratch;
 }
 #endif

@@ -12,9 +12,10 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.c", "filling.c"))
 SWITCH = "KNNSTORE_KERNEL"
@@ -28,36 +29,28 @@ class KernelWarning(UserWarning):
 
 
 class Survivors(ctypes.Structure):
-    """``Nearest`` of kernel.c."""
+    """``TopK`` of kernel.c."""
 
     _fields_ = [
-        ("distances", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("tags", ctypes.c_void_p),
-        ("counts", ctypes.c_void_p),
-        ("thresholds", ctypes.c_void_p),
-        ("work", ctypes.c_void_p),
-        ("capacity", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
-        ("k", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("distances", "values", "tags", "counts", "thresholds", "work")),
+        *((name, ctypes.c_int64) for name in ("capacity", "stride", "k")),
     ]
 
 
-@lru_cache(maxsize=1)
 def load_kernel() -> Any:
-    """The kernel's functions, built if need be; None where there is none. What fails is told in one warning."""
+    """Return the kernel's functions, built if need be; None where there is none. A failure is a warning."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "no") or compiler is None or os.name != "posix":
         return None
     try:
         return _declared(_loaded(compiler))
     except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
+        reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(
-            f"the search kernel can't be built with {compiler} ({str(told).strip()[-300:]}): searches go on without "
+            f"the search kernel can't be built with {compiler} ({str(reason).strip()[-300:]}): searches go on without "
             f"it, more slowly; {SWITCH}=off keeps this from being tried",
             KernelWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return None
 
@@ -112,36 +105,43 @@ def _digest(compiler: str) -> str:
     parts = [*texts, compiler, *_FLAGS, platform.machine(), platform.processor()]
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
-        told = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
-        parts += sorted({line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))})
+        lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
+        parts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _declared(library: Any) -> Any:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    nearest = ctypes.POINTER(Survivors)
-    library.int8_products.restype = ctypes.c_int
-    library.checksums.restype = ctypes.c_int
-    library.damaged_block.restype = number
-    library.damaged_block.argtypes = [*[pointer] * 4, number]
-    library.scan_bytes.restype = number
-    library.scan_bytes.argtypes = [number]
-    library.nearest_lists_bytes.restype = number
-    library.nearest_lists_bytes.argtypes = [number] * 3
-    library.smallest.restype = number
-    library.smallest.argtypes = [pointer, number, number, pointer, pointer]
-    one = ctypes.c_float
+    pointer, number, single, top_k = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.POINTER(Survivors)
     functions = {
-        "nearest_lists": [pointer, *[number] * 3, pointer, number, *[pointer] * 3, one, *[pointer] * 3],
-        "encode_residuals": [pointer, number, number, pointer, pointer, number, pointer, one, *[pointer] * 3],
-        "select_nearest": [nearest, number, pointer, pointer, pointer],
-        "unit_distances_of": [pointer, pointer, pointer, number, number, pointer, pointer],
-        "take_items": [pointer, number, number, pointer],
-        "will_need": [pointer, pointer, *[number] * 3],
-        "offer_scores": [nearest, pointer, number, number, pointer, pointer, pointer, pointer],
-        "scan_lists": [nearest, pointer, number, number, *[pointer] * 5],
+        "int8_products": (ctypes.c_int, []),
+        "checksums": (ctypes.c_int, []),
+        "damaged_block": (number, [*[pointer] * 4, number]),
+        "scan_bytes": (number, [number]),
+        "nearest_lists_bytes": (number, [number] * 3),
+        "smallest": (number, [pointer, number, number, pointer, pointer]),
+        "nearest_lists": (None, [pointer, *[number] * 3, pointer, number, *[pointer] * 3, single, *[pointer] * 3]),
+        "encode_residuals": (
+            None,
+            [pointer, number, number, pointer, pointer, number, pointer, single, *[pointer] * 3],
+        ),
+        "select_nearest": (None, [top_k, number, pointer, pointer, pointer]),
+        "unit_distances_of": (None, [pointer, pointer, pointer, number, number, pointer, pointer]),
+        "take_items": (None, [pointer, number, number, pointer]),
+        "will_need": (None, [pointer, pointer, *[number] * 3]),
+        "offer_scores": (None, [top_k, pointer, number, number, *[pointer] * 4]),
+        "scan_lists": (None, [top_k, pointer, number, number, *[pointer] * 5]),
     }
-    for name, types in functions.items():
+    for name, (result, arguments) in functions.items():
         function = getattr(library, name)
-        function.restype, function.argtypes = None, types
+        function.restype, function.argtypes = result, arguments
     return library
+
+
+def address(array: np.ndarray[Any, Any] | None) -> int | None:
+    """Return where an array lies in memory, None for none."""
+    return None if array is None else array.__array_interface__["data"][0]  # quicker than through ctypes
+
+
+def addresses(*arrays: np.ndarray[Any, Any] | None) -> list[int | None]:
+    """Return where arrays lie in memory."""
+    return [address(array) for array in arrays]

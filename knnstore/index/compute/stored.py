@@ -1,0 +1,114 @@
+"""What an engine is handed: keys as they are stored, in pieces of memory, and the queries that ask for them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from knnstore.datastore.mapped import Pieces
+from knnstore.neighbours import Float32, Int64, Neighbours
+
+Residuals = Callable[[np.ndarray[Any, Any], int], torch.Tensor]
+"""Turns stored keys or codes, (rows, …), of a list into keys minus the list's centroid: float32 (rows, d)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """Rows of one array in pieces of memory; each row is of ``dtype`` and ``shape``."""
+
+    pieces: Pieces
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+
+    @classmethod
+    def of_array(cls, array: np.ndarray[Any, Any], counts: Int64) -> "Column":
+        """Return the rows of an array in memory, cut into pieces of ``counts`` rows, int64 (pieces,)."""
+        array = np.ascontiguousarray(array)
+        starts = (np.cumsum(counts) - counts) * (array.dtype.itemsize * math.prod(array.shape[1:]))
+        ranges, maps = np.arange(len(counts)), {0: (array, None)}
+        pieces = Pieces(ranges, np.zeros_like(ranges), starts, counts, starts + array.ctypes.data, maps)  # type: ignore[arg-type]
+        return cls(pieces, array.dtype, array.shape[1:])
+
+    def rows(self, piece: int, first: int = 0, last: int | None = None) -> np.ndarray[Any, Any]:
+        """Return a view of a piece's rows ``[first, last)``, to its end if ``last`` is None."""
+        count = (int(self.pieces.counts[piece]) if last is None else last) - first
+        items = math.prod(self.shape)
+        mapped, _ = self.pieces.maps[int(self.pieces.chunks[piece])]
+        start = int(self.pieces.starts[piece]) + first * items * self.dtype.itemsize
+        return np.frombuffer(mapped, self.dtype, count * items, start).reshape(count, *self.shape)
+
+    def find(self, places: Int64) -> tuple[Int64, Int64]:
+        """Return the piece of each place, of the rows laid end to end, and its row there: int64 (n,) each."""
+        ends = np.cumsum(self.pieces.counts)
+        piece = np.searchsorted(ends, places, side="right")
+        return piece, places - (ends - self.pieces.counts)[piece]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredLists:
+    """Keys, or their codes, of some lists of one segment. All columns are cut into the same pieces.
+
+    ``lists``: int64 (pieces,), the list that each is of, ascending. ``scales``: of int8 keys, float32 (d,).
+    ``tags``: numbers to be kept with the keys, each more by ``first_tag``. ``hidden``: bool, what is not to be found.
+    """
+
+    lists: Int64
+    stored: Column
+    residuals: Residuals
+    scales: Float32 | None = None
+    values: Column | None = None
+    tags: Column | None = None
+    first_tag: int = 0
+    hidden: Column | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes:
+    """Contiguous float32 ``queries`` (n, d) and ``centroids`` (lists, d), and who probes which list.
+
+    List i is probed by the queries members[bounds[i] : bounds[i + 1]], int64, and its keys lie near its centroid,
+    which is subtracted from both to lose less to cancellation.
+    """
+
+    queries: Float32
+    centroids: Float32
+    members: Int64
+    bounds: Int64
+
+    def of(self, number: int) -> Int64:
+        """Return the queries that probe a list."""
+        return self.members[self.bounds[number] : self.bounds[number + 1]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The k nearest keys of each query, nearest first, with the tags that they were offered with.
+
+    ``distances``: float32 (queries, k), inf where fewer than k were found. ``values``, ``tags``: int64 (queries, k),
+    −1 likewise; None where none are kept.
+    """
+
+    distances: Float32
+    values: Int64 | None
+    tags: Int64 | None
+
+    @property
+    def columns(self) -> tuple[Float32, Int64 | None, Int64 | None]:
+        """Distances, values and tags."""
+        return self.distances, self.values, self.tags
+
+    def neighbours(self) -> Neighbours:
+        """Return them as neighbours, whose rows their tags are."""
+        assert self.values is not None
+        return Neighbours(self.distances, self.values, self.tags)
+
+
+def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
+    """Return float32 keys ``(n, d)`` of stored ones; torch converts float16 twenty times faster than NumPy."""
+    keys: Float32 = torch.from_numpy(stored).to(torch.float32).numpy()
+    if scales is not None:
+        keys *= scales
+    return keys
