@@ -1,4 +1,4 @@
-"""Files -> documents -> parts of tokens, in bounded memory and in an order that never varies."""
+"""Files -> documents -> parts of tokens, in bounded memory and in a fixed order."""
 
 from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.listing import Listing, Source

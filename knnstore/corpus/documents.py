@@ -20,12 +20,12 @@ from knnstore.errors import CorpusError
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text that isn't empty, and where it comes from.
+    """A text that isn't empty, and its origin.
 
-    ``path`` is its file's; ``record`` the number from 0 of its line or row, None where the file is the document;
-    ``id`` what a field or column of that name says. ``pieces`` joined are the text: one piece, unless it is longer
-    than ``ReadOptions.piece_chars``. They are read from the file as they are asked for: take all of them before the
-    next document. ``source``: of a pair of texts the one that the text is a translation of.
+    ``path``: of its file. ``record``: number from 0 of its line or row, None if the file is the document. ``id``: value
+    of the field or column ``id``. ``pieces``: the text, in one piece unless it is longer than
+    ``ReadOptions.piece_chars``; they are read on demand, so consume them before the next document. ``source``: in a
+    pair of texts, the text that was translated.
     """
 
     path: str
@@ -36,17 +36,17 @@ class Document:
 
     @property
     def digest(self) -> "hashlib._Hash":
-        """SHA-256 of what stands before the text: of a pair the source and a NUL, which no text has."""
+        """Return a SHA-256 to be updated with the text; for a pair it starts with the source and a NUL."""
         return hashlib.sha256(b"" if self.source is None else self.source.encode() + b"\0")
 
 
 def read_documents(
     source: Source, options: ReadOptions | None = None, counts: ReadCounts | None = None
 ) -> Iterator[Document]:
-    """The documents of a file that have any text, in order; ``counts`` is added to along the way.
+    """Yield the documents of a file that have any text, in order, and update ``counts``.
 
-    Raises CorpusError naming the file and the line, row or byte where the text can't be read as asked, and
-    ResourceError where the system doesn't let it be read. Either can come in the middle of a document's pieces.
+    Raises CorpusError with the file and the line, row or byte of text that can't be read under ``options``, and
+    ResourceError if the system fails to read it. Both can be raised in the middle of a document's pieces.
     """
     options = options or ReadOptions()
     counts = ReadCounts() if counts is None else counts
@@ -76,7 +76,7 @@ def _pieces(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterato
 
 
 def _is_usable(source: Source) -> bool:
-    """Whether all of a text file decodes: known only after a pass of its own, before any of it is given out."""
+    """Return whether a whole text file decodes, by a separate pass before any of it is yielded."""
     try:
         for _ in _texts(source, ReadOptions(), ReadCounts()):
             pass
@@ -105,7 +105,7 @@ def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterat
                 raise CorpusError(f"{source.path!r}, {place}: {error}") from None
             counts.skipped += 1
         else:
-            # a pair is never cut, and without either side is empty
+            # a pair is never cut, and is empty if either side is
             pieces = (
                 iter([text] if text and beside else []) if options.pairs else cut_pieces([text], options.piece_chars)
             )
@@ -113,7 +113,7 @@ def _records(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterat
 
 
 def _unparsed(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[tuple[int, Callable[[], Record]]]:
-    """Record numbers, and what makes each into a record or raises UnusableTextError."""
+    """Yield record numbers with a function that parses the record or raises UnusableTextError."""
     if options.pairs is not None:
         yield from unparsed_pairs(source, options, counts)
     elif source.kind in ("jsonl", "json"):

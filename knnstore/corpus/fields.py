@@ -1,4 +1,4 @@
-"""Fields of records by name: ``a.b`` is the field ``b`` of what ``a`` holds, unless a field has that very name."""
+"""Fields of records by name: ``a.b`` is the field ``b`` inside ``a``, unless a field is itself called ``a.b``."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from knnstore.corpus.text import UnusableTextError
 from knnstore.errors import CorpusError
 
-SKIP_HINT = "correct it, or leave such records out with --errors skip"
+SKIP_HINT = "correct it or skip such records with --errors skip"
 _BYTES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -24,7 +24,7 @@ _BYTES = (
 
 
 def field_path(tree: Any, name: str) -> tuple[str, ...]:
-    """The keys that lead from nested mappings to the field. Raises KeyError if there is none."""
+    """Return the keys that lead through nested mappings to the field. Raises KeyError if it is missing."""
     if not isinstance(tree, Mapping):
         raise KeyError(name)
     if name in tree:
@@ -39,7 +39,7 @@ def field_path(tree: Any, name: str) -> tuple[str, ...]:
 
 
 def string_in(record: Mapping[str, Any], name: str, hint: str) -> str:
-    """The string in a field of a JSON object. Raises UnusableTextError if there is none; ``hint``: what to do then."""
+    """Return the string in a field of a JSON object. Raises UnusableTextError, with ``hint``, if there is none."""
     try:
         value = reduce(lambda inner, key: inner[key], field_path(record, name), record)
     except KeyError:
@@ -51,9 +51,9 @@ def string_in(record: Mapping[str, Any], name: str, hint: str) -> str:
 
 
 def column_path(schema: Any, path: str, name: str, hint: str) -> tuple[str, ...]:
-    """The column, and the fields inside it, that hold the text of a Parquet file of that schema.
+    """Return the column, and the fields inside it, that hold the text of a Parquet file with that schema.
 
-    Strings, bytes and nothing but nulls are text. Raises CorpusError that names the type of anything else.
+    Columns of strings, bytes or only nulls are text. Raises CorpusError, with the type, for other columns.
     """
     try:
         keys = field_path(_tree(schema), name)
@@ -69,7 +69,7 @@ def column_path(schema: Any, path: str, name: str, hint: str) -> tuple[str, ...]
 
 
 def bytes_in(batch: Any, keys: tuple[str, ...]) -> Any:
-    """The texts as they are stored: Parquet doesn't promise that they are UTF-8, and pyarrow doesn't check."""
+    """Return the stored bytes of the texts, because neither Parquet nor pyarrow guarantees UTF-8."""
     column = batch.column(keys[0])
     column = pc.struct_field(column, keys[1:]) if keys[1:] else column
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -81,7 +81,7 @@ def _plain(kind: Any) -> Any:
 
 
 def _tree(fields: Any) -> dict[str, Any]:
-    """A schema or a struct as nested mappings of the names that are there once."""
+    """Return a schema or struct as nested mappings of the names that occur only once."""
     names = [field.name for field in fields]
     inner = {field.name: _tree(field.type) if pa.types.is_struct(field.type) else None for field in fields}
     return {name: tree for name, tree in inner.items() if names.count(name) == 1}

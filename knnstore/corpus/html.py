@@ -1,4 +1,4 @@
-"""HTML pages -> their main text, by the extractor of the extra ``html``."""
+"""HTML pages -> their main text, with the extractor of the extra ``html``."""
 
 import codecs
 import re
@@ -10,26 +10,26 @@ from knnstore.corpus.options import ErrorPolicy, ReadCounts
 from knnstore.corpus.text import UnusableTextError, decode, mend
 from knnstore.errors import UsageError
 
-MOST_BYTES = 2**25  # of a page, which is parsed as a whole
+MOST_BYTES = 2**25  # limit per page, because a page is parsed as a whole
 _DECLARED = re.compile(rb"""<meta\b[^>]*\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _HEAD = 2**12
 _EXTRACTOR = "resiliparse"
 
 
 def extractor_version() -> str:
-    """Name and version of the extractor: another one may extract other texts. Raises UsageError without the extra."""
+    """Return name and version of the extractor, which determine the text. Raises UsageError without the extra."""
     _extractor()
     return f"{_EXTRACTOR} {version(_EXTRACTOR)}"
 
 
 def text_of(page: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
-    """The main text of a page, without navigation and the like.
+    """Return the main text of a page, without navigation and the like.
 
-    The encoding is the one that the page declares, else UTF-8. Raises UnusableTextError for one that can't be decoded.
+    The encoding is the one declared in the page, else UTF-8. Raises UnusableTextError if the page can't be decoded.
     """
     if len(page) > MOST_BYTES:
-        raise UnusableTextError(f"more than {MOST_BYTES} bytes of HTML; split it, or use --errors skip")
-    marked = page.startswith(codecs.BOM_UTF8)  # which outweighs a declaration
+        raise UnusableTextError(f"more than {MOST_BYTES} bytes of HTML; split it or use --errors skip")
+    marked = page.startswith(codecs.BOM_UTF8)  # takes precedence over a declaration
     declared = None if marked else _DECLARED.search(page[:_HEAD])
     encoding = declared[1].decode() if declared else "utf-8"
     text = _decoded(page.removeprefix(codecs.BOM_UTF8), encoding, errors, counts)
@@ -38,7 +38,7 @@ def text_of(page: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
 
 def _decoded(page: bytes, encoding: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
     try:
-        # what says in ASCII that it is UTF-16 isn't, and windows-1252 is what pages mean by latin-1 (WHATWG)
+        # UTF-16 declared in ASCII is a false declaration, and latin-1 means windows-1252 (WHATWG)
         name = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(codecs.lookup(encoding).name, encoding)
         if not codecs.lookup(name).name.startswith(("utf", "idna")):
             return page.decode(name)
@@ -52,6 +52,6 @@ def _extractor() -> Any:
         return import_module("resiliparse.extract.html2text")
     except ImportError:
         raise UsageError(
-            "HTML is read by an extractor that isn't installed: pip install 'knnstore[html]', or leave the pages out "
+            "reading HTML needs an extractor that isn't installed: pip install 'knnstore[html]', or skip the pages "
             "with --exclude '*.html' --exclude '*.htm'"
         ) from None

@@ -1,4 +1,4 @@
-"""The files of a corpus in reading order: a table on disk, so that memory doesn't grow with their number."""
+"""The files of a corpus in reading order, in a table on disk, so that memory doesn't grow with their number."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +10,8 @@ from knnstore.corpus.formats import RECORD_KINDS, Kind, type_of
 from knnstore.errors import DiskFullError, ResourceError
 
 Reason = Literal["", "type", "field", "card", "link", "choice"]
-"""Why a file is left out: its type isn't text, none of its records has the text field, it is the card of a data set,
-it is a link out of the corpus, or the user's patterns leave it out. Empty for files that are taken."""
+"""Why a file is left out: its type isn't text, no record has the text field, it is the card of a data set, it is
+reached by a link out of the corpus, or the user's patterns exclude it. Empty for files that are read."""
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -25,7 +25,7 @@ CREATE TABLE source (
     outside INTEGER, type TEXT
 );
 """
-# BLOBs are compared byte by byte; sorts of more than the cache holds go through runs on disk
+# BLOBs are compared byte by byte; sorts larger than the cache spill to disk
 _SORT = """
 INSERT INTO source
 SELECT row_number() OVER (ORDER BY argument, path) - 1, path, kind, bytes, x'', 0, outside, type FROM (
@@ -33,7 +33,8 @@ SELECT row_number() OVER (ORDER BY argument, path) - 1, path, kind, bytes, x'', 
 ) WHERE time = 1
 """
 CARD = b"readme.md"
-# A card that has no data in or below its folder is a document: from the folder to the name that would follow it.
+# A card without data in or below its folder is a document. Paths below a folder `a/` sort from `a/` to before `a0`,
+# because `0` follows `/` in ASCII.
 _KEEP_OTHER_CARDS = f"""
 UPDATE met SET reason = '' WHERE reason = 'card' AND NOT EXISTS (
     SELECT 1 FROM met AS data WHERE data.argument = met.argument
@@ -62,9 +63,9 @@ _SELECT = "SELECT path, kind, bytes, beside, beside_bytes FROM source"
 class Source:
     """One file of the corpus.
 
-    ``path`` is the argument as the user gave it, joined by ``/`` with the path inside it; ``bytes`` is its size
-    on disk; ``folder`` is where a relative path starts, for a reader that works elsewhere. ``beside``: of the target
-    side of two parallel files the source side, of ``beside_bytes``.
+    ``path``: the argument as given by the user, joined by ``/`` with the path inside it. ``bytes``: size on disk.
+    ``folder``: base of a relative path, for readers in another folder. ``beside``: for the target side of two parallel
+    files, the source side, of ``beside_bytes``.
     """
 
     path: str
@@ -76,9 +77,9 @@ class Source:
 
 
 class Met(NamedTuple):
-    """A file that the n-th ``argument`` leads to; ``identity`` is the file's.
+    """A file found by the ``argument``-th argument; ``identity`` identifies the file.
 
-    ``kind`` is None if it is left out, for that ``reason``. ``outside``: it was reached by a link out of the corpus.
+    ``kind`` is None if the file is left out, for ``reason``. ``outside``: reached by a link out of the corpus.
     """
 
     argument: int
@@ -91,7 +92,7 @@ class Met(NamedTuple):
 
 
 class FileType(NamedTuple):
-    """Files of a type, ``.json.gz`` or ``""``, that were taken (``reason`` is empty) or left out, and their bytes."""
+    """Number and bytes of the files of a type, read (``reason`` is empty) or left out."""
 
     type: str
     reason: Reason
@@ -100,7 +101,7 @@ class FileType(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The type and the reason, for people."""
+        """Return the type and the reason as text for people."""
         reasons = {
             "field": " without the text field",
             "card": " (the card of the data)",
@@ -111,21 +112,21 @@ class FileType(NamedTuple):
 
 
 class Listing(Sequence[Source]):
-    """Files in reading order, in a file without a name in the system's temporary folder.
+    """Files in reading order, in an anonymous file in the system's temporary folder.
 
-    Arguments keep their order; within one the files are sorted by the bytes of their paths. A file met twice, under
-    whatever name, is there once. ``left_out``: the types of the files that aren't taken, by size. ``outside`` counts
-    the files that were taken through links out of the corpus. ``shares``: of each argument the bytes of the files that
-    are taken, and of those that can't be read or are behind such links.
+    Arguments keep their order; the files of one argument are sorted by the bytes of their paths. A file found twice,
+    under any names, is listed once. ``left_out``: types of the files that aren't read, by size. ``outside``: number of
+    files read through links out of the corpus. ``shares``: for each argument, the bytes of the files that are read, and
+    of those that can't be read or are behind such links.
     """
 
     def __init__(self, met: Iterable[Met], folder: str = "") -> None:
-        """``folder``: where relative paths start. Raises ResourceError where the table can't be written."""
+        """``folder``: base of relative paths. Raises ResourceError if the table can't be written."""
         self._folder = folder
         with _naming_errors():
             self._table = sqlite3.connect("", check_same_thread=False)
             self._table.executescript(_TABLES)
-            rows = ((*one, type_of(one.path)) for one in met)
+            rows = ((*file, type_of(file.path)) for file in met)
             self._table.executemany("INSERT INTO met VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             if self._table.execute("SELECT 1 FROM met WHERE reason = 'card' LIMIT 1").fetchone():
                 self._table.execute("CREATE INDEX met_paths ON met (argument, path)")
@@ -138,16 +139,16 @@ class Listing(Sequence[Source]):
 
     @property
     def taken(self) -> tuple[FileType, ...]:
-        """The types of the files, by size."""
+        """Return the types of the files that are read, by size."""
         return tuple(FileType(*row) for row in self._table.execute(_TAKEN))
 
     @property
     def ignored(self) -> int:
-        """How many files are left out."""
-        return sum(one.files for one in self.left_out)
+        """Return the number of files that are left out."""
+        return sum(file_type.files for file_type in self.left_out)
 
     def add(self, sources: Iterable[Source]) -> None:
-        """Put files at the end."""
+        """Append files."""
         for source in sources:
             path, beside = source.path.encode(), source.beside.encode()
             row = (path, source.kind, source.bytes, beside, source.beside_bytes, False, type_of(path))
@@ -172,12 +173,12 @@ class Listing(Sequence[Source]):
         if isinstance(chosen, int):
             return next(self._rows(chosen, chosen + 1))
         if chosen.step != 1:
-            return tuple(self[one] for one in chosen)
+            return tuple(self[position] for position in chosen)
         return tuple(self._rows(chosen.start, chosen.stop))
 
     @property
     def bytes(self) -> int:
-        """The size of all files together."""
+        """Return the total size of all files."""
         total = self._table.execute("SELECT coalesce(sum(bytes + beside_bytes), 0) FROM source").fetchone()[0]
         return int(total)
 
@@ -196,6 +197,6 @@ def _naming_errors() -> Iterator[None]:
     except sqlite3.OperationalError as error:
         kind = DiskFullError if "full" in str(error) else ResourceError
         raise kind(
-            f"the list of the corpus' files can't be kept on disk: {error}. It takes some 0.4 KB a file of temporary "
-            "space: set TMPDIR to a folder that has it"
+            f"the list of the corpus' files can't be kept on disk: {error}. It needs about 0.4 KB of temporary space "
+            "per file: set TMPDIR to a folder with enough space"
         ) from error

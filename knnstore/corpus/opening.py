@@ -1,4 +1,4 @@
-"""Opening the files of a corpus: the same file that was listed, and every failure told by its name."""
+"""Open the files of a corpus as they were listed, with the file's name in every error."""
 
 import lzma
 import os
@@ -15,20 +15,22 @@ from knnstore.sizes import format_size
 
 BLOCK_BYTES = 2**20
 MOST_WINDOW = 2**27
-"""The longest window that a compressed file may be unpacked with, in bytes: zstd's own limit."""
+"""Longest window for unpacking a compressed file, in bytes: zstd's own limit."""
 
-_NEEDS_MEMORY = ("requires too much memory", "Memory usage limit")  # as zstd and xz say it
+_NEEDS_MEMORY = ("requires too much memory", "Memory usage limit")  # in messages of zstd and xz
 
 
 @contextmanager
 def naming_errors(path: str) -> Iterator[None]:
-    """Turn what the system and the decompressors raise into CorpusError or ResourceError that names ``path``."""
+    """Turn errors of the system and the decompressors into CorpusError or ResourceError with ``path``."""
     try:
         yield
     except KnnstoreError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CorpusError(f"{path!r} is not there any more, or is a link to nothing; list the corpus again") from error
+        raise CorpusError(
+            f"{path!r} no longer exists or is a broken link; run the command again to list the corpus again"
+        ) from error
     except MemoryError as error:
         raise ResourceError(f"not enough memory to read {path!r}: {error}") from error
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
@@ -39,21 +41,21 @@ def naming_errors(path: str) -> Iterator[None]:
         reason = str(error).strip().partition(". ")[0].rstrip(".")
         if any(words in str(error) for words in _NEEDS_MEMORY):
             raise CorpusError(
-                f"{path!r} needs a longer window to unpack than {format_size(MOST_WINDOW)}: recompress it with the "
-                "defaults of zstd or xz"
+                f"{path!r} needs a window of more than {format_size(MOST_WINDOW)} to unpack: recompress it with the "
+                "default settings of zstd or xz"
             ) from error
-        raise CorpusError(f"{path!r} is damaged or cut short: {reason}; replace it or leave it out") from error
+        raise CorpusError(f"{path!r} is damaged or truncated: {reason}; replace it or exclude it") from error
 
 
 @contextmanager
 def open_unchanged(path: str, size: int, folder: str = "") -> Iterator[BinaryIO]:
-    """The file at ``path`` below ``folder``, opened for reading.
+    """Open the file at ``path`` below ``folder`` for reading.
 
-    Raises CorpusError if it isn't ``size`` bytes before or after it was read.
+    Raises CorpusError if its size isn't ``size`` bytes before and after it was read.
     """
     with naming_errors(path):
-        place = os.path.join(folder, path)  # noqa: PTH118 - a path may begin with ./ for good
-        file = open(place, "rb", opener=_open_at_once)  # noqa: SIM115  what goes wrong later is named elsewhere
+        place = os.path.join(folder, path)  # noqa: PTH118 - pathlib would drop a leading ./
+        file = open(place, "rb", opener=_open_at_once)  # noqa: SIM115  later errors are handled elsewhere
     with file:
         _check(file, path, size)
         yield file
@@ -61,14 +63,14 @@ def open_unchanged(path: str, size: int, folder: str = "") -> Iterator[BinaryIO]
 
 
 def blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
-    """The bytes of the file, a MiB at a time."""
+    """Yield the bytes of the file in blocks of one MiB."""
     with naming_errors(path):
         while block := file.read(BLOCK_BYTES):
             yield block
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO put in the file's place would otherwise wait for ever
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a FIFO in the file's place would otherwise block forever
 
 
 def _check(file: BinaryIO, path: str, size: int) -> None:
@@ -76,6 +78,6 @@ def _check(file: BinaryIO, path: str, size: int) -> None:
         info = os.fstat(file.fileno())
     if not stat.S_ISREG(info.st_mode) or info.st_size != size:
         raise CorpusError(
-            f"{path!r} has changed since it was listed: it had {size} bytes and has {info.st_size}; "
-            "leave the corpus alone while it is read, and start again"
+            f"{path!r} has changed since it was listed, from {size} to {info.st_size} bytes; don't change "
+            "the corpus while it is read, and run the command again"
         )

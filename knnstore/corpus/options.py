@@ -1,4 +1,4 @@
-"""How a corpus is read, and what was counted while reading it."""
+"""Options for reading a corpus, and counts of what was read."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,13 +10,13 @@ ErrorPolicy = Literal["strict", "replace", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How documents are read; UsageError for values that can't be.
+    """How documents are read; raises UsageError for invalid values.
 
-    ``text_field``: the JSON field or Parquet column with the text. ``errors``: what becomes of text that isn't UTF-8
-    or has NUL characters: ``strict`` raises, ``replace`` puts U+FFFD, ``skip`` leaves out the document, and records
-    that are malformed as well. ``pairs``: None, or the fields or columns of the source and the target of a corpus of
-    pairs of texts. ``piece_chars``: the longest text that is tokenised whole, in characters.
-    ``max_record_bytes``: the longest line of JSON.
+    ``text_field``: JSON field or Parquet column with the text. ``errors``: for text that isn't UTF-8 or has NUL
+    characters, ``strict`` raises, ``replace`` inserts U+FFFD and ``skip`` leaves the document out, as well as malformed
+    records. ``pairs``: the fields or columns of source and target in a corpus of pairs, otherwise None.
+    ``piece_chars``: longest text that is tokenised as a whole, in characters. ``max_record_bytes``: longest line of
+    JSON.
     """
 
     text_field: str = "text"
@@ -27,19 +27,19 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if not self.text_field:
-            raise UsageError("text_field is empty: name the field that has the text")
+            raise UsageError("text_field is empty: name the field with the text")
         if self.pairs is not None and not all(self.pairs):
-            raise UsageError("source_field or target_field is empty: name the fields that have the texts")
+            raise UsageError("source_field or target_field is empty: name the fields with the texts")
         if self.errors not in get_args(ErrorPolicy):
-            raise UsageError(f"errors is {self.errors!r}: choose one of {', '.join(get_args(ErrorPolicy))}")
+            raise UsageError(f"errors is {self.errors!r}: give one of {', '.join(get_args(ErrorPolicy))}")
         for name in ("piece_chars", "max_record_bytes"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
 
 
 @dataclass(slots=True)
 class ReadCounts:
-    """Running totals of a reader: documents given out, empty ones, skipped ones, and characters put as U+FFFD."""
+    """Running totals of a reader: documents yielded, empty and skipped documents, and characters replaced by U+FFFD."""
 
     documents: int = 0
     empty: int = 0

@@ -1,4 +1,4 @@
-"""Pairs of texts, source and target: two parallel files, columns of a TSV, fields of JSON Lines or of Parquet."""
+"""Pairs of texts, source and target: from two parallel files, columns of TSV, or fields of JSON or Parquet."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ Parse = Callable[[], Record]
 
 
 def unparsed_pairs(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[tuple[int, Parse]]:
-    """Record numbers from 0, and what makes each into a pair or raises UnusableTextError."""
+    """Yield record numbers from 0 with a function that parses the pair or raises UnusableTextError."""
     assert options.pairs is not None
     if source.kind == "aligned":
         for number, lines in _read_aligned(source, options.max_record_bytes):
@@ -47,44 +47,44 @@ def _read_aligned(source: Source, max_bytes: int) -> Iterator[tuple[int, tuple[b
     sides = [every_line(file, max_bytes) for file in (other, source)]
     number = 0
     while True:
-        ours, theirs = ([*islice(side, 1)] for side in sides)  # empty at the end of a file
-        if len(ours) != len(theirs):
-            short, long = (source.beside, source.path) if theirs else (source.path, source.beside)
+        first, second = ([*islice(side, 1)] for side in sides)  # empty at the end of a file
+        if len(first) != len(second):
+            short, long = (source.beside, source.path) if second else (source.path, source.beside)
             raise CorpusError(
-                f"{short!r} ends after {number} lines and {long!r} goes on, so they aren't parallel: line n of one has "
-                "to be line n of the other"
+                f"{short!r} ends after {number} lines and {long!r} is longer, so they aren't parallel: line n of one "
+                "must correspond to line n of the other"
             )
-        if not ours:
+        if not first:
             return
-        yield number, (ours[0], theirs[0])
+        yield number, (first[0], second[0])
         number += 1
 
 
 def _parse_aligned(lines: tuple[bytes | None, bytes | None], options: ReadOptions, counts: ReadCounts) -> Record:
     if None in lines:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
     source, target = (decode(line or b"", options.errors, counts).strip() for line in lines)
     return Record(target, None, source)
 
 
 def _columns_of_tsv(source: Source, fields: tuple[str, str]) -> tuple[int, int]:
-    """Numbers from 0 of the columns that hold source and target: the first two unless numbers from 1 are given."""
+    """Return the columns, from 0, of source and target: the first two unless ``fields`` has numbers from 1."""
     if fields == DEFAULT_FIELDS:
         return 0, 1
     if not all(field.isascii() and field.isdigit() and int(field) > 0 for field in fields):
         raise CorpusError(
-            f"{source.path!r} has columns without names, not {' and '.join(map(repr, fields))}: give their numbers, as "
-            "in --source-field 1 --target-field 2"
+            f"{source.path!r} has no column names, so {' and '.join(map(repr, fields))} can't be found: give column "
+            "numbers, such as --source-field 1 --target-field 2"
         )
     return int(fields[0]) - 1, int(fields[1]) - 1
 
 
 def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOptions, counts: ReadCounts) -> Record:
     if line is None:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
     cells = decode(line, options.errors, counts).rstrip("\r\n").split("\t")
     if len(cells) <= max(columns):
-        raise UnusableTextError(f"{len(cells)} columns, and column {max(columns) + 1} is wanted; {SKIP_HINT}")
+        raise UnusableTextError(f"{len(cells)} columns, but column {max(columns) + 1} is needed; {SKIP_HINT}")
     source, target = (cells[column].strip() for column in columns)
     return Record(target, None, source)
 
@@ -97,7 +97,7 @@ def _parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) 
 
 
 Row = tuple[bytes | None, bytes | None, object]
-"""The UTF-8 bytes of a Parquet row's source and target, None for null, and its id."""
+"""The UTF-8 bytes of source and target in a Parquet row, None for null, and its id."""
 
 
 def _read_rows(source: Source, fields: tuple[str, str]) -> Iterator[tuple[int, Row]]:

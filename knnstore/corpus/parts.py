@@ -1,4 +1,4 @@
-"""The corpus is cut into parts, which are made as they are asked for: their files may be listed on disk."""
+"""Parts of a corpus, made on demand because the list of files may be on disk."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ _PART_BYTES = 32 * 2**20
 _PART_FILES = 2**14
 
 Records = tuple[int, ...] | None
-"""The numbers of the records that are wanted of a file, ascending; None is everything in it."""
+"""Numbers of the records to read from a file, ascending; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPart:
-    """The unit of tokenising: files that one task reads, in corpus order; ``index`` counts parts from 0.
+    """The files that one task tokenises, in corpus order; ``index`` counts parts from 0.
 
-    ``records``: what is wanted of each file; None is everything in all of them.
+    ``records``: the records to read from each file; None for all records of all files.
     """
 
     index: int
@@ -34,7 +34,7 @@ class _Span:
 
 
 class Chosen(Sequence[Source]):
-    """Those files of a listing that have the ``numbers``."""
+    """The files of a listing with the given ``numbers``."""
 
     def __init__(self, sources: Sequence[Source], numbers: Sequence[int]) -> None:
         self._sources = sources
@@ -52,11 +52,11 @@ class Chosen(Sequence[Source]):
     def __getitem__(self, number: int | slice) -> Source | tuple[Source, ...]:
         if isinstance(number, int):
             return self._sources[self._numbers[number]]
-        return tuple(self._sources[one] for one in self._numbers[number])
+        return tuple(self._sources[position] for position in self._numbers[number])
 
 
 class Parts(Sequence[TokenPart]):
-    """Parts of a corpus. ``records(source)`` says what is wanted of a file."""
+    """The parts of a corpus. ``records(source)`` gives the records to read from a file."""
 
     def __init__(
         self, sources: Sequence[Source], spans: Sequence[_Span], records: Callable[[Source], Records] | None = None
@@ -84,15 +84,15 @@ class Parts(Sequence[TokenPart]):
 
     @property
     def bytes(self) -> int:
-        """Size of all files on disk."""
+        """Return the size of all files on disk."""
         return sum(span.bytes for span in self._spans)
 
     def sizes(self) -> dict[int, int]:
-        """The same of each part, by its index."""
+        """Return the size of each part by its index."""
         return {span.index: span.bytes for span in self._spans}
 
     def without(self, done: Container[int]) -> "Parts":
-        """The parts whose index isn't one of these."""
+        """Return the parts whose index isn't in ``done``."""
         return Parts(self._sources, [span for span in self._spans if span.index not in done], self._records)
 
 
@@ -102,13 +102,13 @@ def plan_parts(
     part_files: int = _PART_FILES,
     records: Callable[[Source], Records] | None = None,
 ) -> Parts:
-    """Consecutive files, up to ``part_bytes`` on disk and ``part_files`` a part; a larger file makes a part alone."""
+    """Group consecutive files into parts of at most ``part_bytes`` and ``part_files``; larger files are parts alone."""
     cuts = _cuts(sources, part_bytes, part_files)
     return Parts(sources, [_Span(index, *cut) for index, cut in enumerate(cuts)], records)
 
 
 def _cuts(sources: Sequence[Source], part_bytes: int, part_files: int) -> Iterator[tuple[int, int, int]]:
-    """Where each part begins and ends, and its bytes."""
+    """Yield begin, end and bytes of each part."""
     begin, size, number = 0, 0, -1
     for number, source in enumerate(sources):
         if number > begin and (size + source.bytes > part_bytes or number - begin == part_files):

@@ -1,4 +1,4 @@
-"""The records of JSON Lines and Parquet files, before they are judged."""
+"""The records of JSON Lines and Parquet files, unparsed and parsed."""
 
 import codecs
 import json
@@ -19,11 +19,11 @@ _BATCH_ROWS = 1024
 _FIELD_HINT = "name another with --text-field"
 
 Row = tuple[bytes | None, object]
-"""The UTF-8 bytes of a Parquet row's text, None for null, and its id."""
+"""The UTF-8 bytes of the text in a Parquet row, None for null, and its id."""
 
 
 class Record(NamedTuple):
-    """The text of a record, its id, and of a pair of texts the source."""
+    """The text of a record, its id and, in a pair of texts, the source."""
 
     text: str
     id: str | None
@@ -31,14 +31,14 @@ class Record(NamedTuple):
 
 
 def read_lines(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Line numbers from 0 and lines, but for blank ones; None for a line of more than ``max_bytes``, unread."""
+    """Yield the numbers from 0 and bytes of lines that aren't blank; None for a line longer than ``max_bytes``."""
     for number, line in enumerate(every_line(source, max_bytes)):
         if line is None or (line and not line.isspace()):
             yield number, line
 
 
 def every_line(source: Source, max_bytes: int) -> Iterator[bytes | None]:
-    """All lines, blank ones too; None for one of more than ``max_bytes``, unread."""
+    """Yield all lines, including blank ones; None for a line longer than ``max_bytes``, which isn't kept."""
     with open_utf8(source) as stream:
         first = True
         while line := stream.readline(max_bytes + 1):
@@ -52,7 +52,7 @@ def every_line(source: Source, max_bytes: int) -> Iterator[bytes | None]:
 
 
 def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
-    """The text and the id of a line of JSON; UnusableTextError if it has no usable text."""
+    """Return text and id of a line of JSON. Raises UnusableTextError if it has no usable text."""
     record = parse_object(line, options, counts)
     field = options.text_field
     text = string_in(record, field, f"{_FIELD_HINT}, or {SKIP_HINT}")
@@ -60,29 +60,29 @@ def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> 
 
 
 def parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> dict[str, Any]:
-    """The object of a line of JSON; UnusableTextError if it is none."""
+    """Return the object on a line of JSON. Raises UnusableTextError if it isn't an object."""
     if line is None:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it, or use --errors skip")
+        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
     try:
         record = json.loads(decode(line, options.errors, counts))
     except RecursionError:
         raise UnusableTextError(f"JSON nested too deeply; {SKIP_HINT}") from None
     except json.JSONDecodeError as error:
         raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {SKIP_HINT}") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # an integer with thousands of digits
         raise UnusableTextError(f"not JSON: {error}; {SKIP_HINT}") from None
     if not isinstance(record, dict):
-        raise UnusableTextError(f"a JSON {type(record).__name__} where an object belongs; {SKIP_HINT}")
+        raise UnusableTextError(f"a JSON {type(record).__name__} instead of an object; {SKIP_HINT}")
     return record
 
 
 def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
-    """Row numbers from 0 and rows of a Parquet file, of which only the text and ``id`` columns are read.
+    """Yield numbers from 0 and rows of a Parquet file, reading only the text and ``id`` columns.
 
-    Memory holds a few pages of the column at a time; how large a page is, the file's writer decided.
+    Only a few pages of the column are in memory at a time; the page size was chosen by the writer of the file.
     """
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
-        # Without a buffer size pyarrow would read whole column chunks, which can be gigabytes.
+        # Without a buffer size, pyarrow reads whole column chunks, which can be gigabytes.
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
         keys = column_path(parquet.schema_arrow, source.path, text_field, _FIELD_HINT)
         labelled = text_field != "id" and parquet.schema_arrow.get_field_index("id") >= 0
@@ -99,7 +99,7 @@ def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
 
 
 def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
-    """The text and the id of a row; UnusableTextError if it has no usable text."""
+    """Return text and id of a row. Raises UnusableTextError if it has no usable text."""
     data, label = row
     if data is None:
         raise UnusableTextError(f"the column {options.text_field!r} is null; {SKIP_HINT}")
@@ -111,7 +111,7 @@ def _encoded_bytes(metadata: Any) -> int:
 
 
 def label_of(value: object) -> str | None:
-    """An id as text that any file can hold."""
+    """Return an id as valid UTF-8 text."""
     if value is None:
         return None
     text = value.hex() if isinstance(value, bytes) else str(value)

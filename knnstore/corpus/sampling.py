@@ -1,4 +1,4 @@
-"""A little text of a file, and how much of the file it stands for: to know what a corpus comes to before reading it."""
+"""Sample the text of a file, to estimate the size of a corpus before reading it."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,17 +18,17 @@ from knnstore.corpus.unpacking import as_utf8, unpack
 from knnstore.corpus.values import read_values
 from knnstore.errors import CorpusError
 
-_TEXT = 2**16  # characters that are enough of one file
-_ROWS = 256  # records that are enough, however short
-_PACKED = 2**20  # compressed bytes that tell how much there is to unpack
+_TEXT = 2**16  # characters sampled per file
+_ROWS = 256  # maximum number of records sampled
+_PACKED = 2**20  # compressed bytes from which the expansion is estimated
 _MOST_UNPACKED = 2**24
 
 
 def sample_text(source: Source, options: ReadOptions) -> tuple[str, float]:
-    """Some text from the beginning of a file, and the share of the file's bytes that it stands for.
+    """Return text from the beginning of a file, and the share of the file's bytes that it represents.
 
-    Unusable records are passed over; the share is 0 where nothing was read. Raises what ``read_documents`` does where
-    the file can't be read at all.
+    Unusable records are skipped; the share is 0 if nothing was read. Raises the errors of ``read_documents`` if the
+    file can't be read at all.
     """
     if source.kind in ("text", "html"):
         document = next(read_documents(source, ReadOptions(errors="replace", piece_chars=_TEXT)), None)
@@ -47,7 +47,7 @@ def sample_text(source: Source, options: ReadOptions) -> tuple[str, float]:
 
 
 def expansion(source: Source) -> float:
-    """UTF-8 bytes that a byte of the file becomes, by its beginning; 1 where bytes are read as they are."""
+    """Return the UTF-8 bytes per byte of the file, estimated from its beginning; 1 for plain UTF-8."""
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         data = file.read(_PACKED)
     packed = cast(BinaryIO, BufferedReader(BytesIO(data)))
@@ -55,7 +55,7 @@ def expansion(source: Source) -> float:
         stream, size = as_utf8(unpack(packed, source.path)), 0
     if stream is packed:
         return 1.0
-    # it is cut short here; damage is told when it is read
+    # the data is truncated here; real damage is reported when the file is read
     with suppress(CorpusError), naming_errors(source.path):
         while size < _MOST_UNPACKED and (block := stream.read(2**16)):
             size += len(block)
@@ -63,7 +63,7 @@ def expansion(source: Source) -> float:
 
 
 def _lines(source: Source, options: ReadOptions) -> Iterator[tuple[str, float]]:
-    """The texts of records, and the share of the file that each takes; up to the first that is too long."""
+    """Yield the texts of records and the share of the file of each, up to the first that is too long."""
     whole = source.bytes * expansion(source)
     read = read_values if source.kind == "json" else read_lines
     for _, line in read(source, 16 * _TEXT):

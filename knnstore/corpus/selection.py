@@ -1,4 +1,4 @@
-"""Which files of a corpus the user chooses or leaves out, by patterns as in .gitignore."""
+"""The user's selection of files by patterns as in .gitignore."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +10,11 @@ from knnstore.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The user's choice of files; UsageError for patterns that can't be used.
+    """The user's selection of files; raises UsageError for invalid patterns.
 
-    ``include``: patterns of the files to take, whatever their type, and no others; empty for all files of known types.
-    ``exclude``: patterns of files and folders to leave out. Both are matched against paths inside the folder that the
-    corpus names. ``follow_links``: whether to follow symbolic links that lead out of the corpus.
+    ``include``: patterns of the only files to read, whatever their type; empty for all files of known types.
+    ``exclude``: patterns of files and folders to skip. Both are matched against paths relative to the corpus folder.
+    ``follow_links``: whether to follow symbolic links that lead out of the corpus.
     """
 
     include: tuple[str, ...] = ()
@@ -26,11 +26,11 @@ class Selection:
         _spec("--exclude", tuple(self.exclude))
 
     def excludes(self, path: str) -> bool:
-        """Whether a file, or a folder whose path ends in ``/``, is left out."""
+        """Return whether a file, or a folder given with a trailing ``/``, is excluded."""
         return bool(self.exclude) and _spec("--exclude", tuple(self.exclude)).match_file(path)
 
     def includes(self, path: str) -> bool:
-        """Whether a pattern chooses the file."""
+        """Return whether a pattern includes the file."""
         return bool(self.include) and _spec("--include", tuple(self.include)).match_file(path)
 
 
@@ -38,11 +38,9 @@ class Selection:
 def _spec(option: str, patterns: tuple[str, ...]) -> GitIgnoreSpec:
     for pattern in patterns:
         try:
-            usable = any(one.include is not None for one in GitIgnoreSpec.from_lines([pattern]).patterns)
+            usable = any(part.include is not None for part in GitIgnoreSpec.from_lines([pattern]).patterns)
         except ValueError:
             usable = False
         if not usable:
-            raise UsageError(
-                f"{option} {pattern!r} is no pattern that matches files: give one such as '*.py' or 'src/'"
-            )
+            raise UsageError(f"{option} {pattern!r} isn't a pattern for files: give one such as '*.py' or 'src/'")
     return GitIgnoreSpec.from_lines(patterns)

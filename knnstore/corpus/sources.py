@@ -29,33 +29,33 @@ def find_sources(
     fields: Sequence[str] = ("text",),
     formats: Formats = TEXT_FORMATS,
 ) -> Listing:
-    """The files that the arguments name: each a file, a folder (with all below it) or a glob pattern (with ``**``).
+    """Return the files of the arguments: files, folders (with everything below) or glob patterns (with ``**``).
 
-    They are in the order that ``Listing`` says. A file that an argument names, a pattern that ends in its suffix, or
-    ``selection`` is taken whatever its type; of the others those of ``formats``, ``.json`` only if its records have
-    the ``fields``, and a ``README.md`` only if no data files lie in its folder or below. Hidden entries and
-    ``*.knnstore`` folders are passed over; what else isn't taken is counted.
+    They are in the order of ``Listing``. A file is read whatever its type if an argument names it, a pattern ends in
+    its suffix, or ``selection`` includes it. Of the other files, those of ``formats`` are read: ``.json`` only if its
+    records have the ``fields``, and ``README.md`` only without data files in or below its folder. Hidden entries and
+    ``*.knnstore`` folders are skipped; all other files that aren't read are counted.
 
-    Raises CorpusError where an argument matches nothing or names no regular file, where most of an argument's bytes
-    can't be read, or where there is no text at all; ResourceError where a folder or file can't be looked at; UsageError
-    for HTML without the extra.
+    Raises CorpusError if an argument matches nothing or isn't a regular file, if most bytes of an argument can't be
+    read, or if there is no text at all; ResourceError if a file or folder isn't accessible; UsageError for HTML without
+    the extra.
     """
     rules = _Rules(formats, selection, tuple(fields))
     arguments = [Argument(local_path(argument)) for argument in corpus]
-    bounds = Bounds(one.folder for one in arguments if not one.is_file)
+    bounds = Bounds(argument.folder for argument in arguments if not argument.is_file)
     met = (_meet(number, argument, rules, bounds) for number, argument in enumerate(arguments))
     matches = _listed(met)
     if not matches:
-        given = ", ".join(repr(argument.text) for argument in arguments) or "no argument at all"
+        given = ", ".join(repr(argument.text) for argument in arguments) or "no path"
         raise CorpusError(
-            f"no text found in {given}: looked for {listed(formats)}, left out "
+            f"no text found in {given}: looked for {listed(formats)} and left out "
             f"{describe(matches.left_out) or 'nothing'}{_advice(matches.left_out)}"
         )
     for number, taken, unread in matches.shares:
         if unread > taken:
             raise CorpusError(
-                f"most of {arguments[number].text!r} can't be read: {format_size(taken)} of text was found, and "
-                f"{format_size(unread)} left out, {describe(matches.left_out)}{_advice(matches.left_out)}"
+                f"most of {arguments[number].text!r} can't be read: found {format_size(taken)} of text, left out "
+                f"{format_size(unread)}, {describe(matches.left_out)}{_advice(matches.left_out)}"
             )
     if any(source.kind == "html" for source in matches):
         extractor_version()
@@ -69,9 +69,10 @@ def find_pairs(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     fields: Sequence[str] = (),
 ) -> Listing:
-    """The files of a corpus of pairs: ``corpus`` as for ``find_sources``, and parallel files, n-th beside n-th.
+    """Return the files of a corpus of pairs: ``corpus`` as in ``find_sources``, and the n-th ``source`` with the n-th
+    ``target`` file.
 
-    Raises CorpusError for files that aren't there, or that have no other side.
+    Raises CorpusError for files that don't exist or have no counterpart.
     """
     if len(source) != len(target):
         raise CorpusError(
@@ -79,46 +80,48 @@ def find_pairs(
         )
     matches = find_sources(corpus, selection, fields, PAIR_FORMATS) if corpus else _listed([])
     sides = [[_aligned(local_path(path)) for path in paths] for paths in (source, target)]
-    matches.add(replace(theirs, beside=ours.path, beside_bytes=ours.bytes) for ours, theirs in zip(*sides, strict=True))
+    matches.add(
+        replace(second, beside=first.path, beside_bytes=first.bytes) for first, second in zip(*sides, strict=True)
+    )
     return matches
 
 
 def local_path(argument: str) -> str:
-    """The path of a ``file://`` URL; what is no URL as it is. Raises UsageError for other URLs."""
+    """Return the path of a ``file://`` URL; other text unchanged. Raises UsageError for other URLs."""
     parts = None if exists(argument) else split_url(argument)
     if parts is None:
         return argument
     if parts.scheme != "file":
-        raise UsageError(f"{argument!r} is not on this machine: text is read from files, so copy it to a disk first")
+        raise UsageError(f"{argument!r} is not on this machine: copy the text to a local disk first")
     return file_path(parts)
 
 
 def scope(corpus: Sequence[str], selection: Selection, formats: Formats = TEXT_FORMATS) -> Callable[[str], bool]:
-    """Whether ``find_sources`` would have taken a file of that path if it were there."""
+    """Return a function that tells whether ``find_sources`` would read a file at a path."""
     rules = _Rules(formats, selection, ())
     arguments = [Argument(local_path(argument)) for argument in corpus]
-    bounds = Bounds(one.folder for one in arguments if not one.is_file)
+    bounds = Bounds(argument.folder for argument in arguments if not argument.is_file)
 
     def is_inside(path: str) -> bool:
         return any(
-            one.covers(path)
-            and rules.judge(path, one)[0] is not None
-            and (one.is_file or selection.follow_links or not bounds.leaves(path))
-            for one in arguments
+            argument.covers(path)
+            and rules.judge(path, argument)[0] is not None
+            and (argument.is_file or selection.follow_links or not bounds.leaves(path))
+            for argument in arguments
         )
 
     return is_inside
 
 
 def describe(types: Sequence[FileType]) -> str:
-    """File types with their counts, for people: ``3 .pdf, 1 .md (the card of the data)``."""
-    shown = [f"{one.files:,} {one.label}" for one in types[:_SHOWN_TYPES]]
-    rest = sum(one.files for one in types[_SHOWN_TYPES:])
+    """Return file types with their counts as text: ``3 .pdf, 1 .md (the card of the data)``."""
+    shown = [f"{file_type.files:,} {file_type.label}" for file_type in types[:_SHOWN_TYPES]]
+    rest = sum(file_type.files for file_type in types[_SHOWN_TYPES:])
     return ", ".join([*shown, *([f"{rest:,} of other types"] if rest else [])])
 
 
 def fingerprint(sources: Iterable[Source]) -> str:
-    """SHA-256, as 64 hex digits, of every path, kind and size in order: equal while the corpus lists the same."""
+    """Return a SHA-256, in hex, of all paths, kinds and sizes in order; it is the same for an unchanged listing."""
     digest = hashlib.sha256()
     for source in sources:
         beside = [source.beside, source.beside_bytes] if source.beside else []
@@ -135,7 +138,7 @@ class _Rules:
     fields: tuple[str, ...]
 
     def judge(self, path: str, argument: Argument) -> tuple[Kind | None, Reason, bool]:
-        """By its name alone: what a file holds, why it is left out, and whether the user chose it."""
+        """Return a file's kind, why it is left out, and whether the user selected it, from its name only."""
         inside = argument.inside(path)
         included = self.selection.includes(inside)
         if self.selection.excludes(inside) or (self.selection.include and not included and not argument.is_file):
@@ -148,14 +151,14 @@ class _Rules:
 
 
 def _advice(left_out: Sequence[FileType]) -> str:
-    """What to do about the files that can't be read, largest first."""
-    unread = [one for one in left_out if one.reason in ("type", "field", "link")]
+    """Return what to do about the largest type of files that can't be read."""
+    unread = [file_type for file_type in left_out if file_type.reason in ("type", "field", "link")]
     if not unread:
         return ""
     pattern = f"'*{unread[0].type}'"
     steps = {
-        "type": f"take text of any type with --include {pattern}, or go without it by --exclude {pattern}",
-        "field": f"name the field with --text-field, or go without them by --exclude {pattern}",
+        "type": f"read them as text with --include {pattern}, or skip them with --exclude {pattern}",
+        "field": f"name the field with --text-field, or skip them with --exclude {pattern}",
         "link": "follow the links with --follow-links",
     }
     return f"; {steps[unread[0].reason]}"
@@ -166,13 +169,13 @@ def _listed(met: Iterable[Iterable[Met]]) -> Listing:
 
 
 def _meet(number: int, argument: Argument, rules: _Rules, bounds: Bounds) -> Iterator[Met]:
-    """Every file that the n-th argument leads to, as the folders are walked; some more than once."""
+    """Yield every file found by an argument, in the order of the walk; some more than once."""
     for step in argument.steps(rules.selection, bounds):
         kind, reason, chosen = rules.judge(step.path, argument)
         source, identity = (None, b"") if kind is None or step.reason else _examine(step.path, kind)
         if source is None:
             if argument.is_file and reason != "choice":
-                raise CorpusError(f"{step.path!r} is not a file of text that can be read: give {listed(rules.formats)}")
+                raise CorpusError(f"{step.path!r} isn't a readable text file: give {listed(rules.formats)}")
             reason = step.reason or reason or "type"
             yield Met(number, os.fsencode(step.path), None, _size(step), b"", reason, step.outside)
             continue
@@ -182,36 +185,36 @@ def _meet(number: int, argument: Argument, rules: _Rules, bounds: Bounds) -> Ite
                 yield Met(number, path, None, source.bytes, b"", "field", step.outside)
                 continue
             if kind == "text" and path.lower().rpartition(b"/")[2] == CARD:
-                reason = "card"  # if there are data
+                reason = "card"  # left out if there are data files
         yield Met(number, path, kind, source.bytes, identity, reason, step.outside)
 
 
 def _aligned(path: str) -> Source:
     if not exists(path) or Path(path).is_dir():
-        raise CorpusError(f"no such file: {path!r}; give --source and --target files that have a text a line")
+        raise CorpusError(f"no such file: {path!r}; give --source and --target files with one text per line")
     source, _ = _examine(path, "aligned")
     if source is None:
-        raise CorpusError(f"{path!r} is not a file of text that can be read")
+        raise CorpusError(f"{path!r} isn't a readable text file")
     return source
 
 
 def _examine(path: str, kind: Kind) -> tuple[Source | None, bytes]:
-    """The source at ``path``, or None for what isn't a regular file; and the file's identity."""
+    """Return the source at ``path``, None if it isn't a regular file, and the identity of the file."""
     with naming_errors(path):
         info = Path(path).stat()
-    if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
+    if not stat.S_ISREG(info.st_mode):  # opening a FIFO would block forever
         return None, b""
     try:
         path.encode()
     except UnicodeEncodeError:
         raise CorpusError(
-            f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file, or --exclude it"
+            f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file or skip it with --exclude"
         ) from None
     return Source(path, kind, info.st_size), identity_of(info)
 
 
 def _size(step: Step) -> int:
-    """Bytes of a file that isn't read."""
+    """Return the bytes of a file that isn't read."""
     try:
         info = Path(step.path).stat()
     except OSError:

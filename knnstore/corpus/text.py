@@ -1,4 +1,4 @@
-"""Bytes -> text -> pieces, in bounded memory; what can't be text is found where it stands."""
+"""Bytes -> text -> pieces, in bounded memory; errors give the position of what isn't text."""
 
 import codecs
 import re
@@ -13,15 +13,15 @@ _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _GUESSED_BYTES = 2**12
-_HINT = "read on with --errors replace or --errors skip"
+_HINT = "use --errors replace or --errors skip"
 
 
 class UnusableTextError(Exception):
-    """What is wrong with a document; it never leaves this package, where readers add the file's name."""
+    """A document that can't be used; raised only inside this package, where readers add the file name."""
 
 
 def guess_encoding(data: bytes) -> str | None:
-    """The kind of UTF-16 or UTF-32 without a byte order mark that the beginning of a text looks like, if any."""
+    """Return the kind of UTF-16 or UTF-32 without a byte order mark that ``data`` looks like; None if neither."""
     data = data[: min(len(data), _GUESSED_BYTES) // 4 * 4]
     rest = data.replace(b"\0", b"")
     if data.count(0) * 4 < len(data) and rest.isascii() and _is_readable(rest.decode()):
@@ -46,9 +46,9 @@ def _is_readable(text: str) -> bool:
 
 
 def decode_blocks(blocks: Iterable[bytes], errors: ErrorPolicy, counts: ReadCounts) -> Iterator[str]:
-    """Decode a file as ``open(encoding="utf-8")`` does, a block at a time, and drop a leading BOM.
+    """Decode a file like ``open(encoding="utf-8")``, block by block, and drop a leading BOM.
 
-    Raises UnusableTextError, with the byte's offset in the file, unless ``errors`` is ``replace``.
+    Raises UnusableTextError, with the byte offset in the file, unless ``errors`` is ``replace``.
     """
     newlines = IncrementalNewlineDecoder(None, translate=True)
     start, rest, first = 0, b"", True
@@ -62,27 +62,27 @@ def decode_blocks(blocks: Iterable[bytes], errors: ErrorPolicy, counts: ReadCoun
 
 
 def decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
-    """All of ``data`` as text, under the same rules but with line breaks and BOM left as they are."""
+    """Decode all of ``data`` under the same rules, but keep line breaks and BOM."""
     return _decode(data, errors, counts, start=0, final=True)[0]
 
 
 def mend(text: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
-    """``text`` itself, if it has neither NUL nor lone surrogates (JSON can spell both); else as ``errors`` says."""
-    found = _UNUSABLE.search(text)
-    if found is None:
+    """Return ``text`` with NULs and lone surrogates, which JSON can contain, handled according to ``errors``."""
+    match = _UNUSABLE.search(text)
+    if match is None:
         return text
     if errors != "replace":
-        kind = "a NUL" if found[0] == "\0" else "a lone surrogate, which UTF-8 can't hold,"
-        raise UnusableTextError(f"the text has {kind} at character {found.start()}; {_HINT}")
+        kind = "a NUL" if match[0] == "\0" else "a lone surrogate, which UTF-8 can't encode,"
+        raise UnusableTextError(f"the text has {kind} at character {match.start()}; {_HINT}")
     text, replaced = _UNUSABLE.subn(_REPLACEMENT, text)
     counts.replaced += replaced
     return text
 
 
 def cut_pieces(texts: Iterable[str], piece_chars: int) -> Iterator[str]:
-    """Join ``texts`` and cut them again, into pieces of at most ``piece_chars`` that depend on the joined text alone.
+    """Join ``texts`` and cut the result into pieces of at most ``piece_chars``, independent of the input's boundaries.
 
-    A cut goes before the last white space that has a line break, else before the last with a blank, else anywhere.
+    A cut is made before the last white space with a line break, else before the last with a space, else anywhere.
     """
     held = ""
     for text in texts:
@@ -98,36 +98,36 @@ def cut_pieces(texts: Iterable[str], piece_chars: int) -> Iterator[str]:
 
 
 def _decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts, *, start: int, final: bool) -> tuple[str, int]:
-    """The text of ``data``, whose first byte is the file's byte ``start``, and how many of its bytes were used."""
+    """Decode ``data``, which starts at byte ``start`` of the file; return the text and the number of bytes used."""
     nul = data.find(0)
     if nul >= 0 and start == 0 and (encoding := guess_encoding(data)):
         raise UnusableTextError(
-            f"it looks like {encoding} without a byte order mark; convert it, for example by "
-            f"iconv -f {encoding} -t UTF-8, or leave it out with --errors skip"
+            f"it looks like {encoding} without a byte order mark; convert it, for example with "
+            f"iconv -f {encoding} -t UTF-8, or skip it with --errors skip"
         )
     if errors != "replace":
         if nul >= 0:
-            raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); leave it out, or {_HINT}")
+            raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); exclude it or {_HINT}")
         try:
             return codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
             at = f"byte {start + error.start} ({data[error.start]:#04x})"
-            raise UnusableTextError(f"{at} is not UTF-8; convert it, or {_HINT}") from None
+            raise UnusableTextError(f"{at} is not UTF-8; convert it or {_HINT}") from None
     text, used = codecs.utf_8_decode(data, "replace", final)
     text = text.replace("\0", _REPLACEMENT)
-    # The bytes of U+FFFD itself always decode to it, and are never among those left over; each other one was put.
+    # A U+FFFD that is in the data isn't a replacement. Its bytes, once complete, are always decoded, never left over.
     counts.replaced += text.count(_REPLACEMENT) - data.count(_REPLACEMENT_BYTES)
     return text, used
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    """Where the piece that begins at ``start`` and must not go beyond ``limit`` ends; ``text`` is longer than that.
+    """Return the end of the piece from ``start`` that may extend to ``limit``; ``text`` is longer than that.
 
-    Before white space, never inside it: tokenizers split there, so most cuts change no token.
+    The end is before white space, never inside it: tokenizers split there, so most cuts change no token.
     """
     for mark in "\n ":
-        found = text.rfind(mark, start + 1, limit + 1)
-        end = start + len(text[start : max(found, start)].rstrip())
+        position = text.rfind(mark, start + 1, limit + 1)
+        end = start + len(text[start : max(position, start)].rstrip())
         if end > start:
             return end
     return limit

@@ -1,4 +1,4 @@
-"""Documents -> tokens: each part of the corpus is written as a run of ids and a table of documents."""
+"""Documents -> tokens: each part of the corpus is written as a sequence of ids and a table of documents."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from knnstore.errors import ModelError, UsageError, located
 from knnstore.records import LATER
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
-"""A piece of text to its token ids, without special tokens."""
+"""Converts a piece of text to token ids, without special tokens."""
 
 DOCUMENTS_SCHEMA = pa.schema(
     [
@@ -34,9 +34,10 @@ DOCUMENTS_SCHEMA = pa.schema(
         pa.field("source_tokens", pa.int64()),
     ]
 )
-"""The table of documents; ``bytes`` and ``sha256`` are of the text in UTF-8, after newline translation.
+"""The table of documents; ``bytes`` and ``sha256`` are those of the text in UTF-8, after newline translation.
 
-Of a pair ``bytes`` and ``tokens`` are the target's, ``source_tokens`` the source's, and ``sha256`` is of both.
+For a pair, ``bytes`` and ``tokens`` are those of the target, ``source_tokens`` those of the source, and ``sha256``
+covers both.
 """
 
 SURVEY_SCHEMA = pa.schema([DOCUMENTS_SCHEMA.field(name) for name in ("path", "record", "id", "sha256")])
@@ -46,11 +47,11 @@ _ROW_GROUP = 16_384
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """What a part held: documents with tokens, their tokens and UTF-8 bytes, and what was left out or mended.
+    """The contents of a part: documents with tokens, their tokens and UTF-8 bytes, and what was left out or replaced.
 
-    ``empty``: documents without a character or a token; ``skipped``: unusable ones; ``replaced``: characters put as
-    U+FFFD; ``too_long``: pairs of texts of which one is longer than the LM takes;
-    ``special_spellings``: of special tokens in the text, None for none.
+    ``empty``: documents without characters or tokens. ``skipped``: unusable documents. ``replaced``: characters
+    replaced by U+FFFD. ``too_long``: pairs with a text longer than the LM accepts. ``special_spellings``: special
+    tokens spelled out in the text; None if there are none.
     """
 
     documents: int
@@ -65,14 +66,14 @@ class PartSummary:
 
 @dataclass(frozen=True, slots=True)
 class PairTokens:
-    """Of pairs of texts: what makes tokens of a source, the file that they go to, and the most of either text."""
+    """For pairs of texts: tokenizer of the sources, file of their tokens, and maximum length of either text."""
 
     tokenise: Tokenise
     file: Path
     longest: int
 
 
-def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the order they are told of
+def tokenise_part(  # noqa: PLR0917  the two files are the outputs, in the order of the docstring
     part: TokenPart,
     tokenise: Tokenise,
     options: ReadOptions,
@@ -83,12 +84,13 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
 ) -> PartSummary:
     """Write the part's token ids, little-endian ``dtype`` (uint16 or uint32), and its table of documents.
 
-    Of ``pairs`` of texts the ids are the targets', and those of the sources are written as well; pairs that are too
-    long are left out. Each piece of a document is tokenised by itself. The files are written afresh and not synced, and
-    the same part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), a row a document that has tokens.
+    For ``pairs``, the ids are those of the targets, and the ids of the sources are written as well; pairs that are too
+    long are left out. Each piece of a document is tokenised separately. Existing files are replaced, and nothing is
+    synced; the same part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), with one row per document
+    that has tokens.
 
-    Raises what ``read_documents`` does, ModelError for ids that aren't integers in the range of ``dtype``, and
-    ResourceError where a file can't be written.
+    Raises the errors of ``read_documents``, ModelError for ids that aren't integers in the range of ``dtype``, and
+    ResourceError if a file can't be written.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.dtype(np.uint16), np.dtype(np.uint32)):
@@ -117,9 +119,9 @@ def tokenise_part(  # noqa: PLR0917  the last two are the two outputs, in the or
 
 
 def survey_part(part: TokenPart, options: ReadOptions) -> pa.Table:
-    """The documents of a part by ``path``, ``record``, ``id`` and ``sha256`` alone: what is there, before any tokens.
+    """Return ``path``, ``record``, ``id`` and ``sha256`` of the documents of a part, without tokenising them.
 
-    Raises what ``read_documents`` does.
+    Raises the errors of ``read_documents``.
     """
     rows = []
     for document in _documents(part, options, ReadCounts()):
@@ -142,7 +144,7 @@ def _documents(part: TokenPart, options: ReadOptions, counts: ReadCounts) -> Ite
 
 
 def _write_tokens(document: Document, *, tokenise: Tokenise, dtype: np.dtype[Any], file: BinaryIO) -> dict[str, Any]:
-    """Tokenise a document to the end of ``file``; its row of the table."""
+    """Append the tokens of a document to ``file`` and return its row of the table."""
     digest = document.digest
     size = tokens = 0
     for piece in document.pieces:
@@ -171,9 +173,9 @@ def _write_pair(
     dtype: np.dtype[Any],
     files: tuple[BinaryIO, BinaryIO],
 ) -> dict[str, Any]:
-    """Tokenise a pair to the ends of the files of targets and sources; its row, of no tokens if it is too long.
+    """Append the tokens of a pair to the files of targets and sources and return its row, without tokens if too long.
 
-    The special tokens of both sides are among them, so none is empty.
+    Both sides include special tokens, so neither is empty.
     """
     text, digest = "".join(document.pieces), document.digest
     digest.update(text.encode())
@@ -197,7 +199,7 @@ def _write_pair(
 
 
 def _tokenised(tokenise: Tokenise, text: str, dtype: np.dtype[Any], path: str) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Token ids of a text, shape (tokens,); a ModelError of the tokenizer names the document."""
+    """Return the token ids of a text, shape (tokens,); a ModelError of the tokenizer names the document."""
     with located(path):
         ids = tokenise(text)
     return _checked(ids, dtype, path)
@@ -206,14 +208,18 @@ def _tokenised(tokenise: Tokenise, text: str, dtype: np.dtype[Any], path: str) -
 def _checked(
     ids: Sequence[int] | npt.NDArray[np.integer[Any]], dtype: np.dtype[Any], path: str
 ) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """The ids as an array of ``dtype``, shape (tokens,); a cast alone would wrap those that don't fit."""
+    """Return the ids as an array of ``dtype``, shape (tokens,), checking the range because a cast would wrap."""
     array = np.asarray(ids)
     if array.size == 0:
         return np.empty(0, dtype)
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise ModelError(f"the tokenizer gave {array.dtype} of shape {array.shape} for {path!r}, not a list of ids")
+        raise ModelError(
+            f"the tokenizer returned {array.dtype} of shape {array.shape} for {path!r} instead of a list of ids"
+        )
     low, high, limit = int(array.min()), int(array.max()), int(np.iinfo(dtype).max)
     if low < 0 or high > limit:
         wrong = low if low < 0 else high
-        raise ModelError(f"the tokenizer gave token {wrong} for {path!r}, outside 0 to {limit}: store a wider dtype")
+        raise ModelError(
+            f"the tokenizer returned token {wrong} for {path!r}, outside 0 to {limit}: store a wider dtype"
+        )
     return array.astype(dtype)

@@ -1,4 +1,4 @@
-"""Compressed files and UTF-16 as streams of UTF-8 bytes, in bounded memory."""
+"""Read compressed files and UTF-16 as streams of UTF-8 bytes, in bounded memory."""
 
 import bz2
 import codecs
@@ -20,31 +20,31 @@ from knnstore.sizes import format_size
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _XZ_MEMORY = 2 * MOST_WINDOW
-_BYTE_ORDER_MARKS = {  # UTF-32's first, since it begins as UTF-16's does
+_BYTE_ORDER_MARKS = {  # UTF-32 first, because its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# What can't be decoded becomes a lone surrogate, which as UTF-8 is an error that readers treat as --errors says.
+# Undecodable data becomes a lone surrogate, an error in UTF-8 that readers handle according to --errors.
 codecs.register_error("knnstore.surrogate", lambda error: ("\udfff", error.end))  # type: ignore[attr-defined]
 
 
 @contextmanager
 def open_utf8(source: Source) -> Iterator[BinaryIO]:
-    """The unpacked bytes of a file, which are UTF-8 where the file is UTF-16 or UTF-32 with a byte order mark."""
+    """Open a file as unpacked bytes, converted to UTF-8 if it is UTF-16 or UTF-32 with a byte order mark."""
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         yield as_utf8(unpack(file, source.path))
 
 
 def unpack(file: BinaryIO, path: str) -> BinaryIO:
-    """The stream itself, or its unpacked bytes if the name says that it is packed."""
+    """Return the stream itself, or its unpacked bytes if the name has the suffix of a compression format."""
     packing = packing_of(path)
     if not packing:
         return file
     head = _peek(file)
-    if not head:  # some decompressors take an empty file for an empty text
-        raise CorpusError(f"{path!r} is damaged or cut short: it has 0 bytes; replace it or leave it out")
+    if not head:  # some decompressors accept an empty file as an empty text
+        raise CorpusError(f"{path!r} is damaged or truncated: it has 0 bytes; replace it or exclude it")
     if packing == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=file))
     raw: Any = None
@@ -59,7 +59,7 @@ def unpack(file: BinaryIO, path: str) -> BinaryIO:
 
 
 def as_utf8(stream: BinaryIO) -> BinaryIO:
-    """The stream itself, or its text as UTF-8 if it begins with another byte order mark."""
+    """Return the stream itself, or its text as UTF-8 if it starts with the byte order mark of another encoding."""
     head = _peek(stream)
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
@@ -79,14 +79,14 @@ def _check_window(head: bytes, path: str) -> None:
     window = base + base // 8 * (head[5] & 7)
     if window > MOST_WINDOW:
         raise CorpusError(
-            f"{path!r} needs a window of {format_size(window)} to unpack (zstd --long), and at most "
-            f"{format_size(MOST_WINDOW)} is allowed: recompress it, for example by "
+            f"{path!r} needs a window of {format_size(window)} to unpack (zstd --long); the limit is "
+            f"{format_size(MOST_WINDOW)}: recompress it, for example with "
             f"zstd -d --long=31 -c {shlex.quote(path)} | zstd -o NEW.zst"
         )
 
 
 class _Unpacked(io.RawIOBase):
-    """What a decompressor of the standard library makes of a stream, streams one after the other included."""
+    """A stream unpacked by a decompressor of the standard library, including concatenated streams."""
 
     def __init__(self, file: BinaryIO, new: Callable[[], Any]) -> None:
         self._file, self._new, self._decompressor = file, new, new()
@@ -111,7 +111,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Transcoded(io.RawIOBase):
-    """A stream of another encoding as UTF-8."""
+    """A stream in another encoding, converted to UTF-8."""
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._stream, self._rest = stream, b""

@@ -1,4 +1,4 @@
-"""Records of a ``.json`` file: the elements of an array, a record a line, or objects one after the other."""
+"""Records of a ``.json`` file: elements of an array, one record per line, or concatenated objects."""
 
 import codecs
 import json
@@ -20,9 +20,9 @@ _SAMPLED_RECORDS, _SAMPLED_BYTES = 100, 2**24
 
 
 def read_values(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Numbers from 0 and the bytes of records; None for a record of more than ``max_bytes``, unread.
+    """Yield numbers from 0 and the bytes of records; None for a record longer than ``max_bytes``.
 
-    A file whose first line is an object is read by lines, so that one that is malformed spoils no other.
+    A file whose first line is an object is read line by line, so that a malformed record affects no other.
     """
     with open_utf8(source) as stream:
         first = stream.readline(BLOCK_BYTES).removeprefix(codecs.BOM_UTF8)
@@ -36,9 +36,9 @@ def read_values(source: Source, max_bytes: int) -> Iterator[tuple[int, bytes | N
 
 
 def has_records(source: Source, fields: Sequence[str]) -> bool:
-    """Whether one of the first records has the fields: many ``.json`` files are settings or metadata.
+    """Return whether one of the first records has the fields, since many ``.json`` files are settings or metadata.
 
-    True if that can't be known, so that reading the file says why.
+    Return True if that can't be determined, so that reading the file reports why.
     """
     seen = False
     try:
@@ -50,7 +50,7 @@ def has_records(source: Source, fields: Sequence[str]) -> bool:
                 record = json.loads(value or b"")
                 if all(field_path(record, name) for name in fields):
                     return True
-    except EOFError:  # the first record is longer, or doesn't end
+    except EOFError:  # the first record is longer or incomplete
         return not seen
     except CorpusError:
         return True
@@ -58,10 +58,10 @@ def has_records(source: Source, fields: Sequence[str]) -> bool:
 
 
 def split_values(data: Iterable[bytes], max_bytes: int) -> Iterator[bytes | None]:
-    """The bytes of each JSON value of a stream, one after the other or in arrays; None for one that is too long.
+    """Yield the bytes of each JSON value of a stream, concatenated or in arrays; None for one that is too long.
 
-    Only brackets and strings are followed, so what is wrong in a value shows when it is parsed. Raises EOFError if the
-    stream ends inside a value or an array.
+    Only brackets and strings are tracked; other errors in a value show when it is parsed. Raises EOFError if the stream
+    ends inside a value or an array.
     """
     scanner, held, too_long = _Scanner(), bytearray(), False
     for block in data:
@@ -84,26 +84,26 @@ def split_values(data: Iterable[bytes], max_bytes: int) -> Iterator[bytes | None
 
 
 class _Scanner:
-    """Follows the brackets and strings of JSON from one block to the next."""
+    """Tracks the brackets and strings of JSON across blocks."""
 
     def __init__(self) -> None:
         self._depth = self._base = 0  # open brackets, and how many of them are an array of records
         self._quoted = False
-        self._offset = 0  # of the next block, where its first byte is escaped
+        self._offset = 0  # of the next block, 1 if its first byte is escaped
 
     @property
     def is_inside(self) -> bool:
-        """Whether a value or an array is open."""
+        """Return whether a value or an array is open."""
         return self._depth > 0 or self._quoted
 
     def scan(self, block: bytes) -> Iterator[tuple[int, int]]:
-        """Where values end in the block, and where what follows them begins."""
+        """Yield the end of each value in the block and the start of what follows it."""
         at = self._offset
         while match := (_INSIDE if self._quoted else _OUTSIDE).search(block, at):
             mark, at = match[0], match.end()
             if self._quoted:
                 self._quoted = mark == b"\\"
-                at += self._quoted  # whatever is escaped
+                at += self._quoted  # skip the escaped character
             elif mark == b'"':
                 self._quoted = True
             elif (ends := self._follow(mark)) is not None:
@@ -111,7 +111,7 @@ class _Scanner:
         self._offset = max(0, at - len(block))
 
     def _follow(self, mark: bytes) -> int | None:
-        """How many bytes of the mark belong to the value that it ends; None if it ends none."""
+        """Return how many bytes of the mark belong to the value that it ends; None if it ends no value."""
         if mark in b"{[":
             self._depth += 1
             if self._depth > 1 or mark == b"{":

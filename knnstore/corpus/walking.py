@@ -1,4 +1,4 @@
-"""The files that an argument leads to: a file, a folder with everything below it, or a glob pattern."""
+"""Find the files of an argument: a file, a folder with everything below it, or a glob pattern."""
 
 import errno
 import os
@@ -18,14 +18,14 @@ STORE_SUFFIX = ".knnstore"
 
 
 class Bounds:
-    """The folders that a corpus is made of, links resolved."""
+    """The folders of a corpus, with links resolved."""
 
     def __init__(self, folders: Iterable[str]) -> None:
         self._roots = {os.path.realpath(folder) for folder in folders}
         self._last: tuple[str, bool] | None = None  # a folder, and whether it is inside
 
     def leaves(self, path: str) -> bool:
-        """Whether links lead from the path to a place outside all of the folders."""
+        """Return whether links lead from the path to a place outside all folders."""
         if Path(path).is_symlink():
             return not self._contains(path)
         parent = path[: path.rfind("/") + 1]
@@ -39,7 +39,7 @@ class Bounds:
 
 
 class Step(NamedTuple):
-    """A file as it was reached; a folder that was not entered has a ``reason``, and so has what a link leads to."""
+    """A file found by a walk; ``reason`` is set for folders that aren't entered and links that aren't followed."""
 
     path: str
     reason: Reason = ""
@@ -47,40 +47,40 @@ class Step(NamedTuple):
 
 
 class Argument:
-    """One argument that names files. Raises CorpusError if it names nothing."""
+    """An argument that names files. Raises CorpusError if it matches nothing."""
 
     def __init__(self, argument: str) -> None:
         self.text = argument
         self._exists = exists(argument)
         if not self._exists and not has_magic(argument):
-            raise CorpusError(f"no such file or folder: {argument!r}; check the path, and the folder it is relative to")
+            raise CorpusError(f"no such file or folder: {argument!r}; check the path and the current folder")
         is_folder = self._exists and Path(argument).is_dir()
         if is_folder and argument.rstrip("/").endswith(STORE_SUFFIX):
-            raise CorpusError(f"{argument!r} is a datastore, not text: give the text it was made from")
+            raise CorpusError(f"{argument!r} is a store, not text: give the text it was made from")
         self.is_file = self._exists and not is_folder
         self.folder = f"{argument.rstrip('/')}/" if is_folder else _literal_folder(argument)
         suffix = None if self._exists else re.search(r"\.[^./*?\[\]]+\Z", argument)
         self._suffix = suffix[0] if suffix else None
 
     def names_type(self, path: str) -> bool:
-        """Whether it is a pattern that ends in the file's suffix, as ``src/*.py`` does."""
+        """Return whether the argument is a pattern that ends in the file's suffix, such as ``src/*.py``."""
         return self._suffix is not None and path.endswith(self._suffix)
 
     def inside(self, path: str) -> str:
-        """The path as patterns see it: relative to the argument's folder."""
+        """Return the path relative to the argument's folder, as patterns are matched."""
         return path.removeprefix(self.folder)
 
     def covers(self, path: str) -> bool:
-        """Whether the path lies where the argument leads, whether or not there is such a file."""
+        """Return whether the argument covers the path, even if the file doesn't exist."""
         if self._exists:
             return path == self.text or (not self.is_file and path.startswith(self.folder))
         return re.match(translate(self.text), path) is not None
 
     def steps(self, selection: Selection, bounds: Bounds) -> Iterator[Step]:
-        """Every file, of whatever type, in no order and some several times.
+        """Yield every file of any type, in no particular order, some several times.
 
-        Patterns such as ``**/*`` match a folder and, again, what is in it. Folders that are excluded, and links out
-        of the corpus unless they are followed, are not entered.
+        Patterns such as ``**/*`` match a folder as well as its contents. Excluded folders, and links out of the corpus
+        that aren't followed, are not entered.
         """
         if self.is_file:
             yield Step(self.text)
@@ -104,7 +104,7 @@ class Argument:
             yield from (self._file(path, selection, bounds) for path in files)
         yield from closed
         if nothing and not closed:
-            raise CorpusError(f"the pattern {self.text!r} matches nothing; check it, and the folder it is relative to")
+            raise CorpusError(f"the pattern {self.text!r} matches nothing; check it and the current folder")
 
     def _file(self, path: str, selection: Selection, bounds: Bounds) -> Step:
         outside = bounds.leaves(path)
@@ -112,20 +112,20 @@ class Argument:
 
 
 def exists(path: str) -> bool:
-    """Whether anything has that name."""
+    """Return whether the path exists, even as a broken link."""
     try:
-        return os.path.lexists(path)  # a link to nothing is there; what is wrong with it is said later
+        return os.path.lexists(path)  # a broken link exists; reading it reports the error
     except ValueError:  # a NUL in the name
         return False
 
 
 def identity_of(info: os.stat_result) -> bytes:
-    """What tells a file from all others."""
+    """Return the identity of a file: device and inode."""
     return (info.st_dev << 64 | info.st_ino).to_bytes(16)
 
 
 def _literal_folder(pattern: str) -> str:
-    """The folders before the first part that has a wildcard, ``""`` or ending in ``/``."""
+    """Return the folders before the first part with a wildcard, ``""`` or ending in ``/``."""
     parts = pattern.split("/")
     first = next((number for number, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
     return "".join(f"{part}/" for part in parts[:first])
@@ -136,10 +136,10 @@ def _split(pattern: str) -> tuple[str, list[str]]:
 
 
 def _expand(prefix: str, parts: list[str], enter: Callable[[str], bool]) -> Iterator[str]:
-    """What matches the parts of a pattern below the folder ``prefix``, which is "" or ends in "/".
+    """Yield the matches of a pattern's parts below the folder ``prefix``, which is "" or ends in "/".
 
-    Not glob.glob: its ``**`` follows loops of links, and it passes over folders that can't be read. ``enter`` says
-    whether a folder that a wildcard matches may be entered.
+    glob.glob isn't used because its ``**`` follows loops of links and ignores unreadable folders. ``enter`` tells
+    whether a folder that matches a wildcard may be entered.
     """
     part, rest = parts[0], parts[1:]
     if part == "**" and rest:
@@ -149,7 +149,7 @@ def _expand(prefix: str, parts: list[str], enter: Callable[[str], bool]) -> Iter
         return
     matches: Iterable[str]
     if part == "**":
-        matches = [prefix or "."]  # a folder stands for everything below it
+        matches = [prefix or "."]  # a folder means everything below it
     elif has_magic(part):
         matches = (
             prefix + name
@@ -167,9 +167,9 @@ def _files_below(folder: str, enter: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _walk(top: str, enter: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
-    """Each folder from ``top`` down, as "" or a path that ends in "/", and its files; whether it is a folder.
+    """Yield every folder from ``top`` down, as "" or a path ending in "/", and its files, with whether it is a folder.
 
-    A folder reached twice through links is walked once, by the name that comes first.
+    A folder reached twice through links is walked once, under the first name.
     """
     seen: set[bytes] = set()
     waiting = [top]
@@ -191,7 +191,7 @@ def _walk(top: str, enter: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
 
 
 def _entries(prefix: str) -> Iterator[tuple[str, bool]]:
-    """The names in a folder as the system lists them, and whether each is a folder; no hidden ones, no datastores."""
+    """Yield the names in a folder, in the system's order and except hidden ones and stores, and if each is a folder."""
     with naming_errors(prefix or "."), os.scandir(prefix or ".") as entries:
         for entry in entries:
             if not entry.name.startswith("."):
@@ -204,6 +204,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself is no folder
+        if error.errno == errno.ELOOP:  # a link to itself isn't a folder
             return False
         raise

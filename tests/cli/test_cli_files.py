@@ -87,7 +87,7 @@ def test_a_folder_that_is_mostly_of_other_types_stops_the_run_with_the_ways_out(
     (here / "src/a.py").write_text("pass\n" * 1000)
     _, told = ingest("src", code=2)
     assert "most of 'src' can't be read" in told
-    assert "take text of any type with --include '*.py', or go without it by --exclude '*.py'" in told
+    assert "read them as text with --include '*.py', or skip them with --exclude '*.py'" in told
 
 
 @pytest.mark.parametrize("command", ["ingest", "score", "repair", "info", "neighbours"])
@@ -129,4 +129,4 @@ def test_names_that_are_not_utf8_are_listed_escaped(here, built):
     assert "b\\udcffoks" in run("info", "--store", name)[0]
     (here / "src" / os.fsdecode(b"\xff.txt")).write_text("a text")
     _, told = ingest("src", code=2)
-    assert "'src/\\udcff.txt' is not UTF-8 and can't be recorded: rename the file, or --exclude it" in told
+    assert "'src/\\udcff.txt' is not UTF-8 and can't be recorded: rename the file or skip it with --exclude" in told

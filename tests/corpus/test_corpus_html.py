@@ -80,7 +80,5 @@ def test_without_the_extra_one_sentence_says_what_to_install(folder, monkeypatch
     (folder / "a.html").write_text(PAGE)
     monkeypatch.setitem(sys.modules, "resiliparse.extract.html2text", None)
     for choose in (lambda: find_sources(["c/a.html"]), read):
-        with pytest.raises(
-            UsageError, match=r"isn't installed: pip install 'knnstore\[html\]', or leave the pages out"
-        ):
+        with pytest.raises(UsageError, match=r"isn't installed: pip install 'knnstore\[html\]', or skip the pages"):
             choose()

@@ -67,14 +67,14 @@ BAD_LINES = [
     (b'{"text": "a"', "not JSON: .* at character 13"),
     (b"[" * 100_000, "JSON nested too deeply"),
     (b"1" * 5000, "not JSON: Exceeds the limit"),
-    (b'["text"]', "a JSON list where an object belongs"),
+    (b'["text"]', "a JSON list instead of an object"),
     (b'{"body": "\\ud800"}', r"no field 'text' among \['body'\]; .*--text-field"),
     (b'{"text": null}', "the field 'text' is a NoneType, not a string"),
     (b'{"text": ["a"]}', "the field 'text' is a list, not a string"),
     (b'{"text": "\xff"}', r"byte 10 \(0xff\) is not UTF-8"),
     (b'{"text": "\0"}', r"looks binary \(a NUL at byte 10\)"),
     (b'{"text": "ab\\u0000"}', "the text has a NUL at character 2"),
-    (b'{"text": "a\\ud800"}', "the text has a lone surrogate, which UTF-8 can't hold, at character 1"),
+    (b'{"text": "a\\ud800"}', "the text has a lone surrogate, which UTF-8 can't encode, at character 1"),
     (b'{"text": "' + b"a" * 10_000 + b'"}', "more than 9000 bytes"),
 ]
 
@@ -129,7 +129,7 @@ def test_a_truncated_compressed_file_is_named_in_one_sentence(jsonl, kind, error
     data = file.read_bytes()
     for damaged in (data[: len(data) // 2], data[:-2], b"", b"not compressed", data + b"tail"):
         file.write_bytes(damaged)
-        with pytest.raises(CorpusError, match=f"a.{kind}' is damaged or cut short: .*; replace it or leave it out"):
+        with pytest.raises(CorpusError, match=f"a.{kind}' is damaged or truncated: .*; replace it or exclude it"):
             read(file, errors=errors)
 
 
@@ -256,7 +256,7 @@ def test_a_bad_record_of_an_array_is_named_and_skipped_on_request(tmp_path):
     assert counts.skipped == 4
     for cut in (b'[{"text": "a"}', b'[{"text": "a"}, {"te', b'[\n{"text": "a'):
         file.write_bytes(cut)
-        with pytest.raises(CorpusError, match=r"a.json' is damaged or cut short: its JSON ends inside a record"):
+        with pytest.raises(CorpusError, match=r"a.json' is damaged or truncated: its JSON ends inside a record"):
             read(file, errors="skip")
 
 
@@ -295,6 +295,6 @@ def test_a_damaged_parquet_file_is_named(parquet):
     data = file.read_bytes()
     for damaged in (b"", data[:-5], data[:-40] + b"\xff" * 32 + data[-8:], data[:60] + b"\xff" * 40 + data[100:]):
         file.write_bytes(damaged)
-        with pytest.raises(CorpusError, match=r"a.parquet' is damaged or cut short") as caught:
+        with pytest.raises(CorpusError, match=r"a.parquet' is damaged or truncated") as caught:
             read(file)
         assert "\n" not in str(caught.value)

@@ -71,7 +71,7 @@ def test_hidden_entries_and_datastores_are_passed_over(folder):
     write(folder, "c/.hidden.txt", "c/.git/x.txt", "c/s.knnstore/documents.parquet", "c/a.txt")
     assert paths("c") == paths("c/**/*.txt") == paths("c/*") == ["c/a.txt"]
     assert find_sources(["c"]).ignored == 0
-    with pytest.raises(CorpusError, match=r"'c/s.knnstore/' is a datastore"):
+    with pytest.raises(CorpusError, match=r"'c/s.knnstore/' is a store"):
         find_sources(["c/s.knnstore/"])
 
 
@@ -155,7 +155,7 @@ def test_nothing_found_says_what_was_looked_for_and_what_was_ignored(folder):
     write(folder, "c/a.pdf", "c/b.doc")
     with pytest.raises(CorpusError, match=r"no text found in 'c': looked for \.txt .* left out 1 .doc, 1 .pdf"):
         find_sources(["c"])
-    with pytest.raises(CorpusError, match="no argument at all"):
+    with pytest.raises(CorpusError, match="in no path"):
         find_sources([])
 
 
@@ -191,7 +191,7 @@ def test_it_is_an_error_if_most_of_a_folder_cannot_be_read(folder):
     (folder / "c/b.arrow").write_bytes(bytes(2000))
     with pytest.raises(
         CorpusError,
-        match=r"most of 'c' can't be read: 7 B of text .* 2\.0 KB left out, 1 \.arrow; .*--exclude '\*\.arrow'",
+        match=r"most of 'c' can't be read: found 7 B of text, left out 2\.0 KB, 1 \.arrow; .*--exclude '\*\.arrow'",
     ):
         find_sources(["d", "c"])
     assert paths("c", exclude=["*.arrow"]) == paths("c", include=["*.txt"]) == paths("c/*.txt") == ["c/a.txt"]
@@ -236,7 +236,7 @@ def test_excluded_folders_are_not_entered_and_excluded_names_are_not_judged(fold
 
 @pytest.mark.parametrize("pattern", ["", "# a comment", "!", "/"])
 def test_a_pattern_that_can_match_nothing_is_refused(pattern):
-    with pytest.raises(UsageError, match="is no pattern that matches files"):
+    with pytest.raises(UsageError, match="isn't a pattern for files"):
         Selection(exclude=(pattern,))
 
 
@@ -332,7 +332,7 @@ def test_fifos_and_sockets_are_never_opened(folder):
 def test_a_link_to_nothing_is_told_not_ignored(folder):
     write(folder, "c/a.txt")
     (folder / "c/gone.txt").symlink_to("nowhere.txt")
-    with pytest.raises(CorpusError, match=r"'c/gone.txt' is not there any more, or is a link to nothing"):
+    with pytest.raises(CorpusError, match=r"'c/gone.txt' no longer exists or is a broken link"):
         find_sources(["c"])
 
 

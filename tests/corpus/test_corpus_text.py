@@ -184,9 +184,7 @@ def test_compressed_text_is_read_whole_and_in_parts(tmp_path, packing):
     data = pack(bytes(range(32, 127)) * 3000)
     for damaged in (data[: len(data) // 2], data[:-2], b"", b"not compressed", data + b"tail"):
         file.write_bytes(damaged)
-        with pytest.raises(
-            CorpusError, match=f"a.md.{packing}' is damaged or cut short: .*; replace it or leave it out"
-        ):
+        with pytest.raises(CorpusError, match=f"a.md.{packing}' is damaged or truncated: .*; replace it or exclude it"):
             read(file)
 
 
@@ -215,7 +213,8 @@ def test_a_long_window_is_named_with_what_to_do(tmp_path):
     long = tmp_path / "a b.txt.zst"
     long.write_bytes(bytes.fromhex("28b52ffd 00 a8 010000") + b"...")  # a frame whose window is 2**31 bytes
     with pytest.raises(
-        CorpusError, match=r"needs a window of 2\.1 GB .* at most 134 MB .* zstd -d --long=31 -c '.*a b.txt.zst' \|"
+        CorpusError,
+        match=r"needs a window of 2\.1 GB .* the limit is 134 MB: .* zstd -d --long=31 -c '.*a b.txt.zst' \|",
     ):
         read(long)
     huge = tmp_path / "a.txt.xz"
@@ -226,7 +225,7 @@ def test_a_long_window_is_named_with_what_to_do(tmp_path):
     raw[8:12] = zlib.crc32(raw[:8]).to_bytes(4, "little")
     data[12:24] = raw
     huge.write_bytes(bytes(data))
-    with pytest.raises(CorpusError, match=r"a.txt.xz' needs a longer window to unpack than 134 MB: recompress it"):
+    with pytest.raises(CorpusError, match=r"a.txt.xz' needs a window of more than 134 MB to unpack: recompress it"):
         read(huge)
 
 
@@ -241,10 +240,10 @@ def test_a_file_that_vanished_or_changed_since_it_was_listed_is_told(file):
     file.write_text("abc")
     source = find_sources([str(file)])[0]
     file.write_text("abcd")
-    with pytest.raises(CorpusError, match="has changed since it was listed: it had 3 bytes and has 4"):
+    with pytest.raises(CorpusError, match="has changed since it was listed, from 3 to 4 bytes"):
         next(read_documents(source))
     file.unlink()
-    with pytest.raises(CorpusError, match="is not there any more"):
+    with pytest.raises(CorpusError, match="no longer exists"):
         next(read_documents(source))
     os.mkfifo(file)
     with pytest.raises(CorpusError, match="has changed"):

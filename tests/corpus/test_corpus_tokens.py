@@ -143,7 +143,7 @@ def test_a_token_that_does_not_fit_is_refused_not_wrapped(corpus, tmp_path, dtyp
 
 @pytest.mark.parametrize("wrong", [[1.5], [[1, 2]], ["a"], [True]])
 def test_a_tokenizer_that_gives_no_ids_is_refused(corpus, tmp_path, wrong):
-    with pytest.raises(ModelError, match="not a list of ids"):
+    with pytest.raises(ModelError, match="instead of a list of ids"):
         run(corpus, tmp_path, lambda text: wrong)
 
 

@@ -115,7 +115,7 @@ def test_a_compressed_file_that_is_cut_short_is_one_sentence_whatever_the_policy
     (here / "books" / f"a.jsonl.{kind}").write_bytes(CUT[kind](lines))
     code, told = ingest(here, "--errors", policy)
     assert (code, told.count("Error: ")) == (2, 1)
-    assert f"'books/a.jsonl.{kind}' is damaged or cut short" in told
+    assert f"'books/a.jsonl.{kind}' is damaged or truncated" in told
 
 
 def test_a_parquet_file_without_the_column_names_those_that_it_has(here):
@@ -150,7 +150,7 @@ def test_a_file_that_changes_under_the_reader_is_one_sentence(here, monkeypatch,
     monkeypatch.setattr("knnstore.corpus.documents.blocks", blocks)
     code, told = ingest(here)
     assert code == 2
-    expected = "is not there any more" if what == "vanishes" else "has changed since it was listed"
+    expected = "no longer exists" if what == "vanishes" else "has changed since it was listed"
     assert f"'books/b.txt' {expected}" in told
 
 
@@ -211,7 +211,7 @@ def test_a_line_of_json_of_a_gigabyte_is_refused_by_its_length(here):
     (here / "books" / "bomb.jsonl.zst").write_bytes(sink.getvalue().to_pybytes())
     assert (here / "books" / "bomb.jsonl.zst").stat().st_size < 100_000
     told, megabytes = read_alone("books/bomb.jsonl.zst")
-    assert "'books/bomb.jsonl.zst', line 1: more than 250000000 bytes; split it, or use --errors skip" in told
+    assert "'books/bomb.jsonl.zst', line 1: more than 250000000 bytes; split it or use --errors skip" in told
     assert megabytes < 800  # the limit and a copy, not the line
 
 

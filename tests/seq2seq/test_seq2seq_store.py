@@ -186,7 +186,7 @@ def test_a_store_of_pairs_refuses_a_causal_lm_and_the_other_way_round(radio, pla
             "'test.words' ends after 40 lines",
         ),
         (("--task", "seq2seq", "--source", "nothing", "--target", "test.words"), "no such file: 'nothing'"),
-        (("--task", "seq2seq", "--corpus", "train.words"), "is not a file of text that can be read: give .tsv"),
+        (("--task", "seq2seq", "--corpus", "train.words"), "isn't a readable text file: give .tsv"),
         (("--task", "seq2seq", "--corpus", "a.tsv", "--stride", "4"), "a pair of texts is one window"),
     ],
 )
@@ -256,7 +256,7 @@ def test_bad_pairs_are_told_by_their_line_or_left_out(radio, tmp_path):
     (tmp_path / "pairs.tsv").write_text("\n".join(lines), "utf-8")
     arguments = ("--corpus", tmp_path / "pairs.tsv", "--model", radio / "model", "--store", tmp_path / "new")
     done = invoke("ingest", "--task", "seq2seq", *arguments, "--workers", 0)
-    assert (done.exit_code, "pairs.tsv', line 2: 1 columns, and column 2 is wanted" in done.stderr) == (2, True)
+    assert (done.exit_code, "pairs.tsv', line 2: 1 columns, but column 2 is needed" in done.stderr) == (2, True)
     done = invoke("ingest", "--task", "seq2seq", *arguments, "--workers", 0, "--errors", "skip", "--overwrite")
     assert done.exit_code == 0, done.output
     assert (
