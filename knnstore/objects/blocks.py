@@ -1,4 +1,4 @@
-"""Objects that are read in parts: a file of the cache that fills by blocks, as they are asked for."""
+"""Objects that are read in parts: files of the cache that are filled block by block, on demand."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ from knnstore.objects.cache import disk_errors, the_cache
 from knnstore.objects.path import ObjectPath
 from knnstore.objects.service import ConditionError
 
-_REQUEST_BYTES = 2**23  # most that one request asks for
+_REQUEST_BYTES = 2**23  # maximum bytes per request
 _REQUESTS_AT_ONCE = 16
 _TAIL = 4
 
@@ -27,20 +27,20 @@ def _requests() -> ThreadPoolExecutor:
 
 
 class CachedObject:
-    """A chunk of an uncompressed array, on this disk as far as it was asked for. ``file`` is as long as the object.
+    """A chunk of an uncompressed array, cached on disk as far as it was requested. ``file`` is as long as the object.
 
-    Objects without sums are fetched whole, and verified by the checksum that every chunk ends in.
+    Objects without sums are fetched whole and verified by the checksum at the end of every chunk.
 
-    Raises CorruptStoreError for bytes that aren't what was written, ResourceError if the disk or the service fails,
-    FileNotFoundError if there is no such object.
+    Raises CorruptStoreError for bytes that aren't what was written, ResourceError if the disk or the service fails, and
+    FileNotFoundError if the object doesn't exist.
     """
 
     def __init__(self, path: ObjectPath) -> None:
         self.path = path
-        found = path.describe()
-        self.size = found.size
-        self._version, self._sums = found.version, found.sums
-        self._block = found.sums.block_bytes if found.sums else max(1, found.size)
+        description = path.describe()
+        self.size = description.size
+        self._version, self._sums = description.version, description.sums
+        self._block = description.sums.block_bytes if description.sums else max(1, description.size)
         self._cache = the_cache()
         self.file = self._open()
         self._good = np.zeros(-(-self.size // self._block), np.bool_)
@@ -48,7 +48,7 @@ class CachedObject:
         self._lock = Lock()
 
     def require(self, begin: int, end: int) -> None:
-        """See that bytes ``[begin, end)`` are in the file, verified."""
+        """Make sure that bytes ``[begin, end)`` are in the file and verified."""
         work, waiting = self._claim(begin, end)
         ahead = [_requests().submit(self._bring, *blocks) for blocks in work[1:]]
         if work:
@@ -57,12 +57,12 @@ class CachedObject:
             future.result()
 
     def will_need(self, begin: int, end: int) -> None:
-        """Fetch bytes ``[begin, end)`` meanwhile."""
+        """Fetch bytes ``[begin, end)`` in the background."""
         for blocks in self._claim(begin, end)[0]:
             _requests().submit(self._bring, *blocks)
 
     def _claim(self, begin: int, end: int) -> tuple[list[tuple[int, int]], list[Future[None]]]:
-        """Ranges of blocks that are left for the caller to bring, and those that another thread brings already."""
+        """Return the ranges of blocks that the caller must fetch, and futures of those that other threads fetch."""
         first, last = begin // self._block, -(-end // self._block)
         with self._lock:
             if self._good[first:last].all():
@@ -83,7 +83,7 @@ class CachedObject:
         return work, list(waiting.values())
 
     def _bring(self, first: int, last: int) -> None:
-        """Verify blocks that are there, and fetch the others; they were claimed before."""
+        """Verify cached blocks and fetch missing ones; all of them were claimed before."""
         future = self._coming[first]
         try:
             missing = [block for block in range(first, last) if not self._is_here(block)]
@@ -124,7 +124,7 @@ class CachedObject:
     def _is_here(self, block: int) -> bool:
         begin = block * self._block
         length = min(self._block, self.size - begin)
-        with suppress(OSError):  # a hole needs no reading
+        with suppress(OSError):  # holes needn't be read
             if os.lseek(self.file.fileno(), begin, os.SEEK_DATA) >= begin + length:
                 return False
         data = os.pread(self.file.fileno(), length, begin)
@@ -142,10 +142,10 @@ class CachedObject:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
                 fcntl.flock(file, fcntl.LOCK_SH)
-                found = os.fstat(file.fileno())
-                if found.st_nlink:
-                    if found.st_size != self.size:
+                status = os.fstat(file.fileno())
+                if status.st_nlink:
+                    if status.st_size != self.size:
                         os.ftruncate(file.fileno(), self.size)
                     os.utime(file.fileno())
                     return file
-                file.close()  # it was making room for another at this very moment
+                file.close()  # another process has just removed it to make room

@@ -1,9 +1,9 @@
-"""A folder of this machine that holds what was read from object storage, up to a limit.
+"""A local folder that caches what was read from object storage, up to a limit.
 
-A file of it is named after an object's URL and its version, and is as long as the object; blocks that weren't fetched
-are holes. A block is there if its bytes have its checksum, which travels with the object: no record of what is there is
-kept, so none can be wrong after a crash, and processes share the folder without talking to each other. Whoever has a
-file open holds a shared ``flock`` on it, and only files that nobody holds make room for others.
+Each file is named after an object's URL and version and is as long as the object; blocks that weren't fetched are
+holes. A block is cached if its bytes match its checksum, which is stored with the object. Since there is no other
+record, none can be wrong after a crash, and processes share the folder without communicating. Every process that has a
+file open holds a shared ``flock`` on it, and only files that nobody holds are removed to make room.
 """
 
 import fcntl
@@ -24,52 +24,52 @@ LIMIT_VARIABLE = "KNNSTORE_STORE_CACHE"
 FOLDER_VARIABLE = "KNNSTORE_STORE_CACHE_FOLDER"
 DEFAULT_LIMIT = "50GB"
 SMALLEST_LIMIT = 64 * 10**6
-_KEPT_SHARE = 0.8  # of the limit, once it was reached
+_KEPT_SHARE = 0.8  # of the limit is kept once the limit is reached
 
 
 class Cache:
-    """The files in ``folder``, which take ``limit`` bytes of the disk."""
+    """The files in ``folder``, limited to ``limit`` bytes on disk."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
         self._lock = Lock()
-        self._room = 0  # bytes that may come before the folder has to be looked through again
+        self._room = 0  # bytes that may be added before the folder has to be scanned again
 
     def file(self, path: ObjectPath, version: Version) -> Path:
-        """The file of a version of an object."""
-        told = json.dumps([str(path), version.e_tag, version.version])
-        name = sha256(told.encode()).hexdigest()[:32]
+        """Return the file of a version of an object."""
+        identity = json.dumps([str(path), version.e_tag, version.version])
+        name = sha256(identity.encode()).hexdigest()[:32]
         return self.folder / name[:2] / name
 
     def note(self, path: ObjectPath) -> Path:
-        """The file that says which version of a whole object is here."""
+        """Return the file that records which version of a whole object is cached."""
         name = sha256(str(path).encode()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.json"
 
     def make_room(self, size: int) -> None:
-        """Remove the files that were opened longest ago, but for those that are held, if ``size`` more are too many."""
+        """Remove the least recently opened files that nobody holds, if ``size`` more bytes exceed the limit."""
         with self._lock:
             self._room -= size
             if self._room >= 0:
                 return
             files = self._files()
-            used = sum(found.st_blocks * 512 for _, found in files)
+            used = sum(status.st_blocks * 512 for _, status in files)
             if used + size > self.limit:
-                for file, found in sorted(files, key=lambda entry: entry[1].st_mtime):
+                for file, status in sorted(files, key=lambda entry: entry[1].st_mtime):
                     if used + size <= _KEPT_SHARE * self.limit:
                         break
                     if _removed(file):
-                        used -= found.st_blocks * 512
-            # others fill the folder as well: look again before long
+                        used -= status.st_blocks * 512
+            # other processes fill the folder too, so scan it again soon
             self._room = max(0, self.limit - used - size) // 8
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
-        found = []
+        files = []
         for file in self.folder.glob("??/*"):
             with suppress(OSError):
-                found.append((file, file.stat()))
-        return found
+                files.append((file, file.stat()))
+        return files
 
 
 def _removed(file: Path) -> bool:
@@ -88,34 +88,34 @@ def _cache(folder: str, limit: int) -> Cache:
 
 
 def the_cache() -> Cache:
-    """The cache that the environment asks for. Raises UsageError for a limit that is none, or too small."""
+    """Return the cache configured in the environment. Raises UsageError for an invalid or too small limit."""
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     limit = parse_size(text)
     if limit < SMALLEST_LIMIT:
         least = format_size(SMALLEST_LIMIT)
-        raise UsageError(f"a cache of {text} can't hold what a search has open: give --store-cache at least {least}")
+        raise UsageError(
+            f"a cache of {text} can't hold the files that a search has open: give --store-cache at least {least}"
+        )
     return _cache(os.environ.get(FOLDER_VARIABLE) or str(_caches() / "knnstore" / "objects"), limit)
 
 
 def _caches() -> Path:
-    """The user's folder for caches."""
+    """Return the user's folder for caches."""
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named)
     try:
         return Path.home() / ".cache"
     except RuntimeError:
-        raise UsageError(
-            f"there is no home folder to keep what is read from object storage in: set ${FOLDER_VARIABLE}"
-        ) from None
+        raise UsageError(f"there is no home folder for the cache of object storage: set ${FOLDER_VARIABLE}") from None
 
 
 @contextmanager
 def disk_errors(cache: Cache) -> Iterator[None]:
-    """Turn an OSError of the cache's disk into a ResourceError that says what to do."""
+    """Turn an OSError of the cache's disk into a ResourceError with the next step."""
     try:
         yield
     except OSError as error:
         raise ResourceError(
-            f"can't use the cache {cache.folder}: {error.strerror or error}; give it another place with "
-            f"${FOLDER_VARIABLE}, or a smaller --store-cache"
+            f"can't use the cache {cache.folder}: {error.strerror or error}; set another folder with "
+            f"${FOLDER_VARIABLE} or give a smaller --store-cache"
         ) from error

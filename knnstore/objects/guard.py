@@ -1,4 +1,4 @@
-"""What a writer of this process may still do to a store in object storage: nothing once its lease is lost."""
+"""Guards that stop writes of this process to a store in object storage once its lease is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ _guards: list["Guard"] = []
 
 
 class Guard:
-    """Stands before the writes of this process below ``root`` until ``end``.
+    """Checks the writes of this process below ``root`` until ``end``.
 
-    ``require`` asks the service whether the lease is still held, and raises LockedError if it isn't.
+    ``require`` asks the service whether the lease is still held and raises LockedError if it isn't.
     """
 
     def __init__(self, root: Path, require: Callable[[], None]) -> None:
@@ -21,36 +21,37 @@ class Guard:
         _guards.append(self)
 
     def lose(self) -> None:
-        """Another writer has the store now."""
+        """Record that another writer has taken over the store."""
         self.lost = True
 
     def check(self) -> None:
         """Raise LockedError if the lease is known to be lost."""
         if self.lost:
             raise LockedError(
-                f"another writer took {self.root} over, since this one had shown no sign of life: what is published "
-                "is kept; run the same command again once the other has ended"
+                f"another writer took over {self.root} because this one didn't respond: what was published is "
+                "kept; run the same command again when the other writer has finished"
             )
 
     def end(self) -> None:
-        """Stand down."""
+        """Stop checking."""
         _guards.remove(self)
 
 
 def check_write(path: Path) -> None:
-    """Raise LockedError before a write of a writer that is known to have lost its lease.
+    """Raise LockedError before a write if the lease is known to be lost.
 
-    It stops a writer that woke up early on. What protects the store is that nobody else writes under its names.
+    This stops a writer that was frozen as early as possible. The store itself is protected by names: nobody else writes
+    under those of this writer.
     """
     if guard := _guard_of(path):
         guard.check()
 
 
 def check_removal(path: Path) -> None:
-    """Raise LockedError unless the lease over ``path``, if there is one in this process, is still held.
+    """Raise LockedError unless the lease over ``path``, if this process has one, is still held.
 
-    Call it when it is decided, and listed, what goes: then it was decided before any other writer began. As no writer
-    takes a name up again that an earlier epoch used, the removal does no harm whenever it reaches the service.
+    Call it after listing what to remove: then the decision was made before any other writer began. Since no writer
+    reuses a name of an earlier epoch, the removal is harmless whenever it reaches the service.
     """
     if guard := _guard_of(path):
         guard.require()

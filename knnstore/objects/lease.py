@@ -1,12 +1,12 @@
-"""The lock of a writer in object storage: an object that one can create, and that its holder renews.
+"""The lock of a writer in object storage: an object that only one writer can create and that its holder renews.
 
-It is renewed every few seconds by a conditional write. One that isn't renewed for a while has no holder any more, and
-another writer takes it over, by a conditional write too: of two that try, one fails. A holder of this machine that is
-dead is seen at once.
+It is renewed every few seconds with a conditional write. A lock that isn't renewed for a while no longer has a holder,
+and another writer takes it over, also with a conditional write: if two try, one fails. A dead holder on this machine is
+detected at once.
 
-A holder that is taken over may only have been frozen, and wake up with a request in its hands. So each takeover begins
-a new *epoch*, a number that the lock and the manifest carry: writers of an earlier epoch can't publish, and what a
-writer makes has its epoch in its name, so that nobody else writes there.
+A holder whose lock was taken over may only have been frozen, and wake up with a request in flight. Therefore each
+takeover begins a new *epoch*, a number in the lock and the manifest: writers of an earlier epoch can't publish, and
+everything that a writer makes has its epoch in its name, so that nobody else writes there.
 """
 
 import json
@@ -31,16 +31,16 @@ _NEVER = Version('"00000000000000000000000000000000"', "1")
 
 
 class Lease:
-    """Holds the lock at ``path`` from when it is made until ``release``. ``holder``: who that is, for people.
+    """Holds the lock at ``path`` from construction until ``release``. ``holder`` describes this process, for people.
 
-    ``epoch``: of this writer; ``taken_over``: whether the holder before it never released the lock. ``say`` is called
-    if there is something to wait for. Raises LockedError if another writer renews the lock, UsageError where the
-    service has no conditional writes.
+    ``epoch``: of this writer. ``taken_over``: whether the previous holder never released the lock. ``say`` is called
+    with a message if it has to wait. Raises LockedError if another writer renews the lock, and UsageError if the
+    service lacks conditional writes.
     """
 
     def __init__(self, path: ObjectPath, holder: dict[str, Any], say: Callable[[str], None]) -> None:
         self._path = path
-        self._told = {**holder, "machine": _machine(), "token": secrets.token_hex(16)}
+        self._identity = {**holder, "machine": _machine(), "token": secrets.token_hex(16)}
         self._beat = 0
         self.epoch = 0
         self.taken_over = False
@@ -53,7 +53,7 @@ class Lease:
         self._guard = Guard(path.parent, self.require)
 
     def release(self) -> None:
-        """Let the next writer have it. It keeps the epoch."""
+        """Release the lock, which keeps its epoch."""
         self._guard.end()
         self._over.set()
         self._thread.join()
@@ -63,17 +63,17 @@ class Lease:
                 replace_only(self._path, data, self._version)
 
     def require(self) -> None:
-        """Ask the service. Raises LockedError if another writer has taken the lock over."""
+        """Raise LockedError if another writer has taken over the lock, by asking the service."""
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
             data = b""
-        if parse_holder(data).get("token") != self._told["token"]:
+        if parse_holder(data).get("token") != self._identity["token"]:
             self._guard.lose()
         self._guard.check()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Make ``epoch`` that of this writer. Raises LockedError if another writer has taken the lock over."""
+        """Set the epoch of this writer. Raises LockedError if another writer has taken over the lock."""
         self.epoch = epoch
         try:
             self._renew_once()
@@ -84,7 +84,7 @@ class Lease:
     def _body(self) -> bytes:
         self._beat += 1
         epoch = {"epoch": self.epoch} if self.epoch else {}
-        return json.dumps({**self._told, **epoch, "beat": self._beat}).encode()
+        return json.dumps({**self._identity, **epoch, "beat": self._beat}).encode()
 
     def _take(self, say: Callable[[str], None]) -> Version:
         try:
@@ -93,28 +93,31 @@ class Lease:
             return self._take_over(say)
 
     def _take_over(self, say: Callable[[str], None]) -> Version:
-        """Wait until the lock is released, or its holder shows no sign of life any more, and take it."""
-        version, found = self._look()
-        beat, since, told = found.get("beat"), time.monotonic(), False
-        while is_held(found) and not _is_dead(found):
-            if found.get("beat") != beat:
-                raise LockedError(f"{self._path.parent} is being written by {describe_holder(found)}: wait, or stop it")
+        """Wait until the lock is released or its holder no longer responds, and take it."""
+        version, record = self._look()
+        beat, since, reported = record.get("beat"), time.monotonic(), False
+        while is_held(record) and not _is_dead(record):
+            if record.get("beat") != beat:
+                raise LockedError(f"{self._path.parent} is being written by {describe_holder(record)}: wait or stop it")
             if time.monotonic() - since > LAPSED_SECONDS:
                 break
-            if not told:
-                say(f"waiting   {describe_holder(found)} held the store and may be dead: {LAPSED_SECONDS:.0f} s to see")
-                told = True
+            if not reported:
+                holder = describe_holder(record)
+                say(f"waiting   {holder} held the store and may be dead: checking for {LAPSED_SECONDS:.0f} s")
+                reported = True
             time.sleep(_LOOK_SECONDS)
-            version, found = self._look()
-        self.taken_over = is_held(found)
-        self.epoch = _epoch_of(found) + self.taken_over
+            version, record = self._look()
+        self.taken_over = is_held(record)
+        self.epoch = _epoch_of(record) + self.taken_over
         try:
             return replace_only(self._path, self._body(), version)
         except ConditionError:
-            raise LockedError(f"another process has just begun to write {self._path.parent}: wait for it") from None
+            raise LockedError(
+                f"another process has just begun to write {self._path.parent}: wait until it has finished"
+            ) from None
 
     def _look(self) -> tuple[Version, dict[str, Any]]:
-        """The lock's version and what it says."""
+        """Return the version of the lock and its record."""
         version, data = self._path.read_version()
         return version, parse_holder(data)
 
@@ -125,9 +128,9 @@ class Lease:
                 self._path.put(self._body(), only=condition)
                 self._path.unlink(missing_ok=True)
                 raise UsageError(
-                    f"the service of {self._path.parent} doesn't heed conditional writes (If-None-Match and If-Match), "
-                    "so two writers couldn't be kept apart: use one that does, or write the store to a disk and copy "
-                    "it there; reading it there works"
+                    f"the service of {self._path.parent} ignores conditional writes (If-None-Match and If-Match), "
+                    "so two writers couldn't be kept apart: use another service, or write the store to a disk and "
+                    "copy it there; reading from this service works"
                 )
 
     def _renew(self) -> None:
@@ -135,7 +138,7 @@ class Lease:
             try:
                 self._renew_once()
             except ResourceError:
-                continue  # the service may be back in time, and else another writer takes over
+                continue  # the service may return in time; otherwise another writer takes over
             except (ConditionError, FileNotFoundError, KnnstoreError):
                 self._guard.lose()
                 return
@@ -146,46 +149,46 @@ class Lease:
 
 
 def parse_holder(data: bytes) -> dict[str, Any]:
-    """What a lock says."""
+    """Return the record in a lock."""
     try:
-        found = json.loads(data)
+        record = json.loads(data)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
-def is_held(found: dict[str, Any]) -> bool:
-    """Whether a lock that says this has a holder: one that was released says at most its epoch."""
-    return bool(found.keys() - {"epoch"})
+def is_held(record: dict[str, Any]) -> bool:
+    """Return whether the lock has a holder: a released lock records at most its epoch."""
+    return bool(record.keys() - {"epoch"})
 
 
-def describe_holder(found: dict[str, Any]) -> str:
-    """A holder, for people."""
-    if not {"pid", "host", "since"} <= found.keys():
+def describe_holder(record: dict[str, Any]) -> str:
+    """Describe a holder for people."""
+    if not {"pid", "host", "since"} <= record.keys():
         return "another process"
-    return f"process {found['pid']} on {found['host']} since {found['since']}"
+    return f"process {record['pid']} on {record['host']} since {record['since']}"
 
 
-def _epoch_of(found: dict[str, Any]) -> int:
-    epoch = found.get("epoch", 0)
+def _epoch_of(record: dict[str, Any]) -> int:
+    epoch = record.get("epoch", 0)
     return epoch if isinstance(epoch, int) and epoch > 0 else 0
 
 
 def _machine() -> str:
-    """A name of this boot of this machine, and of the container in it, that no other has; empty if it can't be told."""
+    """Return a unique name of this boot of this machine and of its container; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - it is a link to no file
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - a link without a target file
     except OSError:
         return ""
 
 
-def _is_dead(found: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that isn't there any more."""
-    if not _machine() or found.get("machine") != _machine() or not isinstance(found.get("pid"), int):
+def _is_dead(record: dict[str, Any]) -> bool:
+    """Return whether the holder was a process of this machine that no longer exists."""
+    if not _machine() or record.get("machine") != _machine() or not isinstance(record.get("pid"), int):
         return False
     try:
-        os.kill(found["pid"], 0)
+        os.kill(record["pid"], 0)
     except ProcessLookupError:
         return True
     except OSError:

@@ -1,7 +1,7 @@
-"""Requests to an object storage service, and its errors as sentences of ours.
+"""Requests to an object storage service, with its errors turned into knnstore's.
 
-Credentials are those that the service's own tools use, from the environment or, for S3, a profile. They stay with
-obstore: nothing here keeps, prints or logs one.
+Credentials are those of the service's own tools, from the environment or, for S3, a profile. They stay in obstore:
+nothing here keeps, prints or logs them.
 """
 
 import os
@@ -22,11 +22,11 @@ from knnstore.errors import KnnstoreError, ResourceError, UsageError
 
 SCHEMES = ("s3", "gs", "az")
 _EXTRA = "pip install 'knnstore[cloud]'"
-_STALLED = timedelta(seconds=30)  # without a byte
-_TIMEOUT = timedelta(minutes=10)  # of a request, body included
+_STALLED = timedelta(seconds=30)  # without receiving a byte
+_TIMEOUT = timedelta(minutes=10)  # per request, including the body
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 _REQUESTS_AT_ONCE = 32
-_BODY_ATTEMPTS = 4  # of an answer that broke off
+_BODY_ATTEMPTS = 4  # after an answer was interrupted
 _SERVICE = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[!-~]*)?")
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -39,16 +39,16 @@ Result = TypeVar("Result")
 
 
 class ConditionError(Exception):
-    """The object isn't (any more) what the request said it must be."""
+    """The object doesn't satisfy the condition of the request."""
 
 
 class UnchangedError(Exception):
-    """The object is the one that the request said it has already."""
+    """The object hasn't changed since the version given in the request."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Requests of this process by kind, and bytes of objects that went either way."""
+    """Requests of this process by kind, and bytes of objects read and written."""
 
     gets: int = 0
     heads: int = 0
@@ -60,7 +60,7 @@ class Traffic:
 
     @property
     def requests(self) -> int:
-        """All requests, not counting attempts."""
+        """Return the number of requests, not counting retries."""
         return self.gets + self.heads + self.puts + self.lists + self.deletes
 
 
@@ -69,23 +69,23 @@ _counting = Lock()
 
 
 def count(**more: int) -> None:
-    """Add to this process' traffic."""
+    """Add to the traffic of this process."""
     with _counting:
         for name, number in more.items():
             setattr(traffic, name, getattr(traffic, name) + number)
 
 
 def forget_traffic() -> None:
-    """Start counting anew."""
+    """Reset the counts to zero."""
     with _counting:
         for field in fields(Traffic):
             setattr(traffic, field.name, 0)
 
 
 def load_obstore() -> Any:
-    """The library. Raises UsageError where it isn't installed."""
+    """Import obstore. Raises UsageError if it isn't installed."""
     try:
-        import obstore  # noqa: PLC0415 - an extra, and local stores don't wait for it
+        import obstore  # noqa: PLC0415 - an extra that local stores don't need
         import obstore.exceptions  # noqa: PLC0415
         import obstore.store  # noqa: PLC0415
     except ImportError as error:
@@ -95,7 +95,7 @@ def load_obstore() -> Any:
 
 @lru_cache(maxsize=64)
 def bucket_of(root: str) -> Any:
-    """The client of a bucket, named as ``s3://bucket``."""
+    """Return the client of a bucket given as ``s3://bucket``."""
     obstore = load_obstore()
     scheme = root.partition(":")[0]
     client: dict[str, Any] = {"timeout": _TIMEOUT, "read_timeout": _STALLED}
@@ -115,7 +115,7 @@ def bucket_of(root: str) -> Any:
 
 
 def _profile() -> Any:
-    """Credentials of an AWS profile, where there is one and the environment holds no keys."""
+    """Return credentials of an AWS profile, if there is one and the environment has no keys."""
     chosen = os.environ.get("AWS_PROFILE")
     if os.environ.get("AWS_ACCESS_KEY_ID") or not (chosen or _has_profiles()):
         return None
@@ -126,7 +126,7 @@ def _profile() -> Any:
     except ImportError as error:
         if chosen is None:
             return None
-        raise UsageError(f"AWS_PROFILE={chosen} needs boto3, which reads profiles: {_EXTRA}") from error
+        raise UsageError(f"AWS_PROFILE={chosen} needs boto3 to read profiles: {_EXTRA}") from error
     try:
         session = Session()
         return Boto3CredentialProvider(session) if chosen or session.get_credentials() else None
@@ -135,7 +135,7 @@ def _profile() -> Any:
 
 
 def _has_profiles() -> bool:
-    """Whether there is a file of AWS profiles."""
+    """Return whether a file of AWS profiles exists."""
     named = {"credentials": "AWS_SHARED_CREDENTIALS_FILE", "config": "AWS_CONFIG_FILE"}
     files = [Path(os.environ[variable]) for variable in named.values() if os.environ.get(variable)]
     with suppress(RuntimeError):  # there is no home folder
@@ -144,7 +144,7 @@ def _has_profiles() -> bool:
 
 
 def _endpoint() -> str | None:
-    """The URL of another service of the S3 protocol, if one is named. Raises UsageError unless it can be one."""
+    """Return the URL of an S3-compatible service from the environment. Raises UsageError for an invalid one."""
     name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
     if name is None:
         return None
@@ -156,15 +156,17 @@ def _endpoint() -> str | None:
     except ValueError:
         good = False
     if not good:
-        raise UsageError(f"${name} is no URL of a service: give https://HOST or http://HOST:PORT, without credentials")
+        raise UsageError(
+            f"${name} isn't the URL of a service: give https://HOST or http://HOST:PORT, without credentials"
+        )
     return endpoint
 
 
 @contextmanager
 def service_errors(action: str, url: str) -> Iterator[None]:
-    """Turn what obstore raises within into errors of ours that name the URL, the cause and the next step.
+    """Turn errors of obstore raised within into knnstore's, with the URL, the cause and the next step.
 
-    What isn't there stays a FileNotFoundError; ConditionError and UnchangedError are for the caller.
+    A missing object stays a FileNotFoundError; ConditionError and UnchangedError are handled by the caller.
     """
     exceptions = load_obstore().exceptions
     try:
@@ -177,19 +179,19 @@ def service_errors(action: str, url: str) -> Iterator[None]:
         raise ConditionError(url) from error
     except FileNotFoundError as error:
         if action != "write":
-            raise FileNotFoundError(f"{url} isn't there") from error
+            raise FileNotFoundError(f"{url} doesn't exist") from error
         raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise ResourceError(
-            f"can't {action} {url}: the service refuses it ({reason(error)}): see that the credentials "
-            f"({_CREDENTIALS[url.partition(':')[0]]}) are right, and that they may do it"
+            f"can't {action} {url}: the service refuses it ({reason(error)}): check that the credentials "
+            f"({_CREDENTIALS[url.partition(':')[0]]}) are right and have permission"
         ) from error
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise ResourceError(f"can't {action} {url}: {reason(error)}. {_next_step(error, url)}") from error
 
 
 def request(action: str, url: str, work: Callable[[], Result]) -> Result:
-    """``work()``, again if its answer breaks off on the way; errors as ``service_errors`` has them."""
+    """Return ``work()``, retried if its answer is interrupted; raises the errors of ``service_errors``."""
     attempt = 1
     while True:
         try:
@@ -205,19 +207,19 @@ def request(action: str, url: str, work: Callable[[], Result]) -> Result:
 
 
 def at_once(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``read(item)`` of each item, in order, many requests at a time."""
+    """Yield ``read(item)`` of each item in order, with many requests at a time."""
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
         yield from pool.map(read, items)
 
 
 def reason(error: BaseException) -> str:
-    """What a service's error says, in few words: status and code, or the first line without what follows a ``?``."""
+    """Summarise a service's error: status and code, or the first line without URL queries."""
     text = str(error)
-    found = [
+    codes = [
         match[1] for match in (re.search(p, text) for p in (r"status code: (\d+)", r"<Code>(\w+)</Code>")) if match
     ]
-    if found:
-        return "it answered " + " ".join(found)
+    if codes:
+        return "it answered " + " ".join(codes)
     if "169.254" in text or "redential" in text:
         return "there are no credentials"
     line = text.partition("\n")[0]
@@ -233,7 +235,7 @@ def _next_step(error: BaseException, url: str) -> str:
     text = str(error)
     scheme, _, rest = url.partition("://")
     if "NoSuchBucket" in text:
-        return f"Make the bucket {scheme}://{rest.partition('/')[0]} first"
+        return f"Create the bucket {scheme}://{rest.partition('/')[0]} first"
     if reason(error) == "there are no credentials":
         return f"Set {_CREDENTIALS[scheme]}"
-    return "Run the same command again: what is done stays done"
+    return "Run the same command again; finished work is kept"

@@ -1,4 +1,4 @@
-"""Objects that are read whole: kept in the cache, and only asked whether they changed."""
+"""Objects that are read whole: cached, and revalidated with the service on each read."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from knnstore.objects.path import Described, ObjectPath, Version, described
 from knnstore.objects.service import UnchangedError, count, load_obstore, request
 from knnstore.objects.sums import Sums, block_bytes
 
-_SMALL = 2**16  # objects below this are asked for again rather than kept
+_SMALL = 2**16  # smaller objects are fetched again instead of cached
 _afresh: list[bool] = []
 
 
 @contextmanager
 def read_afresh() -> Iterator[None]:
-    """Within, whole objects come from the service as they are: for who looks for damage."""
+    """Read whole objects from the service within, unverified and uncached, to look for damage."""
     _afresh.append(True)
     try:
         yield
@@ -30,9 +30,9 @@ def read_afresh() -> Iterator[None]:
 
 
 def read_object(path: ObjectPath) -> bytes:
-    """A whole object, from the cache if the service says that it is the one that is there.
+    """Return a whole object, from the cache if the service says that it hasn't changed.
 
-    Raises FileNotFoundError if it isn't there, CorruptStoreError if what arrives isn't what was written.
+    Raises FileNotFoundError if it doesn't exist, and CorruptStoreError if its bytes aren't what was written.
     """
     cache = the_cache()
     known = None if _afresh else _known(cache, path)
@@ -44,25 +44,25 @@ def read_object(path: ObjectPath) -> bytes:
         return described(answer), bytes(answer.bytes())
 
     try:
-        found, data = request("read", str(path), get)
+        description, data = request("read", str(path), get)
     except UnchangedError:
         assert known is not None
         return known[1]
     count(read=len(data))
-    if found.sums is None or _afresh:
-        return data  # there is nothing to verify a copy by, or the caller does
-    if not found.sums.fits(data):
-        raise CorruptStoreError(f"{path} isn't what was written: see what else is, with 'knnstore verify'")
-    if len(data) >= _SMALL and found.version.e_tag:
-        _keep(cache, path, found, data)
+    if description.sums is None or _afresh:
+        return data  # without sums a copy couldn't be verified; in ``read_afresh`` the caller verifies
+    if not description.sums.fits(data):
+        raise CorruptStoreError(f"{path} isn't what was written: check the store with 'knnstore verify'")
+    if len(data) >= _SMALL and description.version.e_tag:
+        _keep(cache, path, description, data)
     return data
 
 
 def _known(cache: Cache, path: ObjectPath) -> tuple[Version, bytes] | None:
-    """The version of a whole object that is here, and its bytes, verified."""
+    """Return the version and the verified bytes of a whole object in the cache; None if it isn't cached."""
     try:
-        told = json.loads(cache.note(path).read_text())
-        version, blocks = Version(told["e_tag"], told["version"]), np.array(told["blocks"], np.uint32)
+        note = json.loads(cache.note(path).read_text())
+        version, blocks = Version(note["e_tag"], note["version"]), np.array(note["blocks"], np.uint32)
         file = cache.file(path, version)
         data = file.read_bytes()
         sums = Sums(len(data), 0, 0, blocks)
@@ -74,14 +74,14 @@ def _known(cache: Cache, path: ObjectPath) -> tuple[Version, bytes] | None:
     return None
 
 
-def _keep(cache: Cache, path: ObjectPath, found: Described, data: bytes) -> None:
-    assert found.sums is not None
+def _keep(cache: Cache, path: ObjectPath, description: Described, data: bytes) -> None:
+    assert description.sums is not None
     cache.make_room(len(data))
-    with suppress(OSError):  # a disk that is full doesn't keep anyone from reading
-        version = found.version
+    with suppress(OSError):  # a full disk must not prevent reading
+        version = description.version
         _put_aside(cache.file(path, version), data)
-        told = {"e_tag": version.e_tag, "version": version.version, "blocks": found.sums.blocks.tolist()}
-        _put_aside(cache.note(path), json.dumps(told).encode())
+        note = {"e_tag": version.e_tag, "version": version.version, "blocks": description.sums.blocks.tolist()}
+        _put_aside(cache.note(path), json.dumps(note).encode())
 
 
 def _put_aside(file: Path, data: bytes) -> None:

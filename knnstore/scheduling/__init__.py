@@ -1,7 +1,7 @@
-"""Running a job's tasks: in this process, on worker processes of this machine, or on a Dask cluster that exists.
+"""Run the tasks of a job: in this process, on worker processes of this machine, or on an existing Dask cluster.
 
-One contract, ``Runner``. A task is a picklable call without side effects but the files that it alone owns, and may run
-twice, at the same time even. Only this package imports dask, and only where a cluster is used.
+All of them implement ``Runner``. A task is a picklable call whose only side effects are files that it alone owns; it
+may run twice, even at the same time. Only this package imports dask, and only if a cluster is used.
 """
 
 from knnstore.scheduling.clusters import cluster_runner, local_runner, scheduler_address

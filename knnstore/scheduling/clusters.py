@@ -1,4 +1,4 @@
-"""Where the workers come from: processes of this machine for the length of a command, or a cluster that exists."""
+"""Provide workers: processes of this machine for the duration of a command, or an existing cluster."""
 
 import json
 import logging
@@ -17,17 +17,17 @@ from knnstore.sizes import format_size
 
 PATIENCE_SECONDS = 30.0
 _MOST_PER_CORE = 16  # worker processes
-_WAITING_SECONDS = 2.0  # without an answer, after which a person is told what the command waits for
+_WAITING_SECONDS = 2.0  # without an answer, after which the command reports what it waits for
 _DASK_LOGGERS = ("distributed", "tornado", "asyncio")
 Say = Callable[[str], None]
 
 
 @contextmanager
 def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
-    """A Dask cluster of ``workers`` processes on this machine for the length of the context; 0 runs in this process.
+    """Run tasks on a Dask cluster of ``workers`` local processes within the context; 0: in this process.
 
-    Each worker runs one task at a time with its share of the cores, and with one of the ``gpus`` if any are named.
-    Raises UsageError for more processes than could ever pay.
+    Each worker runs one task at a time with its share of the cores, and with one of the ``gpus`` if any are given.
+    Raises UsageError for far more processes than cores.
     """
     if workers == 0:
         yield SerialRunner()
@@ -35,9 +35,9 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
     if workers > (most := _MOST_PER_CORE * available_cores()):
         raise UsageError(
             f"--workers {workers}: this machine has {available_cores()} cores, and more than {most} processes "
-            "only slow each other down; give as many as there are cores"
+            "slow each other down; give at most the number of cores"
         )
-    import dask  # noqa: PLC0415 - a second's import, only where it is used
+    import dask  # noqa: PLC0415 - takes a second, so imported only when used
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
     from knnstore.scheduling.dask_runner import DaskRunner  # noqa: PLC0415
@@ -47,8 +47,8 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.daemon": True,
-        "distributed.scheduler.allowed-failures": 1,  # a task that has cost two workers is tried in less memory
-        "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask finds normal
+        "distributed.scheduler.allowed-failures": 1,  # a task that killed two workers is retried with less memory
+        "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask expects
         "distributed.comm.timeouts.connect": "60s",
     }
     with dask.config.set(settings):
@@ -57,8 +57,8 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port: two runs at once must not meet at Dask's usual one
-            memory_limit=0,  # the plan bounds memory; Dask pausing a worker would only stop it
+            dashboard_address="127.0.0.1:0",  # any free port, because two runs at once would collide on Dask's default
+            memory_limit=0,  # memory is bounded by the plan; Dask would only pause the worker
             silence_logs=logging.ERROR,
         )
         with _closed_quietly(cluster), Client(cluster) as client:
@@ -67,9 +67,9 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
 
 @contextmanager
 def _closed_quietly(closing: Any) -> Iterator[None]:
-    """Close a cluster or a client at the end. One that takes too long, on a busy machine, is no error.
+    """Close a cluster or client at the end, ignoring timeouts, as on a busy machine.
 
-    A cluster's workers are daemons and end with this process.
+    The workers of a cluster are daemons and end with this process.
     """
     try:
         yield
@@ -80,7 +80,7 @@ def _closed_quietly(closing: Any) -> Iterator[None]:
 
 @contextmanager
 def _muted(*names: str) -> Iterator[None]:
-    """Drop what the loggers of these names, and those below them, log: the command says itself what went wrong."""
+    """Disable the loggers with these names and those below them; the command itself reports errors."""
     prefixes = tuple(f"{name}." for name in names)
     loggers = [
         logger
@@ -97,7 +97,7 @@ def _muted(*names: str) -> Iterator[None]:
 
 
 def scheduler_address(given: str | None) -> str | None:
-    """The scheduler to join: what is given, else what Dask's configuration or ``DASK_SCHEDULER_ADDRESS`` says."""
+    """Return the scheduler to join: ``given``, else that of Dask's configuration or ``DASK_SCHEDULER_ADDRESS``."""
     import dask  # noqa: PLC0415
 
     return given or dask.config.get("scheduler-address", None)
@@ -112,12 +112,12 @@ def cluster_runner(
     patience: float = PATIENCE_SECONDS,
     say: Say = lambda _: None,
 ) -> Iterator[Runner]:
-    """The workers of the Dask cluster at ``address``, or of the one whose scheduler wrote ``scheduler_file``.
+    """Run tasks on the Dask cluster at ``address``, or on the one whose scheduler wrote ``scheduler_file``.
 
-    ``memory``: bytes that a worker will use; ``patience``: seconds after which a silent worker counts as frozen.
+    ``memory``: bytes that a worker will use. ``patience``: seconds after which a silent worker counts as frozen.
 
-    Raises ResourceError if the scheduler doesn't answer or a worker's limit is below ``memory``, MismatchError for a
-    worker with other libraries, UsageError for an address that is none.
+    Raises ResourceError if the scheduler doesn't answer or a worker's limit is below ``memory``, MismatchError if a
+    worker has other library versions, and UsageError for an invalid address.
     """
     import dask  # noqa: PLC0415
     from distributed import Client  # noqa: PLC0415
@@ -130,7 +130,7 @@ def cluster_runner(
             dask.config.set({"distributed.comm.timeouts.connect": f"{patience:g}s"}),
             _said_if_slow(say, f"waiting   for the Dask scheduler at {where}, for up to {patience:g} seconds"),
         ):
-            # looked at first: a client that fails over its address takes a minute to close
+            # checked first, because a client with a bad address takes a minute to close
             place = _checked(address) if address else _read_address(str(scheduler_file), patience)
             client = Client(place, timeout=patience, set_as_default=False)
     except OSError as error:
@@ -154,7 +154,7 @@ def cluster_runner(
 
 
 def _checked(address: str) -> str:
-    """Return a scheduler's address. Raises ValueError for one that can be no scheduler's."""
+    """Return the address. Raises ValueError if it can't be a scheduler's."""
     from distributed.comm.addressing import parse_address, parse_host_port  # noqa: PLC0415
     from distributed.comm.registry import get_backend  # noqa: PLC0415
 
@@ -162,16 +162,16 @@ def _checked(address: str) -> str:
     get_backend(scheme)
     if scheme == "inproc":
         if place.count("/") != 2:
-            raise ValueError("it names no scheduler of this process")
+            raise ValueError("it isn't the address of a scheduler in this process")
     elif not 0 < int(parse_host_port(place)[1]) < 2**16:
         raise ValueError(f"port {parse_host_port(place)[1]} is not between 1 and 65535")
     return address
 
 
 def _read_address(path: str, patience: float) -> str:
-    """Return the address in the file that a scheduler writes when it starts, once the file is there.
+    """Wait for the file that a scheduler writes when it starts, and return the address in it.
 
-    Raises OSError if it isn't after ``patience`` seconds, ValueError for a file that no scheduler wrote.
+    Raises OSError if it doesn't exist after ``patience`` seconds, ValueError if no scheduler wrote it.
     """
     end = time.monotonic() + patience
     while not Path(path).exists() and time.monotonic() < end:
@@ -179,7 +179,7 @@ def _read_address(path: str, patience: float) -> str:
     with Path(path).open("rb") as file:
         written = json.loads(file.read(2**20))
     if not isinstance(written, dict) or not isinstance(written.get("address"), str):
-        raise ValueError("no scheduler wrote this file: it names no address")  # noqa: TRY004 - the value is wrong
+        raise ValueError("no scheduler wrote this file: it has no address")  # noqa: TRY004 - the value is wrong
     return _checked(written["address"])
 
 
@@ -199,7 +199,7 @@ def _require_memory(workers: dict[str, Any], memory: int) -> None:
         limit = worker["memory_limit"]
         if 0 < limit < memory:
             raise ResourceError(
-                f"worker {address} is killed when it takes {format_size(limit)} and --memory lets it take "
+                f"the memory limit of worker {address} is {format_size(limit)}, less than --memory "
                 f"{format_size(memory)}: give --memory {format_size(limit).replace(' ', '')}, or start the workers "
                 "with a larger --memory-limit"
             )

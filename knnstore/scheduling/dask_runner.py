@@ -1,4 +1,4 @@
-"""Tasks on the workers of a Dask client: a bounded number in flight, and second copies of those that seem lost."""
+"""Run tasks on the workers of a Dask client, with a bounded number in flight and second copies of stuck tasks."""
 
 import math
 import queue
@@ -21,27 +21,27 @@ from knnstore.scheduling.roster import Roster
 from knnstore.scheduling.runner import Advance, Result, Runner, Shrinkable, Task
 from knnstore.scheduling.worker import Terms, call, call_shared, nothing, release, untold
 
-_IN_FLIGHT = 2  # a worker: one runs, the next waits for it
-_FIRST_IN_FLIGHT = 8  # while there is no worker yet: a cluster that adapts starts some when it sees tasks
-_ATTEMPTS = 3  # of a task that fails for a reason that may pass
+_IN_FLIGHT = 2  # per worker: one runs and one waits
+_FIRST_IN_FLIGHT = 8  # without workers, so that an adaptive cluster sees tasks and starts some
+_ATTEMPTS = 3  # for a task that fails for a reason that may be transient
 _COPIES = 2
 _TICK_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0
 _RELEASE_SECONDS = 3.0
 _FORGOTTEN = (
-    f"the Dask scheduler has dropped a task {_ATTEMPTS} times, as happens where workers come and go quickly: "
-    "run the same command again; what is done stays done"
+    f"the Dask scheduler has dropped a task {_ATTEMPTS} times, which happens when workers come and go quickly: "
+    "run the same command again; finished work is kept"
 )
-_STRAGGLER = 1.5  # times the median, after which a task of the last ones gets a second copy on an idle worker
+_STRAGGLER = 1.5  # times the median duration, after which one of the last tasks gets a second copy on an idle worker
 
 
 class WorkersDiedError(OutOfMemoryError):
-    """Dask has given up on a task, since too many workers died over it."""
+    """Dask gave up on a task because too many workers died while running it."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A task that is out: its copies still running, when the last was sent, how often it failed."""
+    """A task in flight: its running copies, when the last was sent, and how often it failed."""
 
     task: Any
     copies: list[Any] = field(default_factory=list)
@@ -53,11 +53,11 @@ class DaskRunner(Runner):
     """Runs tasks on the workers of a Dask client.
 
     Args:
-        client: of ``distributed``.
-        terms: what the workers have to meet.
-        foreign: whether the cluster isn't this command's own. Then the last tasks get second copies, and what may use
-            all threads runs on a worker, since this process may be on a login node.
-        patience: seconds without a heartbeat after which a worker's tasks are run elsewhere as well.
+        client: a client of ``distributed``.
+        terms: requirements on the workers.
+        foreign: whether the cluster wasn't started by this command. Then the last tasks get second copies, and work
+            that may use all threads runs on a worker, because this process may be on a login node.
+        patience: seconds without a heartbeat after which a worker's tasks are also run elsewhere.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class DaskRunner(Runner):
         return max(1, len(self._roster.awake))
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """See Runner. A task whose worker dies is tried on another, up to Dask's ``allowed-failures``."""
+        """See Runner. A task whose worker dies is retried on another, up to Dask's ``allowed-failures``."""
         yield from self._results(self._send(function), tasks)
 
     def run_shared(
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """See Runner. If the last worker that has ``shared`` dies, it is sent again."""
+        """See Runner. ``shared`` is sent again if the last worker that holds it dies."""
         yield from self._results(self._send(function, partial(self._scatter, shared)), tasks)
 
     def _results(self, send: Callable[..., Any], tasks: Iterable[Any]) -> Iterator[Any]:
@@ -102,7 +102,7 @@ class DaskRunner(Runner):
             self._roster.look()
             try:
                 return self._client.scatter(shared, workers=self._roster.awake or None, broadcast=True, hash=False)
-            except KeyError:  # a worker that we saw a moment ago has gone: the next look won't find it
+            except KeyError:  # a worker has just left; the next look at the roster won't list it
                 time.sleep(_TICK_SECONDS)
 
     def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
@@ -113,7 +113,7 @@ class DaskRunner(Runner):
         return result
 
     def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
-        """See Runner. Workers that join later are asked by the first task that they get."""
+        """See Runner. Workers that join later are checked by their first task."""
         if not self._foreign:
             return
         seen = tuple(str(path.absolute()) for path in reads)
@@ -121,9 +121,9 @@ class DaskRunner(Runner):
         self.prepare_workers()
 
     def prepare_workers(self) -> None:
-        """Ask every worker at once whether it meets the terms, and raise what the first says that doesn't.
+        """Check all workers at once against the terms, and raise the error of the first that fails.
 
-        One that doesn't answer soon is busy or frozen, and is asked again by the first task that it gets.
+        A worker that doesn't answer soon is busy or frozen, and is checked again by its first task.
         """
         deadline = time.monotonic() + min(self._patience, _ANSWER_SECONDS)
         self._roster.look()
@@ -139,7 +139,7 @@ class DaskRunner(Runner):
             future.release()
 
     def release_workers(self) -> None:
-        """Ask every worker to let go of what tasks kept. One that doesn't answer soon isn't waited for."""
+        """Ask every worker to release what tasks kept, without waiting for workers that don't answer soon."""
         with suppress(OSError, KnnstoreError, CancelledError):
             self._roster.look()
             asked = [
@@ -150,7 +150,7 @@ class DaskRunner(Runner):
             for future in asked:
                 with suppress(TimeoutError):
                     future.exception(timeout=max(0.01, deadline - time.monotonic()))
-            # the scheduler would report what is still out to a client that has gone
+            # otherwise the scheduler would report pending futures to a closed client
             self._client.cancel([future for future in asked if not future.done()])
 
     def _send(self, function: Callable[..., Any], scatter: Callable[[], Any] | None = None) -> Callable[..., Any]:
@@ -158,7 +158,7 @@ class DaskRunner(Runner):
         shared: dict[str, Any] = {}
 
         def send(tasks: list[Any], workers: list[str] | None) -> list[Any]:
-            # keys of their own: the same task in a second run, or copy, isn't the first one's remembered result
+            # unique keys, so that a second run or copy of a task doesn't get the cached result of the first
             keys = [_key(function) for _ in tasks]
             elsewhere = workers is not None
             if scatter and (not shared or shared["shared"].status != "finished"):
@@ -172,7 +172,7 @@ class DaskRunner(Runner):
 
 
 class _Run:
-    """One call of ``run``: what waits, what is out and what came back."""
+    """One call of ``run``: tasks that wait, that are in flight and that have ended."""
 
     def __init__(self, client: Any, roster: Roster, send: Callable[..., Any], foreign: bool, patience: float) -> None:
         self._client = client
@@ -181,13 +181,13 @@ class _Run:
         self._foreign = foreign
         self._patience = patience
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._again: list[Any] = []  # copies to look at again, since their results went with their workers
+        self._again: list[Any] = []  # copies to check again, because their results were lost with their workers
         self._entries: dict[str, _Entry] = {}  # by the key of each copy
         self._out = 0
         self._durations: list[float] = []
 
     def results(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """The tasks' results, as they end. What is out when the caller stops, or an error ends it, is let go of."""
+        """Yield the results as tasks end. Tasks in flight are released when the caller stops or an error is raised."""
         waiting = iter(tasks)
         try:
             more = self._fill(waiting)
@@ -202,7 +202,7 @@ class _Run:
                 self._forget(entry)
 
     def _fill(self, waiting: Iterator[Any]) -> bool:
-        """Send tasks while there is room; whether more may wait."""
+        """Send tasks while there is room; return whether more may be waiting."""
         self._look()
         room = _IN_FLIGHT * len(self._roster.awake) or _FIRST_IN_FLIGHT
         taken = list(islice(waiting, max(0, room - self._out)))
@@ -211,7 +211,7 @@ class _Run:
         return self._out >= room
 
     def _copy(self, entries: list[_Entry], workers: list[str] | None = None) -> None:
-        """Send a (further) copy of tasks; to these workers rather than others, or to any that isn't frozen."""
+        """Send a copy of each task, preferably to these workers, by default to any that isn't frozen."""
         if not entries:
             return
         if workers is None and self._roster.frozen:
@@ -223,7 +223,7 @@ class _Run:
             future.add_done_callback(self._ended.put)
 
     def _await_ended(self) -> list[Any]:
-        """What has ended, and what is to be looked at again; after a moment without anything, the latter alone."""
+        """Return copies that have ended or must be checked again, waiting a moment for the first."""
         ended, self._again = self._again, []
         try:
             ended.append(self._ended.get(timeout=_TICK_SECONDS))
@@ -233,12 +233,12 @@ class _Run:
             return ended
 
     def _collect(self, ended: list[Any]) -> list[Any]:
-        """The results of copies that ended well and first; failed tasks are sent again or raise."""
+        """Return the results of tasks that succeeded; failed tasks are sent again or raise."""
         finished = []
         for future in ended:
             entry = self._entries.get(future.key)
             if entry is None:
-                continue  # another copy was quicker
+                continue  # another copy was faster
             if future.status == "finished":
                 self._durations.append(time.monotonic() - entry.sent)
                 finished.append((entry, future))
@@ -246,15 +246,15 @@ class _Run:
                     self._entries.pop(other.key, None)
             elif future.status in ("error", "cancelled"):
                 self._failed(entry, future)
-            else:  # its result was lost with its worker before it was fetched: the scheduler has it made again
+            else:  # its result was lost with its worker before it was fetched; the scheduler recomputes it
                 self._again.append(future)
         return self._fetch(finished) if finished else []
 
     def _fetch(self, finished: list[tuple[_Entry, Any]]) -> list[Any]:
-        """The results of copies that ended well; none where they couldn't be had, and the tasks are out again."""
+        """Return the results of finished copies; none if they can't be fetched and the tasks are in flight again."""
         try:
             results = self._gather([future for _, future in finished])
-        except TimeoutError:  # a worker froze with its result: the tasks are run again
+        except TimeoutError:  # a worker froze with its result, so the tasks are run again
             for entry, _ in finished:
                 entry.copies.clear()
             self._copy([entry for entry, _ in finished])
@@ -262,7 +262,7 @@ class _Run:
         except Exception:
             if all(future.status == "finished" for _, future in finished):
                 raise
-            # one was lost with its worker, and failed when it was made again: look at each by itself
+            # a result was lost with its worker and failed when recomputed, so check each one separately
             for entry, future in finished:
                 self._entries |= dict.fromkeys((copy.key for copy in entry.copies), entry)
                 self._again.append(future)
@@ -278,11 +278,11 @@ class _Run:
         return list(gathered)
 
     def _failed(self, entry: _Entry, future: Any) -> None:
-        self._look()  # a scheduler that went away fails all that is out: that is what to tell
-        # A task that was cancelled has no error of its own. The scheduler does so with those whose shared value went
-        # with the last worker that had it, and with all when it was started anew.
-        told = future.exception() if future.status == "error" else None
-        error = ResourceError(_FORGOTTEN) if told is None else task_error(told)
+        self._look()  # a lost scheduler fails everything in flight, and is the error to report
+        # A cancelled task has no error of its own. The scheduler cancels tasks whose shared value was lost with the
+        # last worker that held it, and all tasks when it restarts.
+        raised = future.exception() if future.status == "error" else None
+        error = ResourceError(_FORGOTTEN) if raised is None else task_error(raised)
         self._entries.pop(future.key, None)
         entry.copies.remove(future)
         entry.failures += 1
@@ -293,12 +293,12 @@ class _Run:
             if smaller is None and entry.failures == _ATTEMPTS:
                 raise error
             entry.task = smaller or entry.task
-        elif not (told is None or (self._foreign and isinstance(error, OSError))) or entry.failures == _ATTEMPTS:
+        elif not (raised is None or (self._foreign and isinstance(error, OSError))) or entry.failures == _ATTEMPTS:
             raise error
         self._copy([entry])
 
     def _watch(self, *, last: bool) -> None:
-        """Second copies of tasks that are with frozen workers, and of the last ones where workers are idle."""
+        """Send second copies of tasks on frozen workers, and of the last tasks if workers are idle."""
         self._look()
         frozen = self._roster.frozen
         if not (frozen or (last and self._foreign)):
@@ -315,13 +315,13 @@ class _Run:
                 self._copy([entry], [idle.pop()])
 
     def _look(self) -> None:
-        """See who is there; raises ResourceError if the scheduler isn't."""
+        """Update the roster. Raises ResourceError if the scheduler is gone."""
         if self._client.status != "running":
             raise _lost(self._client)
         self._roster.look()
 
     def _forget(self, entry: _Entry) -> None:
-        """Let go of all copies. One that runs can't be stopped: it ends, and writes what is there already."""
+        """Release all copies. A running copy can't be stopped; it ends and rewrites equal files."""
         for copy in entry.copies:
             self._entries.pop(copy.key, None)
             copy.release()
@@ -330,7 +330,7 @@ class _Run:
 
 @contextmanager
 def _answered(client: Any) -> Iterator[None]:
-    """Raise ResourceError in place of whatever Dask raises once the scheduler has gone."""
+    """Raise ResourceError instead of Dask's errors once the scheduler is gone."""
     try:
         yield
     except (Exception, CancelledError) as error:
@@ -341,21 +341,23 @@ def _answered(client: Any) -> Iterator[None]:
 
 def _lost(client: Any) -> ResourceError:
     return ResourceError(
-        f"the Dask scheduler at {client.scheduler.address if client.scheduler else '?'} went away: "
-        "run the same command again when it is back; what is done stays done"
+        f"the Dask scheduler at {client.scheduler.address if client.scheduler else '?'} is gone: "
+        "run the same command again when it is back; finished work is kept"
     )
 
 
 def task_error(error: BaseException) -> BaseException:
-    """What to raise for a task that ended with ``error``."""
+    """Return the error to raise for a task that ended with ``error``."""
     if isinstance(error, KnnstoreError):
         return error
     if isinstance(error, ModuleNotFoundError):
-        return ResourceError(f"a worker of the cluster can't import {error.name}: install the same knnstore there")
+        return ResourceError(
+            f"a worker of the cluster can't import {error.name}: install the same version of knnstore there"
+        )
     if type(error).__name__ == "KilledWorker":
         return WorkersDiedError(
-            "the workers died several times over one task, most likely for lack of memory: "
-            "run the same command again with a smaller --memory or fewer --workers; what is done stays done"
+            "several workers died while running one task, most likely for lack of memory: "
+            "run the same command again with a smaller --memory or fewer --workers; finished work is kept"
         )
     return error
 

@@ -1,4 +1,4 @@
-"""What this machine has to work with. Imports no torch: the process that only hands out tasks stays small."""
+"""Resources of this machine. Doesn't import torch, so that the process that distributes tasks stays small."""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -8,12 +8,12 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus(driver: Path = _NVIDIA) -> tuple[str, ...]:
-    """NVIDIA GPUs that this process may use and this torch can, each as ``CUDA_VISIBLE_DEVICES`` would name it."""
+    """Return the NVIDIA GPUs usable by this process and this torch, named as in ``CUDA_VISIBLE_DEVICES``."""
     if not driver.is_dir() or _torch_is_for_cpus():
         return ()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

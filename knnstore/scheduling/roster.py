@@ -1,4 +1,4 @@
-"""The workers of a cluster as its scheduler sees them: who there is, who has stopped answering, who is busy."""
+"""The workers of a cluster as its scheduler sees them: which exist and which have stopped answering."""
 
 import time
 from collections.abc import Callable
@@ -10,17 +10,17 @@ _LOOK_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Member:
-    heard: float  # the scheduler's time of the last heartbeat
-    changed: float  # our time when we saw that change
+    heard: float  # time of the last heartbeat, by the scheduler's clock
+    changed: float  # when that time last changed, by this process' clock
 
 
 @dataclass(slots=True)
 class Roster:
-    """The workers, looked at no more than once a second.
+    """The workers of a cluster, updated at most once per second.
 
-    ``identity()`` is the scheduler's. ``patience``: seconds without a heartbeat after which a worker counts as frozen.
-    Ages are told by this process' clock alone, since the machines' clocks may differ. ``say`` is told of what a person
-    may want to act on.
+    ``identity()``: the scheduler's. ``patience``: seconds without a heartbeat after which a worker counts as frozen.
+    Ages are measured by this process' clock only, because the clocks of machines may differ. ``say`` is called with
+    messages that people may want to act on.
     """
 
     identity: Callable[[], dict[str, Any]]
@@ -28,11 +28,11 @@ class Roster:
     say: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     _members: dict[str, _Member] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
     _looked: float | None = None
 
     def look(self) -> None:
-        """See who is there, unless that was less than a second ago (or longer, in a cluster of hundreds)."""
+        """Update the roster, unless that was done less than a second ago (longer in a cluster of hundreds)."""
         now = self.clock()
         if self._looked is not None and now - self._looked < max(_LOOK_SECONDS, len(self._members) / 100):
             return
@@ -44,26 +44,28 @@ class Roster:
             before = known.get(address)
             still = before is not None and before.heard == heard
             self._members[address] = before if still and before is not None else _Member(heard, now)
-        self._tell()
+        self._report()
 
     def __len__(self) -> int:
         return len(self._members)
 
     @property
     def frozen(self) -> set[str]:
-        """Addresses of workers that the scheduler counts among its own but hasn't heard of for too long."""
+        """Return the addresses of workers from which the scheduler hasn't heard for too long."""
         now = self.clock()
         return {address for address, member in self._members.items() if now - member.changed > self.patience}
 
     @property
     def awake(self) -> list[str]:
-        """Addresses of the others, in a fixed order."""
+        """Return the addresses of the other workers, sorted."""
         return sorted(self._members.keys() - self.frozen)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         frozen = self.frozen
-        for address in sorted(frozen - self._told):
-            self.say(f"worker {address} hasn't answered for {self.patience:g} seconds: its tasks run elsewhere as well")
-        if not self._members and "" not in self._told:
-            self.say("the cluster has no worker: waiting for one")
-        self._told = frozen if self._members else {""}
+        for address in sorted(frozen - self._reported):
+            self.say(
+                f"worker {address} hasn't answered for {self.patience:g} seconds: its tasks are also run elsewhere"
+            )
+        if not self._members and "" not in self._reported:
+            self.say("the cluster has no workers: waiting for one")
+        self._reported = frozen if self._members else {""}

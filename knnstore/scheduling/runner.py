@@ -1,4 +1,4 @@
-"""The contract of whatever runs tasks, and the plainest that keeps it."""
+"""The protocol of runners of tasks, and its serial implementation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ Advance = Callable[[float], None]
 
 @runtime_checkable
 class Shrinkable(Protocol):
-    """A task that can be done in less memory, by and by."""
+    """A task that can be run in less memory, more slowly."""
 
     def smaller(self) -> Any | None:
-        """The same task in half the memory, about; None if it can't be made smaller."""
+        """Return the same task with about half the memory; None if it can't be made smaller."""
         ...
 
 
@@ -25,33 +25,33 @@ class Runner(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many tasks run at a time, now; at least 1."""
+        """Return how many tasks can currently run at a time; at least 1."""
         ...
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Call ``function`` (importable by name) on each task; an error of a task ends the run and is raised."""
+        """Yield ``function(task)`` of each task; ``function`` is importable by name. An error of a task is raised."""
         ...
 
     def run_shared(
         self, function: Callable[[Any, Task], Result], shared: Any, tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """``function(shared, task)`` of each task; ``shared``, which may be large, is sent once a worker."""
+        """Yield ``function(shared, task)`` of each task; ``shared``, which may be large, is sent once per worker."""
         ...
 
     def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
-        """``function(task, advance)``, which may use all the threads there are.
+        """Return ``function(task, advance)``, which may use all threads.
 
-        Of this machine, or of one worker of a cluster that isn't this command's own: there nobody is told of progress.
+        It runs on this machine or, on a cluster not started by this command, on one worker without progress.
         """
         ...
 
     def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
-        """Raise UsageError unless every worker sees the store ``root``, which this process writes, and ``reads``."""
+        """Raise UsageError unless every worker sees ``reads`` and the store ``root``, which this process writes."""
         ...
 
 
 class SerialRunner(Runner):
-    """One task after the other, in this process."""
+    """Runs one task after the other in this process."""
 
     workers = 1
 
@@ -74,4 +74,4 @@ class SerialRunner(Runner):
         return function(task, advance)
 
     def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
-        """See Runner: there is no one else."""
+        """See Runner. There are no other workers."""

@@ -1,7 +1,7 @@
-"""What runs in a worker: it is looked at and prepared by the first task that reaches it, then runs one at a time.
+"""Code that runs in a worker: its first task checks and prepares it, then it runs one task at a time.
 
-Every task carries the terms. So workers that join later are prepared as well, and no broadcast to all workers is
-needed, which one frozen worker would hold up for good.
+Every task carries the terms. Therefore workers that join later are prepared too, without a broadcast to all workers,
+which a frozen worker would block.
 """
 
 import gc
@@ -23,9 +23,9 @@ from knnstore.errors import MismatchError, UsageError
 from knnstore.objects.path import path_of
 from knnstore.outofmemory import memory_errors
 
-# What the bytes of a store follow from, besides the corpus and the LM.
+# Libraries that determine the bytes of a store, besides the corpus and the LM.
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "pyarrow", "faiss-cpu")
-# A network file system may show what another machine wrote only when its cache of a folder has run out.
+# A network file system may show files of another machine only after its folder cache expires.
 _SEEN_WITHIN_SECONDS = 60
 _ONE_AT_A_TIME = threading.Lock()
 _KEPT: list[Callable[[], object]] = []
@@ -33,11 +33,11 @@ _KEPT: list[Callable[[], object]] = []
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a worker needs to take part.
+    """The requirements on a worker.
 
-    ``versions``: of libraries, which must be the same. ``threads``: for its libraries, 0 for as many as Dask gives it.
-    ``gpus``: one each, by the worker's name. ``store`` and ``holder``: the folder that is being written, and what its
-    lock says of the writer; ``reads``: files or folders that must be there.
+    ``versions``: of libraries, which must be equal. ``threads``: for its libraries; 0 for as many as Dask assigns.
+    ``gpus``: assigned one each by the worker's name. ``store`` and ``holder``: the folder being written and the record
+    in its lock. ``reads``: files or folders that must exist.
     """
 
     versions: tuple[tuple[str, str], ...] = ()
@@ -49,21 +49,21 @@ class Terms:
 
 
 def library_versions() -> tuple[tuple[str, str], ...]:
-    """Python's and the libraries' versions here; a build's own mark (``+cpu``, ``+cu126``) isn't part of one."""
-    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
+    """Return the versions of Python and the libraries, without build tags such as ``+cpu``."""
+    versions = [("python", ".".join(platform.python_version_tuple()[:2]))]
     for name in _LIBRARIES:
         try:
-            found.append((name, version(name).split("+")[0]))
+            versions.append((name, version(name).split("+")[0]))
         except PackageNotFoundError:
-            found.append((name, "none"))
-    return tuple(found)
+            versions.append((name, "none"))
+    return tuple(versions)
 
 
 def call(terms: Terms, function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)`` on a prepared worker, when no other task of knnstore's runs in its process.
+    """Return ``function(*arguments)`` on a prepared worker, while no other task of knnstore runs in its process.
 
-    One at a time whatever the worker's threads: two would mix up their keys in one forward hook, and take twice the
-    memory that was promised.
+    Only one task runs at a time, whatever the worker's threads: two would mix up their keys in one forward hook and use
+    twice the planned memory.
     """
     with _ONE_AT_A_TIME, memory_errors(f"a task ({function.__name__})"):
         prepare(terms)
@@ -71,27 +71,27 @@ def call(terms: Terms, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def call_shared(terms: Terms, function: Callable[..., Any], task: Any, shared: Any) -> Any:
-    """``function(shared, task)``, as ``call`` does it."""
+    """Return ``function(shared, task)``, run by ``call``."""
     return call(terms, function, shared, task)
 
 
 def untold(work: tuple[Callable[..., Any], Any]) -> Any:
-    """``function(task, advance)`` of a pair of these, where nobody is told of progress."""
+    """Return ``function(task, advance)`` without reporting progress."""
     function, task = work
     return function(task, lambda _: None)
 
 
 def kept(forget: Callable[[], object]) -> None:
-    """Say how to let go of what tasks keep in their process for the next ones: an LM, an open index.
+    """Register a function that releases what tasks keep in their process, such as an LM or an open index.
 
-    Workers of a cluster outlive a run, and others use them too: ``release`` calls it when the run has ended.
+    Workers of a cluster outlive a run and have other users: ``release`` calls it when the run has ended.
     """
     if forget not in _KEPT:
         _KEPT.append(forget)
 
 
 def release() -> None:
-    """Let go of what tasks keep, unless a task runs here (the second copy of one that seemed lost)."""
+    """Release what tasks keep, unless a task is running here (a second copy of one that seemed lost)."""
     if _ONE_AT_A_TIME.acquire(blocking=False):
         try:
             for forget in _KEPT:
@@ -103,17 +103,19 @@ def release() -> None:
 
 
 def nothing() -> None:
-    """Does nothing: for ``call`` to prepare a worker."""
+    """Do nothing; used with ``call`` to prepare a worker."""
 
 
 @lru_cache(maxsize=8)
 def prepare(terms: Terms) -> None:
-    """Raise MismatchError or UsageError unless this process meets the terms; set its threads and its GPU."""
+    """Set threads and GPU of this process. Raises MismatchError or UsageError if it doesn't meet the terms."""
     _require_versions(terms)
     _require_store(terms)
     for path in terms.reads:
         if not Path(path).exists():
-            raise UsageError(f"{_name()} doesn't see {path}: put it where every worker and this command see it")
+            raise UsageError(
+                f"{_name()} doesn't see {path}: put it on a file system that all workers and this command share"
+            )
     _set_threads(terms)
     if terms.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = terms.gpus[int(_worker().name) % len(terms.gpus)]
@@ -121,10 +123,12 @@ def prepare(terms: Terms) -> None:
 
 def _require_versions(terms: Terms) -> None:
     here = dict(library_versions())
-    told = [f"{name} {here.get(name)} (here {wanted})" for name, wanted in terms.versions if here.get(name) != wanted]
-    if told:
+    differences = [
+        f"{name} {here.get(name)} (here {wanted})" for name, wanted in terms.versions if here.get(name) != wanted
+    ]
+    if differences:
         raise MismatchError(
-            f"{_name()} has other versions than this command: {', '.join(told)}. "
+            f"{_name()} has other versions than this command: {', '.join(differences)}. "
             "Equal bytes need equal versions: install the same ones on every worker"
         )
 
@@ -137,8 +141,8 @@ def _require_store(terms: Terms) -> None:
     while not (store.is_dir() and read_holder(store) == terms.holder):
         if waited == _SEEN_WITHIN_SECONDS or not store.is_dir():
             raise UsageError(
-                f"{_name()} doesn't see the store {terms.store} as this command does: "
-                "give a --store on a file system that every worker shares, under the same path"
+                f"{_name()} doesn't see the store {terms.store}: "
+                "give a --store on a file system that all workers share under the same path"
             )
         time.sleep(1)
         waited += 1

@@ -43,7 +43,7 @@ def test_whoever_stops_is_frozen_and_wakes_again(world, roster):
         world.passes(10, "b")
         roster.look()
     assert (roster.frozen, roster.awake) == ({"a"}, ["b"])
-    assert world.said == ["worker a hasn't answered for 30 seconds: its tasks run elsewhere as well"]
+    assert world.said == ["worker a hasn't answered for 30 seconds: its tasks are also run elsewhere"]
     world.passes(10, "a", "b")
     roster.look()
     assert roster.awake == ["a", "b"]
@@ -65,4 +65,4 @@ def test_a_cluster_without_workers_is_said_once(world, roster):
     for _ in range(3):
         roster.look()
         world.passes(2)
-    assert world.said == ["the cluster has no worker: waiting for one"]
+    assert world.said == ["the cluster has no workers: waiting for one"]

@@ -69,6 +69,6 @@ def test_a_host_whose_network_is_cut_is_replaced_and_can_not_publish_when_it_is_
         finally:
             writer.kill()
             gateway.stop()
-    assert f"another writer took {url} over" in told
+    assert f"another writer took over {url}" in told
     assert [change.what for change in changes(url)] == ["the other host's"]
     assert str(url).startswith(f"s3://{BUCKET}/")

@@ -44,9 +44,9 @@ def test_what_would_hand_a_url_to_the_operating_system_is_refused(use):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("s3://", "names no bucket"),
+        ("s3://", "has no bucket"),
         ("s3://bucket", "is a whole bucket"),
-        ("s3://bucket/../x", "names no bucket"),
+        ("s3://bucket/../x", "has no bucket"),
         ("ftp://host/x", "ftp:// isn't known; give a path, file://, s3://, gs://, az://"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_service_that_refuses_is_named_with_the_next_step_and_without_a_secret
     ):
         url.write_bytes(b"x")
     s3.faults.broken = 0
-    with pytest.raises(ResourceError, match=r"NoSuchBucket. Make the bucket s3://no-such-bucket first") as raised:
+    with pytest.raises(ResourceError, match=r"NoSuchBucket. Create the bucket s3://no-such-bucket first") as raised:
         ObjectPath("s3://no-such-bucket/x").write_bytes(b"x")
     assert SECRET not in str(raised.value)
 

@@ -46,6 +46,6 @@ def test_a_user_without_a_home_or_a_folder_for_the_cache_is_told_to_give_one(url
 def test_a_malformed_endpoint_is_refused_in_a_sentence_that_does_not_repeat_it(name, endpoint, s3, monkeypatch):
     service.bucket_of.cache_clear()
     monkeypatch.setenv(name, endpoint)
-    with pytest.raises(UsageError, match=rf"^\${name} is no URL of a service") as told:
+    with pytest.raises(UsageError, match=rf"^\${name} isn't the URL of a service") as told:
         ObjectPath("s3://bucket/object").is_file()
     assert "secret" not in str(told.value)
