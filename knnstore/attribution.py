@@ -6,16 +6,14 @@ import numpy as np
 
 from knnstore.attachment import Joined
 from knnstore.datastore.documents import Document
-from knnstore.lm.forward import window_scores
-from knnstore.mixing.evidence import Evidence
-from knnstore.mixing.mixture import Credit, Mixture
+from knnstore.mixing.mixture import Credit
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import Passage, Passages
 from knnstore.progress import Reporter
+from knnstore.score.passes import Clock, Pass
 from knnstore.score.texts import Texts
-from knnstore.windows import cut_windows
 
-_BATCH_TOKENS = 2048
+_MEMORY = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +31,19 @@ class DocumentShare:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Shares in a text of ``tokens`` tokens: ``store`` + ``lm`` = 1, and the documents' add up to ``store``.
+    """Shares in a text of ``tokens`` tokens: ``store`` + ``lm`` + ``cache`` + ``matches`` = 1.
 
-    A document's share in a token is λ Σ softmax(−d/T) / p over its neighbours with that token; the LM's is
-    (1 − λ) p_LM / p.
+    A document's share in a token is λ Σ softmax(−d/T) / p over its neighbours with that token; the documents' add up to
+    ``store``. ``lm`` is (1 − λ) p_LM / p. ``cache`` and ``matches`` are of the text's own past and of exact matches
+    in the store, where the mixture has those.
     """
 
     tokens: int
     store: float
     lm: float
     documents: tuple[DocumentShare, ...]
+    cache: float = 0.0
+    matches: float = 0.0
 
 
 class Ledger:
@@ -51,6 +52,7 @@ class Ledger:
     def __init__(self, passages: Passages) -> None:
         self._passages = passages
         self._tokens = 0
+        self._cache = self._matches = 0.0
         self._earned: dict[int, float] = {}
         self._best: dict[int, tuple[float, int]] = {}  # of each document, its largest credit and that row
 
@@ -58,6 +60,8 @@ class Ledger:
         """Count tokens in, with their neighbours, rows included, and what those have earned."""
         assert neighbours.rows is not None
         self._tokens += len(credit_of_tokens.store)
+        self._cache += float(credit_of_tokens.cache.sum())
+        self._matches += float(credit_of_tokens.matches.sum())
         earning = credit_of_tokens.credit > 0
         credit, rows = credit_of_tokens.credit[earning], neighbours.rows[earning]
         order = np.argsort(-credit, kind="stable")  # so that a document's first is its best
@@ -83,17 +87,19 @@ class Ledger:
             )
             for document in ranked
         )
-        return Attribution(self._tokens, store, 1 - store, documents)
+        cache, matches = self._cache / count, self._matches / count
+        return Attribution(self._tokens, store, 1 - store - cache - matches, documents, cache, matches)
 
 
 def attribute_texts(joined: Joined, texts: Texts, reporter: Reporter) -> Attribution:
-    """Who earned the probability of texts, read in the windows that the store's keys were made with."""
-    model, mixture = joined.model, Mixture(joined.setting)
-    windows = cut_windows(texts.first, texts.tokens, context=joined.recipe.context, stride=joined.recipe.stride)
+    """Return who earned the probability of texts, read in the windows that the store's keys were made with."""
+    mixed_by = joined.mixed_by
+    mixture, cache = mixed_by.mixture, mixed_by.setting.cache
+    reading = Pass(
+        joined.model, joined.recipe, joined.search, _MEMORY, Clock(), reporter, cache, suffixes=mixed_by.suffixes
+    )
     ledger = Ledger(joined.passages)
-    with reporter.bar("attribute", len(texts.ids), "tokens") as advance:
-        for part in window_scores(model, windows, texts.read, _BATCH_TOKENS, texts.source):
-            neighbours = joined.search(part.keys, mixture.k)
-            ledger.add(neighbours, mixture.credit(Evidence(neighbours), part.targets, part.log_p))
-            advance(len(part.rows))
+    for block in reading.blocks(texts, mixture.k, "attribute", lambda _: (mixed_by.setting.cache_temperature,)):
+        tokens = block.tokens
+        ledger.add(block.evidence.neighbours, mixture.credit(block.evidence, tokens.targets, tokens.log_p))
     return ledger.attribution()

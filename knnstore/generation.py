@@ -12,7 +12,6 @@ from knnstore.attribution import Attribution, Ledger
 from knnstore.errors import UsageError
 from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling
 from knnstore.lm.streaming import Sampling, TextStream, in_thread, write_tokens
-from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.mixture import Credit, Mixture
 from knnstore.mixing.setting import Setting
 from knnstore.neighbours import Neighbours
@@ -24,8 +23,8 @@ class WrittenToken:
     """A token that was written. ``text`` is what it adds: empty where it only begins a character.
 
     ``p``, ``p_lm`` and ``p_store``: its probability by mixture, LM and store, before any sampling; ``store_share``: the
-    part of ``p`` that comes from the store, λ p_store / p. ``row``: the neighbour with this token that gave most of
-    it, ``row_share`` its part of ``p``; None where no neighbour has the token.
+    part of ``p`` that comes from the store's neighbours, λ p_store / p with constants. ``row``: the neighbour with this
+    token that gave most of it, ``row_share`` its part of ``p``; None where no neighbour has the token.
     """
 
     token_id: int
@@ -79,13 +78,18 @@ class Generation:
 
     @property
     def setting(self) -> Setting:
-        """k, λ and temperature of the mixture."""
+        """The constants of the mixture."""
         return self._joined.setting
 
     @property
+    def gated(self) -> bool:
+        """Whether a gate weighs each token instead of the constants."""
+        return self._joined.mixed_by.mixture.gate is not None
+
+    @property
     def source(self) -> str:
-        """Where the setting comes from, in words."""
-        return self._joined.source
+        """Where the mixture comes from, in words."""
+        return self._joined.mixed_by.source
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -120,17 +124,18 @@ class Generation:
             ids = [model.loaded.bos, *model.loaded.tokenise(self.prompt).tolist()]
             stream = TextStream(model.loaded, ids)
         steps: list[Step] = []
+        mixed_by = self._joined.mixed_by
 
         def take(token: int) -> None:
-            emit(_explained(token, stream.add(token), steps.pop(), self.setting))
+            emit(_explained(token, stream.add(token), steps.pop(), mixed_by.mixture))
 
-        with attach_store(model, self._joined.search, self.setting, on_step=steps.append, only_here=True):
+        with attach_store(model, self._joined.search, mixed_by, on_step=steps.append, only_here=True):
             write_tokens(model.loaded, ids, self._most, self._sampling, take, penalties=self.generation_config)
 
 
-def _explained(token: int, text: str, step: Step, setting: Setting) -> tuple[WrittenToken, Neighbours, Credit]:
+def _explained(token: int, text: str, step: Step, mixture: Mixture) -> tuple[WrittenToken, Neighbours, Credit]:
     neighbours, log_lm = step.neighbours, step.log_lm[:, token].double().cpu().numpy()
-    credit = Mixture(setting).credit(Evidence(neighbours), np.array([token]), log_lm)
+    credit = mixture.credit(step.evidence, np.array([token]), log_lm)
     best = int(np.argmax(credit.credit[0]))
     row_share = float(credit.credit[0, best])
     assert neighbours.rows is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.api.store import Store, open, warn_of_mismatch
-from knnstore.attachment import Attachment, adopted_model, attach_store, choose_setting
+from knnstore.attachment import Attachment, adopted_model, attach_store, choose_mixture
 from knnstore.attachment.mixer import Step
 
 
@@ -43,5 +43,5 @@ def attach(
     opened = store if isinstance(store, Store) else open(store)
     keyed = adopted_model(opened.datastore, model, allow=warn_of_mismatch if allow_mismatch else None)
     search = opened.searching(nprobe=nprobe, exact=exact)
-    setting = choose_setting(opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
-    return attach_store(keyed, search, *setting, on_step=on_step)
+    mixed_by = choose_mixture(opened.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
+    return attach_store(keyed, search, mixed_by, on_step=on_step)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Joined, Search, adopted_model, choose_setting
+from knnstore.attachment import Joined, Search, adopted_model, choose_mixture
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore, only_store, store_path
 from knnstore.datastore.stores import Stores
@@ -198,10 +198,10 @@ class Store:
         nprobe: int | None = None,
         exact: bool = False,
     ) -> Joined:
-        """The LM and this store with a setting; what is None is as the store was tuned, else a cautious default."""
+        """Return the LM and this store, with a mixture as given, else all that was tuned, else a cautious default."""
         search = self.searching(nprobe=nprobe, exact=exact)
-        setting = choose_setting(self.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
-        return Joined(self.lm, self.datastore.manifest.key, search, self.passages, *setting)
+        mixed_by = choose_mixture(self.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
+        return Joined(self.lm, self.datastore.manifest.key, search, self.passages, mixed_by)
 
     def generate(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from knnstore.attachment.defaults import AttachedMixture
 from knnstore.attachment.mixer import Mixer, Step
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
@@ -15,7 +16,6 @@ from knnstore.lm.forward import KeyModel
 from knnstore.lm.hooks import MixtureHooks
 from knnstore.lm.loading import adopt_model
 from knnstore.lm.matching import Allow, require_known_model, require_same_keys, require_same_task
-from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
 from knnstore.passages import Passages
 from knnstore.recognition import window_of
@@ -23,30 +23,32 @@ from knnstore.recognition import window_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """An LM, the store that it made, and how the two are mixed: what generating and attributing need.
-
-    ``source``: where the setting comes from, in words.
-    """
+    """An LM, the store that it made, and how the two are mixed: what generating and attributing need."""
 
     model: KeyModel
     recipe: KeyRecipe
     search: Search
     passages: Passages
-    setting: Setting
-    source: str
+    mixed_by: AttachedMixture
+
+    @property
+    def setting(self) -> Setting:
+        """The constants of the mixture."""
+        return self.mixed_by.setting
 
 
 class Attachment:
     """An LM joined to a store: until ``detach``, or the end of its ``with``, the LM's logits are the mixture's.
 
-    ``setting``: its k, λ and temperature, and ``source`` where they come from, in words. ``nprobe``: lists that a
-    query searches, None if it searches every key.
+    ``setting``: the constants of the mixture; ``gated``: whether a gate weighs each token instead; ``source``: where
+    they come from, in words. ``nprobe``: lists that a query searches, None if it searches every key.
     """
 
-    def __init__(self, hooks: MixtureHooks, setting: Setting, source: str, nprobe: int | None) -> None:
+    def __init__(self, hooks: MixtureHooks, mixed_by: AttachedMixture, nprobe: int | None) -> None:
         self._hooks = hooks
-        self.setting = setting
-        self.source = source
+        self.setting = mixed_by.setting
+        self.gated = mixed_by.mixture.gate is not None
+        self.source = mixed_by.source
         self.nprobe = nprobe
 
     def detach(self) -> None:
@@ -63,22 +65,22 @@ class Attachment:
 
     def __repr__(self) -> str:
         setting = self.setting
-        return f"Attachment(k={setting.k}, lambda_={setting.lambda_:g}, temperature={setting.temperature:g})"
+        more = f", cache={setting.cache}" * bool(setting.cache) + ", gated" * self.gated
+        return f"Attachment(k={setting.k}, lambda_={setting.lambda_:g}, temperature={setting.temperature:g}{more})"
 
 
 def attach_store(
     model: KeyModel,
     search: Search,
-    setting: Setting,
-    source: str = "as given",
+    mixed_by: AttachedMixture,
     *,
     on_step: Callable[[Step], None] | None = None,
     only_here: bool = False,
 ) -> Attachment:
     """Join ``model`` to what ``search`` searches; with ``only_here``, for this thread alone."""
-    mixer = Mixer(search, Mixture(setting), on_step)
+    mixer = Mixer(search, mixed_by.mixture, mixed_by.suffixes, model.loaded.bos, on_step)
     hooks = MixtureHooks(model.loaded.model, model.point, mixer, only_here=only_here)
-    return Attachment(hooks, setting, source, search.nprobe)
+    return Attachment(hooks, mixed_by, search.nprobe)
 
 
 def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Allow | None = None) -> KeyModel:

@@ -1,6 +1,7 @@
-"""k, λ and temperature: as given, as tuned, or a cautious default."""
+"""The mixture of an LM with a store: as given, as tuned, or a cautious default."""
 
 import math
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -9,9 +10,12 @@ from knnstore.attachment.search import Search
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.mixing.knn import typical_spread
+from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
 from knnstore.score.options import DEFAULT_K
-from knnstore.score.tuned_record import load_tuned
+from knnstore.score.tuned_record import TunedRecord, load_tuned
+from knnstore.suffixes.build import open_suffixes
+from knnstore.suffixes.search import Suffixes
 
 T = TypeVar("T")
 
@@ -22,26 +26,56 @@ _SPREADS = 0.25
 _MOST_QUERIES = 64
 
 
-def choose_setting(
-    store: Datastore, search: Search, *, k: int | None, lambda_: float | None, temperature: float | None
-) -> tuple[Setting, str]:
-    """The setting of a mixture, and in words where it comes from. What is None is not given.
+@dataclass(frozen=True, slots=True, eq=False)
+class AttachedMixture:
+    """The mixture of an LM with a store, with what it needs of the store besides the search.
 
-    Raises UsageError for a setting that is none.
+    ``source``: where the mixture comes from, in words. ``suffixes``: the exact-match memory, if the mixture asks it.
+    """
+
+    mixture: Mixture
+    source: str = "as given"
+    suffixes: Suffixes | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """The constants."""
+        return self.mixture.setting
+
+
+def choose_mixture(
+    store: Datastore, search: Search, *, k: int | None, lambda_: float | None, temperature: float | None
+) -> AttachedMixture:
+    """Return the mixture to use with a store: what is given, else all that was tuned, else a cautious default.
+
+    Where something is given, the rest are constants, without a cache and without exact matches. Raises UsageError for
+    a setting that is none.
     """
     require_setting(Setting(_or(k, 1), _or(lambda_, 0.0), _or(temperature, 1.0)))
     if k is not None and lambda_ is not None and temperature is not None:
-        return Setting(min(k, store.live_rows), lambda_, temperature), "as given"
+        return AttachedMixture(Mixture(Setting(min(k, store.live_rows), lambda_, temperature)))
     record = load_tuned(store)
+    if record is not None and (k, lambda_, temperature) == (None, None, None):
+        return _stored_mixture(store, record)
     if record is not None and k in (None, record.alone.k):
         default, source = record.alone, "as 'knnstore tune' stored it"
         if record.gate is not None or record.setting.cache:
-            source += ", without the gate and the cache that score may add"
+            source += ", without its gate and cache, since a part of the mixture is given"
     else:
         default, source = cautious_setting(store, search, k), _cautious_words(lambda_, temperature)
     if lambda_ is not None and temperature is not None:
         source = "as given"
-    return Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature)), source
+    setting = Setting(default.k, _or(lambda_, default.lambda_), _or(temperature, default.temperature))
+    return AttachedMixture(Mixture(setting), source)
+
+
+def _stored_mixture(store: Datastore, record: TunedRecord) -> AttachedMixture:
+    mixture, source = record.mixture, "as 'knnstore tune' stored it"
+    suffixes = open_suffixes(store) if mixture.needs_matches else None
+    if mixture.needs_matches and suffixes is None:
+        source += ", without its gate, which asks the exact-match memory: run 'knnstore suffixes'"
+        mixture = mixture.constant
+    return AttachedMixture(mixture, source, suffixes)
 
 
 def _cautious_words(lambda_: float | None, temperature: float | None) -> str:

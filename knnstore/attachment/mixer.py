@@ -1,4 +1,4 @@
-"""What a forward pass of an LM becomes with a store: each position's neighbours, and the mixture's logits."""
+"""What a forward pass of an LM becomes with a store: what is known at each position, and the mixture's logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from knnstore.attachment.sequences import SequenceText, sequence_texts
 from knnstore.errors import NumericsError
+from knnstore.lm.forward import expectations
+from knnstore.lm.reading import ForwardPass
+from knnstore.mixing.cache import stacked
 from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.features import Outlook
 from knnstore.mixing.mixture import Mixture
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.suffixes.contexts import DEPTH
+from knnstore.suffixes.search import Suffixes
 
 # Numbers of the mixture's logits that are made at once: 256 MB in float32.
 _MOST_PROBABILITIES = 2**26
@@ -19,44 +26,77 @@ _MOST_PROBABILITIES = 2**26
 class Step:
     """What one forward pass asked of the store: n positions of its batch, in order.
 
-    ``neighbours`` of each. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device, ln p of every token by
-    the LM alone and by the mixture.
+    ``evidence``: what the mixture was made of. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device,
+    ln p of every token by the LM alone and by the mixture.
     """
 
-    neighbours: Neighbours
+    evidence: Evidence
     log_lm: torch.Tensor
     log_p: torch.Tensor
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """Of each position."""
+        return self.evidence.neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixer:
     """Makes the mixture's logits of a forward pass' keys and logits.
 
-    ``search``: the k nearest keys of float32 queries (n, d). ``on_step``: called with what was asked and what became of
-    it; None costs nothing. Padding isn't searched for, and keeps the LM's logits.
+    ``search``: the k nearest keys of float32 queries (n, d). ``suffixes``: the store's exact-match memory, if the
+    mixture asks it; ``bos``: the token before a document, which is no part of its contexts. ``on_step``: called with
+    what was asked and what became of it; None costs nothing. Padding isn't searched for, and keeps the LM's logits.
     """
 
     search: Callable[[Float32, int], Neighbours]
     mixture: Mixture
+    suffixes: Suffixes | None = None
+    bos: int = -1
     on_step: Callable[[Step], None] | None = None
 
-    def __call__(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """Return the mixture's logits, float32 (b, n, V), for keys (b, n, d), logits (b, n, V) and bool (b, n)."""
+    def __call__(self, forward: ForwardPass) -> torch.Tensor:
+        """Return the mixture's logits, float32 (b, n, V)."""
+        logits, length = forward.logits, forward.keys.shape[1]
+        asked = forward.text(length)[:, forward.kept]  # (b, n)
+        keys = forward.keys[:, forward.kept]  # (b, n, d)
         if not torch.isfinite(keys[asked]).all():
             raise NumericsError(f"a key isn't finite: the LM overflowed in {logits.dtype}; load it in float32")
-        flat_keys, flat_logits, flat_asked = keys.flatten(0, 1), logits.flatten(0, 1), asked.flatten()
+        looks_back = self.mixture.setting.cache or self.suffixes is not None
+        texts = sequence_texts(forward, self.mixture.setting.cache) if looks_back else []
+        places = torch.nonzero(asked.flatten())[:, 0]  # of (b, n) laid end to end
+        mixed = logits.float().flatten(0, 1)  # (b · n, V)
         size = max(1, _MOST_PROBABILITIES // logits.shape[-1])
-        parts = [
-            self._mixed(flat_keys[rows], flat_logits[rows].float(), flat_asked[rows])
-            for rows in (slice(begin, begin + size) for begin in range(0, len(flat_keys), size))
-        ]
-        return torch.cat(parts).reshape(logits.shape) if parts else logits.float()
+        for begin in range(0, max(1, len(places)), size):
+            some = places[begin : begin + size]
+            part = self._mixed(keys.flatten(0, 1)[some], mixed[some.to(mixed.device)], texts, some.cpu().numpy())
+            mixed = mixed.index_copy(0, some.to(mixed.device), part)
+        return mixed.reshape(logits.shape)
 
-    def _mixed(self, keys: torch.Tensor, logits: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        lines = torch.nonzero(asked)[:, 0]
-        neighbours = self.search(np.ascontiguousarray(keys[lines].cpu().numpy()), self.mixture.k)
-        lines = lines.to(logits.device)
-        mixed = self.mixture.distribution(Evidence(neighbours), logits[lines])
+    def _mixed(
+        self, keys: torch.Tensor, logits: torch.Tensor, texts: list[SequenceText], places: Int64
+    ) -> torch.Tensor:
+        neighbours = self.search(np.ascontiguousarray(keys.cpu().numpy()), self.mixture.k)
+        evidence = self._evidence(neighbours, logits.detach(), texts, places)
+        mixed = self.mixture.distribution(evidence, logits)
         if self.on_step is not None:
-            self.on_step(Step(neighbours, logits[lines].log_softmax(dim=-1), mixed.log_softmax(dim=-1)))
-        return logits.index_copy(0, lines, mixed)
+            self.on_step(Step(evidence, logits.log_softmax(dim=-1), mixed.log_softmax(dim=-1)))
+        return mixed
+
+    def _evidence(
+        self, neighbours: Neighbours, logits: torch.Tensor, texts: list[SequenceText], places: Int64
+    ) -> Evidence:
+        """Return what is known at some ``places`` of the kept positions (b, n) laid end to end."""
+        outlook = pairs = matches = None
+        if self.mixture.gate is not None:
+            leading, leading_log_p, entropy = (part.cpu().numpy() for part in expectations(logits.log_softmax(dim=-1)))
+            outlook = Outlook(entropy, leading, leading_log_p)
+        lines, columns = np.divmod(places, len(texts[0].kept)) if texts else (places, places)
+        each = [(texts[line], columns[lines == line]) for line in np.unique(lines)] if texts else []
+        if size := self.mixture.setting.cache:
+            pairs = stacked([text.pairs(some, size) for text, some in each])
+        if self.suffixes is not None:
+            nothing = self.suffixes.packing.nothing
+            contexts = [text.contexts(some, self.bos, nothing) for text, some in each]
+            matches = self.suffixes.matches(np.concatenate(contexts or [np.empty((0, DEPTH), np.int64)]))
+        return Evidence(neighbours, outlook, matches=matches, pairs=pairs)

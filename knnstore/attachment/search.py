@@ -1,5 +1,7 @@
 """Neighbours of a few queries at a time, for a person or a text that is being written."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from knnstore.datastore.store import Datastore
@@ -30,8 +32,11 @@ class Search:
             self._searcher.prepare()
             self.nprobe = min(self._searcher.nprobe if nprobe is None else nprobe, self._searcher.plan.nlist)
 
-    def __call__(self, queries: Float32, k: int) -> Neighbours:
-        """The k nearest keys of float32 queries (n, d), with their rows."""
+    stores = 1
+
+    def __call__(self, queries: Float32, k: int, *, advance: Callable[[float], None] = lambda _: None) -> Neighbours:
+        """Return the k nearest keys of float32 queries (n, d), with their rows; ``advance`` is called with ``n``."""
+        advance(len(queries))
         if not len(queries):
             nothing = np.empty((0, k), np.int64)
             return Neighbours(nothing.astype(np.float32), nothing, nothing)

@@ -54,7 +54,7 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
 
     from knnstore.api import Sampling, open
     from knnstore.report.generation import asked_line, explanation, generation_json
-    from knnstore.report.words import printable
+    from knnstore.report.words import printable, setting_words
 
     lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
     opened = open(store, **lm)
@@ -69,9 +69,8 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
         sampling = replace(Sampling.asked_by(opened.lm.loaded.model), **given)
     generation = opened.generate(prompt, most, sampling=sampling, joined=joined, generation_config=as_asked)
     setting, reporter = generation.setting, reporter_for(quiet or as_json)
-    reporter.say(
-        f"mixture   k {setting.k}, λ {setting.lambda_:g}, temperature {setting.temperature:g}; {generation.source}"
-    )
+    gate = "; a gate weighs each token" if generation.gated else ""
+    reporter.say(f"mixture   {setting_words(setting)}{gate}; {generation.source}")
     reporter.say(f"search    {joined.search.words(setting.k)}")
     if line := asked_line(generation):
         reporter.say(f"model     {line}")

@@ -7,12 +7,16 @@ import numpy as np
 
 from knnstore.attachment import Search
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
+from knnstore.lm.forward import KeyModel, expectations, padded_ids, scored_positions
+from knnstore.mixing.cache import cache_neighbours
 from knnstore.mixing.evidence import Evidence
+from knnstore.mixing.features import Outlook
 from knnstore.mixing.interpolation import Float64
 from knnstore.mixing.mixture import Mixture
-from knnstore.mixing.setting import Setting
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Int64, Neighbours
+from knnstore.score.columns import Columns
+from knnstore.score.passes import find_matches
+from knnstore.suffixes.search import Suffixes
 from knnstore.windows import cut_windows
 
 _TOP = 24  # of the LM's own choices, kept a token
@@ -53,8 +57,8 @@ class Analysis:
     """A text of n tokens, read once.
 
     ``pieces``: the text of each token, together the whole text. ``ids``: int64 (n,). ``log_lm``: float64 (n,).
-    ``top`` and ``top_log_lm``: the LM's first choices, (n, 24). ``neighbours``: of the k nearest keys, with rows.
-    ``neighbour_log_lm``: what the LM gives each neighbour's token, ln p, float32 (n, k).
+    ``top`` and ``top_log_lm``: the LM's first choices, (n, 24). ``evidence``: what a mixture is made of, the k nearest
+    keys with their rows among it. ``neighbour_log_lm``: what the LM gives each neighbour's token, ln p, float32 (n, k).
     """
 
     pieces: tuple[str, ...]
@@ -62,39 +66,37 @@ class Analysis:
     log_lm: Float64
     top: Int64
     top_log_lm: Any
-    neighbours: Neighbours
+    evidence: Evidence
     neighbour_log_lm: Any
 
-    def scored(self, setting: Setting) -> Scored:
-        """Return every token's probability under a setting. A token whose search found nothing keeps the LM's."""
-        log_p = Mixture(setting).log_p(Evidence(self.neighbours), self.ids, self.log_lm)
-        return Scored(self.log_lm, log_p)
+    @property
+    def neighbours(self) -> Neighbours:
+        """The k nearest keys of each token."""
+        return self.evidence.neighbours
 
-    def weights(self, token: int, setting: Setting) -> Float32:
-        """Return softmax(−d / T) of a token's k nearest neighbours: float32 (k,), 0 where fewer were found."""
-        (store, *_) = Mixture(setting).sources
-        weights: Float32 = self._evidence(token).distribution(store).p[0]
-        return weights
+    def scored(self, mixture: Mixture) -> Scored:
+        """Return every token's probability by a mixture. A token whose search found nothing keeps the LM's."""
+        return Scored(self.log_lm, mixture.log_p(self.evidence, self.ids, self.log_lm))
 
-    def _evidence(self, token: int, times: int = 1) -> Evidence:
-        """Return what is known of one token, repeated."""
-        return Evidence(self.neighbours.select(np.full(times, token)))
+    def votes(self, token: int, mixture: Mixture) -> Float64:
+        """Return each neighbour's share of the store's vote at a token: float64 (k,), 0 where fewer were found."""
+        votes: Float64 = mixture.store_votes(self.evidence.select(np.array([token])))[0]
+        return votes
 
-    def choices(self, token: int, setting: Setting, most: int) -> list[TokenChoice]:
+    def choices(self, token: int, mixture: Mixture, most: int) -> list[TokenChoice]:
         """Return the first choices of LM, store and mixture at a token, and the token itself, by the mixture."""
-        values = self.neighbours.values[token, : setting.k]
         lm = dict(zip(self.top[token].tolist(), self.top_log_lm[token].tolist(), strict=True))
         store: dict[int, float] = {}
-        for value, weight, log_lm in zip(
-            values.tolist(), self.weights(token, setting).tolist(), self.neighbour_log_lm[token], strict=False
-        ):
+        columns = (self.neighbours.values[token], self.votes(token, mixture), self.neighbour_log_lm[token])
+        for value, vote, log_lm in zip(*(column.tolist() for column in columns), strict=True):
             if value != ABSENT:
-                store[value] = store.get(value, 0.0) + weight
-                lm.setdefault(value, float(log_lm))
+                store[value] = store.get(value, 0.0) + vote
+                lm.setdefault(value, log_lm)
         target = int(self.ids[token])
         lm.setdefault(target, float(self.log_lm[token]))
         tokens, log_lms = np.array(list(lm)), np.array(list(lm.values()))
-        p = np.exp(Mixture(setting).log_p(self._evidence(token, len(tokens)), tokens, log_lms)).tolist()
+        repeated = self.evidence.select(np.full(len(tokens), token))
+        p = np.exp(mixture.log_p(repeated, tokens, log_lms)).tolist()
         every = [
             TokenChoice(each, float(np.exp(log_lm)), store.get(each, 0.0), mixture)
             for (each, log_lm), mixture in zip(lm.items(), p, strict=True)
@@ -108,42 +110,54 @@ class Analysis:
         return sorted(kept.values(), key=lambda choice: -choice.mixture)
 
 
-def analyse(model: KeyModel, recipe: KeyRecipe, search: Search, text: str, *, k: int, most_tokens: int) -> Analysis:
-    """Read the first ``most_tokens`` of a text once with the LM and find every token's k nearest neighbours."""
+def analyse(
+    model: KeyModel,
+    recipe: KeyRecipe,
+    search: Search,
+    text: str,
+    *,
+    k: int,
+    most_tokens: int,
+    cache: int = 0,
+    suffixes: Suffixes | None = None,
+) -> Analysis:
+    """Read the first ``most_tokens`` of a text once with the LM, and find what mixtures of it are made of.
+
+    ``k``, ``cache`` and ``suffixes``: the neighbours, the pairs of the text's own past, and the exact-match memory that
+    the mixtures may ask.
+    """
     ids = model.loaded.tokenise(text)[:most_tokens]
-    pieces = _pieces(model, text, ids)
+    pieces, first, places = _pieces(model, text, ids), np.zeros(len(ids), np.int64), np.arange(len(ids))
     windows = cut_windows(np.zeros(1, np.int64), np.array([len(ids)]), context=recipe.context, stride=recipe.stride)
-    vocabulary = model.loaded.identity.vocabulary
-    parts = []
-    padding = model.padding(windows.context)
-    for batch in windows.batches(max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary)), padding):
+    columns, padding = Columns(), model.padding(windows.context)
+    for batch in windows.batches(max(1, min(_BATCH_TOKENS, _LOGITS // model.loaded.identity.vocabulary)), padding):
         rows, lines, positions = scored_positions(batch)
-        first = int((batch.length - batch.scored).min())
+        begin = int((batch.length - batch.scored).min())
         inputs = padded_ids(batch, lambda _, begin, end: ids[begin:end], model.loaded.bos, padding)
-        keys, logits = model.keys_and_logits(inputs, first)
-        log_p = logits[lines, positions - first].float().log_softmax(dim=-1).cpu()  # (tokens, vocabulary)
-        found = search(keys[lines, positions - first].numpy(), k)
-        top = log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1)
-        table = log_p.numpy()
-        line = np.arange(len(rows))
-        parts.append(
-            (
-                rows,
-                table[line, ids[rows]].astype(np.float64),
-                top.indices.numpy(),
-                top.values.numpy(),
-                found.distances,
-                found.values,
-                found.rows,
-                np.take_along_axis(table, np.maximum(found.values, 0), axis=1),
-            )
+        keys, logits = model.keys_and_logits(inputs, begin)
+        queries = keys[lines, positions - begin].numpy()
+        log_p = logits[lines, positions - begin].float().log_softmax(dim=-1).cpu()  # (tokens, vocabulary)
+        top, table, near = log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1), log_p.numpy(), search(queries, k)
+        leading, leading_log_p, entropy = (part.numpy() for part in expectations(log_p))
+        assert near.rows is not None
+        columns.append(row=rows, key=queries, leading=leading, leading_log_p=leading_log_p, entropy=entropy)
+        columns.append(distances=near.distances, values=near.values, near_rows=near.rows)
+        columns.append(
+            log_lm=table[np.arange(len(rows)), ids[rows]].astype(np.float64),
+            top=top.indices.numpy(),
+            top_log_lm=top.values.numpy(),
+            neighbour_log_lm=np.take_along_axis(table, np.maximum(near.values, 0), axis=1),
         )
-    rows, log_lm, top_ids, top_log_p, distances, values, found_rows, value_log_p = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
+    order = np.argsort(columns["row"])
+    ordered = {name: columns[name][order] for name in columns.parts}
+    evidence = Evidence(
+        Neighbours(ordered["distances"], ordered["values"], ordered["near_rows"]),
+        Outlook(ordered["entropy"], ordered["leading"], ordered["leading_log_p"]),
+        matches=find_matches(suffixes, ids, first, places),
+        pairs=cache_neighbours(ordered["key"], ids, first, places, cache) if cache else None,
     )
-    order = np.argsort(rows)
-    neighbours = Neighbours(distances[order], values[order], found_rows[order])
-    return Analysis(pieces, ids, log_lm[order], top_ids[order], top_log_p[order], neighbours, value_log_p[order])
+    of_lm = (ordered["log_lm"], ordered["top"], ordered["top_log_lm"])
+    return Analysis(pieces, ids, *of_lm, evidence, ordered["neighbour_log_lm"])
 
 
 def _pieces(model: KeyModel, text: str, ids: Int64) -> tuple[str, ...]:

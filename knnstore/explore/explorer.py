@@ -1,16 +1,16 @@
 """A store and its LM, ready to be looked into: texts read once, a setting to begin with, an example."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from knnstore.api.store import Store
-from knnstore.attachment import Joined, choose_setting
+from knnstore.attachment import AttachedMixture, Joined, choose_mixture
 from knnstore.errors import UsageError
 from knnstore.explore.analysis import Analysis, analyse
 from knnstore.generation import Generation
 from knnstore.lm.streaming import Sampling
 from knnstore.mixing.knn import target_probabilities
-from knnstore.mixing.setting import Setting
+from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import ABSENT
 from knnstore.passages import Passage
 from knnstore.score.best_setting import choose
@@ -47,30 +47,44 @@ class Explorer:
         """A text of at most 2,000 tokens (the rest is left out), read once. Raises UsageError for an empty one."""
         if not text.strip():
             raise UsageError("there is nothing to read: paste some text")
-        recipe = self.store.datastore.manifest.key
-        return analyse(self.store.lm, recipe, self.search, text, k=self.k, most_tokens=MOST_TOKENS)
+        stored, recipe = self._stored, self.store.datastore.manifest.key
+        return analyse(
+            self.store.lm,
+            recipe,
+            self.search,
+            text,
+            k=self.k,
+            most_tokens=MOST_TOKENS,
+            cache=stored.setting.cache if stored else 0,
+            suffixes=stored.suffixes if stored else None,
+        )
 
     @cached_property
-    def start(self) -> tuple[Setting, str]:
-        """The setting that the page begins with, and in words where it is from.
+    def _stored(self) -> AttachedMixture | None:
+        """What ``knnstore tune`` stored, if it has."""
+        return self._chosen() if load_tuned(self.store.datastore) else None
+
+    def _chosen(self) -> AttachedMixture:
+        return choose_mixture(self.store.datastore, self.search, k=None, lambda_=None, temperature=None)
+
+    @cached_property
+    def start(self) -> AttachedMixture:
+        """The mixture that the page begins with.
 
         As ``knnstore tune`` stored it; else tuned on the beginning of a held-out document, of which the example shows
         no part; without one, a cautious default.
         """
-        record = load_tuned(self.store.datastore)
-        if record is not None:
-            return record.alone, "as 'knnstore tune' stored it"
+        if self._stored:
+            return self._stored
         excerpt = self._heldout(0, 0.0, _TUNING_TOKENS)
         if len(excerpt) < _TUNING_TOKENS // 4:
-            setting, source = choose_setting(
-                self.store.datastore, self.search, k=self.k, lambda_=None, temperature=None
-            )
-            return setting, f"with {source}"
+            cautious = self._chosen()
+            return replace(cautious, source=f"with {cautious.source}")
         read = self.analysed(self.store.lm.loaded.decode(excerpt))
         grid = make_grid(ScoreOptions(), self.k, read.neighbours)
         knn = target_probabilities(read.neighbours, read.ids, grid.ks, grid.temperatures)
         setting = choose(grid, read.log_lm, knn, None)
-        return setting, f"as tuned on {len(read.ids)} tokens of a held-out document"
+        return AttachedMixture(Mixture(setting), f"as tuned on {len(read.ids)} tokens of a held-out document")
 
     @cached_property
     def example(self) -> str:
@@ -78,23 +92,21 @@ class Explorer:
         text = str(self.store.lm.loaded.decode(self._heldout(1, 0.6, _EXAMPLE_TOKENS)))
         return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
 
-    def write(self, prompt: str, most: int, heat: float, setting: Setting) -> Generation:
+    def write(self, prompt: str, most: int, heat: float, mixed_by: AttachedMixture) -> Generation:
         """A text after ``prompt``, drawn with sampling temperature ``heat``; 0 takes the most probable token."""
         store = self.store
-        joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, setting, "as set")
+        joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, mixed_by)
         return store.generate(prompt, most, sampling=Sampling(heat, top_p=_TOP_P), joined=joined)
 
-    def sources(self, analysis: Analysis, token: int, setting: Setting, most: int) -> list[WeighedNeighbour]:
+    def sources(self, analysis: Analysis, token: int, mixture: Mixture, most: int) -> list[WeighedNeighbour]:
         """The neighbours of a token that weigh most, with where they stand."""
-        weights = analysis.weights(token, setting)
+        votes = analysis.votes(token, mixture)
         rows = analysis.neighbours.rows
         assert rows is not None
-        found = [
-            index for index in range(min(most, len(weights))) if analysis.neighbours.values[token, index] != ABSENT
-        ]
+        found = [index for index in range(min(most, mixture.k)) if analysis.neighbours.values[token, index] != ABSENT]
         return [
             WeighedNeighbour(
-                float(weights[index]),
+                float(votes[index]),
                 float(analysis.neighbours.distances[token, index]),
                 self.store.passages.at(int(rows[token, index])),
             )

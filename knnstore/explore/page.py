@@ -1,15 +1,17 @@
 """The page: Gradio's components, and what happens when one is touched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from knnstore.attachment import AttachedMixture
 from knnstore.errors import KnnstoreError
 from knnstore.explore import render
 from knnstore.explore.explorer import MOST_TOKENS, Explorer
 from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling, words
+from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
 from knnstore.passages import Passage
 
@@ -23,22 +25,22 @@ _HINT = '<p class="note">Click a token to see who would have said what, and wher
 def make_page(explorer: Explorer) -> gr.Blocks:
     """The page on a store. It holds no text between its visitors but what ``explorer`` has read last."""
     store, manifest = explorer.store, explorer.store.datastore.manifest
-    setting, source = explorer.start
     with gr.Blocks(title=f"{store.name} · knnstore explore", analytics_enabled=False) as page:
         gr.HTML(
             render.heading(store.name, len(store), manifest.model.name, manifest.key.layer),
             elem_id="head",
         )
-        sliders = _sliders(explorer, setting)
+        sliders = _sliders(explorer)
         with gr.Tab("Read"):
-            _reading(explorer, sliders, source)
+            _reading(explorer, sliders)
         with gr.Tab("Write", elem_id="writing"):
             _writing(explorer, sliders)
     return page
 
 
-def _sliders(explorer: Explorer, setting: Setting) -> list[gr.Slider]:
+def _sliders(explorer: Explorer) -> list[gr.Slider]:
     """λ, temperature and k, in this order, for both tabs."""
+    setting = explorer.start.setting
     least, most, middle, step = _temperatures(setting.temperature)
     with gr.Row():
         return [
@@ -48,7 +50,7 @@ def _sliders(explorer: Explorer, setting: Setting) -> list[gr.Slider]:
         ]
 
 
-def _reading(explorer: Explorer, sliders: list[gr.Slider], source: str) -> None:
+def _reading(explorer: Explorer, sliders: list[gr.Slider]) -> None:
     box = gr.Textbox(
         explorer.example,
         label="Text",
@@ -69,19 +71,21 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider], source: str) -> None:
     read, chosen = gr.State(explorer.example), gr.State(None)
 
     def refresh(words: str, number: int | None, *values: float) -> list[Any]:
-        now = Setting(int(values[2]), float(values[0]), float(values[1]))
+        mixed_by = _mixed_by(explorer, sliders, values)
+        now = mixed_by.mixture
         try:
             analysis = explorer.analysed(words)
         except KnnstoreError as error:
             raise gr.Error(str(error), print_exception=False) from error
         scored = analysis.scored(now)
-        note = f"The sliders began {source}."
+        note = f"The mixture is {mixed_by.source}."
         shown = [render.numbers(scored, note), render.tokens(analysis, scored, number)]
         if number is None:
             return [*shown, _HINT, ""]
         choices = analysis.choices(number, now, _CHOICES)
         decode = explorer.store.lm.loaded.decode
-        told = render.token_detail(analysis, scored, number, now, [(decode([c.token]), c) for c in choices])
+        weight = "weighed by a gate" if now.gate else f"λ {now.setting.lambda_:g}"
+        told = render.token_detail(analysis, scored, number, weight, [(decode([c.token]), c) for c in choices])
         found = explorer.sources(analysis, number, now, _SOURCES)
         return [*shown, told, render.neighbours(found, decode([int(analysis.ids[number])]), now.k)]
 
@@ -118,9 +122,8 @@ def _writing(explorer: Explorer, sliders: list[gr.Slider]) -> None:
     owed = gr.HTML(elem_id="owed")
 
     def write(prompt: str, most: float, heat: float, *values: float) -> Iterator[list[str]]:
-        now = Setting(int(values[2]), float(values[0]), float(values[1]))
         try:
-            generation = explorer.write(prompt, int(most), float(heat), now)
+            generation = explorer.write(prompt, int(most), float(heat), _mixed_by(explorer, sliders, values))
             cited: list[Passage | None] = []
             for token in generation:
                 cited.append(generation.cited(token))
@@ -133,6 +136,14 @@ def _writing(explorer: Explorer, sliders: list[gr.Slider]) -> None:
         write, [box, most, heat, *sliders], [text, owed], show_progress="hidden", api_visibility="private"
     )
     stop.click(None, cancels=[writing], api_visibility="private")
+
+
+def _mixed_by(explorer: Explorer, sliders: list[gr.Slider], values: Sequence[float]) -> AttachedMixture:
+    """Return the mixture that the page begins with while no slider has been moved, else the sliders' constants."""
+    if list(values) == [slider.value for slider in sliders]:
+        return explorer.start
+    weight, temperature, k = values
+    return AttachedMixture(Mixture(Setting(int(k), float(weight), float(temperature))), "as the sliders say")
 
 
 def _temperatures(middle: float) -> tuple[float, float, float, float]:

@@ -8,7 +8,6 @@ from knnstore.attribution import Attribution
 from knnstore.explore.analysis import Analysis, Scored, TokenChoice
 from knnstore.explore.explorer import WeighedNeighbour
 from knnstore.generation import WrittenToken
-from knnstore.mixing.setting import Setting
 from knnstore.passages import Passage
 
 # Nats at which a colour is full: a token e³ = 20 times as probable as it was for the LM.
@@ -71,7 +70,7 @@ def legend() -> str:
 
 
 def token_detail(
-    analysis: Analysis, scored: Scored, number: int, setting: Setting, choices: list[tuple[str, TokenChoice]]
+    analysis: Analysis, scored: Scored, number: int, weight: str, choices: list[tuple[str, TokenChoice]]
 ) -> str:
     """One token: where it stands, what LM, store and mixture give it and its rivals, each with its text."""
     before = "".join(analysis.pieces[max(0, number - _CONTEXT_PIECES) : number])
@@ -86,7 +85,7 @@ def token_detail(
     return (
         f'<p class="where">… {escape(before)}<mark>{escape(analysis.pieces[number])}</mark></p>'
         '<table class="choices"><thead><tr><th></th><td>LM</td><td>store</td>'
-        f"<td>both, λ {setting.lambda_:g}</td></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<td>both, {weight}</td></tr></thead><tbody>{''.join(rows)}</tbody></table>"
         f'<p class="note">ln p {scored.log_lm[number]:.2f} by the LM, {scored.log_p[number]:.2f} with the store</p>'
     )
 

@@ -385,12 +385,17 @@ def _said(
     for begin in range(0, len(targets), at_once):
         some = slice(begin, begin + at_once)
         log_p = logits[lines[some], places[some]].float().log_softmax(dim=-1)
-        leading_log_p, leading = log_p.topk(min(_LEADING, log_p.shape[1]), dim=-1)
         of_targets = log_p.gather(1, targets[some, None].to(log_p.device))[:, 0]
-        # exp(−inf) · −inf is 0 here: a token that a model rules out
-        entropy = -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(dim=-1)
-        parts.append((of_targets, leading, leading_log_p, entropy))
+        parts.append((of_targets, *expectations(log_p)))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def expectations(log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the leading tokens, int64 (n, m), their ln p, float32 (n, m), and nats, float32 (n,), of ln p (n, V)."""
+    leading_log_p, leading = log_p.topk(min(_LEADING, log_p.shape[1]), dim=-1)
+    # exp(−inf) · −inf is 0 here: a token that a model rules out
+    entropy = -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(dim=-1)
+    return leading, leading_log_p, entropy
 
 
 def scored_spans(batch: Windows) -> Iterator[tuple[int, int, int]]:

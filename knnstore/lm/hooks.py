@@ -8,16 +8,21 @@ code here.
 import inspect
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
+from transformers.cache_utils import Cache
 
 from knnstore.errors import ModelError
 from knnstore.lm.keylayer import KeyPoint, module_input
 from knnstore.lm.loading import task_of_config
+from knnstore.lm.reading import ForwardPass
 
-Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Keys, float32 (b, n, d), logits (b, n, V) and which positions hold text, bool (b, n), to the mixture's logits."""
+Mix = Callable[[ForwardPass], torch.Tensor]
+"""A forward pass to the mixture's logits, float32 (b, n, V)."""
+
+_OWNERS = count()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +51,7 @@ class MixtureHooks:
     ) -> None:
         self._mix = mix
         self._thread = threading.get_ident() if only_here else None
+        self._owner = next(_OWNERS)
         self._path = point.path
         self._detached = False
         self._signature = inspect.signature(model.forward)
@@ -121,15 +127,33 @@ class MixtureHooks:
             )
         # some families flatten batch and length before the feed-forward block
         keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])
-        mask = given.get("decoder_attention_mask" if self._decodes else "attention_mask")
-        asked = _kept(_not_padding(mask, keys), given)
-        mixed = self._mix(_kept(keys, given), logits, asked)
+        mixed = self._mix(self._forward_pass(model, keys, given, output))
         if loss is not None:
             if self._decodes:
                 loss = loss - _cross_entropy(logits, given["labels"]) + _cross_entropy(mixed, given["labels"])
             else:
                 loss = _loss_of_mixture(model, loss, logits, mixed, given)
         return _replaced(output, loss, mixed)
+
+    def _forward_pass(self, model: Any, keys: torch.Tensor, given: dict[str, Any], output: Any) -> ForwardPass:
+        mask, ids = (
+            given.get(f"decoder_{name}" if self._decodes else name) for name in ("attention_mask", "input_ids")
+        )
+        if ids is None and self._decodes and given.get("labels") is not None:
+            ids = model.prepare_decoder_input_ids_from_labels(given["labels"])
+        keep = given.get("logits_to_keep", 0)
+        places = torch.arange(keys.shape[1], device=keys.device)
+        return ForwardPass(
+            keys=keys,
+            logits=_loss_and_logits(output, given)[1],
+            kept=places[slice(-keep, None) if isinstance(keep, int) else keep.to(keys.device)],
+            # a mask of other than two dimensions tells nothing of padding
+            mask=mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None,
+            ids=ids,
+            places=given.get("position_ids"),
+            cache=_cache_of(output),
+            owner=self._owner,
+        )
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The forward pass' arguments by name."""
@@ -153,18 +177,12 @@ def _replaced(output: Any, loss: torch.Tensor | None, logits: torch.Tensor) -> A
     return output
 
 
-def _kept(of_positions: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
-    """Of (batch, length, …) the positions whose logits the pass returns, as ``logits_to_keep`` says."""
-    keep = given.get("logits_to_keep", 0)
-    return of_positions[:, slice(-keep, None) if isinstance(keep, int) else keep.to(of_positions.device)]
-
-
-def _not_padding(mask: Any, keys: torch.Tensor) -> torch.Tensor:
-    """Bool (batch, length): the positions that hold text. A mask of other than two dimensions tells nothing of it."""
-    if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
-        return torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
-    # with a cache the mask covers what is in it as well; this pass is fed the last positions
-    return mask[:, -keys.shape[1] :].bool().to(keys.device)
+def _cache_of(output: Any) -> Any:
+    """Return the cache that a pass leaves for the next: of a model with states of its own, those; None without one."""
+    if isinstance(output, tuple):
+        return next((part for part in output if isinstance(part, Cache)), None)
+    kinds = ("past_key_values", "cache_params", "state", "mems")
+    return next((output[name] for name in kinds if output.get(name) is not None), None)
 
 
 def _loss_of_mixture(

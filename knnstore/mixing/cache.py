@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knnstore.mixing.knn import votes
-from knnstore.neighbours import Float32, Int64
+from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 _QUERIES_AT_ONCE = 256
 
@@ -62,35 +62,63 @@ def cache_probabilities(
         document = np.concatenate([np.full(before, past.document), document])
     first = np.searchsorted(document, document)  # where each token's document begins
     result = np.full((len(keys) - before, len(temperatures)), np.nan, np.float32)
-    for begin, end, low, distances in _remembered_distances(keys, first, before, size):
+    for queries, low, distances in _remembered_distances(keys, first, np.arange(before, len(keys)), size):
         some = np.isfinite(distances).any(axis=1)  # (queries,)
-        agree = targets[low:end] == targets[begin:end, None]  # (queries, remembered)
+        agree = targets[low : low + distances.shape[1]] == targets[queries, None]  # (queries, span)
         for column, temperature in enumerate(temperatures):
             numerators = votes(distances[some], np.float32(0), temperature)
             hit = np.where(agree[some], numerators, 0).sum(axis=1)
-            result[begin - before : end - before][some, column] = hit / numerators.sum(axis=1)
+            result[queries[some] - before, column] = hit / numerators.sum(axis=1)
     keep = max(int(first[-1]), len(keys) - size) if len(keys) else 0
     return result, Past(int(document[-1]) if len(keys) else -1, keys[keep:].copy(), targets[keep:].copy())
 
 
-def _remembered_distances(
-    keys: Float32, first: Int64, before: int, size: int
-) -> Iterator[tuple[int, int, int, Float32]]:
-    """Yield ``begin``, ``end``, ``low`` and the distances of queries ``[begin, end)`` to keys ``[low, end)``.
+def cache_neighbours(keys: Float32, values: Int64, first: Int64, queries: Int64, size: int) -> Neighbours:
+    """Return the remembered pairs of some positions of a text, as neighbours in the order of the text.
 
-    Distances are squared L2 less each query's smallest: float32 (end − begin, end − low), inf to a key that isn't among
-    the last ``size`` of the query's document. ``first``: int64 (n,), where each key's document begins. The first
-    ``before`` keys are no queries.
+    Args:
+        keys: float32 (n, d), of consecutive positions. values: int64 (n,), the token that followed each.
+        first: int64 (n,), where each position's document begins.
+        queries: int64 (q,), the positions that look back.
+        size: C, pairs that are remembered.
+    """
+    parts = [
+        Neighbours(distances, np.where(np.isfinite(distances), values[low : low + distances.shape[1]], ABSENT))
+        for _, low, distances in _remembered_distances(keys, first, queries, size)
+    ]
+    return stacked(parts)
+
+
+def stacked(parts: Sequence[Neighbours]) -> Neighbours:
+    """Return the neighbours of several searches for different queries, as many columns as the widest has."""
+    width = max((part.values.shape[1] for part in parts), default=1)
+    total = sum(map(len, parts))
+    distances, values = np.full((total, width), np.inf, np.float32), np.full((total, width), ABSENT)
+    end = 0
+    for part in parts:
+        begin, end = end, end + len(part)
+        distances[begin:end, : part.values.shape[1]] = part.distances
+        values[begin:end, : part.values.shape[1]] = part.values
+    return Neighbours(distances, values)
+
+
+def _remembered_distances(
+    keys: Float32, first: Int64, queries: Int64, size: int
+) -> Iterator[tuple[Int64, int, Float32]]:
+    """Yield some of the queries, ``low``, and their distances to the keys from ``low`` on.
+
+    Distances are squared L2 less each query's smallest: float32 (some queries, span), inf to a key that isn't among the
+    last ``size`` before the query in its document. ``first``: int64 (n,), where each key's document begins.
     """
     centred = keys - keys.mean(axis=0)  # a common offset would only be lost to cancellation
     squares = np.einsum("nd,nd->n", centred, centred)  # (n,)
-    for begin in range(before, len(keys), _QUERIES_AT_ONCE):
-        end = min(begin + _QUERIES_AT_ONCE, len(keys))
-        low = max(int(first[begin]), begin - size)
-        span, own = np.arange(low, end), np.arange(begin, end)[:, None]
-        remembered = (span < own) & (span >= np.maximum(first[begin:end, None], own - size))
-        distances = squares[low:end] - 2 * (centred[begin:end] @ centred[low:end].T)  # less ‖q‖², common to a row
+    for begin in range(0, len(queries), _QUERIES_AT_ONCE):
+        some = queries[begin : begin + _QUERIES_AT_ONCE]
+        earliest = np.maximum(first[some], some - size)  # (some,)
+        low, end = int(earliest.min()), int(some.max()) + 1
+        span = np.arange(low, end)
+        remembered = (span < some[:, None]) & (span >= earliest[:, None])
+        distances = squares[low:end] - 2 * (centred[some] @ centred[low:end].T)  # less ‖q‖², common to a row
         distances[~remembered] = np.inf
-        some = remembered.any(axis=1)
-        distances -= np.where(some, distances.min(axis=1), 0)[:, None]
-        yield begin, end, low, distances
+        distances -= np.where(remembered.any(axis=1), distances.min(axis=1), 0)[:, None]
+        yield some, low, distances

@@ -19,6 +19,10 @@ class Matches:
     count: Int64
     followers: Int64
 
+    def select(self, places: Int64) -> "Matches":
+        """Return those of some of the contexts."""
+        return Matches(self.length[places], self.count[places], self.followers[places])
+
     def probability(self, tokens: Int64) -> Float32:
         """Return the share of each token among its followers: float32 (n,); NaN where there are none."""
         there = (self.followers >= 0).sum(axis=1)  # (n,)

@@ -21,7 +21,7 @@ from knnstore.mixing.interpolation import Float64, mix_sources
 from knnstore.mixing.setting import Setting
 from knnstore.neighbours import ABSENT, Float32, Int64
 
-_TINY = np.finfo(np.float64).tiny
+_EARNERS = {"store": "store", "cache": "cache", "longest": "matches", "frequent": "matches"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +39,16 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Credit:
-    """Shares in the probability of n tokens.
+    """Shares in the probability of n tokens; what is left of 1 is the LM's.
 
-    ``store``: float64 (n,), of the store. ``credit``: float64 (n, k), of each neighbour; a row adds up to the store's.
-    ``p``, ``p_lm`` and ``p_store``: float64 (n,), the tokens' probabilities by mixture, LM and store.
+    ``store``, ``cache`` and ``matches``: float64 (n,), of the store's neighbours, of the text's own past and of the
+    store's exact matches. ``credit``: float64 (n, k), of each neighbour; a row adds up to the store's. ``p``, ``p_lm``
+    and ``p_store``: float64 (n,), the tokens' probabilities by mixture, LM and store.
     """
 
     store: Float64
+    cache: Float64
+    matches: Float64
     credit: Float64
     p: Float64
     p_lm: Float64
@@ -105,29 +108,39 @@ class Mixture:
     def weights(self, evidence: Evidence) -> Float64:
         """Return the weights of the sources: float64 (n, S); what is left of 1 is the LM's."""
         if self.gate is not None:
-            return self.gate.weights(evidence.features(self.spread))[:, 1:].astype(np.float64)
+            return self.gate.weights(evidence.features(self.spread, self.k))[:, 1:].astype(np.float64)
         constants = np.array([self.setting.lambda_, self.setting.cache_weight])[: len(self.sources)]
         return np.tile(constants, (len(evidence), 1))
 
+    def store_votes(self, evidence: Evidence) -> Float64:
+        """Return each neighbour's share of the store's vote: float64 (n, k); a row sums to 1, or is all 0."""
+        stores = [column for column, source in enumerate(self.sources) if source.kind == "store"]
+        shares = self.weights(evidence)[:, stores]  # (n, stores), of the store at each of its temperatures
+        total = shares.sum(axis=1, keepdims=True)
+        shares = np.divide(shares, total, out=np.full_like(shares, 1 / max(1, len(stores))), where=total > 0)
+        votes = np.zeros(evidence.neighbours.values.shape)
+        for share, column in zip(shares.T, stores, strict=True):
+            p = evidence.distribution(self.sources[column]).p  # (n, the source's k)
+            votes[:, : p.shape[1]] += share[:, None] * p
+        return votes
+
     def credit(self, evidence: Evidence, targets: Int64, log_lm: Any) -> Credit:
-        """Return the shares of the store and of its neighbours in p of the targets."""
-        p_lm = np.exp(np.asarray(log_lm, np.float64))  # (n,)
-        weights = self.weights(evidence)  # (n, S)
-        p = np.empty(weights.shape)  # (n, S)
-        credit, p_store = np.zeros(evidence.neighbours.values.shape), np.zeros(len(targets))
+        """Return the shares of the sources, and of each neighbour, in p of the targets."""
+        neighbours, weights = evidence.neighbours, self.weights(evidence)  # weights: (n, S)
+        votes = np.where(neighbours.values == targets[:, None], self.store_votes(evidence), 0)  # (n, k)
+        p_store = votes.sum(axis=1)  # (n,)
+        said = np.where(neighbours.found, p_store, np.nan)
+        p = np.empty(weights.shape)  # (n, S), NaN where a source says nothing
         for column, source in enumerate(self.sources):
-            if source.kind != "store":
-                p[:, column] = evidence.probability(source, targets, log_lm)
-                continue
-            agreeing = evidence.distribution(source).of(targets).astype(np.float64)  # (n, source's k)
-            p_source = agreeing.sum(axis=1)  # (n,)
-            p[:, column] = np.where(evidence.neighbours.found, p_source, p_lm)
-            credit[:, : agreeing.shape[1]] += weights[:, column, None] * agreeing
-            p_store += p_source
-        p_mixture = np.exp(mix_sources(log_lm, p, weights))
-        credit /= np.maximum(p_mixture, _TINY)[:, None]
-        stores = sum(source.kind == "store" for source in self.sources)
-        return Credit(credit.sum(axis=1), credit, p_mixture, p_lm, p_store / max(1, stores))
+            p[:, column] = said if source.kind == "store" else evidence.target_p(source, targets)
+        p_lm = np.exp(np.asarray(log_lm, np.float64))  # (n,)
+        p_mixture = np.exp(mix_sources(log_lm, np.where(np.isnan(p), p_lm[:, None], p), weights))  # (n,)
+        whole = np.maximum(p_mixture, np.finfo(np.float64).tiny)[:, None]  # (n, 1)
+        earned = np.nan_to_num(weights * p) / whole  # (n, S)
+        kinds = np.array([_EARNERS[source.kind] for source in self.sources])
+        credit = weights[:, kinds == "store"].sum(axis=1)[:, None] * votes / whole  # (n, k)
+        cache, matches = (earned[:, kinds == kind].sum(axis=1) for kind in ("cache", "matches"))
+        return Credit(credit.sum(axis=1), cache, matches, credit, p_mixture, p_lm, p_store)
 
     def distribution(self, evidence: Evidence, logits: torch.Tensor) -> torch.Tensor:
         """Return ln p of every token plus the offset of the LM's logits: float32 (n, V), on their device.
@@ -139,7 +152,7 @@ class Mixture:
         named, parts = [], []
         for column, source in enumerate(self.sources):
             distribution = evidence.distribution(source)
-            weights[:, column] *= distribution.p.any(axis=1)
+            weights[:, column] *= distribution.says
             named.append(distribution.tokens)
             parts.append(weights[:, column, None].astype(np.float32) * distribution.p)
         tokens, p_named = np.concatenate(named, axis=1), np.concatenate(parts, axis=1)  # (n, m) of all sources

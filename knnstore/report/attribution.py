@@ -23,7 +23,8 @@ def attribution_text(result: Attribution, shown: int = 0) -> str:
     if others:
         tokens, share = sum(document.tokens for document in others), sum(document.share for document in others)
         lines.append(_line(tokens, share, f"{len(others):,} other document{'s' if len(others) > 1 else ''}"))
-    lines.append(_line(result.lm * result.tokens, result.lm, "the LM"))
+    earners = ((result.cache, "the text's own past"), (result.matches, "exact matches"), (result.lm, "the LM"))
+    lines += [_line(share * result.tokens, share, name) for share, name in earners if share or name == "the LM"]
     lines.append(_line(result.tokens, 1.0, "total"))
     for number, document in enumerate(first[:_PASSAGES], 1):
         lines += ["", *wrapped(f"[{number}]", _passage(document))]
@@ -36,6 +37,8 @@ def attribution_json(result: Attribution) -> dict[str, Any]:
         "tokens": result.tokens,
         "store": result.store,
         "lm": result.lm,
+        "cache": result.cache,
+        "matches": result.matches,
         "documents": [
             {
                 "document": str(document.document),

@@ -54,6 +54,10 @@ def generation_json(generation: Generation) -> dict[str, Any]:
         "k": setting.k,
         "lambda": setting.lambda_,
         "temperature": setting.temperature,
+        "cache": setting.cache,
+        "cache_weight": setting.cache_weight,
+        "cache_temperature": setting.cache_temperature,
+        "adaptive": generation.gated,
         "generation_config": {
             "asked": generation.asked,
             "applied": generation.generation_config,

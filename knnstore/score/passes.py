@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,10 @@ from knnstore.mixing.cache import CacheScores, Past, cache_probabilities
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.matches import Matches
-from knnstore.neighbours import Int64, Neighbours
+from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.score.batches import scored_parts
-from knnstore.score.search import StoresSearch
 from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
 from knnstore.suffixes.search import MATCH_BYTES, Suffixes
@@ -55,6 +54,17 @@ class Block:
     evidence: Evidence
 
 
+class BlockSearch(Protocol):
+    """Finds the neighbours of a block."""
+
+    @property
+    def stores(self) -> int:
+        """How many stores are searched."""
+
+    def __call__(self, queries: Float32, k: int, /, *, advance: Callable[[float], None]) -> Neighbours:
+        """Return the k nearest keys of float32 queries (n, d); ``advance`` is called with (parts of) queries."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
     """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs.
@@ -65,7 +75,7 @@ class Pass:
 
     model: KeyModel
     recipe: KeyRecipe
-    search: StoresSearch
+    search: BlockSearch
     memory: int
     clock: Clock
     reporter: Reporter

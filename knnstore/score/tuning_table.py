@@ -48,7 +48,7 @@ class TuningTable(Columns):
         self.append(document=block.document, log_lm=log_lm, knn=knn)
         sources = {"cache": [MemorySource("cache", 0, temperature) for temperature in self.cache_temperatures]}
         if self.wants_features:
-            self.append(features=evidence.features(self.spread))
+            self.append(features=evidence.features(self.spread, evidence.neighbours.values.shape[1]))
             sources["matches"] = [*MATCH_SOURCES] if evidence.matches else []
         for name, kinds in sources.items():
             if kinds:

@@ -369,7 +369,8 @@ def test_what_tune_stored_is_the_default(loaded, store, built, tmp_path):
     )
     save_tuned(Datastore(folder), record)
     with knnstore.attach(loaded, folder) as attached:
-        assert attached.setting == alone
-        assert attached.source.startswith("as 'knnstore tune' stored it, without the gate and the cache")
+        assert attached.setting == record.setting
+        assert attached.source == "as 'knnstore tune' stored it"
     with knnstore.attach(loaded, folder, lambda_=0.2) as attached:
         assert attached.setting == replace(alone, lambda_=0.2)
+        assert attached.source.startswith("as 'knnstore tune' stored it, without its gate and cache")

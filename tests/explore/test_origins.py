@@ -121,14 +121,14 @@ def test_two_readers_and_a_writer_at_once_disturb_nobody(explorer):
     from knnstore.explore.analysis import analyse
 
     recipe = explorer.store.datastore.manifest.key
-    setting = explorer.start[0]
+    mixed_by = explorer.start
     text, prompt = explorer.example, explorer.example[:80]
 
     def read():
         return analyse(explorer.store.lm, recipe, explorer.search, text, k=4, most_tokens=60).log_lm
 
     def write():
-        return [token.token_id for token in explorer.write(prompt, 6, 0.0, setting)]
+        return [token.token_id for token in explorer.write(prompt, 6, 0.0, mixed_by)]
 
     expected = [read(), read(), write()]
     results = [[], [], []]
