@@ -1,18 +1,20 @@
 """A finished store of synthetic keys, without an LM: the arrays are written as an ingest would."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow as pa
 
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
-from knnstore.datastore.history import publish
+from knnstore.datastore.edits import editing
 from knnstore.datastore.keycodec import KeyCodec, scales_of
-from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
-from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_table
 
 faiss.omp_set_num_threads(1)  # threads that wait for each other over so few keys take seconds on a busy machine
@@ -43,15 +45,24 @@ def make_store(
     """
     model = ModelIdentity("synthetic", "0" * 64, "1" * 64, "2" * 64, vocabulary)
     recipe = KeyRecipe("ffn-input", segments[0].shape[1], 256, 128)
-    names = tuple(f"{number:04d}" for number in range(len(segments)))
-    for number, (name, keys) in enumerate(zip(names, segments, strict=True)):
-        held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
-        plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, f"{number:064d}", "text", "strict", 0.0, "float32", {})
-        writer = SegmentWriter.begin(segment_root(Path(root), name), plan)
-        _write_segment(writer, keys, held_out, document_rows=document_rows or len(keys), digests=digests)
-    save_manifest(Path(root), Manifest("knnstore", 1, model, recipe, (), None))
-    publish(Path(root), Manifest("knnstore", 1, model, recipe, names, None), "ingest", "synthetic keys")
+    Path(root).mkdir(parents=True, exist_ok=True)
+    with editing(Path(root)) as edit:
+        edit.create(model, recipe)
+        for number, keys in enumerate(segments):
+            held_out = queries if number == 0 and queries is not None else np.empty((0, keys.shape[1]), np.float32)
+            digits = f"{number:064d}"
+            plan = SegmentPlan(model, recipe, key_dtype, chunk_rows, digits, "text", "strict", 0.0, "float32", {})
+            writer = SegmentWriter.begin(own_segment(edit, None), plan)
+            _write_segment(writer, keys, held_out, document_rows=document_rows or len(keys), digests=digests)
+        names = tuple(f"{number:04d}" for number in range(len(segments)))
+        edit.publish(replace(edit.state, segments=names), "ingest", "synthetic keys")
     return Datastore(Path(root))
+
+
+def publish(root, state, kind, what):
+    """Make ``state`` the store's next one."""
+    with editing(root) as edit:
+        edit.publish(state, kind, what)
 
 
 def stored_keys(store):

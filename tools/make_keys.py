@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from knnstore.atomic import make_folder
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
-from knnstore.datastore.history import publish
+from knnstore.datastore.edits import editing
 from knnstore.datastore.keycodec import KeyDtype, scales_of
-from knnstore.datastore.manifest import FORMAT_VERSION, KeyRecipe, Manifest, ModelIdentity, save_manifest
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
-from knnstore.datastore.store import Datastore, segment_root, store_path
+from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.tables import write_table
 from knnstore.errors import KnnstoreError, UsageError
 from knnstore.ingest.plan import chunk_rows
@@ -87,11 +89,13 @@ def make_store(
         compute="synthetic",
         versions={"numpy": np.__version__},
     )
-    path = segment_root(root, "0000")
-    _write_segment(SegmentWriter.begin(path, plan), ClusteredKeys(recipe.dimension, seed), rows)
-    empty = Manifest("knnstore", FORMAT_VERSION, identity, recipe, (), None)
-    save_manifest(root, empty)
-    publish(root, replace(empty, segments=(path.name,)), "ingest", f"make {rows:,} synthetic keys")
+    make_folder(root)
+    with editing(root) as edit:
+        edit.create(identity, recipe)
+        writer = SegmentWriter.begin(own_segment(edit, None), plan)
+        _write_segment(writer, ClusteredKeys(recipe.dimension, seed), rows)
+        state = replace(edit.state, segments=(writer.segment.root.name,))
+        edit.publish(state, "ingest", f"make {rows:,} synthetic keys")
     return Datastore(root)
 
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from knnstore.datastore.history import publish
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.index.fill import shuffle_key
 from knnstore.index.plan import IndexFolder, open_index
@@ -15,14 +14,14 @@ from knnstore.progress import Reporter
 _BLOCK = 16384
 
 
-def drop_keys(store: Datastore, reporter: Reporter) -> int:
+def drop_keys(edit: Edit, reporter: Reporter) -> int:
     """Make the store's next state one whose indexed keys lie in the lists alone; how many keys are dropped by that.
 
     Each segment's lists are read whole first, and must hold the very keys, values and row numbers of the other copy.
-    The caller holds the store for writing, and sweeps: the files go when nobody reads a state that needs them. Raises
-    CorruptStoreError if the copies differ, or one is damaged; then nothing has changed.
+    The files go with a sweep, when nobody reads a state that needs them. Raises CorruptStoreError if the copies differ,
+    or one is damaged; then nothing has changed.
     """
-    state = store.manifest
+    store, state = edit.store, edit.state
     assert state.index is not None
     folder, both = open_index(store.root, state.index), [s for s in store.segments if s.rows and s.listed is None]
     if not both:
@@ -34,7 +33,7 @@ def drop_keys(store: Datastore, reporter: Reporter) -> int:
             advance(segment.rows)
     dropped = tuple(segment.root.name for segment in store.segments if segment.rows)
     what = f"drop {rows:,} keys in corpus order: the index has them in its lists"
-    publish(store.root, replace(state, dropped=dropped), "drop-keys", what, keys=rows)
+    edit.publish(replace(state, dropped=dropped), "drop-keys", what, keys=rows)
     return rows
 
 

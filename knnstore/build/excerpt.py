@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from knnstore.atomic import make_folder
+from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
-from knnstore.datastore.history import publish
-from knnstore.datastore.manifest import FORMAT_VERSION, Manifest, save_manifest
+from knnstore.datastore.edits import editing
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.segmentwriter import SegmentWriter
-from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_table
 
 
@@ -21,12 +22,12 @@ def make_excerpt(store: Datastore, root: Path, chunks: int) -> Datastore:
     # the last chunk is short unless the others are too few
     whole = max(1, source.rows // source.plan.chunk_rows)
     taken = np.unique(np.linspace(0, whole - 1, min(chunks, whole)).astype(np.int64)).tolist()
-    path = segment_root(root, "0000")
-    _write(SegmentWriter.begin(path, replace(source.plan, sources="an excerpt")), source, taken)
-    model, recipe = source.plan.model, source.plan.key
-    empty = Manifest("knnstore", FORMAT_VERSION, model, recipe, (), None)
-    save_manifest(root, empty)
-    publish(root, replace(empty, segments=(path.name,)), "subset", "an excerpt")
+    make_folder(root)
+    with editing(root) as edit:
+        edit.create(source.plan.model, source.plan.key)
+        writer = SegmentWriter.begin(own_segment(edit, None), replace(source.plan, sources="an excerpt"))
+        _write(writer, source, taken)
+        edit.publish(replace(edit.state, segments=(writer.segment.root.name,)), "subset", "an excerpt")
     return Datastore(root)
 
 

@@ -6,16 +6,15 @@ that it costs what is new; how much worse the quantisers suit the new keys is me
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from knnstore.atomic import remove_folder
 from knnstore.build.dropping import drop_keys
 from knnstore.build.lists import check_lists, fill_lists, run_tasks
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
-from knnstore.datastore.history import publish
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, sweep
+from knnstore.datastore.sweeping import INDEX, bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
 from knnstore.index.adopting import own_index
@@ -65,24 +64,22 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
     """
     store.close()
-    with writing(store.root, reporter.say):
+    with editing(store.root, reporter.say) as edit:
         runner.require_shared(store.root, [])
-        store = Datastore(store.root)  # as it is now that nobody else can change it
-        store.close()
+        store = edit.store  # as it is now that nobody else can change it
         work = plan_work(store, options)
         folder, plan = work.folder, work.folder.plan
         if options.overwrite and store.manifest.index == folder.name:
             _require_other_keys(store)
-            publish(store.root, replace(store.manifest, index=None, indexed=()), "index", "discard the index")
-            store = Datastore(store.root)
-            store.close()
+            edit.publish(replace(store.manifest, index=None, indexed=()), "index", "discard the index")
+            store = edit.store
         if options.overwrite:
             remove_folder(folder.root)
         elif not work.new and store.manifest.index == folder.name:
             reporter.say("          the index is finished already")
-            return _finish(store, folder, options, reporter)
+            return _finish(edit, folder, options, reporter)
         else:
-            folder = own_index(store, folder)
+            folder = own_index(edit, folder)
             begun = store.manifest.index != work.folder.name
             if begun and (damaged := folder.commits.damaged()):
                 reporter.say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
@@ -98,16 +95,16 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         names = tuple(segment.root.name for segment in store.segments)
         done = replace(store.manifest, index=folder.name, indexed=names)
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
-        publish(store.root, done, "index", what, keys=work.rows, index=folder.name)
-        return replace(_finish(store, folder, options, reporter), new_rows=work.rows, built=True)
+        edit.publish(done, "index", what, keys=work.rows, index=folder.name)
+        return replace(_finish(edit, folder, options, reporter), new_rows=work.rows, built=True)
 
 
-def _finish(store: Datastore, folder: IndexFolder, options: IndexOptions, reporter: Reporter) -> IndexReport:
-    """Drop the keys that are wanted no more, clean up, and tell what the published index is."""
-    store = Datastore(store.root)
-    store.close()
-    dropped = drop_keys(store, reporter) if options.drop_keys else 0
-    freed = _clean_up(store.root, folder)
+def _finish(edit: Edit, folder: IndexFolder, options: IndexOptions, reporter: Reporter) -> IndexReport:
+    """Drop the keys that aren't wanted any longer, clean up, and say what the published index is."""
+    store = edit.store
+    dropped = drop_keys(edit, reporter) if options.drop_keys else 0
+    edit.give_up(INDEX)
+    freed = edit.sweep().bytes
     return replace(describe_index(store, folder), dropped=dropped, freed=freed if dropped else 0)
 
 
@@ -138,8 +135,7 @@ class TrainTask:
 
 def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
     """Read the sample, train and save; ``advance`` is told of keys read and trained on."""
-    store = Datastore(path_of(task.store))
-    store.close()
+    store = Datastore(root := path_of(task.store), load_manifest(root))
     folder = open_index(store.root, task.index)
     sample = load_sample(store, folder, task.parts, advance)
     save_quantiser(folder, *train(sample, folder.plan, advance))
@@ -156,13 +152,6 @@ def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Repo
         task = TrainTask(str(store.root.absolute()), folder.name, len(tasks))
         runner.run_alone(train_quantiser, task, advance)
     remove_folder(commits.root)
-
-
-def _clean_up(root: Path, folder: IndexFolder) -> int:
-    """Remove what the published state doesn't need, runs and what never was published; the bytes of past states."""
-    remove_folder(folder.root / "runs")
-    discard_unpublished(root)
-    return sweep(root).bytes
 
 
 def describe_index(store: Datastore, folder: IndexFolder) -> IndexReport:

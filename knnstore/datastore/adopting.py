@@ -8,26 +8,27 @@ its plan is a whole copy.
 from contextlib import suppress
 from pathlib import Path
 
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import PLAN_FILE
 from knnstore.datastore.store import segment_root
-from knnstore.datastore.sweeping import is_ours, next_segment, remove_tree, unfinished
+from knnstore.datastore.sweeping import is_of_epoch, next_segment, remove_tree, unfinished
 from knnstore.objects.path import ObjectPath
 from knnstore.objects.service import at_once
 
 
-def own_segment(root: Path, begun: Path | None) -> Path:
+def own_segment(edit: Edit, begun: Path | None) -> Path:
     """The folder in which this writer goes on with the segment that was ``begun``, or begins a new one if that is None.
 
     The segment belongs to no state.
     """
     if begun is None:
-        return segment_root(root, next_segment(root))
-    if is_ours(root, begun.name):
+        return segment_root(edit.root, next_segment(edit.root, edit.epoch))
+    if is_of_epoch(begun, edit.epoch):
         return begun
-    for path in list(unfinished(root)):
+    for path in list(unfinished(edit.root)):
         if not (path / PLAN_FILE).is_file() and path != begun:  # a copy that was cut short
             remove_tree(path)
-    own = segment_root(root, next_segment(root))
+    own = own_segment(edit, None)
     copy_folder(begun, own, last=PLAN_FILE)
     remove_tree(begun)
     return own

@@ -3,62 +3,61 @@
 from pathlib import Path
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.edits import create_store, empty_state
-from knnstore.datastore.history import OVERWRITE, publish
+from knnstore.datastore.edits import Edit, empty_state
+from knnstore.datastore.history import OVERWRITE
 from knnstore.datastore.locking import LOCK_FILE
-from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity, load_manifest
-from knnstore.datastore.sweeping import discard_unpublished, remove_tree, sweep, unfinished
+from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity
+from knnstore.datastore.sweeping import discard_unpublished, remove_tree, unfinished
 from knnstore.errors import CorruptStoreError, MismatchError, UsageError
 from knnstore.objects.path import ObjectPath
 
 _OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
 
 
-def open_store(root: Path, model: ModelIdentity, key: KeyRecipe, *, option: str, overwrite: bool) -> None:
-    """Make the folder at ``root`` a store unless it is one; ``overwrite``: one that holds nothing.
+def open_store(edit: Edit, model: ModelIdentity, key: KeyRecipe, *, option: str, overwrite: bool) -> None:
+    """Make the folder a store unless it is one; ``overwrite``: one that holds nothing.
 
-    The caller holds it for writing. Raises UsageError for a folder that holds anything else, which names ``option``.
+    Raises UsageError for a folder that holds anything else, which names ``option``.
     """
-    others = [entry.name for entry in root.iterdir() if entry.name != LOCK_FILE]
-    begun = (root / MANIFEST_FILE).is_file()
+    others = [entry.name for entry in edit.root.iterdir() if entry.name != LOCK_FILE]
+    begun = (edit.root / MANIFEST_FILE).is_file()
     if not begun and not set(others) <= {"segments"}:
-        raise UsageError(f"{root} is no store but isn't empty: choose another name with {option}")
+        raise UsageError(f"{edit.root} is no store but isn't empty: choose another name with {option}")
     if not begun:
-        create_store(root, model, key)
+        edit.create(model, key)
     if overwrite:
-        discard_contents(root, model, key)
+        discard_contents(edit, model, key)
 
 
-def discard_contents(root: Path, model: ModelIdentity, key: KeyRecipe) -> None:
-    """Make the store at ``root`` one that holds nothing.
+def discard_contents(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
+    """Make the store one that holds nothing.
 
     First in a state of its own, in one atomic step, so that no reader ever sees half of a store; then what belongs to
     earlier states goes, but for what a reader has open. In a folder that nobody reads nothing is left of the past.
     """
     try:
-        present = load_manifest(root)
-        if present.segments or (present.model, present.key) != (model, key):
-            publish(root, empty_state(model, key), OVERWRITE, "discard what the store held")
-        held = bool(sweep(root).held)
+        if edit.state.segments or (edit.state.model, edit.state.key) != (model, key):
+            edit.publish(empty_state(model, key), OVERWRITE, "discard what the store held")
+        held = bool(edit.sweep().held)
     except (CorruptStoreError, MismatchError):  # a store that nobody can read
         held = False
-    if held or isinstance(root, ObjectPath):
-        _discard_leftovers(root, model, key)
+    if held or isinstance(edit.root, ObjectPath):
+        _discard_leftovers(edit, model, key)
     else:
-        _clear(root, keep={MANIFEST_FILE, LOCK_FILE})
-        create_store(root, model, key)
+        _clear(edit.root, keep={MANIFEST_FILE, LOCK_FILE})
+        edit.create(model, key)
 
 
-def _discard_leftovers(root: Path, model: ModelIdentity, key: KeyRecipe) -> None:
+def _discard_leftovers(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
     """Remove what belongs to no state at all: what was begun, and what was derived from the present state."""
     try:
-        for path in list(unfinished(root)):
+        for path in list(unfinished(edit.root)):
             remove_tree(path)
-        discard_unpublished(root)
-        _clear(root, keep=_OF_STATES)
+        discard_unpublished(edit.root)
+        _clear(edit.root, keep=_OF_STATES)
     except (CorruptStoreError, MismatchError):
-        create_store(root, model, key)
-        _clear(root, keep={MANIFEST_FILE, LOCK_FILE})
+        edit.create(model, key)
+        _clear(edit.root, keep={MANIFEST_FILE, LOCK_FILE})
 
 
 def _clear(root: Path, keep: set[str]) -> None:

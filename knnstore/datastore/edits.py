@@ -1,31 +1,65 @@
-"""What a writer has in its hands while it holds a store: the state that its next one follows, and its epoch."""
+"""One writer's transaction on a store: from the lock, and the state that is found, to the state that is published.
 
-from contextlib import suppress
+``editing`` takes the lock, removes what a killed writer left half-written, and gives an ``Edit``. When the work ends
+well, what no state needs any more leaves the disk.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from knnstore.atomic import seal_json, write_json
-from knnstore.datastore.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    KeyRecipe,
-    Manifest,
-    ModelIdentity,
-    load_manifest,
+from knnstore.atomic import make_folder, seal_json, storage_errors, write_json
+from knnstore.datastore.contents import remove_leftovers
+from knnstore.datastore.history import FOLDER, TAKEDOWN, new_change, record_path, takedown_path
+from knnstore.datastore.locking import writing
+from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import Swept, sweep
+from knnstore.errors import (
+    CorruptStoreError,
+    KnnstoreError,
+    LockedError,
+    MismatchError,
+    ResourceError,
+    StoreNotFoundError,
 )
-from knnstore.errors import CorruptStoreError, KnnstoreError, LockedError, MismatchError
 from knnstore.objects.lease import Lease
 from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
 from knnstore.objects.service import ConditionError
 from knnstore.records import to_json
 
 _ATTEMPTS = 5
-_edits: dict[str, "Edit"] = {}
+
+
+@contextmanager
+def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator["Edit"]:
+    """Hold the store at ``root`` for writing, and clean up when the work ends well. ``say``: see ``writing``.
+
+    Raises LockedError that names the holder, or that says that another writer has taken the store over in the
+    meantime; CorruptStoreError if there are links in the store.
+    """
+    with writing(root, say) as lease:
+        edit = Edit(root, lease)
+        remove_leftovers(root)
+        try:
+            yield edit
+            edit.clean_up()
+        except (KnnstoreError, OSError, ValueError):
+            with suppress(ResourceError):  # what went wrong is worth telling only if the store was this writer's
+                edit.require()
+            raise
+        if not edit.published:
+            edit.require()
 
 
 class Edit:
-    """One writer's hold on the store at ``root``, from ``begin`` until ``end``.
+    """What a writer has in its hands while it holds the store at ``root``.
 
     In object storage the manifest's version is taken with the lease, and only that version is ever replaced.
+    ``published``: whether it has made a state.
     """
 
     def __init__(self, root: Path, lease: Lease | None) -> None:
@@ -33,9 +67,20 @@ class Edit:
         self.published = False
         self._lease = lease
         self._seen: Version | None = None
+        self._swept: Swept | None = None
+        self._given_up: set[str] = set()
         if lease is not None:
             self._begin_epoch(lease)
-        _edits[str(root)] = self
+
+    @cached_property
+    def state(self) -> Manifest:
+        """The store's present state. Raises StoreNotFoundError where there is no store yet."""
+        return load_manifest(self.root)
+
+    @property
+    def store(self) -> Datastore:
+        """The store in its present state, which isn't held: nobody else can end it."""
+        return Datastore(self.root, self.state)
 
     @property
     def epoch(self) -> int | None:
@@ -43,26 +88,28 @@ class Edit:
         if self._lease is not None:
             return self._lease.epoch or None
         try:
-            return load_manifest(self.root).epoch
+            return self.state.epoch
         except KnnstoreError:
             return None
 
-    def end(self) -> None:
-        """Let go of the store."""
-        _edits.pop(str(self.root), None)
+    def create(self, model: ModelIdentity, key: KeyRecipe) -> None:
+        """Make the store one that holds nothing and has no past."""
+        self._save_manifest(empty_state(model, key).in_epoch(self.epoch))
 
-    def require(self) -> None:
-        """Raise LockedError if another writer has taken the store over."""
-        if self._lease is not None:
-            self._lease.require()
+    def publish(self, state: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
+        """Make ``state`` the store's next one, in one atomic step; return it with its number.
 
-    def save_manifest(self, manifest: Manifest) -> None:
-        """Make ``manifest`` the store's, in one atomic step. Raises LockedError if it isn't the one that was there."""
-        path = self.root / MANIFEST_FILE
-        if not isinstance(path, ObjectPath):
-            write_json(path, to_json(manifest))
-            return
-        self._seen = replace_seen(path, seal_json(to_json(manifest)), self._seen)
+        Every file that it names is on the device. Raises LockedError if another writer has taken the store over.
+        """
+        state = replace(state, state=self.state.state + 1).in_epoch(self.epoch)
+        make_folder(self.root / FOLDER)
+        if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
+            with storage_errors("write", self.root / FOLDER):
+                takedown_path(self.root, state).unlink(missing_ok=True)
+        self.replace_record(record_path(self.root, state.state), new_change(kind, what, facts, state))
+        self._save_manifest(state)
+        self.published = True
+        return state
 
     def replace_record(self, path: Path, value: object) -> None:
         """Replace a record that isn't part of a published state: of the change to come, or of what was tuned."""
@@ -79,6 +126,37 @@ class Edit:
                 return
         raise _changed(path)
 
+    def give_up(self, *kinds: str) -> None:
+        """Have what was begun and belongs to no state removed with the next sweep: see ``sweeping.sweep``."""
+        self._given_up.update(kinds)
+        self._swept = None
+
+    def sweep(self) -> Swept:
+        """Remove what no state needs any more, once for each state."""
+        if self._swept is None:
+            self._swept = sweep(self.root, self._given_up)
+        return self._swept
+
+    def clean_up(self) -> None:
+        """Leave nothing behind that isn't needed, as far as the store can be read."""
+        remove_leftovers(self.root)
+        with suppress(CorruptStoreError, MismatchError, StoreNotFoundError):
+            self.sweep()
+
+    def require(self) -> None:
+        """Raise LockedError if another writer has taken the store over."""
+        if self._lease is not None:
+            self._lease.require()
+
+    def _save_manifest(self, manifest: Manifest) -> None:
+        """Make ``manifest`` the store's, in one atomic step. Raises LockedError if it isn't the one that was there."""
+        path = self.root / MANIFEST_FILE
+        if isinstance(path, ObjectPath):
+            self._seen = _replace_seen(path, seal_json(to_json(manifest)), self._seen)
+        else:
+            write_json(path, to_json(manifest))
+        self.state, self._swept = manifest, None
+
     def _require_present(self) -> None:
         path = self.root / MANIFEST_FILE
         if version_of(path) != self._seen:
@@ -92,10 +170,10 @@ class Edit:
             if self._seen is None:
                 return
             try:
-                manifest = load_manifest(self.root)
+                self.state = load_manifest(self.root)
             except (CorruptStoreError, MismatchError):
                 return  # nobody can publish after a manifest that can't be read
-            there = manifest.epoch or 0
+            there = self.state.epoch or 0
             # the lock may have got lost, and then it is the manifest that knows
             epoch = max(lease.epoch, there + lease.taken_over)
             if epoch != lease.epoch:
@@ -103,16 +181,10 @@ class Edit:
             if epoch == there:
                 return
             with suppress(ConditionError):  # the writer before this one has published something after all
-                data = seal_json(to_json(manifest.in_epoch(epoch)))
-                self._seen = replace_only(ObjectPath(path), data, self._seen)
+                self.state = self.state.in_epoch(epoch)
+                self._seen = replace_only(ObjectPath(path), seal_json(to_json(self.state)), self._seen)
                 return
         raise _changed(path)
-
-
-def create_store(root: Path, model: ModelIdentity, key: KeyRecipe) -> None:
-    """Write the first manifest of the store at ``root``, which holds nothing yet."""
-    edit = edit_of(root)
-    edit.save_manifest(empty_state(model, key).in_epoch(edit.epoch))
 
 
 def empty_state(model: ModelIdentity, key: KeyRecipe) -> Manifest:
@@ -120,18 +192,7 @@ def empty_state(model: ModelIdentity, key: KeyRecipe) -> Manifest:
     return Manifest("knnstore", FORMAT_VERSION, model, key, (), None)
 
 
-def edit_of(root: Path) -> Edit:
-    """This process' hold on the store at ``root``; where nobody takes a lock, as for a temporary store, a new one."""
-    if edit := _edits.get(str(root)):
-        return edit
-    if isinstance(root, ObjectPath):
-        raise LockedError(f"{root} isn't held for writing")
-    edit = Edit(root, None)
-    edit.end()
-    return edit
-
-
-def replace_seen(path: ObjectPath, data: bytes, seen: Version | None) -> Version:
+def _replace_seen(path: ObjectPath, data: bytes, seen: Version | None) -> Version:
     """``replace_only`` with a sentence. Raises LockedError if the object isn't the version ``seen``."""
     try:
         return replace_only(path, data, seen)

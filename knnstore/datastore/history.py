@@ -17,12 +17,10 @@ import os
 import re
 import time
 from calendar import timegm
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.atomic import make_folder, storage_errors
-from knnstore.datastore.edits import edit_of
 from knnstore.datastore.manifest import Manifest, load_json, load_manifest
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.objects.path import ObjectPath
@@ -82,23 +80,9 @@ def takedown_state(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def publish(root: Path, manifest: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
-    """Make ``manifest`` the store's next state, in one atomic step; return it with its number.
-
-    The caller holds the store for writing, and every file that the manifest names is on the device. Raises LockedError
-    if another writer has taken the store over in the meantime.
-    """
-    edit = edit_of(root)
-    state = replace(manifest, state=load_manifest(root).state + 1).in_epoch(edit.epoch)
-    record = record_path(root, state.state)
-    make_folder(root / FOLDER)
-    if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
-        with storage_errors("write", root / FOLDER):
-            takedown_path(root, state).unlink(missing_ok=True)
-    edit.replace_record(record, Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state))
-    edit.save_manifest(state)
-    edit.published = True
-    return state
+def new_change(kind: str, what: str, facts: dict[str, Any], state: Manifest) -> Change:
+    """A change that this user makes now."""
+    return Change(kind, what, facts, time.strftime(_WHEN, time.gmtime()), _user(), state)
 
 
 def changes(root: Path) -> list[Change]:

@@ -9,14 +9,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from knnstore.atomic import storage_errors
-from knnstore.datastore.contents import remove_leftovers, require_plain
-from knnstore.datastore.edits import Edit
-from knnstore.errors import KnnstoreError, LockedError, ResourceError
+from knnstore.datastore.contents import require_plain
+from knnstore.errors import LockedError
 from knnstore.objects.lease import Lease, describe_holder, is_held, parse_holder
 from knnstore.objects.path import ObjectPath
 
@@ -24,39 +23,20 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[Edit]:
-    """Hold the store at ``root`` for writing. ``say`` is called if there is something to wait for.
+def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease | None]:
+    """Hold the lock of the folder at ``root``, in object storage by the lease that is given.
 
-    Raises LockedError that names the holder, or that says that another writer has taken the store over in the
-    meantime; CorruptStoreError if there are links in the store.
+    ``say`` is called if there is something to wait for. Raises LockedError that names the holder, CorruptStoreError if
+    there are links in the folder.
     """
-    with _in_bucket(root, say) if isinstance(root, ObjectPath) else _in_folder(root) as edit:
-        try:
-            yield edit
-        finally:
-            edit.end()
-
-
-@contextmanager
-def _in_bucket(root: ObjectPath, say: Callable[[str], None]) -> Iterator[Edit]:
-    lease = Lease(root / LOCK_FILE, _this_process(), say)
-    try:
-        edit = Edit(root, lease)
-        try:
-            yield edit
-        except (KnnstoreError, OSError, ValueError):
-            with suppress(ResourceError):  # what went wrong is worth telling only if the store was this writer's
-                edit.require()
-            raise
-        if not edit.published:
-            edit.require()
-    finally:
-        lease.release()
-
-
-@contextmanager
-def _in_folder(root: Path) -> Iterator[Edit]:
     path = root / LOCK_FILE
+    if isinstance(path, ObjectPath):
+        lease = Lease(path, _this_process(), say)
+        try:
+            yield lease
+        finally:
+            lease.release()
+        return
     require_plain(root)
     with storage_errors("lock", path):
         file = path.open("a+")
@@ -69,10 +49,9 @@ def _in_folder(root: Path) -> Iterator[Edit]:
         json.dump(_this_process(), file)
         file.flush()
         os.fsync(file.fileno())  # on a network file system, other machines look for it
-        remove_leftovers(root)
         # The file stays: unlinking a locked file would let two writers hold two files of the same name.
         try:
-            yield Edit(root, None)
+            yield None
         finally:
             file.truncate(0)
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knnstore.atomic import make_folder, open_regular, write_atomically
-from knnstore.datastore.edits import edit_of
 from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError, ResourceError
 
@@ -28,7 +27,7 @@ def removed_path(root: Path, name: str) -> Path:
     return root / FOLDER / f"{name}.parquet"
 
 
-def save_removed(root: Path, removed: Removed) -> str | None:
+def save_removed(root: Path, removed: Removed, epoch: int | None) -> str | None:
     """Write the table and return its name; None, and no file, where nothing is removed.
 
     Its bytes, and so its name, depend on the epoch: a writer of an earlier one may still be about to remove its own.
@@ -39,7 +38,7 @@ def save_removed(root: Path, removed: Removed) -> str | None:
     documents = [np.unique(removed[name]) for name in segments]
     names = np.repeat(np.array(segments, object), [len(numbers) for numbers in documents])
     table = pa.table({"segment": names, "document": np.concatenate(documents)}, schema=_SCHEMA)
-    if epoch := edit_of(root).epoch:
+    if epoch:
         table = table.replace_schema_metadata({"epoch": str(epoch)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -28,11 +29,15 @@ class Datastore:
     are the stored parts of the documents in ``mask``, whose held-out text stays what it is.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, state: Manifest | None = None) -> None:
+        """``state``: one that stays while it is read, as a writer knows; it isn't held. None: the present one."""
         self.root = root
-        load_manifest(root)  # says that there is no store where there is none
-        require_plain(root)
-        self.manifest, self._lock = open_state(root)
+        self._lock: IO[bytes] | None = None
+        if state is None:
+            load_manifest(root)  # says that there is no store where there is none
+            require_plain(root)
+            state, self._lock = open_state(root)
+        self.manifest = state
         if not self.manifest.segments:
             raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")
         self.mask: Removed = {}

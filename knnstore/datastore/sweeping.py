@@ -1,13 +1,12 @@
 """What no state needs any more leaves the disk: at once, or when the last reader of its state has gone."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import TEMPORARY_SUFFIX, remove_folder, storage_errors, sync_folder
+from knnstore.atomic import remove_folder, storage_errors, sync_folder
 from knnstore.datastore.commits import DONE
-from knnstore.datastore.edits import edit_of
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 from knnstore.datastore.removed import FOLDER as REMOVED
@@ -16,6 +15,7 @@ from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
 from knnstore.datastore.store import index_root, segment_root
 from knnstore.objects.path import ObjectPath
 
+INDEX = "index"
 _EPOCH_DIGITS = 5
 _LONGEST_NAME = 9
 
@@ -28,56 +28,90 @@ class Swept:
     held: list[int] = field(default_factory=list)
 
 
-def sweep(root: Path) -> Swept:
+def sweep(root: Path, given_up: Collection[str] = ()) -> Swept:
     """Remove the segments, lists, indexes and tables of states that are out of reach and that no reader holds.
 
-    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone.
+    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone, unless it is
+    ``given_up``: segments with a scratch folder of such a name, or indexes (``INDEX``).
     """
-    present, known = load_manifest(root), changes(root)
-    reach = [change.state for change in within_reach(root)]
-    held = [
-        change.state for change in known if change.state.state != present.state and is_held(root, change.state.state)
-    ]
-    swept = Swept()
-    past = {state.state for state in reach} | {present.state}
-    swept.held = sorted(
-        state.state for state in held if state.state not in past or state.index not in (None, present.index)
-    )
-    contents = [present, *reach, *held]
-    segments = {name for state in contents for name in state.segments}
-    ever = {name for change in known for name in change.state.segments}
-    for path in _folders(root / "segments", SEGMENT_NAME):
-        if path.name in ever - segments:
-            # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it anew; it goes first,
-            # since a sweep that is cut short goes on as long as the segment is there
-            swept.bytes += remove_tree(root / "suffixes") + remove_tree(path)
-        elif all(path.name in (state.dropped or ()) for state in contents if path.name in state.segments):
-            swept.bytes += _remove_keys(path)
-    indexes = {state.index for state in (present, *held)}
-    for path in _folders(root / "index", DIGEST_NAME):
-        if path.name in {change.state.index for change in known} - indexes:
-            swept.bytes += remove_tree(path)
-        for lists in _folders(path / "lists", SEGMENT_NAME):
-            if lists.name in ever - segments or _is_orphan(root, lists, ever):
-                swept.bytes += remove_tree(lists)
-        for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
-            over = runs.name in {*present.indexed, *(ever - segments)} or _is_orphan(root, runs, ever)
-            if path.name == present.index and over:
-                swept.bytes += remove_tree(runs)
-        if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
-            remove_tree(path / "runs")
-    tables = {removed_path(root, state.removed) for state in contents if state.removed}
-    folder = root / REMOVED
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if path not in tables:
-            swept.bytes += path.stat().st_size
-            path.unlink(missing_ok=True)
-    return swept
+    for scratch in sorted(set(given_up) - {INDEX}):
+        discard_begun(root, scratch)
+    if INDEX in given_up:
+        discard_unpublished(root)
+    sweep = _Sweep(root)
+    sweep.segments()
+    sweep.indexes()
+    sweep.tables()
+    return Swept(sweep.bytes, sweep.held_out_of_reach())
 
 
-def _is_orphan(root: Path, lists: Path, ever: set[str]) -> bool:
-    """Whether lists, or runs, are of a segment that was never published and whose making was given up."""
-    return lists.name not in ever and not segment_root(root, lists.name).is_dir()
+class _Sweep:
+    """One sweep. ``bytes`` that it has freed."""
+
+    def __init__(self, root: Path) -> None:
+        self.bytes = 0
+        self._root = root
+        known = changes(root)
+        self._present = load_manifest(root)
+        self._reach = [change.state for change in within_reach(root)]
+        past = [change.state for change in known if change.state.state != self._present.state]
+        self._held = [state for state in past if is_held(root, state.state)]
+        self._contents = [self._present, *self._reach, *self._held]
+        self._published = {name for change in known for name in change.state.segments}
+        self._gone = self._published - {name for state in self._contents for name in state.segments}
+        self._indexes = {change.state.index for change in known}
+
+    def segments(self) -> None:
+        """Remove segments, and the keys that lie in lists as well."""
+        for path in _folders(self._root / "segments", SEGMENT_NAME):
+            if path.name in self._gone:
+                # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it again; it goes
+                # first, since a sweep that is cut short goes on as long as the segment is there
+                self._remove(self._root / "suffixes")
+                self._remove(path)
+            elif path.name in self._published and not self._has_keys(path.name):
+                self.bytes += _remove_keys(path)
+
+    def indexes(self) -> None:
+        """Remove indexes, and of the others lists and runs."""
+        needed, present = {state.index for state in (self._present, *self._held)}, self._present
+        for path in _folders(self._root / "index", DIGEST_NAME):
+            if path.name in self._indexes - needed:
+                self._remove(path)
+            for lists in _folders(path / "lists", SEGMENT_NAME):
+                if self._is_over(lists.name):
+                    self._remove(lists)
+            for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
+                if path.name == present.index and (runs.name in present.indexed or self._is_over(runs.name)):
+                    remove_tree(runs)
+            if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
+                self._remove(path / "runs")
+
+    def tables(self) -> None:
+        """Remove tables of removed documents."""
+        needed = {removed_path(self._root, state.removed) for state in self._contents if state.removed}
+        folder = self._root / REMOVED
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path not in needed:
+                self.bytes += path.stat().st_size
+                path.unlink(missing_ok=True)
+
+    def held_out_of_reach(self) -> list[int]:
+        """Numbers of states whose files stay for their readers alone."""
+        numbers, index = {state.state for state in (self._present, *self._reach)}, self._present.index
+        return sorted(s.state for s in self._held if s.state not in numbers or s.index not in (None, index))
+
+    def _remove(self, folder: Path) -> None:
+        self.bytes += remove_tree(folder)
+
+    def _has_keys(self, segment: str) -> bool:
+        """Whether a state needs the keys that a segment has in corpus order."""
+        return any(segment not in (state.dropped or ()) for state in self._contents if segment in state.segments)
+
+    def _is_over(self, segment: str) -> bool:
+        """Whether lists, or runs, are of a segment that is gone, or of one whose making was given up."""
+        begun = segment in self._published or segment_root(self._root, segment).is_dir()
+        return segment in self._gone or not begun
 
 
 def _remove_keys(segment: Path) -> int:
@@ -96,6 +130,19 @@ def unfinished(root: Path) -> Iterator[Path]:
     yield from (path for path in _folders(root / "segments", SEGMENT_NAME) if path.name not in ever)
 
 
+def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
+    """Remove the segments that are being made with a scratch folder of that name, and those folders of finished ones.
+
+    ``but``: the segment that is to be gone on with.
+    """
+    for path in unfinished(root):
+        if (path / scratch).exists() and path != but:
+            remove_tree(path)
+    for path in sorted((root / "segments").glob(f"*/{scratch}")):
+        if path.parent != but:
+            remove_tree(path)
+
+
 def discard_unpublished(root: Path) -> None:
     """Remove the indexes that no state has ever had, of builds that were given up."""
     for path in unpublished_indexes(root):
@@ -108,9 +155,9 @@ def unpublished_indexes(root: Path) -> list[Path]:
     return [path for path in _folders(root / "index", DIGEST_NAME) if path.name not in ever]
 
 
-def next_segment(root: Path) -> str:
+def next_segment(root: Path, epoch: int | None) -> str:
     """The name of a segment that was never there: a number, which begins with the epoch from the second epoch on."""
-    epoch = edit_of(root).epoch or 0
+    epoch = epoch or 0
     ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
     # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
     begun = {
@@ -121,9 +168,9 @@ def next_segment(root: Path) -> str:
     return f"{epoch:0{_EPOCH_DIGITS}d}{number:04d}" if epoch else f"{number:04d}"
 
 
-def is_ours(root: Path, name: str) -> bool:
-    """Whether this writer may go on with a segment that was begun: nobody of another epoch writes there."""
-    return not isinstance(root, ObjectPath) or _numbers(name)[0] == (edit_of(root).epoch or 0)
+def is_of_epoch(segment: Path, epoch: int | None) -> bool:
+    """Whether a writer of that epoch may go on with a segment: nobody of another one writes there."""
+    return not isinstance(segment, ObjectPath) or _numbers(segment.name)[0] == (epoch or 0)
 
 
 def _numbers(name: str) -> tuple[int, int]:
@@ -149,16 +196,6 @@ def remove_tree(path: Path) -> int:
             sync_folder(mark.parent)
     remove_folder(path)
     return size
-
-
-def sweep_partial(root: Path) -> None:
-    """Remove what a killed writer left half-written below a folder: Zarr's partial chunks, files of ours set aside."""
-    if isinstance(root, ObjectPath):
-        return
-    with storage_errors("clean", root):
-        for path in root.rglob("*"):
-            if path.suffix in (".partial", TEMPORARY_SUFFIX):
-                path.unlink(missing_ok=True)
 
 
 def bytes_below(*paths: Path) -> int:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from knnstore.atomic import encode_json, make_folder
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS
-from knnstore.datastore.history import publish
+from knnstore.datastore.edits import editing
 from knnstore.datastore.keycodec import KeyDtype
-from knnstore.datastore.locking import writing
-from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_manifest
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.datastore.segment import SegmentPlan
 from knnstore.datastore.store import store_path
 from knnstore.datastore.sweeping import bytes_below
@@ -89,13 +88,15 @@ def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> 
     memmaps = _unsigned(memmaps, plan.model.vocabulary)
     root = store_path(options.store or default_name(options.keys))
     make_folder(root)
-    with writing(root):
-        segment = begin_segment(root, plan, overwrite=options.overwrite)
-        run, kept, speed = write_segment(segment, memmaps, reporter)
-        manifest = load_manifest(root)
-        if segment.root.name not in manifest.segments:
+    with editing(root) as edit:
+        writer = begin_segment(edit, plan, overwrite=options.overwrite)
+        segment, finished = writer.segment, bool(edit.state.segments)
+        if not finished:
+            segment.commits.forget_damaged()  # of what an earlier run left
+        run, kept, speed = write_segment(writer, memmaps, reporter)
+        if not finished:
             what = f"import {memmaps.rows:,} keys of {options.keys.name}"
-            publish(root, replace(manifest, segments=(segment.root.name,)), "import", what, keys=memmaps.rows)
+            edit.publish(replace(edit.state, segments=(segment.root.name,)), "import", what, keys=memmaps.rows)
     return ImportReport(
         store=root,
         rows=memmaps.rows,

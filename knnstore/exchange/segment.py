@@ -3,7 +3,6 @@
 import hashlib
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import pyarrow as pa
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.discarding import open_store
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, VALUE_CHUNK_ROWS
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.keycodec import scales_of
-from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import (
     DOCUMENTS_FILE,
     DOCUMENTS_TASK,
@@ -59,10 +58,11 @@ def read_values(memmaps: Memmaps, begin: int, vocabulary: int | None) -> Any:
     )
 
 
-def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
+def begin_segment(edit: Edit, plan: SegmentPlan, *, overwrite: bool) -> SegmentWriter:
     """The segment of ``plan``, finished, begun or made; refuses a store that holds anything else."""
-    open_store(root, plan.model, plan.key, option="--store", overwrite=overwrite)
-    published = [segment_root(root, name) for name in load_manifest(root).segments]
+    root = edit.root
+    open_store(edit, plan.model, plan.key, option="--store", overwrite=overwrite)
+    published = [segment_root(root, name) for name in edit.state.segments]
     unpublished = [path for path in unfinished(root) if (path / PLAN_FILE).is_file()]
     path = next(iter([*published, *unpublished]), None)
     if path is not None:
@@ -76,15 +76,13 @@ def begin_segment(root: Path, plan: SegmentPlan, *, overwrite: bool) -> Segment:
                 "Run with the same ones, choose another --store, or discard it with --overwrite"
             )
         if published:
-            return Segment(path)
-    return SegmentWriter.begin(own_segment(root, path), plan).segment
+            return SegmentWriter(Segment(path))
+    return SegmentWriter.begin(own_segment(edit, path), plan)
 
 
-def write_segment(segment: Segment, memmaps: Memmaps, reporter: Reporter) -> tuple[int, int, float]:
-    """Write what isn't there: chunks written, chunks kept, keys a second."""
-    writer = SegmentWriter(segment)
-    if not load_manifest(segment.root.parent.parent).segments:
-        segment.commits.forget_damaged()  # of what an earlier run left
+def write_segment(writer: SegmentWriter, memmaps: Memmaps, reporter: Reporter) -> tuple[int, int, float]:
+    """Write what isn't there; return chunks written, chunks kept, keys per second."""
+    segment = writer.segment
     if writer.lacks(DOCUMENTS_TASK):
         _write_documents(writer, memmaps, reporter)
     done = segment.commits.find_all(map(keys_task, range(segment.chunks)))

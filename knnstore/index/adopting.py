@@ -4,30 +4,31 @@ See ``datastore.adopting``. An index that is published is copied too before list
 """
 
 from knnstore.datastore.adopting import copy_folder
-from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.edits import Edit
+from knnstore.datastore.store import index_root
 from knnstore.datastore.sweeping import remove_tree, unpublished_indexes
 from knnstore.index.plan import PLAN_FILE, IndexFolder, new_index
 from knnstore.objects.path import ObjectPath
 
 
-def own_index(store: Datastore, folder: IndexFolder) -> IndexFolder:
-    """The folder in which this writer, who holds the store, may go on with an index that is published or is to be."""
-    own = new_index(store.root, folder.plan, store.manifest.epoch)
-    if not isinstance(store.root, ObjectPath):
+def own_index(edit: Edit, folder: IndexFolder) -> IndexFolder:
+    """The folder in which this writer may go on with an index that is published or is to be."""
+    own = new_index(edit.root, folder.plan, edit.epoch)
+    if not isinstance(edit.root, ObjectPath):
         return folder
     if own.root != folder.root:
         copy_folder(folder.root, own.root, last=PLAN_FILE)
     elif not (own.root / PLAN_FILE).is_file():
-        _adopt(store, own)
+        _adopt(edit, own)
     return own
 
 
-def _adopt(store: Datastore, own: IndexFolder) -> None:
+def _adopt(edit: Edit, own: IndexFolder) -> None:
     """Copy what a writer of an earlier epoch left of the same plan, which no state has ever had."""
-    for epoch in range((store.manifest.epoch or 0) - 1, -1, -1):
-        name = new_index(store.root, own.plan, epoch or None).name
-        begun = index_root(store.root, name)
-        if begun in unpublished_indexes(store.root) and (begun / PLAN_FILE).is_file():
+    for epoch in range((edit.epoch or 0) - 1, -1, -1):
+        name = new_index(edit.root, own.plan, epoch or None).name
+        begun = index_root(edit.root, name)
+        if begun in unpublished_indexes(edit.root) and (begun / PLAN_FILE).is_file():
             copy_folder(begun, own.root, last=PLAN_FILE)
             remove_tree(begun)
             return

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from knnstore.atomic import read_raw
 from knnstore.corpus.listing import Source
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.history import publish
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.removed import Removed, joined, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import remove_tree, sweep_partial, unfinished
+from knnstore.datastore.sweeping import remove_tree, unfinished
 from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
@@ -67,9 +67,9 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Append:
-    """Adds ``sources`` to the finished store at ``root``, which the caller holds for writing, as ``plan`` says."""
+    """Adds ``sources`` to the writer's store, which is finished, as ``plan`` says."""
 
-    root: Path
+    edit: Edit
     options: IngestOptions
     plan: SegmentPlan
     spec: LmSpec
@@ -79,21 +79,21 @@ class Append:
 
     def run(self) -> Appended:
         """Mend what was lost, finish what an earlier run began, and add what is new, in one state."""
-        store = self._store()
+        store = self.edit.store
         self._require_same_keys(store.segments[0])
         makings = [making for segment in store.segments if (making := self._mend(segment))]
         corpus = survey_corpus(self.sources, self.options.reading, self.runner, self.reporter)
         found = self._compare(store, corpus)
         if earlier := self._finish_earlier(replace(self.plan, sources=digest_of(found))):
             makings += earlier
-            store = self._store()
+            store = self.edit.store
             found = self._compare(store, corpus)
         making = self._add(store, found) if found.new.any() else None
         gone = found.gone if self.options.prune else {}
         replaced = found.replaced if making or not found.new.any() else {}
         if making or gone or replaced:
-            self._publish(store, making.segment if making else None, replaced, gone)
-        self._clean_up()
+            self._publish(making.segment if making else None, replaced, gone)
+        self.edit.give_up(FOLDER)
         return Appended(
             added=found.added if making else 0,
             changed=found.changed if replaced else 0,
@@ -106,7 +106,7 @@ class Append:
         )
 
     def _compare(self, store: Datastore, corpus: Any) -> Differences:
-        takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.root)
+        takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.edit.root)
         return compare(store, corpus, self.options.scope(), takedowns)
 
     def _add(self, store: Datastore, found: Differences) -> Making | None:
@@ -120,13 +120,8 @@ class Append:
         making.write_keys()
         return making
 
-    def _store(self) -> Datastore:
-        store = Datastore(self.root)
-        store.close()
-        return store
-
     def _making(self, segment: Segment) -> Making:
-        first = self._store().segments[0].root
+        first = self.edit.store.segments[0].root
         # in a segment that another LM made, on purpose, this one isn't known by its name
         own = replace(segment.plan.model, name=self.plan.model.name) == self.plan.model
         spec = self.spec if own else replace(self.spec, identity=None)
@@ -141,19 +136,18 @@ class Append:
             told.append(f"keys made in {stored[0]} (now {dtype}): give --dtype {stored[0]}, or leave it out")
         if not told:
             return
-        sentence = f"{self.root} holds keys of other settings: {'; '.join(told)}"
+        sentence = f"{self.edit.root} holds keys of other settings: {'; '.join(told)}"
         if not self.options.allow_mismatch:
             raise MismatchError(
                 f"{sentence}. Run with the same ones, choose another --store, discard it with --overwrite, "
                 "or give --allow-mismatch if you mean it"
             )
         if never := [what for what in told if what.startswith(_NEVER)]:
-            raise MismatchError(f"{self.root} can't hold both, --allow-mismatch or not: {'; '.join(never)}")
+            raise MismatchError(f"{self.edit.root} can't hold both, --allow-mismatch or not: {'; '.join(never)}")
         self.reporter.say(f"mismatch  {sentence}")
 
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""
-        sweep_partial(segment.root)
         if segment.listed is not None:  # it has none of its own
             return None
         making, commits = self._making(segment), segment.commits
@@ -170,19 +164,19 @@ class Append:
     def _finish_earlier(self, wanted: SegmentPlan) -> list[Making]:
         """Finish an interrupted append of other documents than are ``wanted`` now, if only keys are left to make."""
         done = []
-        for begun in list(unfinished(self.root)):
+        for begun in list(unfinished(self.edit.root)):
             if not (begun / FOLDER).is_dir() or not (begun / PLAN_FILE).is_file():
                 continue
             found = Segment(begun).plan
             if not follows(found, wanted) and self._making(Segment(begun)).tokenised and self._same_keys(found):
-                path = own_segment(self.root, begun)
+                path = own_segment(self.edit, begun)
                 making = self._making(Segment(path))
                 making.forget_damaged()
                 if not making.tokenised:
                     continue
                 self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")
                 making.write_keys()
-                self._publish(self._store(), making.segment, _read_replaced(path), {})
+                self._publish(making.segment, _read_replaced(path), {})
                 done.append(making)
         return done
 
@@ -195,16 +189,16 @@ class Append:
         """The folder of the new segment, begun by an earlier run or made."""
         plan = replace(self.plan, sources=digest_of(found))
         path = None
-        for begun in list(unfinished(self.root)):
+        for begun in list(unfinished(self.edit.root)):
             if not (begun / FOLDER).is_dir():
                 continue
             if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
-                path = own_segment(self.root, begun)
+                path = own_segment(self.edit, begun)
                 continued(Segment(path).plan, plan, self.reporter.say)
             else:
                 remove_tree(begun)  # not tokenised yet: little or nothing is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
-        path = path or own_segment(self.root, None)
+        path = path or own_segment(self.edit, None)
         _write_replaced(path, found.replaced)
         return SegmentWriter.begin(path, plan).segment
 
@@ -230,8 +224,8 @@ class Append:
 
         return choose
 
-    def _publish(self, store: Datastore, segment: Segment | None, replaced: Removed, gone: Removed) -> None:
-        state, told = store.manifest, []
+    def _publish(self, segment: Segment | None, replaced: Removed, gone: Removed) -> None:
+        store, state, told = self.edit.store, self.edit.state, []
         replaces, goes = (sum(map(len, documents.values())) for documents in (replaced, gone))
         facts = {"documents": 0, "keys": 0, "replaced": replaces, "pruned": goes}
         if segment is not None:
@@ -244,15 +238,9 @@ class Append:
         if goes:
             told.append(f"remove {goes:,} that are gone from the corpus")
         copies = {} if segment is None else superfluous_of(segment)
-        removed = save_removed(self.root, joined(joined(store.removed, copies), joined(replaced, gone)))
-        publish(self.root, replace(state, removed=removed), "ingest", ", ".join(told), **facts)
-
-    def _clean_up(self) -> None:
-        for path in unfinished(self.root):
-            if (path / FOLDER).is_dir():
-                remove_tree(path)
-        for path in sorted((self.root / "segments").glob(f"*/{FOLDER}")):
-            remove_tree(path)
+        every = joined(joined(store.removed, copies), joined(replaced, gone))
+        removed = save_removed(self.edit.root, every, self.edit.epoch)
+        self.edit.publish(replace(state, removed=removed), "ingest", ", ".join(told), **facts)
 
 
 def _write_replaced(segment: Path, replaced: Removed) -> None:

@@ -10,8 +10,8 @@ from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import describe, fingerprint
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.discarding import open_store
-from knnstore.datastore.history import publish
-from knnstore.datastore.locking import require_free, writing
+from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.locking import require_free
 from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.removed import save_removed
 from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
@@ -100,22 +100,22 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     plan = segment_plan(options, facts, fingerprint(found))
     check_memory(options, facts, plan, len(found))
     make_folder(root)
-    with writing(root, reporter.say):
+    with editing(root, reporter.say) as edit:
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
-        open_store(root, plan.model, plan.key, option="--store", overwrite=options.overwrite)
+        open_store(edit, plan.model, plan.key, option="--store", overwrite=options.overwrite)
         begun = _begun(root)
         if begun is not None:
             allow = options.allow_mismatch
             partner = partner_of(begun, plan, spec, runner, reporter.say, allow=allow)
             plan, spec = partner.plan, partner.spec
-        if begun is not None and load_manifest(root).segments:
-            done = Append(root, options, _as_stored(root, plan, begun), spec, found, runner, reporter).run()
+        if begun is not None and edit.state.segments:
+            done = Append(edit, options, _as_stored(root, plan, begun), spec, found, runner, reporter).run()
         else:
             plan = plan if begun is None else continued(begun.plan, plan, reporter.say)
-            segment = _first_segment(root, plan, lambda: padded(plan, spec, runner, reporter))
+            segment = _first_segment(edit, plan, lambda: padded(plan, spec, runner, reporter))
             making = Making(segment, spec, runner, reporter)
-            done = _make_first(root, making, plan_parts(found), options)
-        return _report(root, done, found)
+            done = _make_first(edit, making, plan_parts(found), options)
+        return _report(edit.store, done, found)
 
 
 def _dtype(root: Path, options: IngestOptions) -> str:
@@ -141,7 +141,7 @@ def _as_stored(root: Path, plan: SegmentPlan, begun: Segment) -> SegmentPlan:
     return replace(plan, special_tokens=stored)
 
 
-def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions) -> Appended:
+def _make_first(edit: Edit, making: Making, parts: Parts, options: IngestOptions) -> Appended:
     """Make the first segment of a store and publish it."""
     segment = making.segment
     making.forget_damaged()
@@ -156,19 +156,18 @@ def _make_first(root: Path, making: Making, parts: Parts, options: IngestOptions
     copies = making.copies + sum(map(len, removed.values()))
     documents = len(segment.documents) - sum(map(len, removed.values()))
     what = f"add {count(documents, 'document')}, {segment.rows:,} keys"
-    state = replace(load_manifest(root), segments=(segment.root.name,), removed=save_removed(root, removed))
-    publish(root, state, "ingest", what, documents=documents, keys=segment.rows, replaced=0, pruned=0)
+    hidden = save_removed(edit.root, removed, edit.epoch)
+    state = replace(edit.state, segments=(segment.root.name,), removed=hidden)
+    edit.publish(state, "ingest", what, documents=documents, keys=segment.rows, replaced=0, pruned=0)
     return Appended(documents, 0, 0, copies, 0, 0, 0, (making,))
 
 
-def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
-    store = Datastore(root)
-    store.close()
+def _report(store: Datastore, done: Appended, files: Listing) -> IngestReport:
     heldout = [(segment, store.heldout(segment)) for segment in store.segments]
     removed = sum(map(len, store.removed.values()))
     made, seconds = sum(making.rows for making in done.makings), sum(making.seconds for making in done.makings)
     return IngestReport(
-        store=root,
+        store=store.root,
         documents=sum(len(segment.documents) for segment in store.segments) - removed,
         rows=store.live_rows,
         heldout_documents=sum(len(numbers) for _, numbers in heldout),
@@ -197,21 +196,19 @@ def _report(root: Path, done: Appended, files: Listing) -> IngestReport:
 
 def _begun(root: Path) -> Segment | None:
     """The first segment of the store, made or begun; None if nothing of it is there."""
-    if load_manifest(root).segments:
-        store = Datastore(root)
-        store.close()
-        return store.segments[0]
+    if (state := load_manifest(root)).segments:
+        return Datastore(root, state).segments[0]
     path = next((path for path in unfinished(root) if (path / PLAN_FILE).is_file()), None)
     return None if path is None else Segment(path)
 
 
-def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:
+def _first_segment(edit: Edit, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:
     """The first segment, begun or made; refuses one that was begun with another plan.
 
     One that an older version began keeps its plan if its documents are chosen; else what it tokenised is taken over.
     ``complete()`` gives the plan with what is measured on the LM, for a segment that has no keys yet.
     """
-    begun, older = _begun(root), older_plan(plan)
+    begun, older = _begun(edit.root), older_plan(plan)
     if begun is not None and _only_reads_otherwise(begun, plan):
         # it stopped at a document that it couldn't read, and said how it can be read: nothing but tokens is lost
         remove_tree(begun.root)
@@ -229,10 +226,10 @@ def _first_segment(root: Path, plan: SegmentPlan, complete: Callable[[], Segment
             dtype, _, device = begun.plan.compute.partition(" on ")
             same = f" (--dtype {dtype} --device {device})" if begun.plan.compute != plan.compute else ""
             raise MismatchError(
-                f"{root} was begun with another corpus or other settings: {'; '.join(told)}. "
+                f"{edit.root} was begun with another corpus or other settings: {'; '.join(told)}. "
                 f"Run with the same ones{same}, choose another --store, or discard it with --overwrite"
             )
-    segment = SegmentWriter.begin(own_segment(root, begun.root if begun else None), plan).segment
+    segment = SegmentWriter.begin(own_segment(edit, begun.root if begun else None), plan).segment
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
     return segment
 

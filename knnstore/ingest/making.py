@@ -10,7 +10,6 @@ from knnstore.corpus.parts import Parts
 from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import sweep_partial
 from knnstore.diskspace import require_room, telling_need
 from knnstore.ingest.assembly import Choose, assemble
 from knnstore.ingest.estimate import require_disk
@@ -74,7 +73,6 @@ class Making:
 
         ``choose``: see ``Choose``; ``store``: the one that the segment is added to.
         """
-        sweep_partial(self.segment.root)
         # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
         if not self.tokenised:
             with telling_need("The tokens of the text", lambda: parts.bytes):
@@ -99,7 +97,6 @@ class Making:
         require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
         with telling_need("The keys that are left", lambda: key_bytes(segment, sum(map(self._is_left, tasks)))):
             self._write_keys(tasks, todo)
-        sweep_partial(segment.root)
         remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
 
     def _is_left(self, task: KeyTask) -> bool:

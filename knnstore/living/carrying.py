@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.build.plan import index_size
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
@@ -44,7 +45,7 @@ class RecentreTask:
 
 def carry_index(
     base: Datastore,
-    root: Path,
+    edit: Edit,
     segment: Segment,
     sources: Sequence[Source],
     *,
@@ -53,12 +54,12 @@ def carry_index(
     runner: Runner,
     reporter: Reporter,
 ) -> IndexFolder | None:
-    """Give the copied ``segment`` of the store at ``root`` lists by the index of ``base``, or go on with that.
+    """Give the copied ``segment`` of the writer's store lists by the index of ``base``, or go on with that.
 
-    None, and nothing is done, if none of the copied keys is in that index. The caller holds the store for writing,
-    checks the lists, publishes them, and removes the runs after that. Raises ResourceError if ``memory`` bytes can't
-    do.
+    None, and nothing is done, if none of the copied keys is in that index. The caller checks the lists and publishes
+    them. Raises ResourceError if ``memory`` bytes can't do.
     """
+    root = edit.root
     given = _given(base)
     listed = tuple(_listed(source, base, given) for source in sources)
     if not any(one.index and source.tokens.any() for one, source in zip(listed, sources, strict=True)):
@@ -76,9 +77,7 @@ def carry_index(
     if whole and base.root.resolve() == root.resolve():
         folder = given
     else:
-        there = Datastore(root)
-        there.close()
-        folder = own_index(there, new_index(root, plan, there.manifest.epoch))
+        folder = own_index(edit, new_index(root, plan, edit.epoch))
         if folder.commits.damaged():  # what an earlier run left of it is damaged
             remove_tree(folder.root)
         folder.begin()

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import remove_folder
 from knnstore.build.dropping import require_listed
 from knnstore.build.lists import check_lists
-from knnstore.datastore.history import publish
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, remove_tree, state_bytes, sweep
+from knnstore.datastore.sweeping import INDEX, bytes_below, remove_tree, state_bytes
 from knnstore.diskspace import require_room
 from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
+from knnstore.living.copying import FOLDER as COPY_FOLDER
 from knnstore.living.copying import Source
-from knnstore.living.segments import copy_segment, discard_copies
+from knnstore.living.segments import copy_segment
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.suffixes.plan import suffix_folder
@@ -88,16 +87,15 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
     last of them ends, with the next command that writes. Raises ResourceError before any work if the disk can't do.
     """
     reporter = reporter or Reporter()
-    with writing(root):
+    with editing(root) as edit:
         runner.require_shared(root, [])
-        store = Datastore(root)
-        store.close()
+        store = edit.store
         report = plan_compaction(store, options)
         if report.due:
             _require_room(store)
             sources = live_sources(store)
-            segment = copy_segment(root, sources, runner=runner, reporter=reporter)
-            index = _make_lists(store, segment, sources, options, runner=runner, reporter=reporter)
+            segment = copy_segment(edit, sources, runner=runner, reporter=reporter)
+            index = _make_lists(edit, segment, sources, options, runner=runner, reporter=reporter)
             state = replace(
                 store.manifest,
                 segments=(segment.root.name,),
@@ -108,17 +106,12 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
             )
             if index and state.dropped:  # what lay in the lists alone does so again
                 require_listed(index, segment)
-            _publish(store, state, report)
-            if index:
-                remove_folder(index.root / "runs")
-        discard_copies(root)
-        discard_unpublished(root)
-        swept = sweep(root)
-        now = Datastore(root)
-        now.close()
+            _publish(edit, state, report)
+        edit.give_up(COPY_FOLDER, INDEX)
+        swept = edit.sweep()
         if not swept.held:
-            _discard_suffixes(now)
-        return replace(report, bytes=state_bytes(root, now.manifest), freed=swept.bytes, held=tuple(swept.held))
+            _discard_suffixes(edit.store)
+        return replace(report, bytes=state_bytes(root, edit.state), freed=swept.bytes, held=tuple(swept.held))
 
 
 def live_sources(store: Datastore) -> list[Source]:
@@ -139,7 +132,7 @@ def _discard_suffixes(store: Datastore) -> None:
 
 
 def _make_lists(
-    store: Datastore,
+    edit: Edit,
     segment: Segment,
     sources: Sequence[Source],
     options: CompactOptions,
@@ -148,11 +141,12 @@ def _make_lists(
     reporter: Reporter,
 ) -> IndexFolder | None:
     """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
+    store = edit.store
     if store.manifest.index is None or not segment.rows:
         return None
     folder = carry_index(
         store,
-        store.root,
+        edit,
         segment,
         sources,
         memory=options.memory,
@@ -168,11 +162,10 @@ def _make_lists(
     return folder
 
 
-def _publish(store: Datastore, state: Manifest, report: CompactReport) -> None:
+def _publish(edit: Edit, state: Manifest, report: CompactReport) -> None:
     segments = f"{report.segments} segments into one" if report.segments > 1 else "one segment anew"
     removed = f", {report.removed_documents:,} removed documents gone" if report.removed_documents else ""
-    publish(
-        store.root,
+    edit.publish(
         state,
         "compact",
         f"make {segments} of {report.rows:,} keys{removed}",

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import remove_folder, storage_errors
+from knnstore.atomic import storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
 from knnstore.datastore.discarding import open_store
-from knnstore.datastore.history import TAKEDOWN, publish
-from knnstore.datastore.locking import writing
-from knnstore.datastore.manifest import Manifest, load_manifest
+from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.history import TAKEDOWN
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, index_root
-from knnstore.datastore.sweeping import bytes_below, discard_unpublished, state_bytes
+from knnstore.datastore.store import Datastore, index_root, segment_root
+from knnstore.datastore.sweeping import INDEX, bytes_below, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError
@@ -23,7 +22,7 @@ from knnstore.index.plan import open_index
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER
 from knnstore.living.copying import Source
-from knnstore.living.segments import copied_plan, copy_segment, discard_copies
+from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 
@@ -83,33 +82,33 @@ def derive(
     base = _index_to_carry(target.stores, rows)
     with storage_errors("make", into):
         into.mkdir(parents=True, exist_ok=True)
-    with writing(into):
-        open_store(into, plan.model, plan.key, option="--into", overwrite=target.options.overwrite)
+    with editing(into) as edit:
+        open_store(edit, plan.model, plan.key, option="--into", overwrite=target.options.overwrite)
         runner.require_shared(into, [store.root.absolute() for store in target.stores])
-        present = load_manifest(into)
-        finished = [Segment(into / "segments" / name) for name in present.segments]
+        present = edit.state
+        finished = [Segment(segment_root(into, name)) for name in present.segments]
         if finished and [segment.plan for segment in finished] != [plan]:
             raise MismatchError(f"{into} holds something else: choose another --into, or discard it with --overwrite")
         if not finished:
             _require_room(into, sources, rows, base)
-            finished = [copy_segment(into, sources, runner=runner, reporter=reporter)]
-            _publish(target, finished[0], present)
+            finished = [copy_segment(edit, sources, runner=runner, reporter=reporter)]
+            _publish(edit, target, finished[0])
         # an index is carried over as long as it is known from where each document came
         if base is not None and present.index is None and (finished[0].root / COPY_FOLDER).exists():
-            _carry(base, target, sources, runner, reporter)
-        discard_copies(into)
-        discard_unpublished(into)
-        return _report(into, doubles)
+            _carry(edit, base, sources, target.options, runner=runner, reporter=reporter)
+        edit.give_up(COPY_FOLDER, INDEX)
+        edit.sweep()
+        return _report(edit.store, doubles)
 
 
-def _publish(target: Target, segment: Segment, present: Manifest) -> None:
-    state, documents = replace(present, segments=(segment.root.name,)), len(segment.documents)
+def _publish(edit: Edit, target: Target, segment: Segment) -> None:
+    state, documents = replace(edit.state, segments=(segment.root.name,)), len(segment.documents)
     what = f"{documents:,} documents, {segment.rows:,} keys of {target.what}"
     facts: dict[str, int | str] = {"documents": documents, "keys": segment.rows}
     takedowns = np.concatenate([load_takedowns(store.root) for store in target.stores])
     if len(takedowns):
         facts[TAKEDOWN] = save_takedown(target.root, state, takedowns)
-    publish(target.root, state, target.kind, what, **facts)
+    edit.publish(state, target.kind, what, **facts)
 
 
 def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
@@ -125,14 +124,21 @@ def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
     return best if rows >= _FEWEST_A_LIST * nlist else None
 
 
-def _carry(base: Datastore, target: Target, sources: Sequence[Source], runner: Runner, reporter: Reporter) -> None:
+def _carry(
+    edit: Edit,
+    base: Datastore,
+    sources: Sequence[Source],
+    options: DeriveOptions,
+    *,
+    runner: Runner,
+    reporter: Reporter,
+) -> None:
     """Give the new store the index of ``base``, as a state of its own."""
-    store, options = Datastore(target.root), target.options
-    store.close()
+    store = edit.store
     (segment,) = store.segments
     folder = carry_index(
         base,
-        store.root,
+        edit,
         segment,
         sources,
         memory=options.memory,
@@ -145,26 +151,22 @@ def _carry(base: Datastore, target: Target, sources: Sequence[Source], runner: R
     check_lists(folder, store, segment, options.memory, reporter)
     state = replace(store.manifest, index=folder.name, indexed=(segment.root.name,))
     what = f"carry over the {folder.plan.nlist:,} lists of {base.name}"
-    publish(store.root, state, "index", what, keys=segment.rows, index=folder.name)
+    edit.publish(state, "index", what, keys=segment.rows, index=folder.name)
 
 
-def _report(into: Path, doubles: int) -> DeriveReport:
-    store = Datastore(into)
-    store.close()
+def _report(store: Datastore, doubles: int) -> DeriveReport:
     (segment,) = store.segments
     table, name = segment.documents, store.manifest.index
     heldout = table.heldout()
-    folder = None if name is None else open_index(into, name)
-    if folder is not None:
-        remove_folder(folder.root / "runs")
+    folder = None if name is None else open_index(store.root, name)
     return DeriveReport(
-        into,
+        store.root,
         len(table),
         table.rows,
         len(heldout),
         int(table.heldout_tokens[heldout].sum()),
         doubles,
-        state_bytes(into, store.manifest),
+        state_bytes(store.root, store.manifest),
         None if folder is None else describe_index(store, folder),
     )
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.atomic import encode_json
-from knnstore.datastore.history import TAKEDOWN, changes, publish
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import editing
+from knnstore.datastore.history import TAKEDOWN, changes
 from knnstore.datastore.removed import Removed, joined, save_removed, without
 from knnstore.datastore.selection import matching, origins_of
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import sweep
 from knnstore.datastore.takedowns import save_takedown
 from knnstore.errors import UsageError
 
@@ -48,10 +47,8 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
     brings them back, ``note``, and a digest of the patterns; neither text nor names. Repeated, as after an
     interruption, it changes nothing. Raises UsageError for a pattern that matches nothing and wasn't removed before.
     """
-    with writing(root):
-        sweep(root)  # what an interrupted compaction has left of others
-        store = Datastore(root)
-        store.close()
+    with editing(root) as edit:
+        store = edit.store
         try:
             every = matching(store.at(replace(store.manifest, removed=None)), patterns, "--document")
         except UsageError:
@@ -66,7 +63,7 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
             [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]
         )
         takedown = save_takedown(root, store.manifest, digests)
-        state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found)))
+        state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found), edit.epoch))
         what = f"remove {report.documents:,} document{'' if report.documents == 1 else 's'}, {report.rows:,} keys"
         facts: dict[str, int | str] = {
             "documents": report.documents,
@@ -74,7 +71,7 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
             "heldout_tokens": report.heldout_tokens,
         }
         facts |= {TAKEDOWN: takedown, _ASKED: _digest(takedown, patterns)}
-        state = publish(root, state, "remove", f"{what}: {note}" if note else what, **facts)
+        state = edit.publish(state, "remove", f"{what}: {note}" if note else what, **facts)
         return replace(report, state=state.state)
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from knnstore.datastore.history import Change, publish, within_reach
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import editing
+from knnstore.datastore.history import Change, within_reach
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.store import Datastore, with_segments
 from knnstore.errors import UsageError
@@ -33,9 +33,8 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
     after an interruption: without ``to``, if the last change of documents was a restore. Raises UsageError for a state
     that is out of reach.
     """
-    with writing(root):
-        store = Datastore(root)
-        store.close()
+    with editing(root) as edit:
+        store = edit.store
         wanted = _wanted(store, to)
         bare = replace(store.manifest, removed=wanted.removed)
         indexed = _indexed(store.at(with_segments(bare, wanted.segments, ())), store.manifest.indexed)
@@ -44,7 +43,7 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
         rows, what = restored.live_rows, f"return to state {wanted.state}"
         unindexed = sum(segment.rows for segment in restored.segments if segment.root.name not in state.indexed)
         if _documents(wanted) != _documents(store.manifest):
-            state = publish(root, state, "restore", what, to=wanted.state)
+            state = edit.publish(state, "restore", what, to=wanted.state)
         return RestoreReport(root, wanted.state, state.state, rows, unindexed)
 
 

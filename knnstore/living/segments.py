@@ -9,9 +9,10 @@ import numpy as np
 
 from knnstore.build.lists import run_tasks
 from knnstore.datastore.adopting import own_segment
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
-from knnstore.datastore.sweeping import remove_tree, unfinished
+from knnstore.datastore.sweeping import discard_begun, unfinished
 from knnstore.errors import MismatchError
 from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
 from knnstore.lm.identity import is_stable, may_be_same
@@ -57,15 +58,15 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
     )
 
 
-def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, reporter: Reporter) -> Segment:
-    """Make the segment in the store at ``root``, or go on with it; other copies that were begun there are given up.
+def copy_segment(edit: Edit, sources: Sequence[Source], *, runner: Runner, reporter: Reporter) -> Segment:
+    """Make the segment in the writer's store, or go on with it; other copies that were begun there are given up.
 
-    The caller holds the store for writing, publishes the segment, and calls ``discard_copies`` after that.
+    The caller publishes the segment, and gives up copies after that.
     """
     plan = copied_plan(sources)
-    path = _begun(root, plan)
-    discard_copies(root, but=path)
-    path = path or own_segment(root, None)
+    path = _begun(edit, plan)
+    discard_begun(edit.root, FOLDER, but=path)
+    path = path or own_segment(edit, None)
     write_kept(path, sources)
     writer = SegmentWriter.begin(path, plan)
     segment = writer.segment
@@ -77,20 +78,10 @@ def copy_segment(root: Path, sources: Sequence[Source], *, runner: Runner, repor
     return segment
 
 
-def discard_copies(root: Path, but: Path | None = None) -> None:
-    """Remove copies that were begun and belong to no state, and what those that do needed meanwhile."""
-    for path in unfinished(root):
-        if (path / FOLDER).exists() and path != but:
-            remove_tree(path)
-    for path in sorted((root / "segments").glob(f"*/{FOLDER}")):
-        if path.parent != but:
-            remove_tree(path)
-
-
-def _begun(root: Path, plan: SegmentPlan) -> Path | None:
-    for path in unfinished(root):
+def _begun(edit: Edit, plan: SegmentPlan) -> Path | None:
+    for path in unfinished(edit.root):
         if (path / FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
-            return own_segment(root, path)
+            return own_segment(edit, path)
     return None
 
 

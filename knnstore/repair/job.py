@@ -13,13 +13,12 @@ from knnstore.atomic import write_atomically
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
-from knnstore.datastore.edits import Edit
-from knnstore.datastore.history import load_change, publish, record_path
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.history import load_change, record_path
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
-from knnstore.datastore.sweeping import remove_tree, sweep
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import KnnstoreError, LockedError
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
@@ -84,47 +83,48 @@ def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporte
     """
     reporter = reporter or Reporter()
     require_store(root)
-    work = _Repair(root, options, runner, reporter)
-    with writing(root, reporter.say) as edit:
-        before = work.verified(edit)
+    with editing(root, reporter.say) as edit:
+        work = _Repair(edit, options, runner, reporter)
+        before = _verified(edit, reporter)
         resumed = work.interrupted() is not None
         if before.intact and not resumed:
-            sweep(root)  # what a repair left that was killed after it had published the index that it built
             return RepairReport(str(root), (), ())
         work.mend(before.damages)
-        now = work.verified(edit) if work.done else before
+        now = _verified(edit, reporter) if work.done else before
         if work.bring_back(now.damages):
-            now = work.verified(edit)
+            now = _verified(edit, reporter)
         work.segments(now.damages)
         damaged_index = [damage for damage in now.damages if damage.source == "keys"]
         work.drop_from_index(damaged_index)
     work.rebuild_suffixes([damage for damage in now.damages if damage.source == "values"])
     if rebuild := work.interrupted():
         work.rebuild_index(rebuild, damaged_index)
-    with writing(root, reporter.say) as edit:
-        after = work.verified(edit)
+    with editing(root, reporter.say) as edit:
+        after = _verified(edit, reporter)
     return replace(work.report(before, after), resumed=resumed)
+
+
+def _verified(edit: Edit, reporter: Reporter) -> VerifyReport:
+    """What is damaged in a store that is held for writing.
+
+    Raises LockedError if another writer has taken it over: files that are in the making look like damage.
+    """
+    report = verify(edit.root, reporter)
+    edit.require()
+    return report
 
 
 class _Repair:
     """One repair; ``done`` and ``failed`` say how, and why not, by the damage's path."""
 
-    def __init__(self, root: Path, options: RepairOptions, runner: Runner, reporter: Reporter) -> None:
-        self._root = root
+    def __init__(self, edit: Edit, options: RepairOptions, runner: Runner, reporter: Reporter) -> None:
+        self._edit = edit
+        self._root = edit.root
         self._options = options
         self._runner = runner
         self._reporter = reporter
         self.done: dict[str, str] = {}
         self.failed: dict[str, str] = {}
-
-    def verified(self, edit: Edit) -> VerifyReport:
-        """What is damaged in a store that is held for writing.
-
-        Raises LockedError if another writer has taken it over: files that are in the making look like damage.
-        """
-        report = verify(self._root, self._reporter)
-        edit.require()
-        return report
 
     def mend(self, damages: Iterable[Damage]) -> None:
         """Put single bits of small files right."""
@@ -168,11 +168,11 @@ class _Repair:
         remaker = self._remaker(segment, self._spec(segment))
         remaker.layout()
         ways = {remaker.keys(chunk, None) for chunk in range(segment.chunks)}
-        state = load_manifest(self._root)
+        state = self._edit.state
         dropped = tuple(other for other in state.dropped or () if other != name) or None
         rebuild = self.interrupted()
         facts = {_REBUILD: to_json(rebuild)} if rebuild else {}
-        publish(self._root, replace(state, dropped=dropped), _KIND, f"give segment {name} its own keys again", **facts)
+        self._edit.publish(replace(state, dropped=dropped), _KIND, f"give segment {name} its own keys again", **facts)
         return f"after the segment's keys {' and '.join(sorted(ways))}"
 
     def interrupted(self) -> Rebuild | None:
@@ -190,7 +190,7 @@ class _Repair:
 
     def drop_from_index(self, damages: list[Damage]) -> None:
         """Take what is damaged out of the store's present state, so that nobody searches it, and remove it."""
-        manifest = load_manifest(self._root)
+        manifest = self._edit.state
         if not damages or manifest.index is None:
             return
         try:
@@ -216,7 +216,7 @@ class _Repair:
         else:
             kept = tuple(name for name in manifest.indexed if name not in names)
             state, what = replace(manifest, indexed=kept), f"discard lists of {len(names)} segments"
-        publish(self._root, state, _KIND, what, **{_REBUILD: to_json(rebuild)})
+        self._edit.publish(state, _KIND, what, **{_REBUILD: to_json(rebuild)})
         # lists that were carried over have other members than lists that are filled from the keys: none is kept
         for path in [folder.root] if whole else [folder.lists(name) for name in names]:
             remove_tree(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.mixing.interpolation import Float64, mix_sources
@@ -71,12 +71,12 @@ def tune(
     LockedError if another process is writing the store.
     """
     reporter = reporter or Reporter()
-    with writing(store.root, reporter.say) if keep else nullcontext():
-        return _tune(saved, store, options, reporter, keep=keep)
+    with editing(store.root, reporter.say) if keep else nullcontext() as edit:
+        return _tune(saved, store, options, reporter, edit)
 
 
 def _tune(
-    saved: SavedNeighbours, store: Datastore, options: ScoreOptions, reporter: Reporter, *, keep: bool
+    saved: SavedNeighbours, store: Datastore, options: ScoreOptions, reporter: Reporter, edit: Edit | None
 ) -> TuneReport:
     facts = saved.facts
     require_same_keys(store, facts.model.weights, facts.layer, str(saved.path))
@@ -97,8 +97,8 @@ def _tune(
     measured = Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l))
     alone = choose(table.grid, log_lm, table["knn"], options.lambda_)
     record = _record(saved, replace(mixture, gate=gate), alone, measured)
-    if keep:
-        save_tuned(store, record)
+    if edit is not None:
+        save_tuned(edit, record)
     losses, lambdas = surface(log_lm, table["knn"], options.lambda_)
     return TuneReport(
         record,
@@ -112,7 +112,7 @@ def _tune(
         table.grid.temperatures,
         tuple(tuple(math.exp(loss) for loss in line) for line in losses),
         tuple(tuple(float(value) for value in line) for line in lambdas),
-        keep,
+        edit is not None,
     )
 
 

@@ -1,9 +1,8 @@
 """``tuned.json``: what ``knnstore tune`` found, beside the manifest, with the text that it was found on."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from knnstore.datastore.edits import edit_of
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.manifest import ModelIdentity, load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
@@ -62,14 +61,9 @@ class TunedRecord:
         return Mixture(self.setting, self.gate, self.spread)
 
 
-def tuned_path(store: Datastore) -> Path:
-    """Where a store's record is."""
-    return store.root / TUNED_FILE
-
-
 def load_tuned(store: Datastore) -> TunedRecord | None:
     """The store's record, or None. Raises CorruptStoreError, or MismatchError if another LM's keys were tuned."""
-    path = tuned_path(store)
+    path = store.root / TUNED_FILE
     if not path.is_file():
         return None
     record = from_json(TunedRecord, load_json(path), str(path))
@@ -77,9 +71,9 @@ def load_tuned(store: Datastore) -> TunedRecord | None:
     return record
 
 
-def save_tuned(store: Datastore, record: TunedRecord) -> None:
+def save_tuned(edit: Edit, record: TunedRecord) -> None:
     """Replace the store's record, in one atomic step. Raises LockedError if another writer has taken the store over."""
-    edit_of(store.root).replace_record(tuned_path(store), record)
+    edit.replace_record(edit.root / TUNED_FILE, record)
 
 
 def require_same_keys(store: Datastore, weights: str, layer: str, where: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.commits import DONE, begin_part
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import editing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, remove_tree
@@ -60,7 +60,7 @@ def build_suffixes(
             f"--memory {format_size(memory)} is too little: "
             f"give {format_need(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
         )
-    with writing(store.root):
+    with editing(store.root):
         if not again and folder.finished:
             _discard_others(folder)
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)

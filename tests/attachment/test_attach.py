@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, pipe
 
 import knnstore
 from knnstore.cli import main
-from knnstore.datastore.store import Datastore
+from knnstore.datastore.edits import editing
 from knnstore.errors import MismatchError, ModelError, UsageError
 from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.mixing.setting import Setting
@@ -367,7 +367,8 @@ def test_what_tune_stored_is_the_default(loaded, store, built, tmp_path):
         gate=None,
         measured=Measured(2.0, 1.0, None),
     )
-    save_tuned(Datastore(folder), record)
+    with editing(folder) as edit:
+        save_tuned(edit, record)
     with knnstore.attach(loaded, folder) as attached:
         assert attached.setting == record.setting
         assert attached.source == "as 'knnstore tune' stored it"

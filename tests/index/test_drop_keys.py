@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from index_stores import clustered_keys, make_store
+from index_stores import clustered_keys, make_store, publish
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.arrays import open_array, read_chunk, write_chunk
-from knnstore.datastore.history import load_history, publish
+from knnstore.datastore.history import load_history
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UsageError
@@ -135,7 +135,7 @@ def test_what_comes_later_is_indexed_beside_it_and_taken_back_again(tmp_path):
 def test_a_kill_before_the_files_are_gone_leaves_a_whole_store_and_the_next_command_ends_it(twins, monkeypatch):
     whole = twins[1]
     with monkeypatch.context() as patch:
-        patch.setattr("knnstore.build.job.sweep", lambda root: 1 / 0)
+        patch.setattr("knnstore.datastore.edits.sweep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(Datastore(whole.root), drop_keys=True)
     (whole.root / "segments/0000/commits/keys-000001.json").unlink()  # and another in the middle of it

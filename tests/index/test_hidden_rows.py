@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from index_stores import brute_force, clustered_keys, make_store
+from index_stores import brute_force, clustered_keys, make_store, publish
 
 from knnstore.build import IndexOptions, build_index
-from knnstore.datastore.history import publish
 from knnstore.datastore.removed import joined, load_removed, save_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.store import Datastore
@@ -30,7 +29,7 @@ def index(store, **options):
 def remove(store, documents):
     """The store without some documents: ``{segment: [numbers]}``."""
     documents = {name: np.array(numbers) for name, numbers in documents.items()}
-    name = save_removed(store.root, joined(store.removed, documents))
+    name = save_removed(store.root, joined(store.removed, documents), None)
     publish(store.root, replace(store.manifest, removed=name), "remove", "for a test")
     return Datastore(store.root)
 

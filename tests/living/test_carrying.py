@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from index_stores import clustered_keys, make_store
+from index_stores import clustered_keys, make_store, publish
 from killing import DyingRunner, killed_at
 
 import knnstore.living.lists
 from knnstore.build import IndexOptions, build_index
-from knnstore.datastore.history import changes, publish
+from knnstore.datastore.history import changes
 from knnstore.datastore.selection import others, sampled
 from knnstore.datastore.store import Datastore
 from knnstore.index.search import Searcher

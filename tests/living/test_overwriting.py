@@ -6,11 +6,11 @@ from index_stores import make_store
 
 from knnstore.datastore import discarding
 from knnstore.datastore.discarding import open_store
+from knnstore.datastore.edits import editing
 from knnstore.datastore.history import changes
-from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import next_segment, sweep
+from knnstore.datastore.sweeping import next_segment
 from knnstore.errors import UnfinishedError, UsageError
 
 KEYS = np.random.default_rng(0).normal(size=(1200, 16)).astype(np.float32)
@@ -24,8 +24,8 @@ def root(tmp_path):
 
 def overwrite(root):
     manifest = load_manifest(root)
-    with writing(root):
-        open_store(root, manifest.model, manifest.key, option="--store", overwrite=True)
+    with editing(root) as edit:
+        open_store(edit, manifest.model, manifest.key, option="--store", overwrite=True)
 
 
 def test_a_store_that_nobody_reads_is_empty_afterwards_as_a_new_one(root):
@@ -43,11 +43,11 @@ def test_whoever_reads_a_store_keeps_it_and_whoever_comes_is_told_that_it_is_unf
         Datastore(root)
     np.testing.assert_array_equal(reader.segments[0].keys(0, 10), keys)
     assert reader.segments[1].values(0, 100).shape == (100,)
-    assert next_segment(root) == "0002"
+    assert next_segment(root, None) == "0002"
     assert [change.kind for change in changes(root)][-1] == "overwrite"
     reader.close()
-    with writing(root):
-        sweep(root)
+    with editing(root):
+        pass
     assert not list((root / "segments").iterdir())
 
 
@@ -72,8 +72,8 @@ def test_at_no_moment_does_a_reader_see_damage(root, monkeypatch):
 def test_a_store_whose_manifest_can_not_be_read_is_discarded_too(root):
     manifest = load_manifest(root)
     (root / MANIFEST_FILE).write_bytes(b"{")
-    with writing(root):
-        open_store(root, manifest.model, manifest.key, option="--store", overwrite=True)
+    with editing(root) as edit:
+        open_store(edit, manifest.model, manifest.key, option="--store", overwrite=True)
     assert load_manifest(root) == manifest.__class__("knnstore", 1, manifest.model, manifest.key, (), None)
     assert not (root / "segments").exists()
 
@@ -82,6 +82,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, root):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("mine")
     manifest = load_manifest(root)
-    with writing(tmp_path / "other"), pytest.raises(UsageError, match="choose another name with --into"):
-        open_store(tmp_path / "other", manifest.model, manifest.key, option="--into", overwrite=True)
+    with (
+        pytest.raises(UsageError, match="choose another name with --into"),
+        editing(tmp_path / "other") as edit,
+    ):
+        open_store(edit, manifest.model, manifest.key, option="--into", overwrite=True)
     assert (tmp_path / "other" / "letter.txt").read_text() == "mine"

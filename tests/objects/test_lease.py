@@ -13,11 +13,11 @@ import pytest
 from knnstore.datastore import edits
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.discarding import discard_contents
-from knnstore.datastore.history import changes, publish
+from knnstore.datastore.edits import editing
+from knnstore.datastore.history import changes
 from knnstore.datastore.locking import LOCK_FILE, holder, read_holder, writing
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest, save_manifest
-from knnstore.datastore.store import segment_root
-from knnstore.datastore.sweeping import next_segment, remove_tree
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import LockedError, UsageError
 from knnstore.objects import guard, lease
 from knnstore.objects.path import version_of
@@ -118,29 +118,29 @@ def asleep(quick, monkeypatch):
     @contextmanager
     def hold(url):
         monkeypatch.setattr(lease, "RENEWED_SECONDS", 3600)
-        with writing(url) as edit:
+        with editing(url) as edit:
             monkeypatch.setattr(lease, "RENEWED_SECONDS", 0.1)
             yield edit
 
     return hold
 
 
+def publish_other(edit):
+    return edit.publish(edit.state, "index", "the other's")
+
+
 def take_over(url, monkeypatch, work):
     with monkeypatch.context() as here:
         here.setattr(lease, "LAPSED_SECONDS", 0.2)  # whom it waits for never renews the lock
         here.setattr(edits, "version_of", version_of)
-        here.setattr(edits, "_edits", {})
         here.setattr(guard, "_guards", [])
-        with writing(url):
-            return work()
+        with editing(url) as edit:
+            return work(edit)
 
 
 @pytest.mark.parametrize("froze_over", ["nothing", "knnstore.json", "000001.json"])
 def test_a_writer_that_froze_and_was_taken_for_dead_can_not_publish(url, asleep, monkeypatch, froze_over):
     save_manifest(url, FIRST)
-
-    def publish_other():
-        return publish(url, load_manifest(url), "index", "the other's")
 
     def look_and_freeze(path):
         seen = version_of(path)
@@ -148,13 +148,16 @@ def test_a_writer_that_froze_and_was_taken_for_dead_can_not_publish(url, asleep,
             take_over(url, monkeypatch, publish_other)
         return seen
 
-    with pytest.raises(LockedError, match=r"another writer took over .*run the same command again"), asleep(url):
+    with (
+        pytest.raises(LockedError, match=r"another writer took over .*run the same command again"),
+        asleep(url) as edit,
+    ):
         present = load_manifest(url)
         if froze_over == "nothing":
             take_over(url, monkeypatch, publish_other)
         else:
             monkeypatch.setattr(edits, "version_of", look_and_freeze)
-        publish(url, present, "ingest", "too late")
+        edit.publish(present, "ingest", "too late")
     assert load_manifest(url).state == 1
     assert load_manifest(url).epoch == 1
     assert [change.what for change in changes(url)] == ["the other's"]
@@ -166,57 +169,54 @@ def test_a_writer_that_was_replaced_before_it_had_looked_at_the_store_can_not_pu
 
     def look_late(path):
         monkeypatch.setattr(edits, "version_of", real)
-        take_over(url, monkeypatch, lambda: publish(url, load_manifest(url), "index", "the other's"))
+        take_over(url, monkeypatch, publish_other)
         return real(path)
 
     monkeypatch.setattr(edits, "version_of", look_late)
-    with pytest.raises(LockedError), asleep(url):
-        publish(url, load_manifest(url), "ingest", "too late")
+    with pytest.raises(LockedError), asleep(url) as edit:
+        edit.publish(edit.state, "ingest", "too late")
     assert [change.what for change in changes(url)] == ["the other's"]
 
 
 def test_a_writer_that_was_replaced_removes_nothing_and_writes_under_no_name_of_its_successor(url, asleep, monkeypatch):
     save_manifest(url, FIRST)
 
-    def make_segment():
-        (segment_root(url, name := next_segment(url)) / "segment.json").write_bytes(b"{}")
-        return name
+    def make_segment(edit):
+        segment = own_segment(edit, None)
+        (segment / "segment.json").write_bytes(b"{}")
+        return segment
 
-    with pytest.raises(LockedError), asleep(url):
-        mine = make_segment()
+    with pytest.raises(LockedError), asleep(url) as edit:
+        mine = make_segment(edit)
         other = take_over(url, monkeypatch, make_segment)
         assert other != mine
-        assert own_segment_is(url, mine)
+        assert own_segment(edit, mine) == mine
         with pytest.raises(LockedError):
-            remove_tree(segment_root(url, other))
+            remove_tree(other)
         with pytest.raises(LockedError):  # it is known now
-            (segment_root(url, mine) / "late").write_bytes(b"")
-    assert {path.name for path in (url / "segments").iterdir()} == {mine, other}
+            (mine / "late").write_bytes(b"")
+    assert set((url / "segments").iterdir()) == {mine, other}
 
 
-def save_record(url, name):
+def save_record(edit, name):
     """Save a record beside the manifest, as ``tune`` does."""
-    edits.edit_of(url).replace_record(url / "tuned.json", replace(FIRST.model, name=name))
+    edit.replace_record(edit.root / "tuned.json", replace(FIRST.model, name=name))
 
 
 def test_a_mixture_tuned_by_a_writer_that_was_replaced_is_not_saved(url, asleep, monkeypatch):
     save_manifest(url, FIRST)
-    with pytest.raises(LockedError), asleep(url):
-        take_over(url, monkeypatch, lambda: save_record(url, "the other's"))
-        save_record(url, "too late")
+    with pytest.raises(LockedError), asleep(url) as edit:
+        take_over(url, monkeypatch, lambda other: save_record(other, "the other's"))
+        save_record(edit, "too late")
     assert load_json(url / "tuned.json")["name"] == "the other's"
 
 
 def test_an_overwrite_that_was_replaced_leaves_the_mixture_that_its_successor_tuned(url, asleep, monkeypatch):
     save_manifest(url, FIRST)
-    with pytest.raises(LockedError), asleep(url):
-        take_over(url, monkeypatch, lambda: save_record(url, "the other's"))
-        discard_contents(url, FIRST.model, FIRST.key)
+    with pytest.raises(LockedError), asleep(url) as edit:
+        take_over(url, monkeypatch, lambda other: save_record(other, "the other's"))
+        discard_contents(edit, FIRST.model, FIRST.key)
     assert load_json(url / "tuned.json")["name"] == "the other's"
-
-
-def own_segment_is(url, name):
-    return own_segment(url, segment_root(url, name)).name == name
 
 
 @pytest.mark.parametrize("turn", [1, 2], ids=["what is there", "what is left"])
@@ -229,7 +229,7 @@ def test_a_repair_that_was_replaced_reports_no_damage_where_another_is_at_work(u
     def freeze_and_look(root, files):
         listings.append(files)
         if len(listings) == turn:
-            take_over(url, monkeypatch, lambda: publish(url, load_manifest(url), "index", "the other's"))
+            take_over(url, monkeypatch, publish_other)
         return real(root, files)  # the other's record isn't among the files that were listed
 
     monkeypatch.setattr(check, "missing_states", freeze_and_look)
@@ -241,29 +241,29 @@ def test_a_repair_that_was_replaced_reports_no_damage_where_another_is_at_work(u
 
 def test_what_a_dead_writer_left_is_continued_in_a_copy_and_the_epoch_stays(url, asleep, monkeypatch):
     save_manifest(url, FIRST)
-    with pytest.raises(LockedError), asleep(url):
-        begun = segment_root(url, next_segment(url))
+    with pytest.raises(LockedError), asleep(url) as edit:
+        begun = own_segment(edit, None)
         for name in ("commits/a.json", "a/c/0", "segment.json"):
             (begun / name).write_bytes(name.encode())
-        own = take_over(url, monkeypatch, lambda: own_segment(url, begun))
+        own = take_over(url, monkeypatch, lambda edit: own_segment(edit, begun))
     assert own.name == "000010000"
     assert {path.relative_to(own).as_posix(): path.read_bytes().decode() for path, _ in own.below()} == {
         name: name for name in ("commits/a.json", "a/c/0", "segment.json")
     }
     assert not begun.is_dir()
-    with writing(url) as edit:  # one after the other, they share the epoch
+    with editing(url) as edit:  # one after the other, they share the epoch
         assert edit.epoch == 1
-        assert own_segment(url, own) == own
+        assert own_segment(edit, own) == own
     (url / LOCK_FILE).unlink()
-    with writing(url) as edit:  # the manifest knows it too
+    with editing(url) as edit:  # the manifest knows it too
         assert edit.epoch == 1
 
 
 def test_the_states_of_a_store_in_a_bucket_are_logged_one_after_the_other(url):
     save_manifest(url, FIRST)
     for number in range(3):
-        with writing(url):
-            publish(url, load_manifest(url), "index", f"change {number}")
+        with editing(url) as edit:
+            edit.publish(edit.state, "index", f"change {number}")
     assert [(change.state.state, change.what) for change in changes(url)] == [
         (1, "change 0"),
         (2, "change 1"),

@@ -8,17 +8,16 @@ import time
 from network_hosts import ip, namespace, needs_namespaces
 from s3_servers import BUCKET, Proxy, environment
 
-from knnstore.datastore.history import changes, publish
-from knnstore.datastore.locking import writing
-from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
+from knnstore.datastore.edits import editing
+from knnstore.datastore.history import changes
+from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
 from knnstore.objects import lease
 
 SUBNET = 77
 FIRST = Manifest("knnstore", 1, ModelIdentity("m", "0", "0", "0", 10), KeyRecipe("hidden", 8, 16, 8), (), None)
 WRITER = """
 import sys
-from knnstore.datastore.history import publish
-from knnstore.datastore.locking import writing
+from knnstore.datastore.edits import editing
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import LockedError
 from knnstore.objects import lease
@@ -36,9 +35,9 @@ def look_and_wait(path):
     return found
 
 try:
-    with writing(root):
+    with edits.editing(root) as edit:
         edits.version_of = look_and_wait
-        publish(root, load_manifest(root), "index", "cut off")
+        edit.publish(edit.state, "index", "cut off")
 except LockedError as error:
     print(error, flush=True)
 """
@@ -61,9 +60,9 @@ def test_a_host_whose_network_is_cut_is_replaced_and_can_not_publish_when_it_is_
             assert gateway.requests["PUT"] >= 1
             ip("link", "set", f"{name}-0", "down")
             begun = time.monotonic()
-            with writing(url):
+            with editing(url) as edit:
                 assert time.monotonic() - begun >= lease.LAPSED_SECONDS
-                publish(url, load_manifest(url), "index", "the other host's")
+                edit.publish(edit.state, "index", "the other host's")
             ip("link", "set", f"{name}-0", "up")
             told, _ = writer.communicate("go on\n", timeout=60)
         finally:

@@ -105,7 +105,7 @@ def test_a_repair_that_was_killed_while_it_cleaned_up_leaves_nothing_to_the_next
     store = here / "books.knnstore"
     spoil(next(store.glob("index/*/lists/*/codes/c/1/0")))
     with monkeypatch.context() as patch:
-        patch.setattr(knnstore.build.job, "remove_folder", killed)
+        patch.setattr("knnstore.datastore.sweeping.remove_tree", killed)
         with pytest.raises(Killed):
             run(here, "repair")
     report = verify(store)

@@ -9,16 +9,15 @@ import pytest
 from faults.flips import flip_in
 from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus, run
 
-import knnstore.ingest.append
-import knnstore.ingest.job
-import knnstore.ingest.making
-import knnstore.living.compact
 from knnstore.atomic import seal_json, unseal_json, write_json
+from knnstore.datastore import sweeping
 from knnstore.datastore.contents import entries_below
+from knnstore.datastore.edits import Edit
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, LockedError
+from knnstore.ingest import making
 from knnstore.progress import Reporter
 from knnstore.verify import verify
 from knnstore.verify.mending import mended
@@ -228,7 +227,7 @@ def test_what_a_killed_append_left_is_no_damage_and_the_same_ingest_goes_on(here
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(knnstore.ingest.making if point == "assemble" else knnstore.ingest.append, point, killed)
+        patch.setattr({"assemble": making, "publish": Edit, "remove_tree": sweeping}[point], point, killed)
         assert run(here, *INGEST)[0] == 130
     (root / "segments/0001/keys").mkdir(exist_ok=True, parents=True)
     (root / "segments/0001/keys/c7").write_bytes(b"begun") if point != "remove_tree" else None
@@ -255,7 +254,7 @@ def test_what_an_interrupted_ingest_left_is_verified_before_it_is_gone_on_with(h
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(knnstore.ingest.job, "publish", killed)
+        patch.setattr(Edit, "publish", killed)
         assert run(here, *INGEST)[0] == 130
     flip(root / "segments/0000" / name)
     code, told = run(here, *INGEST)
@@ -278,12 +277,12 @@ def test_a_past_segment_whose_removal_was_cut_short_is_no_damage_and_the_next_co
     here = copy_of(lived, tmp_path / "here")
     root = here / "books.knnstore"
 
-    def killed(_):
+    def killed(*_):
         shutil.rmtree(root / "segments/0000/commits")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(knnstore.living.compact, "sweep", killed)
+        patch.setattr(Edit, "sweep", killed)
         assert run(here, "compact")[0] == 130
     report = verify(root)
     assert report.damages == ()
