@@ -1,4 +1,4 @@
-"""What ``import knnstore`` offers to programs: open a store, search it, join it to a language model."""
+"""The Python API of ``import knnstore``: open a store, search it, and attach it to a language model."""
 
 from knnstore.api.attaching import attach
 from knnstore.api.store import Neighbour, Store, open

@@ -21,24 +21,25 @@ def attach(
     allow_mismatch: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Attachment:
-    """Join an LM of transformers, causal or encoder-decoder, to a store, until ``detach()`` or the end of a ``with``.
+    """Attach a store to an LM of transformers, causal or encoder-decoder, until ``detach()`` or the end of a ``with``.
 
-    Meanwhile ``model(...).logits``, ``model.generate(...)`` and pipelines with ``model`` give the mixture: the logits,
-    float32, are ln p plus the offset of the LM's own logits, a constant for each position, and ``log_softmax`` of them
-    is ln p; a loss is the mixture's. At positions of padding they are the LM's. Only this instance is touched, by
-    hooks, and ``detach`` leaves no trace. A second store is mixed with what the first made.
+    While attached, ``model(...).logits``, ``model.generate(...)`` and pipelines with ``model`` use the mixture: the
+    logits, float32, are ln p plus the offset of the LM's own logits, a constant per position, and their
+    ``log_softmax`` is ln p; a loss is that of the mixture. At padding positions they are the LM's. Only this
+    instance is changed, by hooks that ``detach`` removes completely. A second store is mixed with the result of the
+    first.
 
     Args:
-        model: in evaluation mode, on any device, in any dtype; or the LM wrapped by ``torch.compile``, DataParallel,
-            DistributedDataParallel or adapters of PEFT. Other wrappers are refused, naming the LM inside.
-        store: a store, or what ``--store`` takes.
-        lambda_, temperature, k: the mixture; what is None is as the store was tuned, else a cautious default.
-        nprobe: lists that a query searches. exact: search every key instead.
-        allow_mismatch: warn of an LM that makes other keys than the store holds, and join it all the same.
+        model: an LM in evaluation mode, on any device and in any dtype, or wrapped by ``torch.compile``, DataParallel,
+            DistributedDataParallel or adapters of PEFT. Other wrappers are refused, with the name of the LM inside.
+        store: a store, or a name or path as for ``--store``.
+        lambda_, temperature, k: the mixture; None for the tuned value of the store, else a cautious default.
+        nprobe: lists searched per query. exact: search every key instead.
+        allow_mismatch: only warn if the LM's keys differ from those of the store.
         on_step: called after each forward pass with the neighbours and distributions of its positions.
 
-    Raises MismatchError if this LM doesn't make the store's keys, ModelError if it is none or is being trained,
-    UnfinishedError without an index.
+    Raises MismatchError if the LM doesn't reproduce the store's keys, ModelError if it isn't an LM or is in training
+    mode, and UnfinishedError without an index.
     """
     opened = store if isinstance(store, Store) else open(store)
     keyed = adopted_model(opened.datastore, model, allow=warn_of_mismatch if allow_mismatch else None)

@@ -1,4 +1,4 @@
-"""A store in the hands of a program."""
+"""A store opened by a program."""
 
 import threading
 import warnings
@@ -29,9 +29,9 @@ from knnstore.score.texts import gather_texts, texts_of
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A stored context like the one asked for, and the token that followed it.
+    """A stored context similar to the query, and the token that followed it.
 
-    ``distance``: squared L2 of its key to the query. ``passage``: where it stands, as text.
+    ``distance``: squared L2 distance of its key to the query. ``passage``: the text around it.
     """
 
     distance: float
@@ -40,26 +40,26 @@ class Neighbour:
 
     @property
     def document(self) -> str:
-        """The document that it is from."""
+        """Return the document of the context."""
         return str(self.passage.document)
 
     @property
     def token(self) -> str:
-        """The token that followed."""
+        """Return the token that followed."""
         return self.passage.token
 
     @property
     def context(self) -> str:
-        """The text before that token."""
+        """Return the text before that token."""
         return self.passage.before
 
 
 class Store:
-    """A finished store with, where text is given or wanted, the LM that made it.
+    """A finished store and, for methods that read or return text, the LM that made it.
 
-    ``model``: what ``--model`` takes, or a causal LM of transformers that is in memory, with its ``tokenizer``. It is
-    loaded, and held against the store, when first needed. Any method but ``close`` may be called by several threads
-    at once.
+    ``model``: a name or path as for ``--model``, or a causal LM of transformers in memory, with its ``tokenizer``. It
+    is loaded, and compared with the store, when first needed. All methods except ``close`` may be called by several
+    threads at once.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Store:
         allow_mismatch: bool = False,
     ) -> None:
         if tokenizer is not None and (model is None or isinstance(model, str | Path)):
-            raise UsageError("a tokenizer is given without the model in memory that it belongs to")
+            raise UsageError("tokenizer is given without a model in memory: give both")
         self.datastore = datastore
         self._model = model
         self._tokenizer = tokenizer
@@ -85,16 +85,16 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The store's name, without the suffix."""
+        """Return the name of the store, without the suffix."""
         return self.datastore.name
 
     @property
     def dimension(self) -> int:
-        """Width of a key."""
+        """Return the dimension of a key."""
         return self.datastore.manifest.key.dimension
 
     def close(self) -> None:
-        """Let writers remove the files of the state that is open, once another follows it."""
+        """Close the store, so that writers may remove the files of this state once it is replaced."""
         self.datastore.close()
 
     def __enter__(self) -> "Store":
@@ -104,7 +104,7 @@ class Store:
         self.close()
 
     def __len__(self) -> int:
-        """Number of (key, value) pairs that a search can find."""
+        """Return the number of (key, value) pairs that a search can find."""
         return self.datastore.live_rows
 
     def __repr__(self) -> str:
@@ -112,7 +112,7 @@ class Store:
 
     @cached_property
     def lm(self) -> KeyModel:
-        """The LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it is another."""
+        """Return the LM that made the store. Raises ModelError if it can't be loaded, MismatchError if it differs."""
         if self._model is None or isinstance(self._model, str | Path):
             name = default_model() if self._model is None else str(self._model)
             loading = {"dtype": self._dtype, "device": self._device}
@@ -121,22 +121,22 @@ class Store:
 
     @cached_property
     def passages(self) -> Passages:
-        """The text around any row, by the LM's tokenizer."""
+        """Return access to the text around any row, decoded by the LM's tokenizer."""
         return Passages(self.datastore, self.lm.loaded.decode)
 
     def search(self, keys: Any, k: int = 1024, *, nprobe: int | None = None, exact: bool = False) -> Neighbours:
-        """The k nearest stored keys of each of ``keys``, (n, d), a NumPy array or a tensor of any device and dtype.
+        """Return the k nearest stored keys of ``keys``, (n, d), a NumPy array or a tensor of any device and dtype.
 
-        ``nprobe``: lists that a query searches, the index's own number if None; ``exact`` searches every key, and
-        needs no index. Raises UnfinishedError without an index, UsageError or NumericsError for keys that don't fit.
+        ``nprobe``: lists searched per query; None for the default of the index. ``exact``: search every key, without an
+        index. Raises UnfinishedError without an index, UsageError or NumericsError for invalid keys.
         """
         queries = keys.detach().float().cpu().numpy() if hasattr(keys, "detach") else np.asarray(keys, np.float32)
         if queries.ndim != 2:
-            raise UsageError(f"keys are {queries.shape}: give (n, {self.dimension})")
+            raise UsageError(f"keys have shape {queries.shape}: give (n, {self.dimension})")
         return self.searching(nprobe=nprobe, exact=exact)(np.ascontiguousarray(queries), k)
 
     def searching(self, *, nprobe: int | None = None, exact: bool = False) -> Search:
-        """How this store is searched; opened once."""
+        """Return the search of this store with these options, opened once."""
         with self._opening:
             if (nprobe, exact) not in self._searches:
                 self._searches[nprobe, exact] = Search(self.datastore, nprobe=nprobe, exact=exact)
@@ -144,22 +144,22 @@ class Store:
 
     @property
     def task(self) -> str:
-        """``causal``, or ``seq2seq`` for a store of pairs of texts, made by an encoder-decoder model."""
+        """Return ``causal``, or ``seq2seq`` for a store of pairs of texts, made by an encoder-decoder model."""
         return self.datastore.manifest.key.task
 
     def key(self, text: str, source: str | None = None) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """The key of what comes after ``text``, float32 (d,): the LM's state when it has read all of it.
+        """Return the key after ``text``, float32 (d,): the LM's state when it has read the whole text.
 
-        ``source``: of a seq2seq store, what ``text`` begins to translate.
+        ``source``: for a seq2seq store, the source of which ``text`` is the start of a translation.
         """
         loaded, context = self.lm.loaded, self.datastore.manifest.key.context
         if self.task == "seq2seq":
             if source is None:
-                raise UsageError(f"{self.name} holds pairs of texts: say what the text translates, with its source")
+                raise UsageError(f"{self.name} holds pairs of texts: give the source of the text with source")
             read = SourceBatch.of([loaded.tokenise_source(source)[:context]], loaded.pad)
             ids = loaded.begun_target(text)[:context]
         elif source is not None:
-            raise UsageError(f"{self.name} holds texts without sources: give the text alone")
+            raise UsageError(f"{self.name} holds texts without sources: omit source")
         else:
             read, ids = None, np.concatenate([[loaded.bos], loaded.tokenise(text)])[-context:]
         key: np.ndarray[Any, np.dtype[np.float32]] = self.lm.keys(ids[None], read)[0, -1].numpy()
@@ -176,16 +176,16 @@ class Store:
         before: int = CONTEXT_TOKENS,
         after: int = 12,
     ) -> list[Neighbour]:
-        """The k stored contexts that are nearest to ``text`` for the LM, nearest first, each with what followed it.
+        """Return the k stored contexts that are nearest to ``text``, nearest first, each with the token that followed.
 
-        ``source``: of a seq2seq store, what ``text`` begins to translate; ``text`` may be empty then.
-        ``before`` and ``after``: tokens of the passage on either side of the one that followed.
+        ``source``: for a seq2seq store, the source of which ``text`` is the start of a translation; ``text`` may then
+        be empty. ``before`` and ``after``: tokens of the passage on either side of the token that followed.
         """
-        found = self.search(self.key(text, source)[None], k, nprobe=nprobe, exact=exact)
-        assert found.rows is not None
+        nearest = self.search(self.key(text, source)[None], k, nprobe=nprobe, exact=exact)
+        assert nearest.rows is not None
         return [
             Neighbour(float(distance), int(token), self.passages.at(int(row), before, after))
-            for distance, token, row in zip(found.distances[0], found.values[0], found.rows[0], strict=True)
+            for distance, token, row in zip(nearest.distances[0], nearest.values[0], nearest.rows[0], strict=True)
             if token != ABSENT
         ]
 
@@ -198,7 +198,7 @@ class Store:
         nprobe: int | None = None,
         exact: bool = False,
     ) -> Joined:
-        """Return the LM and this store, with a mixture as given, else all that was tuned, else a cautious default."""
+        """Join the LM and this store with the given mixture, else the tuned one, else a cautious default."""
         search = self.searching(nprobe=nprobe, exact=exact)
         mixed_by = choose_mixture(self.datastore, search, k=k, lambda_=lambda_, temperature=temperature)
         return Joined(self.lm, self.datastore.manifest.key, search, self.passages, mixed_by)
@@ -212,12 +212,12 @@ class Store:
         joined: Joined | None = None,
         generation_config: bool = False,
     ) -> Generation:
-        """A text after ``prompt``, to iterate over as it is written; each token says what it owes to the store.
+        """Generate a continuation of ``prompt``, to iterate over token by token, with the store's share of each token.
 
-        By an encoder-decoder model it is the text that the prompt, its source, becomes.
-        ``sampling``: the most probable token each time if None. ``joined``: of this store, with a setting other than
-        the default. ``generation_config``: apply the penalties and bans that the model's generation_config.json asks
-        for, and its sampling where ``sampling`` is None. Raises UsageError for numbers that don't fit.
+        For an encoder-decoder model, ``prompt`` is the source. ``sampling``: None for always the most probable token.
+        ``joined``: this store with a setting other than the default. ``generation_config``: apply the penalties and
+        bans of the model's generation_config.json, and its sampling if ``sampling`` is None. Raises UsageError for
+        invalid numbers.
         """
         return Generation(
             joined or self.joined(), prompt, max_new_tokens, sampling, generation_config=generation_config
@@ -231,10 +231,10 @@ class Store:
         joined: Joined | None = None,
         reporter: Reporter | None = None,
     ) -> Attribution:
-        """Which documents of the store earned the probability of ``text``, and how much of it was the LM.
+        """Return which documents of the store contributed to the probability of ``text``, and the share of the LM.
 
-        ``source``: of a seq2seq store, what ``text`` translates.
-        Options in place of a text name files, as for ``score``; without any it is the text that the store held out.
+        ``source``: for a seq2seq store, the source of ``text``. Options instead of a text name files, as for ``score``;
+        without files, the held-out text of the store is used.
         """
         joined = joined or self.joined()
         loaded = joined.model.loaded
@@ -259,15 +259,15 @@ def open(
     dtype: str = "auto",
     allow_mismatch: bool = False,
 ) -> Store:
-    """Open a store for reading, by name, path or ``file://`` URL; None is the only one in this folder.
+    """Open a store for reading, by name, path or URL; None for the only one in this folder.
 
     Args:
-        store: what ``--store`` takes.
-        model: what ``--model`` takes, or a causal LM of transformers in memory. Default: $KNNSTORE_MODEL, else the
-            shipped wiki-lm. Nothing is loaded until it is needed.
-        tokenizer: that of a model in memory, for calls that take or give text.
-        device, dtype: for an LM that is loaded, as ``--device`` and ``--dtype``.
-        allow_mismatch: warn of another LM, tokenizer or key layer than the store's (MismatchWarning), and use it.
+        store: a name, path or URL as for ``--store``.
+        model: a name or path as for ``--model``, or a causal LM of transformers in memory. Default: $KNNSTORE_MODEL,
+            else the shipped wiki-lm. Nothing is loaded until it is needed.
+        tokenizer: of a model in memory, for calls that read or return text.
+        device, dtype: of an LM to be loaded, as for ``--device`` and ``--dtype``.
+        allow_mismatch: only warn (MismatchWarning) if LM, tokenizer or key layer differ from the store's.
 
     Raises StoreNotFoundError, UnfinishedError or CorruptStoreError.
     """
@@ -275,6 +275,6 @@ def open(
     return Store(Datastore(root), model, tokenizer, device=device, dtype=dtype, allow_mismatch=allow_mismatch)
 
 
-def warn_of_mismatch(told: str) -> None:
-    """What the caller allowed is told as a warning."""
-    warnings.warn(told, MismatchWarning, stacklevel=3)
+def warn_of_mismatch(message: str) -> None:
+    """Issue a MismatchWarning."""
+    warnings.warn(message, MismatchWarning, stacklevel=3)

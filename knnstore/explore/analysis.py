@@ -1,4 +1,4 @@
-"""What LM and store say of every token of a text, kept so that another λ, temperature or k costs no search."""
+"""The predictions of LM and store for every token of a text, kept so that other settings need no new search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +19,14 @@ from knnstore.score.passes import find_matches
 from knnstore.suffixes.search import Suffixes
 from knnstore.windows import cut_windows
 
-_TOP = 24  # of the LM's own choices, kept a token
+_TOP = 24  # most probable tokens of the LM kept per position
 _BATCH_TOKENS = 1024
-_LOGITS = 2**26  # most numbers in a batch's logits: 256 MB in float32
+_LOGITS = 2**26  # maximum number of logits per batch: 256 MB in float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenChoice:
-    """A token that LM, store or mixture might have chosen, and what each gives it."""
+    """A candidate token with its probability by the LM, the store and the mixture."""
 
     token: int
     lm: float
@@ -36,19 +36,19 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A text under one setting: ln p of each token, by the LM and by the mixture, float64 (n,)."""
+    """A text under one setting: ln p of each token by the LM and by the mixture, float64 (n,)."""
 
     log_lm: Float64
     log_p: Float64
 
     @property
     def lm_perplexity(self) -> float:
-        """Of the LM alone."""
+        """Return the perplexity of the LM alone."""
         return float(np.exp(-self.log_lm.mean()))
 
     @property
     def perplexity(self) -> float:
-        """Of the mixture."""
+        """Return the perplexity of the mixture."""
         return float(np.exp(-self.log_p.mean()))
 
 
@@ -57,8 +57,8 @@ class Analysis:
     """A text of n tokens, read once.
 
     ``pieces``: the text of each token, together the whole text. ``ids``: int64 (n,). ``log_lm``: float64 (n,).
-    ``top`` and ``top_log_lm``: the LM's first choices, (n, 24). ``evidence``: what a mixture is made of, the k nearest
-    keys with their rows among it. ``neighbour_log_lm``: what the LM gives each neighbour's token, ln p, float32 (n, k).
+    ``top`` and ``top_log_lm``: the LM's most probable tokens, (n, 24). ``evidence``: the input of mixtures, including
+    the k nearest keys with their rows. ``neighbour_log_lm``: ln p of each neighbour's token by the LM, float32 (n, k).
     """
 
     pieces: tuple[str, ...]
@@ -71,20 +71,20 @@ class Analysis:
 
     @property
     def neighbours(self) -> Neighbours:
-        """The k nearest keys of each token."""
+        """Return the k nearest keys of each token."""
         return self.evidence.neighbours
 
     def scored(self, mixture: Mixture) -> Scored:
-        """Return every token's probability by a mixture. A token whose search found nothing keeps the LM's."""
+        """Return every token's probability by a mixture. Without neighbours, a token keeps the LM's probability."""
         return Scored(self.log_lm, mixture.log_p(self.evidence, self.ids, self.log_lm))
 
     def votes(self, token: int, mixture: Mixture) -> Float64:
-        """Return each neighbour's share of the store's vote at a token: float64 (k,), 0 where fewer were found."""
+        """Return each neighbour's share of the store's probability at a token: float64 (k,), 0 without a neighbour."""
         votes: Float64 = mixture.store_votes(self.evidence.select(np.array([token])))[0]
         return votes
 
     def choices(self, token: int, mixture: Mixture, most: int) -> list[TokenChoice]:
-        """Return the first choices of LM, store and mixture at a token, and the token itself, by the mixture."""
+        """Return the token itself and the most probable tokens of LM, store and mixture, sorted by the mixture."""
         lm = dict(zip(self.top[token].tolist(), self.top_log_lm[token].tolist(), strict=True))
         store: dict[int, float] = {}
         columns = (self.neighbours.values[token], self.votes(token, mixture), self.neighbour_log_lm[token])
@@ -98,8 +98,8 @@ class Analysis:
         repeated = self.evidence.select(np.full(len(tokens), token))
         p = np.exp(mixture.log_p(repeated, tokens, log_lms)).tolist()
         every = [
-            TokenChoice(each, float(np.exp(log_lm)), store.get(each, 0.0), mixture)
-            for (each, log_lm), mixture in zip(lm.items(), p, strict=True)
+            TokenChoice(candidate, float(np.exp(log_lm)), store.get(candidate, 0.0), mixture)
+            for (candidate, log_lm), mixture in zip(lm.items(), p, strict=True)
         ]
         kept: dict[int, TokenChoice] = {choice.token: choice for choice in every if choice.token == target}
         for rank in range(most):
@@ -121,10 +121,9 @@ def analyse(
     cache: int = 0,
     suffixes: Suffixes | None = None,
 ) -> Analysis:
-    """Read the first ``most_tokens`` of a text once with the LM, and find what mixtures of it are made of.
+    """Read the first ``most_tokens`` of a text with the LM, and collect the evidence for mixtures.
 
-    ``k``, ``cache`` and ``suffixes``: the neighbours, the pairs of the text's own past, and the exact-match memory that
-    the mixtures may ask.
+    ``k``: number of neighbours. ``cache``: number of pairs of the text's own past. ``suffixes``: exact-match memory.
     """
     ids = model.loaded.tokenise(text)[:most_tokens]
     pieces, first, places = _pieces(model, text, ids), np.zeros(len(ids), np.int64), np.arange(len(ids))
@@ -161,7 +160,7 @@ def analyse(
 
 
 def _pieces(model: KeyModel, text: str, ids: Int64) -> tuple[str, ...]:
-    """The text of each token, as it stands in the text; a token within a character gives none of it."""
+    """Return the text of each token; empty for a token inside a character."""
     tokenizer = model.loaded.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         return tuple(model.loaded.decode([int(token)]) for token in ids)

@@ -1,4 +1,4 @@
-"""A store and its LM, ready to be looked into: texts read once, a setting to begin with, an example."""
+"""A store and its LM as the page shows them: texts read once, an initial setting and an example."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -27,7 +27,7 @@ _TOP_P = 0.95
 
 @dataclass(frozen=True, slots=True)
 class WeighedNeighbour:
-    """A neighbour of a token: its share of the store's vote, its distance, and where it stands."""
+    """A neighbour of a token: its share of the store's probability, its distance and its passage."""
 
     weight: float
     distance: float
@@ -35,7 +35,7 @@ class WeighedNeighbour:
 
 
 class Explorer:
-    """What the page asks of a store. Texts that were read last are kept, so that a moved slider reads nothing."""
+    """The operations of the page on a store. Recent texts are kept, so that moving a slider doesn't read them again."""
 
     def __init__(self, store: Store, *, nprobe: int | None = None, exact: bool = False) -> None:
         self.store = store
@@ -44,9 +44,9 @@ class Explorer:
         self.analysed = lru_cache(maxsize=_KEPT_TEXTS)(self._analysed)
 
     def _analysed(self, text: str) -> Analysis:
-        """A text of at most 2,000 tokens (the rest is left out), read once. Raises UsageError for an empty one."""
+        """Return the analysis of the first 2,000 tokens of a text. Raises UsageError for an empty text."""
         if not text.strip():
-            raise UsageError("there is nothing to read: paste some text")
+            raise UsageError("the text is empty: paste some text")
         stored, recipe = self._stored, self.store.datastore.manifest.key
         return analyse(
             self.store.lm,
@@ -61,7 +61,7 @@ class Explorer:
 
     @cached_property
     def _stored(self) -> AttachedMixture | None:
-        """What ``knnstore tune`` stored, if it has."""
+        """Return the mixture stored by ``knnstore tune``, if there is one."""
         return self._chosen() if load_tuned(self.store.datastore) else None
 
     def _chosen(self) -> AttachedMixture:
@@ -69,10 +69,10 @@ class Explorer:
 
     @cached_property
     def start(self) -> AttachedMixture:
-        """The mixture that the page begins with.
+        """Return the initial mixture of the page.
 
-        As ``knnstore tune`` stored it; else tuned on the beginning of a held-out document, of which the example shows
-        no part; without one, a cautious default.
+        It is the one stored by ``knnstore tune``, else one tuned on the beginning of a held-out document that isn't
+        part of the example, else a cautious default.
         """
         if self._stored:
             return self._stored
@@ -88,39 +88,39 @@ class Explorer:
 
     @cached_property
     def example(self) -> str:
-        """A passage of a held-out document, which the store has never seen; empty where nothing is held out."""
+        """Return a passage of a held-out document, which isn't in the store; empty if nothing is held out."""
         text = str(self.store.lm.loaded.decode(self._heldout(1, 0.6, _EXAMPLE_TOKENS)))
         return text[text.find(" ") + 1 : text.rfind(" ")].strip()  # whole words
 
     def write(self, prompt: str, most: int, heat: float, mixed_by: AttachedMixture) -> Generation:
-        """A text after ``prompt``, drawn with sampling temperature ``heat``; 0 takes the most probable token."""
+        """Continue ``prompt`` with sampling temperature ``heat``; 0 chooses the most probable token."""
         store = self.store
         joined = Joined(store.lm, store.datastore.manifest.key, self.search, store.passages, mixed_by)
         return store.generate(prompt, most, sampling=Sampling(heat, top_p=_TOP_P), joined=joined)
 
     def sources(self, analysis: Analysis, token: int, mixture: Mixture, most: int) -> list[WeighedNeighbour]:
-        """The neighbours of a token that weigh most, with where they stand."""
+        """Return the neighbours of a token with the largest weights, with their passages."""
         votes = analysis.votes(token, mixture)
         rows = analysis.neighbours.rows
         assert rows is not None
-        found = [index for index in range(min(most, mixture.k)) if analysis.neighbours.values[token, index] != ABSENT]
+        indices = [index for index in range(min(most, mixture.k)) if analysis.neighbours.values[token, index] != ABSENT]
         return [
             WeighedNeighbour(
                 float(votes[index]),
                 float(analysis.neighbours.distances[token, index]),
                 self.store.passages.at(int(rows[token, index])),
             )
-            for index in found
+            for index in indices
         ]
 
     def _heldout(self, rank: int, share: float, tokens: int) -> list[int]:
-        """Up to so many tokens of the held-out document that is ``rank`` longest, from that share of its length on."""
+        """Return at most ``tokens`` tokens of the ``rank``-th longest held-out document, from ``share`` of it on."""
         store = self.store.datastore
-        found = [(segment, int(document)) for segment in store.segments for document in store.heldout(segment)]
-        found.sort(key=lambda one: -int(one[0].documents.heldout_tokens[one[1]]))
-        if not found:
+        places = [(segment, int(document)) for segment in store.segments for document in store.heldout(segment)]
+        places.sort(key=lambda place: -int(place[0].documents.heldout_tokens[place[1]]))
+        if not places:
             return []
-        segment, document = found[min(rank, len(found) - 1)]
+        segment, document = places[min(rank, len(places) - 1)]
         ids = segment.heldout(document)
         first = int(share * len(ids))
         return [int(token) for token in ids[first : first + tokens]]

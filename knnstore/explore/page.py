@@ -1,4 +1,4 @@
-"""The page: Gradio's components, and what happens when one is touched."""
+"""The page: Gradio's components and their event handlers."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "page.css").read_text(encoding="utf-8")
 _TOKENS = (_FOLDER / "tokens.js").read_text(encoding="utf-8")
 _CHOICES, _SOURCES = 8, 12
-_HINT = '<p class="note">Click a token to see who would have said what, and where the store learned it.</p>'
+_HINT = '<p class="note">Click a token to see the predictions of LM and store, and the passages they come from.</p>'
 
 
 def make_page(explorer: Explorer) -> gr.Blocks:
-    """The page on a store. It holds no text between its visitors but what ``explorer`` has read last."""
+    """Return the page on a store. The only state shared by its visitors is the recent texts of ``explorer``."""
     store, manifest = explorer.store, explorer.store.datastore.manifest
     with gr.Blocks(title=f"{store.name} · knnstore explore", analytics_enabled=False) as page:
         gr.HTML(
@@ -39,7 +39,7 @@ def make_page(explorer: Explorer) -> gr.Blocks:
 
 
 def _sliders(explorer: Explorer) -> list[gr.Slider]:
-    """λ, temperature and k, in this order, for both tabs."""
+    """Return the sliders of λ, temperature and k, in this order, for both tabs."""
     setting = explorer.start.setting
     least, most, middle, step = _temperatures(setting.temperature)
     with gr.Row():
@@ -57,9 +57,9 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider]) -> None:
         lines=3,
         max_lines=10,
         elem_id="source",
-        placeholder=f"Paste a text; up to {MOST_TOKENS:,} tokens of it are read",
+        placeholder=f"Paste a text; at most {MOST_TOKENS:,} tokens are read",
     )
-    button = gr.Button("Read it", variant="primary", elem_id="read")
+    button = gr.Button("Read", variant="primary", elem_id="read")
     numbers = gr.HTML(elem_id="numbers")
     with gr.Row():
         with gr.Column(scale=3):
@@ -85,9 +85,9 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider]) -> None:
         choices = analysis.choices(number, now, _CHOICES)
         decode = explorer.store.lm.loaded.decode
         weight = "weighed by a gate" if now.gate else f"λ {now.setting.lambda_:g}"
-        told = render.token_detail(analysis, scored, number, weight, [(decode([c.token]), c) for c in choices])
-        found = explorer.sources(analysis, number, now, _SOURCES)
-        return [*shown, told, render.neighbours(found, decode([int(analysis.ids[number])]), now.k)]
+        details = render.token_detail(analysis, scored, number, weight, [(decode([c.token]), c) for c in choices])
+        nearest = explorer.sources(analysis, number, now, _SOURCES)
+        return [*shown, details, render.neighbours(nearest, decode([int(analysis.ids[number])]), now.k)]
 
     def begin(words: str, *values: float) -> list[Any]:
         return [words, None, *refresh(words, None, *values)]
@@ -100,7 +100,7 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider]) -> None:
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     button.click(begin, [box, *sliders], [read, chosen, *shown], api_visibility="private")
     text.click(pick, [read, *sliders], [chosen, *shown], **quick)
-    # one listener for all, so that an earlier answer never comes after a later one
+    # one listener for all sliders, so that an earlier answer never arrives after a later one
     moved = [slider.change for slider in sliders]
     gr.on(moved, refresh, [read, chosen, *sliders], shown, trigger_mode="always_last", **quick)
     if explorer.example:
@@ -108,16 +108,16 @@ def _reading(explorer: Explorer, sliders: list[gr.Slider]) -> None:
 
 
 def _writing(explorer: Explorer, sliders: list[gr.Slider]) -> None:
-    box = gr.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="The text to go on from")
+    box = gr.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="Text to continue")
     with gr.Row():
         most = gr.Slider(1, 256, 64, step=1, label="tokens")
-        heat = gr.Slider(0, 1.5, 0.7, step=0.05, label="sampling temperature; 0 takes the most probable token")
+        heat = gr.Slider(0, 1.5, 0.7, step=0.05, label="sampling temperature; 0: the most probable token")
     with gr.Row():
-        button = gr.Button("Write on", variant="primary", elem_id="write")
+        button = gr.Button("Generate", variant="primary", elem_id="write")
         stop = gr.Button("Stop", elem_id="stop")
     model = explorer.store.lm.loaded.model
     if asked := asked_sampling(model) | asked_penalties(model) | asked_otherwise(model):
-        gr.HTML(render.note(f"The model's generation_config.json asks for {words(asked)}: not applied here."))
+        gr.HTML(render.note(f"The model's generation_config.json requests {words(asked)}: not applied here."))
     text = gr.HTML(elem_id="written")
     owed = gr.HTML(elem_id="owed")
 
@@ -147,6 +147,6 @@ def _mixed_by(explorer: Explorer, sliders: list[gr.Slider], values: Sequence[flo
 
 
 def _temperatures(middle: float) -> tuple[float, float, float, float]:
-    """Least, most, first and step of a slider whose middle part is where the best temperature was found."""
+    """Return minimum, maximum, initial value and step of the temperature slider around the initial temperature."""
     step = float(f"{middle / 16:.1g}")
     return step, round(middle * 6 / step) * step, max(step, round(middle / step) * step), step

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML. Every text that comes from a store, an LM or a person is escaped here."""
+"""The contents of the page as HTML. All text from a store, an LM or a user is escaped here."""
 
 from html import escape
 
@@ -10,19 +10,19 @@ from knnstore.explore.explorer import WeighedNeighbour
 from knnstore.generation import WrittenToken
 from knnstore.passages import Passage
 
-# Nats at which a colour is full: a token e³ = 20 times as probable as it was for the LM.
+# Nats of full colour: the token is e³ = 20 times as probable as for the LM alone.
 _FULL = 3.0
 _CONTEXT_PIECES = 24
 _DOCUMENTS = 8
 
 
 def heading(name: str, rows: int, model: str, layer: str) -> str:
-    """Which store this is."""
+    """Return the heading with name, size and model of the store."""
     return f"<h1>{escape(name)}</h1><p>{rows:,} keys of {escape(model)}, {escape(layer)}</p>"
 
 
 def numbers(scored: Scored, note: str) -> str:
-    """The two perplexities and what lies between them."""
+    """Return the two perplexities, the gain and the number of tokens improved."""
     gain = 100 * (1 - scored.perplexity / scored.lm_perplexity)
     helped = int((scored.log_p > scored.log_lm + 1e-9).sum())
     word = "lower" if gain >= 0 else "higher"
@@ -38,12 +38,12 @@ def numbers(scored: Scored, note: str) -> str:
 
 
 def note(words: str) -> str:
-    """A remark."""
+    """Return a remark."""
     return f'<p class="note">{escape(words)}</p>'
 
 
 def tokens(analysis: Analysis, scored: Scored, selected: int | None) -> str:
-    """The text, every token coloured by how much more (blue) or less (orange) probable the store made it."""
+    """Return the text with every token coloured: more (blue) or less (orange) probable with the store."""
     gains = scored.log_p - scored.log_lm
     spans = []
     for number, (piece, gain) in enumerate(zip(analysis.pieces, gains, strict=True)):
@@ -53,7 +53,7 @@ def tokens(analysis: Analysis, scored: Scored, selected: int | None) -> str:
         title = f"p {_percent(np.exp(scored.log_lm[number]))} → {_percent(np.exp(scored.log_p[number]))}"
         body = piece.lstrip(" ")
         text = escape(body).replace("\n", "<i>↵</i>\n") or "<i>·</i>"
-        space = piece[: len(piece) - len(body)]  # outside of the colour, where a line may break
+        space = piece[: len(piece) - len(body)]  # outside the coloured part, so that the line may break there
         spans.append(
             f'{space}<span class="tok {colour}{chosen}" data-i="{number}" tabindex="0" role="button" '
             f'title="{title}" style="--s:{strength:.3f}">{text}</span>'
@@ -62,7 +62,7 @@ def tokens(analysis: Analysis, scored: Scored, selected: int | None) -> str:
 
 
 def legend() -> str:
-    """What the colours mean."""
+    """Return the legend of the colours."""
     steps = "".join(f'<span class="tok down" style="--s:{s}">&nbsp;</span>' for s in (1, 0.66, 0.33))
     steps += '<span class="tok up" style="--s:0">&nbsp;</span>'
     steps += "".join(f'<span class="tok up" style="--s:{s}">&nbsp;</span>' for s in (0.33, 0.66, 1))
@@ -72,7 +72,7 @@ def legend() -> str:
 def token_detail(
     analysis: Analysis, scored: Scored, number: int, weight: str, choices: list[tuple[str, TokenChoice]]
 ) -> str:
-    """One token: where it stands, what LM, store and mixture give it and its rivals, each with its text."""
+    """Return one token in its context, with the probabilities of it and other candidates by LM, store and mixture."""
     before = "".join(analysis.pieces[max(0, number - _CONTEXT_PIECES) : number])
     rows = []
     for text, choice in choices:
@@ -86,14 +86,15 @@ def token_detail(
         f'<p class="where">… {escape(before)}<mark>{escape(analysis.pieces[number])}</mark></p>'
         '<table class="choices"><thead><tr><th></th><td>LM</td><td>store</td>'
         f"<td>both, {weight}</td></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f'<p class="note">ln p {scored.log_lm[number]:.2f} by the LM, {scored.log_p[number]:.2f} with the store</p>'
+        f'<p class="note">ln p {scored.log_lm[number]:.2f} for the LM alone, '
+        f"{scored.log_p[number]:.2f} with the store</p>"
     )
 
 
 def neighbours(sources: list[WeighedNeighbour], target: str, k: int) -> str:
-    """The nearest stored contexts, what followed each, and the document that it is from."""
+    """Return the nearest stored contexts, the token that followed each, and their documents."""
     if not sources:
-        return '<p class="note">No neighbour was found: the LM is on its own here.</p>'
+        return '<p class="note">No neighbours: the prediction is that of the LM alone.</p>'
     items = []
     for source in sources:
         passage = source.passage
@@ -105,16 +106,16 @@ def neighbours(sources: list[WeighedNeighbour], target: str, k: int) -> str:
             f"<cite>{escape(str(passage.document))}</cite></p></li>"
         )
     return (
-        f"<h4>Nearest contexts in the store <small>({len(sources)} of {k:,}; each with its share of the store’s vote)"
+        f"<h4>Nearest contexts in the store <small>({len(sources)} of {k:,}; each with its share of p from the store)"
         f'</small></h4><ol class="neighbours">{"".join(items)}</ol>'
     )
 
 
 def written(prompt: str, tokens: list[WrittenToken], cited: list[Passage | None]) -> str:
-    """A text in the making: the greener a token, the more of its probability came from the store."""
+    """Return a text being generated; the greener a token, the larger the store's share of its probability."""
     spans = []
     for token, passage in zip(tokens, cited, strict=True):
-        source = f"; most by {passage.document}: … {passage.before}▸{passage.token}◂" if passage else ""
+        source = f"; mostly from {passage.document}: … {passage.before}▸{passage.token}◂" if passage else ""
         title = f"{_percent(token.store_share)} from the store; p {_percent(token.p_lm)} → {_percent(token.p)}{source}"
         spans.append(
             f'<span class="tok owed" style="--s:{token.store_share:.3f}" title="{escape(title, quote=True)}">'
@@ -124,18 +125,18 @@ def written(prompt: str, tokens: list[WrittenToken], cited: list[Passage | None]
 
 
 def owed(attribution: Attribution) -> str:
-    """Which documents earned the probability of what was written."""
+    """Return the documents that contributed to the probability of the generated text."""
     rows = [(str(share.document), share.share) for share in attribution.documents[:_DOCUMENTS]]
     rest = attribution.store - sum(share for _, share in rows)
     if rest > 0.0005:
         rows.append((f"{len(attribution.documents) - len(rows):,} other documents", rest))
-    rows.append(("the LM itself", attribution.lm))
+    rows.append(("the LM", attribution.lm))
     lines = [
         f'<tr class="choice"><th>{escape(name)}</th><td class="bar store"><div style="width:{100 * share:.2f}%"></div>'
         f"<span>{_percent(share)}</span></td></tr>"
         for name, share in rows
     ]
-    return f'<h4>Who earned these words’ probability</h4><table class="choices owed">{"".join(lines)}</table>'
+    return f'<h4>Sources of this text’s probability</h4><table class="choices owed">{"".join(lines)}</table>'
 
 
 def _token(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Serves the page to this machine alone, and lets it load nothing from any other."""
+"""Serve the page to this machine only, and prevent it from loading anything from elsewhere."""
 
 import os
 import socket
 from typing import Any
 
-# Before Gradio is imported: it would ask its makers' server whether it is up to date, and count this use.
+# Set before Gradio is imported: otherwise it checks for updates and reports usage to its makers.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
@@ -20,23 +20,23 @@ from knnstore.explore.explorer import Explorer
 from knnstore.explore.page import STYLE, make_page
 
 HOST = "127.0.0.1"
-# The browser refuses whatever isn't from here: fonts, scripts, pictures, calls. Gradio makes functions of the page's
-# own templates, hence 'unsafe-eval'.
+# The browser blocks everything from elsewhere: fonts, scripts, images, requests. Gradio compiles the page's templates
+# to functions, hence 'unsafe-eval'.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; frame-ancestors 'none'; "
     "form-action 'self'; base-uri 'self'"
 )
 
 
-# What no page sends: a pasted text is far shorter, and nothing is uploaded.
+# Far more than the page sends: pasted texts are shorter, and nothing is uploaded.
 _LARGEST_BODY = 2**22
 
 
 class _OwnPage:
-    """Answers to this page, and to what is no web page; refuses what another page asks for, on every route.
+    """Refuses requests from other web pages on every route; requests of this page or from programs are answered.
 
-    A browser says who asks: by Origin (``null`` for a page that hides itself), Sec-Fetch-Site, or Referer. Bodies are
-    bounded, and files are refused, whoever sends them.
+    A browser sends the origin of a request as Origin (``null`` if hidden), Sec-Fetch-Site or Referer. Bodies are
+    limited and files are refused for all senders.
     """
 
     def __init__(self, app: Any) -> None:
@@ -48,9 +48,9 @@ class _OwnPage:
             return
         headers = Headers(scope=scope)
         if _is_foreign(headers):
-            refusal: Any = PlainTextResponse("another page may not ask this one", 403)
+            refusal: Any = PlainTextResponse("requests from other pages are refused", 403)
         elif headers.get("content-type", "").strip().lower().startswith("multipart/") or "upload" in scope["path"]:
-            refusal = PlainTextResponse("no files are taken here", 403)
+            refusal = PlainTextResponse("files are refused", 403)
         elif not _is_small(headers.get("content-length", "0")):
             refusal = PlainTextResponse(f"more than {_LARGEST_BODY} bytes", 413)
         else:
@@ -75,7 +75,7 @@ def _is_small(length: str) -> bool:
 
 
 def _bounded(receive: Any) -> Any:
-    """``receive``, which ends the connection where a body that doesn't say its length is too long."""
+    """Wrap ``receive`` to end the connection if a body without a declared length is too long."""
     left = _LARGEST_BODY
 
     async def bounded() -> Any:
@@ -88,7 +88,7 @@ def _bounded(receive: Any) -> Any:
 
 
 class _Headers:
-    """Adds the policy to every answer, streamed ones as well."""
+    """Adds the policy to every response, including streamed ones."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -105,7 +105,7 @@ class _Headers:
 
 
 def make_app(explorer: Explorer) -> FastAPI:
-    """The page as an application. It answers only to names of this machine and to itself: no other site reaches it."""
+    """Return the page as an application, which answers only to names of this machine and to its own origin."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_OwnPage)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
@@ -122,7 +122,7 @@ def make_app(explorer: Explorer) -> FastAPI:
 
 
 def open_port(port: int) -> socket.socket:
-    """A socket on loopback; port 0 takes any free one. Raises UsageError if it is taken."""
+    """Return a socket on loopback; port 0 means any free port. Raises UsageError if the port is in use."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -130,16 +130,16 @@ def open_port(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise UsageError(
-            f"--port {port} can't be used ({error.strerror}): give another, or 0 for any free one"
+            f"--port {port} can't be used ({error.strerror}): give another port, or 0 for any free port"
         ) from error
     return listening
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    """What answers, until Ctrl-C. A page that is still open keeps a connection, which isn't waited for then."""
+    """Return a server that runs until Ctrl-C, without waiting for the connections of open pages then."""
     return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
 
 def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Answer on the socket until Ctrl-C."""
+    """Serve on the socket until Ctrl-C."""
     make_server(app).run(sockets=[listening])

@@ -1,9 +1,9 @@
-"""What the generation_config.json of a model asks for: sampling, penalties, bans, and other ways to search."""
+"""Requests in a model's generation_config.json: sampling, penalties, bans and other ways to search."""
 
 from typing import Any
 
-_TOP_K = 50  # what generate() of transformers takes where a file that asks for sampling doesn't say
-# What has no effect, of every setting that changes which tokens are written.
+_TOP_K = 50  # default of transformers' generate() when the file requests sampling
+# Neutral values of all settings that change which tokens are generated.
 _SAMPLING = {
     "temperature": 1.0,
     "top_k": 0,
@@ -28,7 +28,7 @@ _PENALTIES = {
     "remove_invalid_values": False,
     "renormalize_logits": False,
 }
-# A text that is written token by token, each with its share of the store, can't be searched for in these ways.
+# Not applicable to text that is generated token by token, each with the store's share of it.
 _OTHERS = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -52,7 +52,7 @@ _OTHERS = {
 
 
 def asked_sampling(model: Any) -> dict[str, Any]:
-    """How the file asks for tokens to be drawn; empty if it asks for the most probable."""
+    """Return the sampling that the file requests; empty if it requests the most probable token."""
     config = model.generation_config
     if not getattr(config, "do_sample", False):
         return {}
@@ -61,23 +61,23 @@ def asked_sampling(model: Any) -> dict[str, Any]:
 
 
 def asked_penalties(model: Any) -> dict[str, Any]:
-    """The penalties and bans that the file asks for, as arguments of ``generate``."""
+    """Return the penalties and bans that the file requests, as arguments of ``generate``."""
     return _set(model.generation_config, _PENALTIES)
 
 
 def asked_otherwise(model: Any) -> dict[str, Any]:
-    """What else the file asks for, and a text that is written token by token can't follow."""
+    """Return the other requests of the file, which don't apply to text generated token by token."""
     return _set(model.generation_config, _OTHERS)
 
 
 def words(asked: dict[str, Any]) -> str:
-    """Settings for people; a list by its length."""
-    said = (f"{len(v)} {name}" if isinstance(v, list | dict) else f"{name} {v}" for name, v in asked.items())
-    return ", ".join(said)
+    """Return settings as text for people; a list by its length."""
+    parts = (f"{len(v)} {name}" if isinstance(v, list | dict) else f"{name} {v}" for name, v in asked.items())
+    return ", ".join(parts)
 
 
 def without(asked: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``generate`` that take back what the file asks for."""
+    """Return arguments of ``generate`` that neutralise the requests of the file."""
     neutral = {**_PENALTIES, **_OTHERS}
     return {name: neutral[name] for name in asked}
 

@@ -1,4 +1,4 @@
-"""Find out which texts may share a batch, so that each has the states that it has alone."""
+"""Determine which texts may share a batch without changing their states."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ from knnstore.windows import Padding
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
-# Squared error as a share of the variance. Rounding is far below it, another choice of frequencies far above.
+# Squared error as a share of the variance: far above rounding, far below the effect of other rotary frequencies.
 _ROUNDING = {"float32": 1e-8, "bfloat16": 1e-3, "float16": 1e-3}
-_SHORT, _BEGINNING = 64, 2  # tokens of the text that is compared, and of its beginning
-_MOST_REMEMBERED = 2**16  # numbers in a buffer: frequencies, not masks
+_SHORT, _BEGINNING = 64, 2  # tokens of the compared text and of its beginning
+_MOST_REMEMBERED = 2**16  # numbers in the buffers of a module: frequencies, not masks
 
 
 class Memory:
-    """What an LM keeps from one pass to the next, such as rotary frequencies that follow the longest text so far.
+    """The state that an LM keeps between passes, such as rotary frequencies that depend on the longest text so far.
 
-    Looks at modules that have buffers and no weights, and records their buffers and numbers.
+    Covers modules with buffers and without weights, and records their buffers and numbers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,7 +37,7 @@ class Memory:
         self._numbers = [_numbers(module) for module in self._modules]
 
     def changed(self) -> bool:
-        """Whether anything is different from what was recorded."""
+        """Return whether anything has changed since it was recorded."""
         return any(
             _numbers(module) != numbers
             or any(not _same(module._buffers.get(name), buffer) for name, buffer in buffers.items())
@@ -45,7 +45,7 @@ class Memory:
         )
 
     def restore(self) -> None:
-        """Put back what was recorded, on the device where the model is now."""
+        """Restore what was recorded, on the current device of the model."""
         for module, buffers, numbers in zip(self._modules, self._buffers, self._numbers, strict=True):
             for name, buffer in buffers.items():
                 current = module._buffers.get(name)
@@ -56,15 +56,15 @@ class Memory:
 def find_padding(
     keys: Callable[[Int64], Float32], model: nn.Module, *, context: int, vocabulary: int, filler: int, dtype: str
 ) -> Padding:
-    """How windows of up to ``context`` positions may share a batch, found by passes over random tokens.
+    """Return how windows of up to ``context`` positions may share a batch, tested with random tokens.
 
-    A text is run alone, beside another of its length, and padded to the longest length; and so is its beginning.
+    A text and its beginning are run alone, beside another text of the same length, and padded to the maximum length.
 
     Args:
-        keys: token ids, int64 (batch, length), to their keys, float32 (batch, length, d).
+        keys: function from token ids, int64 (batch, length), to keys, float32 (batch, length, d).
         model: the LM that ``keys`` runs.
-        vocabulary, filler: token ids are below ``vocabulary``; ``filler`` is the one that pads.
-        dtype: the LM's, by which differences count as rounding.
+        vocabulary, filler: token ids are below ``vocabulary``; ``filler`` is the padding token.
+        dtype: of the LM, which determines the differences that count as rounding.
     """
     length = max(1, min(_SHORT, context // 2))
     beginning = min(_BEGINNING, length)
@@ -74,7 +74,7 @@ def find_padding(
     text = keys(texts[:1])[0]
     remembers = memory.changed()
     if not np.isfinite(text).all():
-        return "ladder"  # no comparison says anything, and the ingest refuses such keys
+        return "ladder"  # comparisons are meaningless, and ingest refuses such keys anyway
     if _differ(keys(texts)[0], text, dtype):
         return "alone"
     padded = np.full((1, context), filler, np.int64)
@@ -87,7 +87,7 @@ def find_padding(
 
 
 def _differ(one: Float32, other: Float32, dtype: str) -> bool:
-    """Whether keys (n, d) differ by more than rounding."""
+    """Return whether keys (n, d) differ by more than rounding."""
     spread = np.square(other - other.mean(axis=0)).sum() or np.square(other).sum() or 1.0
     return not np.square(one - other).sum() / spread <= _ROUNDING.get(dtype, max(_ROUNDING.values()))
 
@@ -101,7 +101,7 @@ def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
 
 
 def _numbers(module: nn.Module) -> dict[str, float]:
-    """The numbers among a module's own attributes."""
+    """Return the numbers among a module's own attributes."""
     return {
         name: value.item() if isinstance(value, torch.Tensor) else value
         for name, value in vars(module).items()

@@ -1,4 +1,4 @@
-"""Whether a model is causal: each state follows from the tokens up to it, or its keys would know what they predict."""
+"""Check that a model is causal: if states depended on later tokens, keys would know what they predict."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,21 @@ from knnstore.lm.sources import SourceBatch
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
 
-# Few tokens, so that in a model that reads ahead the last one weighs much in each state.
+# Few tokens, so that the last one has a large effect on each state of a model that isn't causal.
 _TOKENS = 4
-# The smallest share of a state that counts as a dependence: far above float32's rounding, far below any attention.
+# Smallest relative change of a state that counts as dependence: far above float32 rounding, far below attention.
 _LEAST_SHARE = 1e-4
 
 
 def require_causal(model: "KeyModel") -> None:
-    """Raise ModelError if an earlier state of the model depends on a later token: of BERT without a mask, say.
+    """Raise ModelError if an earlier state of the model depends on a later token, as in BERT without a mask.
 
-    A few random tokens are read twice, with another last one. In a causal model nothing before it changes, beyond
-    rounding where a mixture of experts sorts its tokens in another order.
+    A few random tokens are read twice, with different last tokens. In a causal model earlier states don't change,
+    except for rounding when a mixture of experts sorts its tokens differently.
     """
     loaded = model.loaded
     most = min(loaded.readable, loaded.writable)
-    if loaded.longest_context < _TOKENS or most < 2 * _TOKENS:  # too small to try, and to be of use
+    if loaded.longest_context < _TOKENS or most < 2 * _TOKENS:  # too small to test or to be useful
         return
     ids = np.random.default_rng(0).permutation(most)[: 2 * _TOKENS].astype(np.int64)
     one, other = ids[None, :_TOKENS], ids[None, :_TOKENS].copy()
@@ -37,17 +37,17 @@ def require_causal(model: "KeyModel") -> None:
     share = float(shares.median())
     if share > _rounding(loaded.model):
         raise ModelError(
-            f"model {loaded.identity.name} ({type(loaded.model).__name__}) isn't causal: its states change by "
-            f"{share:.2g} of themselves with a token that comes after them, so that keys would know the answer; give "
-            "a causal LM, such as GPT-2 or Llama (of BERT's family, one that was trained with is_decoder)"
+            f"model {loaded.identity.name} ({type(loaded.model).__name__}) isn't causal: a relative "
+            f"change of {share:.2g} in its states follows from a later token, so keys would know the answer; give a "
+            "causal LM such as GPT-2 or Llama (of BERT's family, one trained with is_decoder)"
         )
 
 
 def _rounding(model: Any) -> float:
-    """The share of a state that may be rounding, which grows with the root of the roundings, two or more a block.
+    """Return the relative change of a state that may be rounding; it grows with the root of the number of roundings.
 
-    The same products give the same bits, whatever stands in other rows. Only a mixture of experts makes other products
-    when a token goes to another expert, and 8-bit activations share a scale.
+    Equal products give equal bits, whatever the other rows are. Only a mixture of experts computes other products when
+    a token is routed to another expert, and 8-bit activations share a scale.
     """
     names = [f"{name} {type(module).__module__}" for name, module in model.named_modules()]
     if any("quantized" in name for name in names):

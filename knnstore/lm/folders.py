@@ -1,4 +1,4 @@
-"""What a folder holds that is given as a model: an LM, or what else it is and what to do then. Imports no torch."""
+"""Check that a folder given as a model holds an LM; otherwise say what it holds and what to do. Imports no torch."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ _OTHER_FORMATS = {
     "*.h5": "TensorFlow weights",
     "*.msgpack": "Flax weights",
     "*.nemo": "a NeMo archive",
-    "*.distcp": "a distributed checkpoint, which torch.distributed.checkpoint has to gather",
+    "*.distcp": "a distributed checkpoint, to be gathered with torch.distributed.checkpoint",
 }
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,9 +30,9 @@ _TOKENIZER_FILES = (
 
 
 def require_lm(folder: Path) -> None:
-    """Raise ModelError, which says what the folder holds and what to do, unless it has a config and all its weights.
+    """Raise ModelError, with the contents and the next step, unless the folder has a config and all its weights.
 
-    Reads names, sizes, the config, and the headers of the weights.
+    Reads names, sizes, the config and the headers of the weights.
     """
     if pointers := _pointers(folder):
         raise ModelError(
@@ -47,25 +47,25 @@ def require_lm(folder: Path) -> None:
 
 
 def require_lm_file(path: Path) -> None:
-    """Raise ModelError for a file that is given as a model: a model is a folder."""
+    """Raise ModelError for a file given as a model, because a model is a folder."""
     if path.suffix == ".gguf":
         raise ModelError(_gguf(path, path.name))
     folder = path.resolve().parent
     raise ModelError(
-        f"model {path} is a file, and a model is a folder with config.json, .safetensors weights and a tokenizer: "
-        f"give {folder if (folder / 'config.json').is_file() else 'a folder that save_pretrained made'}"
+        f"model {path} is a file, but a model is a folder with config.json, .safetensors weights and a tokenizer: "
+        f"give {folder if (folder / 'config.json').is_file() else 'a folder written by save_pretrained'}"
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model. Raises ModelError if it isn't a JSON object of a plausible size."""
+    """Return config.json of a model. Raises ModelError if it isn't a JSON object of a plausible size."""
     return _read_object(folder, "config.json")
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the folder's .safetensors files, by their headers.
+    """Return name and shape of every tensor in the folder's .safetensors files, from their headers.
 
-    Raises ModelError for a file that is cut short or isn't safetensors.
+    Raises ModelError for a file that is truncated or isn't safetensors.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -79,20 +79,18 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise _unreadable(folder, path, f"its header doesn't describe {name[:60]!r}") from error
             if end > data:
-                raise _unreadable(folder, path, "it is cut short: download or copy it again")
+                raise _unreadable(folder, path, "it is truncated: download or copy it again")
     return shapes
 
 
 def _header(folder: Path, path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a .safetensors file, and the bytes that follow it."""
+    """Return the header of a .safetensors file and the number of bytes after it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, _LARGEST_JSON):
-            raise _unreadable(
-                folder, path, "it isn't a safetensors file, or it is cut short: download or copy it again"
-            )
+            raise _unreadable(folder, path, "it isn't a safetensors file or is truncated: download or copy it again")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
@@ -114,12 +112,12 @@ def _read_object(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(folder, path, f"it can't be read as JSON ({error})") from error
     if not isinstance(value, dict):
-        raise _unreadable(folder, path, "it holds no JSON object")
+        raise _unreadable(folder, path, "it doesn't hold a JSON object")
     return value
 
 
 def _require_shards(folder: Path) -> None:
-    """Raise ModelError, naming them, if files are missing that the index of a sharded checkpoint lists."""
+    """Raise ModelError, with their names, if files in the index of a sharded checkpoint are missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file() or not index.is_file():
         return
@@ -127,13 +125,13 @@ def _require_shards(folder: Path) -> None:
     names = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
     if missing := sorted(name for name in names if not (folder / name).is_file()):
         raise ModelError(
-            f"model {folder} lacks {len(missing)} of the {len(names)} files of its weights ({_listed(missing)}): "
-            "download or copy the rest into that folder"
+            f"model {folder} lacks {len(missing)} of {len(names)} weight files ({_listed(missing)}): "
+            "download or copy them into that folder"
         )
 
 
 def _pointers(folder: Path) -> list[str]:
-    """Names of the files that a clone without Git LFS left in place of large ones."""
+    """Return the names of pointer files left by a clone without Git LFS."""
     patterns = ("*.safetensors", "*.json", "*.model", "*.gguf", *_PICKLES)
     return sorted(path.name for pattern in patterns for path in folder.glob(pattern) if _is_pointer(path))
 
@@ -149,9 +147,9 @@ def _adapter(folder: Path) -> str:
     base = _read_object(folder, "adapter_config.json").get("base_model_name_or_path")
     name = f" for {base}" if isinstance(base, str) and base.isprintable() and len(base) < 200 else ""
     return (
-        f"model {folder} is an adapter (LoRA){name}, not a whole LM: merge the two with "
+        f"model {folder} is an adapter (LoRA){name}, not a complete LM: merge them with "
         f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(FOLDER) of "
-        "peft, save the base's tokenizer there as well, and give that FOLDER"
+        "peft, save the tokenizer of the base model there too, and give that FOLDER"
     )
 
 
@@ -164,36 +162,36 @@ def _gguf(place: Path, name: str) -> str:
     )
 
 
-def _something_else(folder: Path) -> str:  # noqa: PLR0911 - one return a kind of folder
-    """What the folder holds in place of an LM, and the next step."""
+def _something_else(folder: Path) -> str:  # noqa: PLR0911 - one return per kind of folder
+    """Return what the folder holds instead of an LM, and the next step."""
     if (folder / "model_index.json").is_file():
-        return f"model {folder} is a pipeline of diffusers, which makes images and is no LM: give a causal LM"
+        return f"model {folder} is a pipeline of diffusers, which generates images: give a causal LM"
     if names := sorted(path.name for path in folder.glob("*.gguf")):
         return _gguf(folder, names[0])
     snapshots = sorted(_within(folder, "snapshots/*/config.json"), key=lambda path: path.stat().st_mtime)
     if snapshots:
-        return f"model {folder} is a folder of the hub's cache: give {snapshots[-1].parent}, or the model's name"
+        return f"model {folder} is a folder of the hub's cache: give {snapshots[-1].parent} or the model's name"
     checkpoints = sorted(_within(folder, "checkpoint-*/config.json"), key=lambda path: path.stat().st_mtime)
     if checkpoints:
-        return f"model {folder} holds checkpoints of a training: give one of them, such as {checkpoints[-1].parent}"
+        return f"model {folder} holds training checkpoints: give one of them, such as {checkpoints[-1].parent}"
     for pattern, words in _OTHER_FORMATS.items():
         if names := sorted(path.name for path in (*folder.glob(pattern), *folder.glob(f"onnx/{pattern}"))):
             return (
                 f"model {folder} has no .safetensors weights but {words} ({_listed(names)}): give the folder of "
-                "safetensors that they were made from"
+                ".safetensors files that they were made from"
             )
     has_config = (folder / "config.json").is_file()
     weights = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if weights:
         return (
-            f"model {folder} has no .safetensors weights ({_listed(weights)}); knnstore doesn't load pickles, which "
-            f"can run code: {_CONVERT}"
+            f"model {folder} has no .safetensors weights ({_listed(weights)}); knnstore doesn't load pickles, because "
+            f"they can run code: {_CONVERT}"
         )
     if has_config:
-        return f"model {folder} has no .safetensors weights, no weights at all: put them beside its config.json"
+        return f"model {folder} has no .safetensors weights nor any others: put the weights beside its config.json"
     if any((folder / name).is_file() for name in _TOKENIZER_FILES) and not any(folder.glob("*.safetensors")):
-        return f"model {folder} holds a tokenizer and no LM: the folder has no config.json and no weights; add them"
-    return f"model {folder}: the folder has no config.json; give a folder that save_pretrained made"
+        return f"model {folder} holds a tokenizer but no LM: add config.json and the weights"
+    return f"model {folder}: the folder has no config.json; give a folder written by save_pretrained"
 
 
 def _within(folder: Path, pattern: str) -> Iterator[Path]:
@@ -201,5 +199,5 @@ def _within(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names and the number of others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

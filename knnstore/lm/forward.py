@@ -1,4 +1,4 @@
-"""Run windows through an LM: keys alone, stopping where they are, or keys and log probabilities."""
+"""Run windows through an LM: for keys only, stopping once they are computed, or for keys and log probabilities."""
 
 import inspect
 import threading
@@ -24,24 +24,24 @@ from knnstore.windows import ROWS, Padding, Windows
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Result = TypeVar("Result")
 InputBatch = tuple[Windows, Int64, SourceBatch | None]
-"""Windows, their padded ids (windows, width), and of an encoder-decoder model what its encoder reads."""
+"""Windows, their padded ids (windows, width) and, for an encoder-decoder model, the sources."""
 
-# Most logits that a batch holds at once: 256 MB in float32.
+# Maximum number of logits per batch: 256 MB in float32.
 _LOGITS = 2**26
-# First choices of the LM that are kept of every token, for the features of a gate.
+# Number of most probable tokens kept per position, for the features of a gate.
 _LEADING = 16
-_SOURCE = 64  # tokens of the source with which an encoder-decoder model is tried out
+_SOURCE = 64  # tokens of the source used to test an encoder-decoder model
 _CACHED_LOGITS = 2**19  # float32 numbers: 2 MiB
 
 
 class _KeyReached(Exception):  # noqa: N818 - a signal, not an error
-    """Stops a forward pass once the key is there: no last feed-forward block, no head."""
+    """Stops a forward pass once the key is computed, before the last feed-forward block and the head."""
 
 
 class KeyModel:
     """A loaded LM with its key point.
 
-    Of an encoder-decoder model ``ids`` are the decoder's, and ``source`` is what its encoder reads.
+    For an encoder-decoder model, ``ids`` are the input of the decoder and ``source`` that of the encoder.
     """
 
     def __init__(self, loaded: LoadedModel, layer: str) -> None:
@@ -55,12 +55,12 @@ class KeyModel:
 
     @property
     def dimension(self) -> int:
-        """Width of a key."""
-        one = np.zeros((1, 1), np.int64)
-        return int(self.keys(one, SourceBatch(one, one + 1) if self._decodes else None).shape[-1])
+        """Return the dimension of a key."""
+        ids = np.zeros((1, 1), np.int64)
+        return int(self.keys(ids, SourceBatch(ids, ids + 1) if self._decodes else None).shape[-1])
 
     def padding(self, context: int) -> Padding:
-        """How windows of up to ``context`` positions may share a batch so that each has the keys that it has alone."""
+        """Return how windows of up to ``context`` positions may share a batch without changing their keys."""
         if context not in self._paddings:
             embedded = min(self.loaded.readable, self.loaded.writable)
             bos = self.loaded.bos
@@ -79,10 +79,10 @@ class KeyModel:
 
     @torch.inference_mode()
     def keys(self, ids: Int64, source: SourceBatch | None = None) -> torch.Tensor:
-        """Keys of token ids (batch, length): float32 (batch, length, d) on the CPU.
+        """Return the keys of token ids (batch, length): float32 (batch, length, d) on the CPU.
 
-        Position p's key is the state after reading ids[:, :p + 1]. Pad on the right: a causal LM's earlier
-        positions don't see it.
+        The key of position p is the state after reading ids[:, :p + 1]. Pad on the right: earlier positions of a
+        causal LM don't see the padding.
         """
         arguments = self._arguments(ids, source)
         if self.point.module is None:
@@ -96,10 +96,10 @@ class KeyModel:
 
     @torch.inference_mode()
     def keys_and_logits(self, ids: Int64, first: int, source: SourceBatch | None = None) -> tuple[torch.Tensor, Any]:
-        """Keys and logits of positions ``first …`` of token ids (batch, length).
+        """Return keys and logits of positions from ``first`` on of token ids (batch, length).
 
-        Returns float32 keys (batch, length − first, d) on the CPU, and logits (batch, length − first, vocabulary) on
-        the LM's device: the model's own, with all that its head does.
+        The keys are float32 (batch, length − first, d) on the CPU; the logits (batch, length − first, vocabulary) are
+        the unchanged output of the model on its device.
         """
         arguments = self._arguments(ids, source)
         if self._keeps_logits:
@@ -115,7 +115,7 @@ class KeyModel:
         return keys[:, first:], output.logits[:, -(ids.shape[1] - first) :]
 
     def _arguments(self, ids: Int64, source: SourceBatch | None) -> dict[str, Any]:
-        """Those of a forward pass, without a cache, which begins as the first one did."""
+        """Return the arguments of a forward pass without a cache, and reset the LM's memory of earlier passes."""
         self._memory.restore()
         tokens = torch.from_numpy(ids).to(self.loaded.device)
         if not self._decodes:
@@ -125,11 +125,11 @@ class KeyModel:
 
     @contextmanager
     def _captured(self, *, stop: bool) -> Iterator[list[torch.Tensor]]:
-        """The inputs of the key point's module in this thread during the context; with ``stop`` the pass ends there."""
+        """Capture the inputs of the key point's module in this thread within; with ``stop``, end the pass there."""
         captured: list[torch.Tensor] = []
         thread = threading.get_ident()
 
-        # kwargs are left out where another thread's hook is removed while this one's pass calls it
+        # kwargs are missing if another thread's hook is removed while this thread's pass calls it
         def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             if threading.get_ident() != thread:
                 return
@@ -148,15 +148,15 @@ class KeyModel:
         if len(captured) != 1:
             raise ModelError(
                 f"{self.point.path} ran {len(captured)} times in one pass of {self.loaded.identity.name}: "
-                "its input is no key; use --key hidden"
+                "its input can't be a key; use --key hidden"
             )
-        # some families (OPT of old) flatten batch and length before the feed-forward block
+        # some families (older OPT) flatten batch and length before the feed-forward block
         return captured[0].float().reshape(*ids.shape, -1).cpu()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch uses one thread: the last bit of a small product depends on how many share it."""
+    """Make torch use one thread within, because the last bit of a small product depends on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -167,9 +167,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _even_threads(lines: int, width: int) -> Iterator[None]:
-    """Within, torch uses no more threads than divide a batch into equal shares of lines or of whole blocks of rows.
+    """Make torch use a number of threads within that divides a batch into equal shares of lines or blocks of rows.
 
-    The rows at the ragged end of a thread's share are multiplied by another kernel, which rounds otherwise.
+    Rows left over at the end of a thread's share are multiplied by another kernel, which rounds differently.
     """
     blocks, rest = divmod(lines * width, ROWS)
     threads = before = torch.get_num_threads()
@@ -184,14 +184,14 @@ def _even_threads(lines: int, width: int) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def key_model(spec: LmSpec) -> KeyModel:
-    """The LM of ``spec`` with its key point; made once a process. Raises ModelError for one that isn't causal."""
+    """Return the LM of ``spec`` with its key point, made once per process. Raises ModelError if it isn't causal."""
     model = KeyModel(load_model(spec), spec.layer)
     require_causal(model)
     return model
 
 
 def describe(spec: LmSpec) -> LmFacts:
-    """Load the LM of ``spec`` and say what it is."""
+    """Load the LM of ``spec`` and describe it."""
     model = key_model(spec)
     loaded = model.loaded
     return LmFacts(
@@ -208,14 +208,14 @@ def describe(spec: LmSpec) -> LmFacts:
 
 
 def padded_ids(windows: Windows, tokens: Any, bos: int, padding: Padding = "ladder") -> Int64:
-    """The input of a batch of windows: int64 (windows, width), padded on the right with BOS.
+    """Return the input of a batch of windows: int64 (windows, width), padded on the right with BOS.
 
-    ``tokens(document, begin, end)`` gives the token ids of a document's tokens ``[begin, end)``.
+    ``tokens(document, begin, end)`` returns the ids of tokens ``[begin, end)`` of a document.
     """
     ids = np.full((len(windows), int(windows.widths(padding).max())), bos, np.int64)
     columns = zip(windows.document, windows.start, windows.length, strict=True)
     for line, (document, start, length) in enumerate(columns):
-        # stream position p > 0 is the document's token p − 1; position 0 is BOS
+        # stream position p > 0 is token p − 1 of the document; position 0 is BOS
         text = tokens(int(document), max(int(start) - 1, 0), int(start + length) - 1)
         ids[line, length - len(text) : length] = text
     return ids
@@ -230,9 +230,9 @@ def input_batches(
     *,
     padding: Padding | None = None,
 ) -> Iterator[InputBatch]:
-    """Windows, batch by batch, their padded ids, and of an encoder-decoder model what its encoder reads.
+    """Yield batches of windows with their padded ids and, for an encoder-decoder model, the sources.
 
-    ``padding``: None for what the LM allows.
+    ``padding``: None for the padding that the LM allows.
     """
     padding = padding or model.padding(windows.context)
     bos, pad, longest = model.loaded.bos, model.loaded.pad, model.loaded.longest_context
@@ -253,9 +253,9 @@ def window_keys(
     *,
     padding: Padding | None = None,
 ) -> Iterator[tuple[Int64, Any]]:
-    """Keys of all scored positions, batch by batch: rows int64 (n,) and keys float32 (n, d).
+    """Yield the keys of all scored positions by batch: rows int64 (n,) and keys float32 (n, d).
 
-    ``padding``: None for what the LM allows.
+    ``padding``: None for the padding that the LM allows.
     """
 
     def keys_of(batch: InputBatch) -> torch.Tensor:
@@ -270,9 +270,9 @@ def window_keys(
 
 
 def _in_memory(batch: InputBatch, passed: Callable[[InputBatch], Result]) -> Iterator[tuple[InputBatch, Result]]:
-    """A batch and what the LM's pass over it gives; in halves, and halves of those, where there isn't the memory.
+    """Yield a batch and the result of ``passed`` on it, halving it repeatedly if memory is insufficient.
 
-    Raises OutOfMemoryError where there isn't enough for a single window.
+    Raises OutOfMemoryError if memory is insufficient for a single window.
     """
     windows, ids, source = batch
     result = _passed(batch, passed, alone=len(windows) == 1)
@@ -288,7 +288,7 @@ def _in_memory(batch: InputBatch, passed: Callable[[InputBatch], Result]) -> Ite
 
 
 def _passed(batch: InputBatch, passed: Callable[[InputBatch], Result], *, alone: bool) -> Result | None:
-    """None for too little memory; a function of its own, so that nothing of the failed pass is held any more."""
+    """Return the result of a pass, or None without enough memory; separate, so that a failed pass holds no memory."""
     lines, length = batch[1].shape
     try:
         with memory_errors(f"the LM's pass over {lines} windows of {length} tokens"):
@@ -301,11 +301,11 @@ def _passed(batch: InputBatch, passed: Callable[[InputBatch], Result], *, alone:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredTokens:
-    """What an LM says of n tokens, in the order of their rows' windows.
+    """An LM's predictions of n tokens, in the order of their windows.
 
-    ``rows``: int64 (n,). ``keys``: float32 (n, d), their keys as queries. ``targets``: int64 (n,), the tokens.
-    ``log_p``: float64 (n,), ln p_LM of each. ``top`` and ``top_log_p``: the LM's own first choice and its ln p.
-    ``leading`` int64 and ``leading_log_p`` float32 (n, m): its m first choices. ``entropy``: float32 (n,), nats.
+    ``rows``: int64 (n,). ``keys``: float32 (n, d), used as queries. ``targets``: int64 (n,), the tokens.
+    ``log_p``: float64 (n,), ln p_LM of each target. ``top`` and ``top_log_p``: the most probable token and its ln p.
+    ``leading`` int64 and ``leading_log_p`` float32 (n, m): the m most probable tokens. ``entropy``: float32 (n,), nats.
     """
 
     rows: Int64
@@ -320,7 +320,7 @@ class ScoredTokens:
 
     @classmethod
     def joined(cls, parts: Sequence["ScoredTokens"], places: Int64 | slice = slice(None)) -> "ScoredTokens":
-        """The tokens at some places of several parts laid end to end; a column at a time, which holds the least."""
+        """Return the tokens at ``places`` of the concatenated parts, one column at a time to save memory."""
         columns = ([getattr(part, name) for part in parts] for name in cls.__slots__)
         return cls(*(np.concatenate(column)[places] for column in columns))
 
@@ -328,7 +328,7 @@ class ScoredTokens:
 def window_scores(
     model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
 ) -> Iterator[ScoredTokens]:
-    """Keys and ln p of every scored token, batch by batch."""
+    """Yield keys and ln p of all scored tokens by batch."""
     for batch in batches_to_score(model, windows, tokens, batch_tokens, sources):
         yield from batch_scores(model, batch, tokens)
 
@@ -336,15 +336,15 @@ def window_scores(
 def batches_to_score(
     model: KeyModel, windows: Windows, tokens: Any, batch_tokens: int, sources: SourceReader | None = None
 ) -> Iterator[InputBatch]:
-    """The batches of ``window_scores``: their logits hold at most ``_LOGITS`` numbers, but for a longer window's."""
+    """Yield the batches of ``window_scores``, with at most ``_LOGITS`` logits unless a single window has more."""
     most = max(1, _LOGITS // model.loaded.identity.vocabulary)
     return input_batches(model, windows, tokens, min(batch_tokens, most), sources)
 
 
 def batch_scores(model: KeyModel, batch: InputBatch, tokens: Any) -> Iterator[ScoredTokens]:
-    """Keys and ln p of a batch's scored tokens, in parts where there isn't the memory for all at once.
+    """Yield keys and ln p of a batch's scored tokens, in several parts if memory is insufficient.
 
-    ``tokens``: as for ``padded_ids``; asked only for the span of each window that is scored.
+    ``tokens``: as for ``padded_ids``, called only with the scored span of each window.
     """
     for _, scored in _in_memory(batch, lambda part: _scored(model, *part, tokens)):
         yield scored
@@ -352,13 +352,15 @@ def batch_scores(model: KeyModel, batch: InputBatch, tokens: Any) -> Iterator[Sc
 
 def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | None, tokens: Any) -> ScoredTokens:
     rows, lines, positions = scored_positions(batch)
-    # at least a block of rows goes through the head: of fewer the logits would depend on how many windows there are
+    # at least one block of rows goes through the head; with fewer, logits would depend on the number of windows
     first = max(0, min(int((batch.length - batch.scored).min()), ids.shape[1] - ROWS))
     with _even_threads(*ids.shape):
         keys, logits = model.keys_and_logits(ids, first, source)
     targets = np.concatenate([tokens(*span) for span in scored_spans(batch)]).astype(np.int64)
-    said = _said(logits, torch.from_numpy(lines), torch.from_numpy(positions - first), torch.from_numpy(targets))
-    log_p, leading, leading_log_p, entropy = (column.cpu().numpy() for column in said)
+    columns = _predictions(
+        logits, torch.from_numpy(lines), torch.from_numpy(positions - first), torch.from_numpy(targets)
+    )
+    log_p, leading, leading_log_p, entropy = (column.cpu().numpy() for column in columns)
     return ScoredTokens(
         rows,
         keys[lines, positions - first].numpy(),
@@ -372,13 +374,13 @@ def _scored(model: KeyModel, batch: Windows, ids: Int64, source: SourceBatch | N
     )
 
 
-def _said(
+def _predictions(
     logits: torch.Tensor, lines: torch.Tensor, places: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Of the tokens at n places of logits (lines, places, vocabulary): ln p of the targets, float32 (n,); the leading
-    tokens, int64 (n, m), and their ln p, float32 (n, m); nats of each distribution, float32 (n,).
+    """Return predictions at n places of logits (lines, places, vocabulary): ln p of the targets, float32 (n,); the
+    leading tokens, int64 (n, m), and their ln p, float32 (n, m); the entropy in nats, float32 (n,).
 
-    Some rows at a time, which a processor keeps in its cache from one step to the next.
+    Works on a few rows at a time, so that they stay in the processor's cache between the steps.
     """
     at_once = len(targets) if logits.device.type != "cpu" else max(1, _CACHED_LOGITS // logits.shape[-1])
     parts = []
@@ -393,19 +395,19 @@ def _said(
 def expectations(log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the leading tokens, int64 (n, m), their ln p, float32 (n, m), and nats, float32 (n,), of ln p (n, V)."""
     leading_log_p, leading = log_p.topk(min(_LEADING, log_p.shape[1]), dim=-1)
-    # exp(−inf) · −inf is 0 here: a token that a model rules out
+    # exp(−inf) · −inf counts as 0, for tokens that a model excludes
     entropy = -log_p.exp().mul_(log_p).nan_to_num_(nan=0.0).sum(dim=-1)
     return leading, leading_log_p, entropy
 
 
 def scored_spans(batch: Windows) -> Iterator[tuple[int, int, int]]:
-    """Document, begin and end there of the tokens that each window scores."""
+    """Yield document, begin and end of the tokens that each window scores."""
     for document, end, scored in zip(batch.document, batch.start + batch.length, batch.scored, strict=True):
         yield int(document), int(end - scored), int(end)
 
 
 def scored_positions(batch: Windows) -> tuple[Int64, Int64, Int64]:
-    """Row, batch line and input position of every scored position of a batch, each int64 (n,), by line."""
+    """Return row, batch line and input position of all scored positions of a batch, each int64 (n,), by line."""
     lines = np.repeat(np.arange(len(batch)), batch.scored)
     within = np.arange(len(lines)) - np.repeat(np.cumsum(batch.scored) - batch.scored, batch.scored)
     positions = (batch.length - batch.scored)[lines] + within

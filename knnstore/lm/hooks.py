@@ -1,8 +1,8 @@
-"""Hooks that make an LM's own forward pass return the mixture with a store: on one instance, and gone without a trace.
+"""Hooks that make the forward pass of one LM instance return the mixture with a store, and can be removed completely.
 
-Nothing of transformers is replaced. ``model(...)``, ``model.generate(...)``, pipelines and wrappers of the model all
-end in the instance's ``__call__``, which runs its hooks; so greedy search, sampling, beams, caches and batches need no
-code here.
+Nothing in transformers is replaced. ``model(...)``, ``model.generate(...)``, pipelines and wrappers of the model all
+call the instance's ``__call__``, which runs its hooks; greedy search, sampling, beams, caches and batches therefore
+need no code here.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from knnstore.lm.loading import task_of_config
 from knnstore.lm.reading import ForwardPass
 
 Mix = Callable[[ForwardPass], torch.Tensor]
-"""A forward pass to the mixture's logits, float32 (b, n, V)."""
+"""Maps a forward pass to the logits of the mixture, float32 (b, n, V)."""
 
 _OWNERS = count()
 
@@ -28,17 +28,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _as_it_is(function: F) -> F:
-    """A hook that torch.compile runs but doesn't compile: it leaves torch to search."""
+    """Exclude a hook, which searches outside torch, from compilation by torch.compile."""
     plain: F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return plain
 
 
 class MixtureHooks:
-    """While attached, the logits of ``model`` are those that ``mix`` makes of its keys and its own logits.
+    """While attached, replaces the logits of ``model`` by ``mix`` of its keys and its own logits.
 
-    ``mix`` is called in the thread of each forward pass, with the positions whose logits are returned. A ``loss``
-    becomes that of its logits. Several threads may run the model at once; with ``only_here`` the passes of other
-    threads stay the LM's own.
+    ``mix`` is called in the thread of each forward pass, for the positions whose logits are returned. A ``loss`` is
+    recomputed from the new logits. Several threads may run the model at once; with ``only_here``, passes in other
+    threads aren't changed.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MixtureHooks:
         self._path = point.path
         self._detached = False
         self._signature = inspect.signature(model.forward)
-        self._running = threading.local()  # .states: what the forward pass of this thread has captured so far
+        self._running = threading.local()  # .states: captured so far by the forward pass of this thread
         self._decodes = task_of_config(model.config) == "seq2seq"
         if point.module is None:
             body = model.get_decoder() if self._decodes else model.base_model
@@ -68,18 +68,18 @@ class MixtureHooks:
             model.register_forward_hook(self._end, with_kwargs=True),
         ]
         if not only_here:
-            # code that torch.compile has made of the model goes past the hooks of its inner modules
+            # existing code of torch.compile would bypass the hooks of inner modules
             torch.compiler.reset()
 
     def detach(self) -> None:
-        """Remove the hooks; harmless if they are gone."""
-        self._detached = True  # for what holds the hooks elsewhere: compiled code, modules quantised in place
+        """Remove the hooks, if they are still there."""
+        self._detached = True  # for hooks held elsewhere, in compiled code or modules quantised in place
         while self._handles:
             self._handles.pop().remove()
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise ModelError(
-            "a model can't be copied or pickled while a store is attached to it: call detach() first, and attach the "
+            "a model can't be copied or pickled while a store is attached to it: call detach() first and attach the "
             "store again afterwards"
         )
 
@@ -87,7 +87,7 @@ class MixtureHooks:
     def _begin(self, model: torch.nn.Module, _args: tuple[Any, ...]) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise ModelError(
-                f"{type(model).__name__} can't be traced while a store is attached to it: a trace makes no searches; "
+                f"{type(model).__name__} can't be traced while a store is attached to it: a trace can't search; "
                 "call detach() first"
             )
         if not self._detached and self._thread in (None, threading.get_ident()):
@@ -109,7 +109,7 @@ class MixtureHooks:
     def _end(self, model: Any, args: tuple[Any, ...], *kwargs_and_output: Any) -> Any:
         states, self._running.states = getattr(self._running, "states", None), None
         *before, output = kwargs_and_output
-        # torch leaves the keyword arguments out where another thread has detached since this pass began
+        # torch omits the keyword arguments if another thread has detached since this pass began
         if states is None or not before:
             return output
         kwargs: dict[str, Any] = before[0]
@@ -117,13 +117,13 @@ class MixtureHooks:
         loss, logits = _loss_and_logits(output, given)
         if not states:
             raise ModelError(
-                f"{self._path} was not seen in a pass of {type(model).__name__}: if the model was compiled or changed "
-                "after the store was attached, attach the store again"
+                f"{self._path} was not called in a pass of {type(model).__name__}: if the model was compiled or "
+                "changed after the store was attached, attach the store again"
             )
         if len(states) > 1:
             raise ModelError(
-                f"{self._path} ran {len(states)} times in one pass of {type(model).__name__}: its input is no key; "
-                "make the store with --key hidden"
+                f"{self._path} ran {len(states)} times in one pass of {type(model).__name__}: its input can't be a "
+                "key; make the store with --key hidden"
             )
         # some families flatten batch and length before the feed-forward block
         keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])
@@ -156,9 +156,9 @@ class MixtureHooks:
         )
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The forward pass' arguments by name."""
+        """Return the arguments of the forward pass by name."""
         arguments = self._signature.bind(*args, **kwargs).arguments
-        return arguments | kwargs  # what its catch-all took, too
+        return arguments | kwargs  # including those of its catch-all
 
 
 def _loss_and_logits(output: Any, given: dict[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -168,7 +168,7 @@ def _loss_and_logits(output: Any, given: dict[str, Any]) -> tuple[torch.Tensor |
 
 
 def _replaced(output: Any, loss: torch.Tensor | None, logits: torch.Tensor) -> Any:
-    """``output`` with another loss and other logits: a tuple as a new one, a ModelOutput in place."""
+    """Return ``output`` with a new loss and logits: a tuple is copied, a ModelOutput changed in place."""
     if isinstance(output, tuple):
         return (logits, *output[1:]) if loss is None else (loss, logits, *output[2:])
     if loss is not None:
@@ -178,7 +178,7 @@ def _replaced(output: Any, loss: torch.Tensor | None, logits: torch.Tensor) -> A
 
 
 def _cache_of(output: Any) -> Any:
-    """Return the cache that a pass leaves for the next: of a model with states of its own, those; None without one."""
+    """Return the cache that a pass leaves for the next, or the states of a recurrent model; None without either."""
     if isinstance(output, tuple):
         return next((part for part in output if isinstance(part, Cache)), None)
     kinds = ("past_key_values", "cache_params", "state", "mems")
@@ -188,14 +188,14 @@ def _cache_of(output: Any) -> Any:
 def _loss_of_mixture(
     model: Any, loss: torch.Tensor, logits: torch.Tensor, mixed: torch.Tensor, given: dict[str, Any]
 ) -> torch.Tensor:
-    """The LM's loss with its cross-entropy exchanged for the mixture's; what else is in it (of experts, say) stays."""
+    """Replace the cross-entropy in the LM's loss by that of the mixture, keeping other terms, such as experts'."""
     named = ("labels", "num_items_in_batch", "ignore_index", "shift_labels")
     settings = {name: given[name] for name in named if name in given} | {"vocab_size": logits.shape[-1]}
-    ours: torch.Tensor = model.loss_function(logits=mixed, **settings)
-    theirs: torch.Tensor = model.loss_function(logits=logits, **settings)
-    return loss - theirs + ours
+    of_mixture: torch.Tensor = model.loss_function(logits=mixed, **settings)
+    of_lm: torch.Tensor = model.loss_function(logits=logits, **settings)
+    return loss - of_lm + of_mixture
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss of encoder-decoder models: mean −ln p of the labels that aren't −100, position by position."""
+    """Return the loss of encoder-decoder models: mean −ln p of the labels that aren't −100."""
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(logits.device))

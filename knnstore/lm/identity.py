@@ -1,5 +1,4 @@
-"""Which LM this is: digests of its weights, its configuration and its tokenizer, the same under every version of the
-libraries that loads the same files."""
+"""The identity of an LM: digests of weights, configuration and tokenizer that don't depend on library versions."""
 
 import hashlib
 import json
@@ -11,12 +10,12 @@ import numpy as np
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.lm.folders import read_config
 
-# At the end of a digest of configuration or tokenizer that doesn't depend on the libraries' versions. Digests without
-# it were made of what the library had made of the files, under whatever version that was.
+# Suffix of digests of configuration and tokenizer that don't depend on library versions. Digests without it were
+# computed from what some version of the library made of the files.
 STABLE = "-2"
 
-# Keys of config.json that change no number of a forward pass: what the file says of itself, how to store and return
-# results, settings of ``generate``, names of classes for people. All others count.
+# Keys of config.json that don't affect a forward pass: metadata, how results are stored and returned, settings of
+# ``generate``, class labels. All others count.
 # fmt: off
 _IRRELEVANT = frozenset((
     "_commit_hash", "_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "torchscript",
@@ -29,7 +28,7 @@ _IRRELEVANT = frozenset((
     "remove_invalid_values", "repetition_penalty", "suppress_tokens", "top_p", "typical_p",
 ))
 # fmt: on
-# Text in which tokenizers differ: case, accents composed and not, digits, white space, quotes, other scripts, code.
+# Text on which tokenizers differ: case, accents (composed or not), digits, white space, quotes, scripts, code.
 _PROBE = (
     "The  River mill's stone, ISN'T it? Zoë's café - cafe\u0301 \u201cquoted\u201d \u2026 \u2014 1234567 3.14 1,000\n\n"
     "\tdef f(x):  return x**2 # TODO\r\n   indented \u6771\u4eac\u30bf\u30ef\u30fc \u0417\u0434\u0440\u0430\u0432"
@@ -39,10 +38,10 @@ _PROBE = (
 
 
 def identify(name: str, folder: Path, tokenizer: Any, model: Any) -> ModelIdentity:
-    """The identity of a model that was loaded from ``folder``, which no library's version has a part in.
+    """Return the identity of a model loaded from ``folder``, independent of library versions.
 
-    The weights are known by their files' bytes, the configuration by what config.json says that can change a number,
-    and the tokenizer by its tokens, its merges or scores, and what it makes of a sample text.
+    It covers the bytes of the weights, the keys of config.json that affect a forward pass, and of the tokenizer the
+    tokens, the merges or scores, and the tokens of a sample text.
     """
     return ModelIdentity(
         name=Path(name).name,
@@ -54,7 +53,7 @@ def identify(name: str, folder: Path, tokenizer: Any, model: Any) -> ModelIdenti
 
 
 def former_digests(tokenizer: Any, config: Any) -> tuple[str, str]:
-    """The digests of configuration and tokenizer as they were made before they were independent of the libraries."""
+    """Return digests of configuration and tokenizer of the former kind, which depend on library versions."""
     volatile = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
     settings = {key: value for key, value in config.to_dict().items() if key not in volatile}
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -65,14 +64,14 @@ def former_digests(tokenizer: Any, config: Any) -> tuple[str, str]:
 
 
 def is_stable(digest: str) -> bool:
-    """Whether a digest is the same under every version of the libraries."""
+    """Return whether a digest is independent of library versions."""
     return digest.endswith(STABLE)
 
 
 def may_be_same(one: ModelIdentity, other: ModelIdentity) -> bool:
-    """Whether two identities may be of one LM: weights and vocabulary are the same, and so are all stable digests.
+    """Return whether two identities may belong to one LM: equal weights, vocabulary and stable digests.
 
-    Of digests that depend on the libraries' versions only the keys can tell.
+    If digests depend on library versions, only a comparison of keys can decide.
     """
     pairs = ((one.config, other.config), (one.tokenizer, other.tokenizer))
     same = all(a == b or not (is_stable(a) and is_stable(b)) for a, b in pairs)
@@ -88,7 +87,7 @@ def _weights_digest(folder: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value without what is irrelevant, and whole floats as integers: 1.0 and 1 are one setting."""
+    """Return a JSON value without irrelevant keys and with whole floats as integers, since 1.0 and 1 are equal."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in _IRRELEVANT}
     if isinstance(value, list):
@@ -99,12 +98,12 @@ def _plain(value: Any) -> Any:
 
 
 def _tokenizer_rules(tokenizer: Any) -> dict[str, Any]:
-    """What decides over tokens, as JSON."""
+    """Return what determines the tokens of a text, as JSON."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model = json.loads(backend.to_str())["model"] if backend is not None else {}
-    # of old files a merge is one string, and two of new ones
+    # a merge is one string in old files and two in new ones
     merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or ()]
-    scores = model["vocab"] if isinstance(model.get("vocab"), list) else []  # of Unigram: tokens and their scores
+    scores = model["vocab"] if isinstance(model.get("vocab"), list) else []  # for Unigram: tokens and their scores
     return {
         "tokens": tokenizer.get_vocab(),
         "merges": merges,

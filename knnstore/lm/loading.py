@@ -1,4 +1,4 @@
-"""Load an LM and its tokenizer, safely and fast, and say exactly which one it is."""
+"""Load an LM and its tokenizer safely and fast, and determine its identity."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +29,7 @@ from knnstore.lm.wrappers import input_device, unwrapped
 
 _LONGEST_DEFAULT_CONTEXT = 1024
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-# A config may promise so much more than the files hold: tied weights that are counted twice, tables that aren't saved.
+# How much more a config may describe than the files hold: tied weights counted twice, tables that aren't saved.
 _MOST_PROMISED, _MOST_UNSAVED = 2, 2**20
 _KINDS = {
     "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
@@ -37,7 +37,7 @@ _KINDS = {
 }
 KINDS = {"causal": "a causal LM", "seq2seq": "an encoder-decoder model"}
 _NEXT = {
-    "causal": "leave out --task seq2seq, or give a model such as T5, BART or Marian",
+    "causal": "omit --task seq2seq, or give a model such as T5, BART or Marian",
     "seq2seq": "give --task seq2seq with parallel files, or a causal LM",
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,7 +48,7 @@ class LoadedModel:
     """An LM ready to run: in evaluation mode, on its device, with its tokenizer and identity."""
 
     model: Any
-    tokenizer: Any  # None for a model from memory that came without one
+    tokenizer: Any  # None for a model in memory given without one
     identity: ModelIdentity
     folder: Path
     device: torch.device
@@ -56,12 +56,12 @@ class LoadedModel:
 
     @property
     def task(self) -> str:
-        """``causal``, or ``seq2seq`` for a decoder that reads a source."""
+        """Return ``causal``, or ``seq2seq`` for an encoder-decoder model."""
         return task_of_config(self.model.config)
 
     @property
     def bos(self) -> int:
-        """The token that stands before every document: BOS, or EOS where there is no BOS; a decoder's start token."""
+        """Return the token before every document: BOS, or EOS without a BOS; in a decoder the start token."""
         source = self.model.config.get_text_config() if self.tokenizer is None else self.tokenizer
         if self.task == "seq2seq":
             return self._decoder_start
@@ -72,7 +72,7 @@ class LoadedModel:
 
     @cached_property
     def _decoder_start(self) -> int:
-        """What the model itself puts before a target text: a token of its own, or (mBART) the text's last."""
+        """Return the token that the model puts before a target: a special token, or (mBART) the last of the text."""
         shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
         start = self.model.config.decoder_start_token_id
         if shift is not None and self.tokenizer is not None:
@@ -83,47 +83,47 @@ class LoadedModel:
 
     @cached_property
     def former_digests(self) -> tuple[str, str]:
-        """Digests of configuration and tokenizer as stores have them that were made by earlier versions of knnstore."""
+        """Return digests of configuration and tokenizer as in stores made by earlier versions of knnstore."""
         return former_digests(self.tokenizer, self.model.config)
 
     @property
     def pad(self) -> int:
-        """The token that fills up a source; the mask keeps it out of sight."""
+        """Return the token that pads a source; it is masked."""
         return int(self.model.config.pad_token_id or 0)
 
     @property
     def longest_context(self) -> int:
-        """Most positions that one forward pass takes; a generous number where the config sets no limit."""
-        # an encoder-decoder model's config holds both sides; of a multimodal one the text part counts
+        """Return the maximum positions of a forward pass; a large number if the config sets no limit."""
+        # an encoder-decoder config describes both sides, and a multimodal one has a text part
         text, whole = self.model.config.get_text_config(decoder=True), self.model.config
         limits = (getattr(config, name, None) for config in (text, whole) for name in _CONTEXT_NAMES)
-        return int(next((limit for limit in limits if limit and limit > 0), 2**20))  # XLNet has −1 for none
+        return int(next((limit for limit in limits if limit and limit > 0), 2**20))  # XLNet uses −1 for no limit
 
     @property
     def default_context(self) -> int:
-        """The LM's own maximum, at most 1024."""
+        """Return the LM's own maximum, at most 1024."""
         return min(self.longest_context, _LONGEST_DEFAULT_CONTEXT)
 
     def tokenise(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of a text, int64 (tokens,), without special tokens around it.
+        """Return the token ids of a text, int64 (tokens,), without special tokens around it.
 
-        ``special``: whether the spelling of a special token in the text is that token, rather than ordinary text.
-        Raises ModelError for a token that the LM has no embedding of; ``tokenise_source`` and ``tokenise_target`` too.
+        ``special``: whether special tokens spelled out in the text are tokens rather than ordinary text. Raises
+        ModelError for a token without an embedding in the LM, as do ``tokenise_source`` and ``tokenise_target``.
         """
-        if not special:  # a token without an embedding is reported although the text gets no such token
+        if not special:  # a token without an embedding is reported even though the text won't contain it
             self._embedded(self.spellings.tokens(text), self.readable)
         ids = self.spellings.ids(text, special=special, add_special_tokens=False)
         return self._embedded(ids, self.readable)
 
     def tokenise_source(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of what an encoder reads, int64 (tokens,), with the special tokens that it was trained with.
+        """Return the token ids of an encoder's input, int64 (tokens,), with the special tokens of its training.
 
         ``special``: as for ``tokenise``.
         """
         return self._embedded(self.spellings.ids(text, special=special), self.readable)
 
     def tokenise_target(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Token ids of what a decoder writes, int64 (tokens,), with its special tokens: EOS is among them.
+        """Return the token ids of a decoder's output, int64 (tokens,), with its special tokens, including EOS.
 
         ``special``: as for ``tokenise``.
         """
@@ -131,17 +131,17 @@ class LoadedModel:
 
     @cached_property
     def spellings(self) -> Spellings:
-        """The special tokens' spellings in text."""
+        """Return the spellings of special tokens in text."""
         return Spellings(self.tokenizer)
 
     @cached_property
     def readable(self) -> int:
-        """Tokens that the LM has an embedding of."""
+        """Return the number of tokens with an input embedding."""
         return _rows(self.model.get_input_embeddings()) or self.identity.vocabulary
 
     @cached_property
     def writable(self) -> int:
-        """Tokens that the LM gives a probability."""
+        """Return the number of tokens with an output probability."""
         return _rows(self.model.get_output_embeddings()) or self.identity.vocabulary
 
     def _embedded(self, tokens: Any, most: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -149,30 +149,30 @@ class LoadedModel:
         if len(ids) and int(ids.max()) >= most:
             token = int(ids[ids >= most][0])
             raise ModelError(
-                f"the text has {self.tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and "
+                f"the text has {self.tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, but "
                 f"the embedding of model {self.identity.name} ends at {most - 1}: call "
-                f"model.resize_token_embeddings({len(self.tokenizer)}), train it and save it, or take that text out"
+                f"model.resize_token_embeddings({len(self.tokenizer)}), train and save the model, or remove that text"
             )
         return ids
 
     def begun_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """What a decoder has read when it has written ``text`` and goes on: int64 (tokens,), its start token first."""
+        """Return the input of a decoder that continues ``text``: int64 (tokens,), starting with the start token."""
         whole = self.tokenise_target(text)
-        # the special tokens that end a text are those that end the empty one; ones that begin it (BART's) stay
+        # drop the special token at the end, which also ends the empty text; keep those at the start (BART)
         end = int(self.tokenise_target("")[-1])
         written = whole[:-1] if len(whole) and whole[-1] == end else whole
         return np.concatenate([[self.bos], written])
 
     def decode(self, tokens: Any) -> str:
-        """The text of token ids, nothing tidied."""
+        """Return the text of token ids without clean-up."""
         return str(self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
 
 @lru_cache(maxsize=1)
 def load_model(spec: LmSpec) -> LoadedModel:
-    """The LM of ``spec``; loaded once a process.
+    """Return the LM of ``spec``, loaded once per process.
 
-    Raises ModelError for one that isn't there, is of the other kind, or can't be loaded.
+    Raises ModelError if it doesn't exist, is of the other kind, or can't be loaded.
     """
     folder = resolve_model(spec.model)
     device = _device(spec.device)
@@ -184,8 +184,8 @@ def load_model(spec: LmSpec) -> LoadedModel:
         tokenizer, config = load_tokenizer(folder), load_config(folder)
         if config.model_type not in families:
             raise ModelError(
-                f"model {spec.model} ({folder}) is of the family {config.model_type}, which is no language model that "
-                "writes text, or has no such form in transformers: give a causal LM such as GPT-2 or Llama"
+                f"model {spec.model} ({folder}) is of the family {config.model_type}, which isn't a text-generating "
+                "language model in transformers: give a causal LM such as GPT-2 or Llama"
             )
         _require_promised(folder, config, kind)
         model, info = kind.from_pretrained(
@@ -194,66 +194,66 @@ def load_model(spec: LmSpec) -> LoadedModel:
             dtype=DTYPES[dtype],
             use_safetensors=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # so that they are named below
+            ignore_mismatched_sizes=True,  # they are reported below
             output_loading_info=True,
         )
     _require_complete(spec.model, folder, info)
-    if not tokenizer.vocab_size:  # what transformers makes of a folder without tokenizer files: no text has a token
+    if not tokenizer.vocab_size:  # result of transformers for a folder without tokenizer files
         raise ModelError(
-            f"model {spec.model} ({folder}) has no tokenizer: put its files there, with tokenizer.save_pretrained"
+            f"model {spec.model} ({folder}) has no tokenizer: save it there with tokenizer.save_pretrained"
         )
     model = _fuse_activations(model.eval().to(device))
-    # The last bits of a product depend on how many threads share it. Until torch is given a number, MKL chooses its
-    # own for each product: one per physical core, say, where torch counts the logical ones.
+    # The last bits of a product depend on the number of threads. Unless torch is given a number, MKL chooses its own
+    # for each product, such as one per physical core, while torch counts logical cores.
     torch.set_num_threads(torch.get_num_threads())
     return LoadedModel(model, tokenizer, identify(spec.model, folder, tokenizer, model), folder, device, dtype)
 
 
 def _require_promised(folder: Path, config: Any, kind: Any) -> None:
-    """Raise ModelError if the config promises a far larger model than the files hold, which memory may not hold."""
-    if getattr(config, "quantization_config", None) is not None:  # several weights lie in one number
+    """Raise ModelError if the config describes a far larger model than the files hold, which may exceed the memory."""
+    if getattr(config, "quantization_config", None) is not None:  # several weights are packed into one number
         return
     promised = 0
-    with suppress(Exception), torch.device("meta"):  # some families can't be built without numbers
+    with suppress(Exception), torch.device("meta"):  # some families can't be built on the meta device
         promised = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
     held = weight_count(folder)
     if promised > _MOST_PROMISED * held + _MOST_UNSAVED:
         raise ModelError(
-            f"model {folder.name} ({folder}) can't be loaded: its config.json promises {promised:,} weights and its "
-            f"files hold {held:,}: use the config.json that came with the weights, and all of their files"
+            f"model {folder.name} ({folder}) can't be loaded: its config.json describes {promised:,} weights but its "
+            f"files hold {held:,}: use the config.json that came with the weights, and all weight files"
         )
 
 
 def _require_complete(name: str, folder: Path, info: dict[str, Any]) -> None:
-    """Raise ModelError for weights that the files lack or hold in another shape: they would be drawn at random."""
-    mismatched = {str(one[0] if isinstance(one, tuple) else one) for one in info["mismatched_keys"]}
+    """Raise ModelError for weights that are missing or have another shape, since they would be random."""
+    mismatched = {str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]}
     for words, weights in (("lacks", set(info["missing_keys"]) - mismatched), ("has another shape of", mismatched)):
         if weights:
             named = ", ".join(sorted(weights)[:3]) + (f" and {len(weights) - 3} more" if len(weights) > 3 else "")
             raise ModelError(
-                f"model {name} ({folder}) {words} {named}, where it would run with random numbers: give all of the LM, "
-                "its head too, and the config.json that belongs to it"
+                f"model {name} ({folder}) {words} {named}, so it would run with random weights: give the complete LM, "
+                "including its head, and its own config.json"
             )
 
 
 @contextmanager
 def _loading(name: str, folder: Path) -> Iterator[None]:
-    """Within, whatever transformers raises becomes a ModelError of one sentence."""
+    """Turn all errors of transformers raised within into a ModelError with a one-line reason."""
     try:
         yield
     except ModelError:
         raise
-    except Exception as error:  # whatever a hundred model families raise
+    except Exception as error:  # model families raise all kinds of errors
         raise ModelError(f"model {name} ({folder}) can't be loaded: {_reason(error, folder)}") from error
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Why transformers can't load a model, and the next step, in words."""
+    """Return why transformers can't load a model, and the next step."""
     text = str(error)
     if isinstance(error, ImportError) and "sentencepiece" in text.lower():
         return "its tokenizer needs sentencepiece: pip install 'knnstore[seq2seq]'"
     if "trust_remote_code" in text:
-        return "it needs Python code of its own folder, which knnstore doesn't run: give an LM that transformers has"
+        return "it needs Python code from its folder, which knnstore doesn't run: give an LM that transformers supports"
     quantisation = read_config(folder).get("quantization_config")
     if isinstance(quantisation, dict):
         method = str(quantisation.get("quant_method", "some method"))[:40]
@@ -262,7 +262,7 @@ def _reason(error: Exception, folder: Path) -> str:
 
 
 def model_task(model: str) -> str:
-    """``causal`` or ``seq2seq``, by the configuration of a model that ``--model`` names."""
+    """Return ``causal`` or ``seq2seq`` from the configuration of a model given as for ``--model``."""
     folder = resolve_model(model)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -272,15 +272,14 @@ def model_task(model: str) -> str:
 
 
 def task_of_config(config: Any) -> str:
-    """``causal``, or ``seq2seq`` for an encoder-decoder model."""
+    """Return ``causal``, or ``seq2seq`` for the config of an encoder-decoder model."""
     return "seq2seq" if getattr(config, "is_encoder_decoder", False) else "causal"
 
 
 def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
-    """An LM that is in memory already, or the one in a wrapper, as it is: only its keys tell which it is.
+    """Return an LM in memory, or the one inside a wrapper, unchanged; only its keys identify it.
 
-    Raises ModelError for what is no LM, and for one that is being trained: its dropout would make other keys at every
-    pass.
+    Raises ModelError if it isn't an LM or is in training mode, in which dropout changes the keys at every pass.
     """
     model = unwrapped(model)
     if model.training:
@@ -293,7 +292,7 @@ def adopt_model(model: Any, tokenizer: Any = None) -> LoadedModel:
 
 
 def _fuse_activations(model: Any) -> Any:
-    """Swap GPT-2's spelled-out tanh GELU for the fused one: the same function, a tenth faster over the whole LM."""
+    """Replace GPT-2's tanh GELU by torch's fused one: the same function, and the whole LM is a tenth faster."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__ == "NewGELUActivation":
@@ -302,7 +301,7 @@ def _fuse_activations(model: Any) -> Any:
 
 
 def _rows(embedding: Any) -> int:
-    """Rows of an embedding, or outputs of a head; 0 where it doesn't say."""
+    """Return the rows of an embedding or the outputs of a head; 0 if unknown."""
     weight = getattr(embedding, "weight", None)
     return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else 0
 
@@ -311,17 +310,17 @@ def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        one = torch.ones(1, device=device)
-        one.item()  # a device may exist and hold no numbers: meta
-    except Exception as error:  # whatever the backend of a device raises
+        probe = torch.ones(1, device=device)
+        probe.item()  # fails on a device without data: meta
+    except Exception as error:  # backends raise all kinds of errors
         raise ModelError(f"--device {device[:40]}: {_first_line(error)}; give auto, cpu or cuda") from error
-    return one.device
+    return probe.device
 
 
 def _dtype(spec: LmSpec, device: torch.device) -> str:
     if spec.dtype != "auto":
         if spec.dtype not in DTYPES:
-            raise ModelError(f"--dtype {spec.dtype!r} is none of auto, {', '.join(DTYPES)}")
+            raise ModelError(f"--dtype {spec.dtype!r}: give one of auto, {', '.join(DTYPES)}")
         return spec.dtype
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
@@ -329,7 +328,7 @@ def _dtype(spec: LmSpec, device: torch.device) -> str:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); else float32 is always faster."""
+    """Return whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); otherwise float32 is faster."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported()) if supported is not None else False
 

@@ -1,4 +1,4 @@
-"""Load what transformers 5 wrote with transformers 4 as well: the same files are the same LM under both."""
+"""Load files written by transformers 5 with transformers 4 too, so that they give the same LM under both."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _IS_OLD = int(transformers.__version__.split(".", maxsplit=1)[0]) < 5
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of a model. Raises ModelError for settings that this transformers would silently ignore."""
+    """Return the configuration of a model. Raises ModelError for settings that this transformers would ignore."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if _IS_OLD:
         raw = read_config(folder)
@@ -25,21 +25,21 @@ def load_config(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model, of a class that this version of transformers has."""
+    """Return the tokenizer of a model, in a class that this version of transformers has."""
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:  # transformers 5 has one class for all that tokenizer.json describes
+    except ValueError as error:  # transformers 5 has one class for everything in tokenizer.json
         if "TokenizersBackend" not in str(error) or not (folder / "tokenizer.json").is_file():
             raise
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _take_rope(config: Any, raw: dict[str, Any], folder: Path) -> None:
-    """Give ``config`` the rotary embedding that transformers 5 writes in one setting, and 4 reads from three."""
+    """Set the rotary embedding of ``config``, which transformers 5 writes in one setting and 4 reads from three."""
     rope = raw.get("rope_parameters")
     if not isinstance(rope, dict):
         return
-    if any(isinstance(value, dict) for value in rope.values()):  # of each kind of layer its own
+    if any(isinstance(value, dict) for value in rope.values()):  # one per kind of layer
         raise ModelError(
             f"model {folder.name} ({folder}) can't be loaded: its config.json has rope_parameters of transformers 5, "
             f"which transformers {transformers.__version__} can't read: pip install --upgrade transformers"

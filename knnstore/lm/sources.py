@@ -1,4 +1,4 @@
-"""What the encoder of an encoder-decoder model reads: the source texts of a batch of windows, padded and masked."""
+"""Input of the encoder of an encoder-decoder model: the source texts of a batch of windows, padded and masked."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from knnstore.windows import Padding, Windows, ladder
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 SourceReader = Callable[[int], "np.ndarray[Any, Any]"]
-"""A document to the token ids of its source."""
+"""Maps a document to the token ids of its source."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceBatch:
-    """Source texts: ``ids`` int64 and ``mask`` int64 (batch, longest), 1 where there is text. Padded on the right."""
+    """Source texts, padded on the right: ``ids`` and ``mask``, int64 (batch, longest); the mask is 1 for text."""
 
     ids: Int64
     mask: Int64
 
     @classmethod
     def of(cls, texts: "list[np.ndarray[Any, Any]]", pad: int, width: int | None = None) -> "SourceBatch":
-        """Source texts, padded with token ``pad`` to ``width``, None for the longest."""
+        """Pad source texts with token ``pad`` to ``width``; None for the longest text."""
         longest = width or max(1, *map(len, texts))
         ids, mask = np.full((len(texts), longest), pad, np.int64), np.zeros((len(texts), longest), np.int64)
         for line, text in enumerate(texts):
@@ -32,7 +32,7 @@ class SourceBatch:
         return cls(ids, mask)
 
     def arguments(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Those of a forward pass that the encoder takes."""
+        """Return the arguments of a forward pass for the encoder."""
         return {
             "input_ids": torch.from_numpy(self.ids).to(device),
             "attention_mask": torch.from_numpy(self.mask).to(device),
@@ -42,9 +42,9 @@ class SourceBatch:
 def batches_with_sources(
     windows: Windows, batch_tokens: int, read: SourceReader, padding: Padding, longest: int
 ) -> Iterator[tuple[Windows, list[Any], int]]:
-    """Batches of windows, their sources, and the length that these are padded to.
+    """Yield batches of windows, their sources, and the length to which the sources are padded.
 
-    Padded they hold at most ``batch_tokens`` tokens on either side. ``longest``: most tokens that the encoder reads.
+    A padded batch holds at most ``batch_tokens`` tokens on either side. ``longest``: maximum tokens of the encoder.
     """
     for together in windows.batches(batch_tokens, padding):
         texts = [read(int(document)) for document in together.document]
@@ -65,5 +65,5 @@ def batches_with_sources(
 
 
 def _joins(padding: Padding, width: int, other: int, lines: int, batch_tokens: int) -> bool:
-    """Whether a source of the ``other`` width joins those of ``width``, so that there are so many lines."""
+    """Return whether a source of width ``other`` may join those of ``width`` as line number ``lines``."""
     return (padding == "longest" or other == width) and max(width, other) * lines <= batch_tokens

@@ -1,4 +1,4 @@
-"""Which LM: from what a user calls it to the folder that holds it, and what is known of it. Imports no torch."""
+"""Specify an LM: resolve the user's name to a folder, and describe the LM. Imports no torch."""
 
 import os
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ DEFAULT_MODEL = "wiki-lm"
 
 @dataclass(frozen=True, slots=True)
 class LmSpec:
-    """Which LM, and how to run it.
+    """An LM and how to run it.
 
-    ``layer``: where its keys are, which says whether it is a causal LM or an encoder-decoder model. ``dtype`` ``auto``
-    is float32 on a CPU, bfloat16 on a GPU (float16 on one without it); ``device`` ``auto`` a GPU where there is one.
-    ``identity``: the LM's own, for workers on a segment that knows the same LM by another (see ``recognition``).
+    ``layer``: the key layer, which also determines the kind, causal or encoder-decoder. ``dtype`` ``auto`` is float32
+    on a CPU and bfloat16 on a GPU (float16 on one without it). ``device`` ``auto`` is a GPU if there is one.
+    ``identity``: of the LM, for workers on a segment that records it under another identity (see ``recognition``).
     """
 
     model: str
@@ -29,15 +29,15 @@ class LmSpec:
 
     @property
     def task(self) -> str:
-        """``causal`` or ``seq2seq``."""
+        """Return ``causal`` or ``seq2seq``."""
         return task_of(self.layer)
 
 
 @dataclass(frozen=True, slots=True)
 class LmFacts:
-    """What a job has to know of an LM before it runs it; ``layer`` and ``path`` are where its keys really lie.
+    """Facts about an LM that a job needs before it runs it; ``layer`` and ``path`` are the actual place of the keys.
 
-    ``bfloat16_speed``: how many times as fast as in float32 it is in bfloat16, where ``dtype`` was chosen by that.
+    ``bfloat16_speed``: speed in bfloat16 relative to float32, if ``dtype`` was chosen by it.
     """
 
     identity: ModelIdentity
@@ -54,9 +54,9 @@ class LmFacts:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """Whether the LM with this ``identity`` made some keys: ``differing`` names what differs, empty for the same LM.
+    """Whether the LM with this ``identity`` made some keys: ``differing`` lists the differences, empty for the same LM.
 
-    ``keys``: how far its keys are from the stored ones, in words, where they had to decide; else empty.
+    ``keys``: describes the distance of its keys from the stored ones, if that had to decide; else empty.
     """
 
     identity: ModelIdentity
@@ -65,14 +65,14 @@ class Recognition:
 
 
 def default_model() -> str:
-    """``$KNNSTORE_MODEL``, else the LM that is shipped with the package."""
+    """Return ``$KNNSTORE_MODEL``, else the name of the LM shipped with the package."""
     return os.environ.get("KNNSTORE_MODEL") or DEFAULT_MODEL
 
 
 def resolve_model(model: str) -> Path:
-    """The local folder of a model: a folder; a name in ``$KNNSTORE_MODELS``, here, or shipped; or a hub id.
+    """Return the local folder of a model given as a folder, a name in ``$KNNSTORE_MODELS``, a shipped LM or a hub id.
 
-    Raises ModelError that says where it was looked for, or what is there instead of an LM.
+    Raises ModelError with the places searched, or with what was found instead of an LM.
     """
     places = [Path(model)]
     if os.environ.get("KNNSTORE_MODELS"):
@@ -85,7 +85,7 @@ def resolve_model(model: str) -> Path:
         )
         is_file = Path(model).is_file()
     except (OSError, ValueError):  # too long, or with a null byte
-        raise ModelError(f"no model {model[:100]!r}: no folder can have this name; give the folder of an LM") from None
+        raise ModelError(f"no model {model[:100]!r}: a folder can't have this name; give the folder of an LM") from None
     if folder is None and is_file:
         require_lm_file(Path(model))
     folder = folder or _download(model, places)
@@ -102,15 +102,15 @@ def _download(model: str, places: list[Path]) -> Path:
         wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
         return Path(snapshot_download(model, allow_patterns=wanted))
     except HFValidationError:
-        raise ModelError(f"no model {model!r}: looked at {looked}; give the folder of one, or its name") from None
-    except Exception as error:  # the hub client raises a dozen unrelated types when it can't be reached
+        raise ModelError(f"no model {model!r}: looked in {looked}; give the folder or the name of a model") from None
+    except Exception as error:  # the hub client raises many unrelated types when the hub can't be reached
         reason = str(error).strip().split("\n")[0][:160]
         raise ModelError(
-            f"no model {model!r}: looked at {looked}, and on the hub ({reason}); check the name, or download it where "
-            f"there is a network with 'hf download {model} --local-dir FOLDER' and give that folder"
+            f"no model {model!r}: looked in {looked} and on the hub ({reason}); check the name, or download it on a "
+            f"machine with a network with 'hf download {model} --local-dir FOLDER' and give that folder"
         ) from None
 
 
 def weight_bytes(model: str) -> int:
-    """Return the bytes of the weights' files of a model that ``--model`` names."""
+    """Return the bytes of the weight files of a model given as for ``--model``."""
     return sum(path.stat().st_size for path in resolve_model(model).glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""How fast an LM is in bfloat16 on this CPU: measured once per architecture and processor, and remembered."""
+"""Measure how fast an LM is in bfloat16 on this CPU, once per architecture and processor."""
 
 import copy
 import hashlib
@@ -21,21 +21,21 @@ from torch import nn
 from knnstore.lm.loading import cpu_has_bfloat16, load_model
 from knnstore.lm.spec import LmSpec, resolve_model
 
-# How much faster bfloat16 has to be: it costs precision, and a measurement of a second varies by several percent.
+# Minimum speed-up to use bfloat16, which costs precision; one-second measurements vary by several percent.
 LEAST_GAIN = 1.15
 _SECONDS, _MOST_RUNS = 1.0, 20
-_OPERATIONS = 2e10  # of one run of a block, about: a fraction of a second
+_OPERATIONS = 2e10  # approximately, per run of a block: a fraction of a second
 _FEWEST_TOKENS, _MOST_TOKENS, _WIDTH = 128, 1024, 128
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
-    """Stops a forward pass at the block whose inputs are wanted."""
+    """Stops a forward pass at the block whose inputs are captured."""
 
 
 def choose_dtype(spec: LmSpec) -> tuple[LmSpec, float | None]:
-    """``spec`` with the dtype that a new store's keys are to be made in, and the speed of bfloat16 that decided it.
+    """Return ``spec`` with the dtype for the keys of a new store, and the relative speed of bfloat16 that decided it.
 
-    On a CPU an ``auto`` dtype is float32 unless bfloat16 is at least 15 % faster; a GPU's rule is ``load_model``'s.
+    On a CPU, ``auto`` is float32 unless bfloat16 is at least 15 % faster; for a GPU see ``load_model``.
     """
     on_cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
     if spec.dtype != "auto" or not on_cpu or not cpu_has_bfloat16():
@@ -46,10 +46,10 @@ def choose_dtype(spec: LmSpec) -> tuple[LmSpec, float | None]:
 
 
 def remembered_speed(folder: Path, measure: Callable[[], float | None]) -> float | None:
-    """How many times as fast as in float32 the LM in ``folder`` is in bfloat16; None where ``measure`` can't tell.
+    """Return the speed of the LM in ``folder`` in bfloat16 relative to float32; None if ``measure`` can't tell.
 
-    The user's cache folder keeps what ``measure`` gave for LMs of this configuration and size on this processor, so
-    that all processes choose alike. A cache that is lost, damaged or can't be written costs another measurement.
+    The result of ``measure`` for LMs of this configuration and size on this processor is kept in the user's cache
+    folder, so that all processes choose alike. A missing, damaged or read-only cache costs another measurement.
     """
     file = _cache_file(folder)
     if file is None:
@@ -61,14 +61,14 @@ def remembered_speed(folder: Path, measure: Callable[[], float | None]) -> float
 
 
 def bfloat16_speed(model: nn.Module) -> float | None:
-    """How many times as fast as in float32 a block of the LM is in bfloat16, by about a second of runs in turn.
+    """Return the speed of a block of the LM in bfloat16 relative to float32, from about a second of alternate runs.
 
-    None for an LM whose blocks can't be run alone.
+    None if the blocks of the LM can't be run separately.
     """
     try:
         with torch.inference_mode():
             return _measured(model)
-    except Exception:  # whatever a hundred model families raise: then nothing is known
+    except Exception:  # model families raise all kinds of errors; then the speed is unknown
         return None
 
 
@@ -79,7 +79,7 @@ def _measured(model: nn.Module) -> float:
     runs: dict[torch.dtype, Callable[[], Any]] = {}
     for dtype in (torch.float32, torch.bfloat16):
         runs[dtype] = partial(copy.deepcopy(block).to(dtype), *_cast(args, dtype), **_cast(kwargs, dtype))
-        runs[dtype]()  # what is set up once is not counted
+        runs[dtype]()  # one-time set-up isn't counted
     seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in runs}
     started = time.perf_counter()
     while len(seconds[torch.float32]) < _MOST_RUNS and time.perf_counter() - started < _SECONDS:
@@ -87,11 +87,11 @@ def _measured(model: nn.Module) -> float:
             began = time.perf_counter()
             run()
             seconds[dtype].append(time.perf_counter() - began)
-    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])  # the least disturbed of each
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])  # the least disturbed run of each
 
 
 def _inputs(model: Any, block: nn.Module) -> tuple[Any, Any]:
-    """What a block is called with when the model reads a few windows of tokens."""
+    """Return the arguments of a block when the model reads a few windows of tokens."""
     captured: list[tuple[Any, Any]] = []
 
     def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -115,7 +115,7 @@ def _inputs(model: Any, block: nn.Module) -> tuple[Any, Any]:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """A block's arguments, with every floating-point tensor in ``dtype``."""
+    """Return a block's arguments with every floating-point tensor in ``dtype``."""
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, dict):
@@ -130,12 +130,12 @@ def _weights(module: nn.Module) -> int:
 
 
 def _cache_file(folder: Path) -> Path | None:
-    """Where the speed of such an LM on such a processor is remembered; None where the user has no folder for it."""
+    """Return the cache file for such an LM on such a processor; None if the user has no folder for it."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         about = hashlib.sha256((folder / "config.json").read_bytes())
         sizes = sorted(path.stat().st_size for path in folder.glob("*.safetensors"))
-    except (OSError, RuntimeError):  # no HOME and no entry in the table of users
+    except (OSError, RuntimeError):  # no HOME and no entry in the user database
         return None
     about.update(f"{sizes} {_processor()} {torch.__version__}".encode())
     return cache / "knnstore" / "bfloat16" / f"{about.hexdigest()[:32]}.json"
@@ -159,7 +159,7 @@ def _read(file: Path) -> float | None:
 
 
 def _keep(file: Path, speed: float) -> float:
-    """Write the speed; returns that of another process which was first."""
+    """Write the speed and return it, or the speed of another process that was first."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -170,5 +170,5 @@ def _keep(file: Path, speed: float) -> float:
             except FileExistsError:
                 if (first := _read(file)) is not None:
                     return first
-                written.replace(file)  # in place of a damaged one
+                written.replace(file)  # replaces a damaged file
     return speed

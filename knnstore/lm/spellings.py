@@ -1,4 +1,4 @@
-"""Spellings of special tokens in text, such as a literal ``<|endoftext|>``: tokens, or ordinary text."""
+"""Special tokens spelled out in text, such as a literal ``<|endoftext|>``: tokens or ordinary text."""
 
 import re
 from itertools import pairwise
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Spellings:
-    """The special tokens of a tokenizer as they are spelled, and how text that has them is tokenised."""
+    """The spellings of a tokenizer's special tokens, and the tokenisation of text that contains them."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -18,23 +18,23 @@ class Spellings:
         self._special = set(tokenizer.convert_tokens_to_ids(longest_first)) - {tokenizer.unk_token_id}
 
     def count(self, text: str) -> int:
-        """How many spellings of special tokens a text has."""
+        """Return how many special tokens a text spells out."""
         return 0 if self._pattern is None else sum(1 for _ in self._pattern.finditer(text))
 
     def tokens(self, text: str) -> list[int]:
-        """The special tokens that a text spells."""
+        """Return the special tokens that a text spells out."""
         spelled = set() if self._pattern is None else set(self._pattern.findall(text))
         return sorted(self._tokenizer.convert_tokens_to_ids(list(spelled)))
 
     def ids(self, text: str, *, special: bool, name: str = "text", add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; its spellings of special tokens are ordinary text unless ``special``.
+        """Return the token ids of a text; spelled-out special tokens are ordinary text unless ``special``.
 
-        ``name``: the tokenizer's argument, ``text`` or ``text_target``. Added tokens that aren't special stay tokens.
+        ``name``: argument of the tokenizer, ``text`` or ``text_target``. Added tokens that aren't special stay tokens.
         """
         if special or self._pattern is None or not self._pattern.search(text):
             return self._ids(text, name, add_special_tokens=add_special_tokens)
         inner = self._ids(text, name, add_special_tokens=False, split_special_tokens=True)
-        if not self._special.isdisjoint(inner):  # the vocabulary has the spelling as a piece of text as well
+        if not self._special.isdisjoint(inner):  # the vocabulary also contains the spelling as ordinary text
             cuts = [0, *(match.start() + 1 for match in self._pattern.finditer(text)), len(text)]
             pieces = [self._ids(text[begin:end], name, add_special_tokens=False) for begin, end in pairwise(cuts)]
             inner = [token for piece in pieces for token in piece]
@@ -44,7 +44,7 @@ class Spellings:
         return [*before, *inner, *after]
 
     def _around(self, name: str) -> tuple[list[int], list[int]]:
-        """The special tokens that the tokenizer puts before and after a text."""
+        """Return the special tokens that the tokenizer adds before and after a text."""
         whole, inner = (self._ids("a", name, add_special_tokens=around) for around in (True, False))
         begin = next(place for place in range(len(whole)) if whole[place : place + len(inner)] == inner)
         return whole[:begin], whole[begin + len(inner) :]

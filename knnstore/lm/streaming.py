@@ -1,4 +1,4 @@
-"""Tokens one by one, while an LM writes: generation in a thread of its own, and text from tokens as they come."""
+"""Stream tokens while an LM generates them in a separate thread, and decode them to text."""
 
 import queue
 import threading
@@ -25,7 +25,7 @@ from knnstore.lm.loading import LoadedModel
 
 T = TypeVar("T")
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what part of a character decodes to
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # result of decoding an incomplete character
 _PROMPT_TOKENS = 8
 _CUTOFFS = {
     "min_p": MinPLogitsWarper,
@@ -37,11 +37,11 @@ _CUTOFFS = {
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn: the most probable if ``temperature`` is 0, else from p^(1/temperature).
+    """How the next token is chosen: the most probable if ``temperature`` is 0, else sampled from p^(1/temperature).
 
-    ``top_p`` keeps the most probable tokens that hold so much of p together, ``top_k`` so many (0: all). ``seed``,
-    from −2⁶³ to 2⁶⁴ − 1, makes the draw repeatable, whatever other threads draw. ``cutoffs``: names and values of the
-    other cutoffs of transformers' ``generate``, such as ``("min_p", 0.1)``. Raises UsageError for other numbers.
+    ``top_p``: probability mass of the most probable tokens to sample from. ``top_k``: their number (0: all). ``seed``:
+    from −2⁶³ to 2⁶⁴ − 1, makes sampling reproducible, regardless of other threads. ``cutoffs``: names and values of
+    other cutoffs of transformers' ``generate``, such as ``("min_p", 0.1)``. Raises UsageError for invalid numbers.
     """
 
     temperature: float = 0.0
@@ -54,17 +54,17 @@ class Sampling:
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"sampling temperature {self.temperature:g}: give 0 (the most probable token) or more")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p {self.top_p:g}: give a share above 0, at most 1")
+            raise UsageError(f"top-p {self.top_p:g}: give a number above 0 and at most 1")
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k}: give a number of tokens, or 0 for all")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise UsageError(f"seed {self.seed}: give a whole number from -{2**63} to {2**64 - 1}")
+            raise UsageError(f"seed {self.seed}: give an integer from -{2**63} to {2**64 - 1}")
         if unknown := [name for name, _ in self.cutoffs if name not in _CUTOFFS]:
             raise UsageError(f"cutoff {unknown[0]!r}: give {', '.join(_CUTOFFS)}")
 
     @classmethod
     def asked_by(cls, model: Any) -> "Sampling":
-        """As the model's generation_config.json asks for; the most probable token if it asks for nothing."""
+        """Return the sampling requested by the model's generation_config.json; by default the most probable token."""
         asked = asked_sampling(model)
         if not asked:
             return cls()
@@ -73,9 +73,9 @@ class Sampling:
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Draws the token and rules out all others.
+    """Samples the token and excludes all others.
 
-    The generator is its own: torch's default one belongs to the caller, and is shared by all threads.
+    It has its own generator, because torch's default one belongs to the caller and is shared by all threads.
     """
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
@@ -93,7 +93,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """See transformers."""
         scores = scores.double()
-        # the largest is 0, so that the smallest temperature leaves it, and no number overflows
+        # the maximum is 0 for any temperature, so that nothing overflows
         scores = (scores - scores.amax(dim=-1, keepdim=True)) / self._temperature
         for cutoff in self._cutoffs:
             scores = cutoff(input_ids, scores)
@@ -102,7 +102,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Tokens(BaseStreamer):  # type: ignore[misc]
-    """Hands on each new token; the first call brings the prompt."""
+    """Forwards each new token; the first call passes the prompt, which is skipped."""
 
     def __init__(self, emit: Callable[[int], None]) -> None:
         self._emit = emit
@@ -127,17 +127,17 @@ def write_tokens(
     *,
     penalties: bool = False,
 ) -> None:
-    """Call ``emit`` with up to ``most`` tokens that follow ``ids``, each as soon as it is chosen, EOS not among them.
+    """Call ``emit`` with up to ``most`` tokens that continue ``ids``, each as soon as it is chosen, except EOS.
 
-    ``penalties``: whether to apply those, and the bans, that the model's generation_config.json asks for. A window that
-    is full is begun again with its latter half. Of an encoder-decoder model ``ids`` are its source, and it writes no
-    more than a window. Raises UsageError for a source that is longer.
+    ``penalties``: whether to apply the penalties and bans of the model's generation_config.json. When the window is
+    full, generation continues with its second half as context. For an encoder-decoder model, ``ids`` are the source and
+    the output is at most one window. Raises UsageError for a longer source.
     """
     model, context = loaded.model, loaded.longest_context
     ends = model.generation_config.eos_token_id
     ends = set(ends) if isinstance(ends, list) else {ends}
     ids, left, over = list(ids), most, False
-    # what an encoder-decoder model begins with (BART) is no text
+    # an encoder-decoder model may begin with special tokens (BART)
     unspoken = set(loaded.tokenizer.all_special_ids) if loaded.task == "seq2seq" else set()
 
     def take(token: int) -> None:
@@ -153,7 +153,7 @@ def write_tokens(
         arguments["logits_processor"] = LogitsProcessorList([_Draw(sampling, loaded.device)])
     if loaded.task == "seq2seq":
         if len(ids) > context:
-            raise UsageError(f"the source has {len(ids):,} tokens, and the LM reads {context:,}: split it")
+            raise UsageError(f"the source has {len(ids):,} tokens, but the LM reads at most {context:,}: split it")
         _write_window(loaded, ids, min(left, context - 1), arguments, take)
         return
     while left > 0 and not over:
@@ -170,9 +170,9 @@ def _write_window(
         **arguments,
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=most,
-        pad_token_id=loaded.pad,  # one text needs none, and transformers would complain
+        pad_token_id=loaded.pad,  # unused for one text, but transformers would warn
         streamer=_Tokens(take),
-        # the token is drawn by a processor, so that these are not the model's either
+        # the token is sampled by a processor, so the model's own settings must not apply
         do_sample=False,
         temperature=None,
         top_p=None,
@@ -181,33 +181,33 @@ def _write_window(
 
 
 class TextStream:
-    """Text from tokens as they come: what a token adds, held back until its characters are whole."""
+    """Decodes tokens to text incrementally, holding text back until its characters are complete."""
 
     def __init__(self, loaded: LoadedModel, ids: list[int]) -> None:
-        # some tokenizers write a text's first token in another way, so a few of the prompt's come along
+        # some tokenizers decode the first token of a text differently, so a few tokens of the prompt are included
         self._ids = list(ids[-_PROMPT_TOKENS:])
         self._loaded = loaded
-        self._begin, self._told = 0, len(self._ids)
+        self._begin, self._shown = 0, len(self._ids)
 
     def add(self, token: int) -> str:
-        """The text that ``token`` finishes."""
+        """Return the text completed by ``token``."""
         self._ids.append(token)
-        known = self._loaded.decode(self._ids[self._begin : self._told])
+        known = self._loaded.decode(self._ids[self._begin : self._shown])
         text = self._loaded.decode(self._ids[self._begin :])[len(known) :]
         if text.endswith(_UNFINISHED):
             return ""
-        self._begin, self._told = self._told, len(self._ids)
+        self._begin, self._shown = self._shown, len(self._ids)
         return text
 
 
 class _Stopped(Exception):  # noqa: N818 - a signal, not an error
-    """Ends the producer: nobody wants more."""
+    """Ends the producer when the consumer has stopped."""
 
 
 def in_thread(produce: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
-    """Iterate over what ``produce(emit)`` emits in a thread of its own; closing the iterator ends it.
+    """Iterate over what ``produce(emit)`` emits in a separate thread, which ends when the iterator is closed.
 
-    What it raises is raised here.
+    Errors of the thread are raised here.
     """
     items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
     closed = threading.Event()

@@ -297,7 +297,7 @@ def test_an_lm_that_makes_other_keys_is_refused(loaded, store):
     with pytest.raises(MismatchError, match="makes other keys"):
         knnstore.attach(tuned, store)
     narrow = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=2, n_layer=1, vocab_size=8192)).eval()
-    with pytest.raises(MismatchError, match="keys of 256 dimensions by model 'wiki-lm', this one's have 32"):
+    with pytest.raises(MismatchError, match="keys of 256 dimensions by model 'wiki-lm', but this model's keys have 32"):
         knnstore.attach(narrow, store)
     few = GPT2LMHeadModel(GPT2Config(n_embd=256, n_head=2, n_layer=1, vocab_size=60)).eval()
     with pytest.raises(MismatchError, match="this one has 60 tokens, and no token"):
@@ -308,7 +308,7 @@ def test_an_lm_in_training_is_refused(loaded, store):
     training = copy.deepcopy(loaded).train()
     with pytest.raises(ModelError, match=r"call model\.eval\(\)"):
         knnstore.attach(training, store)
-    with pytest.raises(ModelError, match="isn't a causal language model"):
+    with pytest.raises(ModelError, match="isn't a causal or encoder-decoder language model"):
         knnstore.attach(torch.nn.Linear(2, 2).eval(), store)
 
 

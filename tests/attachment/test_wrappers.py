@@ -201,10 +201,10 @@ REFUSED = {
     "in another": (lambda model: nn.DataParallel(Holder(model)), r"DataParallel wraps a Holder: .* its \.backbone"),
     "not a module": (lambda model: types.SimpleNamespace(llm=model), r"SimpleNamespace wraps an LM, .* its \.llm"),
     "torch.jit": (scripted, "RecursiveScriptModule is compiled by TorchScript, .* the LM that was compiled"),
-    "FSDP": (sharded, "GPT2LMHeadModel holds an LM in shards"),
+    "FSDP": (sharded, "GPT2LMHeadModel holds a sharded LM"),
     "no weights": (on_meta, r"GPT2LMHeadModel has no weights, only their shapes \(device meta\)"),
-    "no head": (lambda model: model.transformer, "GPT2Model isn't a causal language model of transformers"),
-    "nothing": (lambda model: None, "NoneType isn't a causal language model of transformers"),
+    "no head": (lambda model: model.transformer, "GPT2Model isn't a causal or encoder-decoder language model"),
+    "nothing": (lambda model: None, "NoneType isn't a causal or encoder-decoder language model"),
 }
 
 

@@ -126,7 +126,7 @@ def test_a_missing_model_is_named_with_the_places_that_were_looked_at(here, comm
         shutil.copytree(built[0] / "books.knnstore", here / "books.knnstore")
     arguments = {"ingest": ("ingest", "--corpus", "books/", "--workers", "0"), "score": ("score",)}[command]
     error = error_of(USAGE, *arguments, "--model", "nonesuch")
-    assert "no model 'nonesuch': looked at nonesuch, " in error
+    assert "no model 'nonesuch': looked in nonesuch, " in error
     assert str(SHIPPED_MODELS / "nonesuch") in error
 
 
@@ -223,7 +223,7 @@ def test_a_file_url_is_a_path(here):
         (("--holdout", "-0.1"), "--holdout -0.1"),
         (("--context", "300"), "--context 300: wiki-lm takes 1 to 256 positions"),
         (("--stride", "257"), "--stride 257 is not between 1 and the context 256"),
-        (("--dtype", "int3"), "--dtype 'int3' is none of"),
+        (("--dtype", "int3"), "--dtype 'int3': give one of"),
         (("--memory", "lots"), "'lots' is not a size"),
     ],
 )

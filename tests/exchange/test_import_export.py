@@ -175,7 +175,7 @@ def test_a_store_of_an_unknown_lm_can_be_indexed_and_searched_but_not_scored(mem
     found = Searcher(store).search(keys[:50].astype(np.float32), 1, 16, rows=True)
     assert found.rows[:, 0].tolist() == list(range(50))
     told = run("score", "--store", "x", "--text", str(SHIPPED_MODELS / "wiki-lm" / "README.md"), code=1)
-    assert "without saying which LM made its keys" in told
+    assert "without the LM that made its keys" in told
     assert "unknown weights" in run("info", "x").replace("\n" + " " * 10, " ")
 
 

@@ -282,7 +282,7 @@ def test_the_command_tells_what_the_models_file_asks_for_and_applies_it_on_reque
     plain, applied = (CliRunner().invoke(main, given + more) for more in ([], ["--generation-config"]))
     assert (plain.exit_code, applied.exit_code) == (0, 0), plain.output + applied.output
     assert (
-        "asks for repetition_penalty 1.8, 1 suppress_tokens: not applied; --generation-config applies" in plain.stderr
+        "requests repetition_penalty 1.8, 1 suppress_tokens: not applied; --generation-config applies" in plain.stderr
     )
     assert "generation_config.json: applied repetition_penalty 1.8, 1 suppress_tokens" in applied.stderr
     assert plain.stdout != applied.stdout
@@ -293,4 +293,4 @@ def test_the_command_tells_what_the_models_file_asks_for_and_applies_it_on_reque
 def test_the_command_refuses_a_seed_that_no_generator_takes(built):
     done = CliRunner().invoke(main, ["generate", "--store", str(built[0] / "books"), "--seed", str(10**30)])
     assert done.exit_code == 2
-    assert f"seed {10**30}: give a whole number from -{2**63} to {2**64 - 1}" in done.output
+    assert f"seed {10**30}: give an integer from -{2**63} to {2**64 - 1}" in done.output

@@ -100,5 +100,5 @@ def test_padding_on_the_right_does_not_change_a_key(family):
 
 
 def test_a_layer_that_nobody_knows_is_refused_with_the_list(family):
-    with pytest.raises(ModelError, match="'logits' is none of ffn-input, attention-input, hidden"):
+    with pytest.raises(ModelError, match="'logits': give one of ffn-input, attention-input, hidden"):
         find_key_point(family[0], "logits")

@@ -151,12 +151,12 @@ FOLDERS = {
     "a missing shard": (
         ["model-1-of-2.safetensors"],
         {"config__json": "{}", "model.safetensors.index__json": INDEX},
-        r"lacks 1 of the 2 files of its weights \(model-2-of-2\.safetensors\)",
+        r"lacks 1 of 2 weight files \(model-2-of-2\.safetensors\)",
     ),
     "pointers": ([], {"config__json": "{}", "model__safetensors": POINTER}, r"model\.safetensors is a pointer.*lfs"),
-    "a tokenizer alone": (["tokenizer.json", "vocab.json"], {}, "holds a tokenizer and no LM"),
-    "a config alone": ([], {"config__json": "{}"}, "no weights at all"),
-    "a folder of checkpoints": ([], {}, r"checkpoints of a training.*checkpoint-20"),
+    "a tokenizer alone": (["tokenizer.json", "vocab.json"], {}, "holds a tokenizer but no LM"),
+    "a config alone": ([], {"config__json": "{}"}, "nor any others"),
+    "a folder of checkpoints": ([], {}, r"training checkpoints.*checkpoint-20"),
     "a folder of the hub's cache": ([], {}, r"hub's cache: give .*abc"),
 }  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_a_quantised_model_whose_library_is_missing_is_told_so(changed):
 
 
 def test_a_model_that_writes_no_text_is_told_so(changed):
-    assert "of the family vit, which is no language model" in refusal(changed(model_type="vit"))
+    assert "of the family vit, which isn't a text-generating" in refusal(changed(model_type="vit"))
 
 
 def test_code_of_a_folder_is_not_asked_for(changed):

@@ -128,7 +128,7 @@ def test_a_written_translation_streams_and_cites_the_pairs_that_taught_it(store)
     assert [token.text.strip() for token in written] == generation.text.split()
     assert written[0].store_share > 0.99
     assert "train.words#" in str(generation.cited(written[0]).document)
-    with pytest.raises(UsageError, match="the source has 41 tokens, and the LM reads 32: split it"):
+    with pytest.raises(UsageError, match="the source has 41 tokens, but the LM reads at most 32: split it"):
         list(store.generate("1 " * 40, joined=store.joined(**SETTING)))
 
 
@@ -205,7 +205,7 @@ def test_a_causal_lm_with_pairs_says_what_it_is(radio, tmp_path):
     files = ("--source", radio / "train.digits", "--target", radio / "train.words")
     done = invoke("ingest", "--task", "seq2seq", *files, "--store", tmp_path / "new", "--workers", 0)
     assert done.exit_code == 2
-    assert "model wiki-lm is a causal LM, not an encoder-decoder model: leave out --task seq2seq" in done.stderr
+    assert "model wiki-lm is a causal LM, not an encoder-decoder model: omit --task seq2seq" in done.stderr
 
 
 # Other files, and the same store
