@@ -1,6 +1,6 @@
-"""Durable writes: aside, fsync, rename; JSON that carries its own checksum; foreign OS errors as sentences of ours.
+"""Durable writes (to a temporary file, fsync, rename), JSON with its own checksum, and explained OS errors.
 
-All of it works on object storage as well, where a file is written by one request: whole and durable, or not at all.
+All of this works on object storage too, where one request writes a file: completely and durably, or not at all.
 """
 
 import errno
@@ -31,7 +31,7 @@ CHECKSUM_FIELD = "crc32c"
 
 
 def crc32c_of(file: BinaryIO, length: int | None = None, advance: Callable[[int], None] = lambda _: None) -> int:
-    """CRC-32C of the next ``length`` bytes of an open file (None: all)."""
+    """Return the CRC-32C of the next ``length`` bytes of an open file (None: all)."""
     checksum, left = 0, sys.maxsize if length is None else length
     while block := file.read(min(_BLOCK, left)):
         checksum = google_crc32c.extend(checksum, block)
@@ -41,9 +41,9 @@ def crc32c_of(file: BinaryIO, length: int | None = None, advance: Callable[[int]
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; OSError for anything else. Links aren't followed, a FIFO isn't waited for.
+    """Open a regular file for reading, without following links or blocking on a FIFO.
 
-    Raises ResourceError for a file that this user may not read: nothing is wrong with it.
+    Raises OSError for anything else, and ResourceError for a file that this user may not read, which isn't damaged.
     """
     if isinstance(path, ObjectPath):
         return io.BytesIO(path.read_bytes())
@@ -62,7 +62,7 @@ def _open_plainly(path: str, flags: int) -> int:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the device."""
+    """Flush a file to the device."""
     if isinstance(path, ObjectPath):
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -72,18 +72,18 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-# A folder is synced the same way: what reaches the device then is its list of names.
+# A folder is synced the same way, which flushes its list of names.
 sync_folder = sync_file
 
 
 def sync_all(paths: Iterable[Path]) -> None:
-    """Flush files, or folders, to the device at the same time: its journal is then written once for many of them."""
+    """Flush files or folders to the device concurrently, so that its journal is written once for many of them."""
     with ThreadPoolExecutor(_SYNCED_AT_ONCE) as pool:
         list(pool.map(sync_file, paths))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old file or the new one, never a mixture."""
+    """Replace the contents of ``path`` by ``data``; readers, and a crash, see either the old file or the new one."""
     if isinstance(path, ObjectPath):
         path.put(data)
         return
@@ -93,10 +93,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path``, whole and flushed to the device, when the context ends well.
+    """Open a file that replaces ``path``, complete and flushed to the device, when the context ends without error.
 
-    It is set aside under a name of its own, since two processes may write the same: the second copy of a task that
-    seemed lost. (Process ids won't do: containers and machines that share a disk have them in common.)
+    Its temporary name is unique, because two processes may write the same file: the second copy of a task that seemed
+    lost. (Process ids aren't enough: containers and machines that share a disk may have equal ones.)
     """
     if isinstance(path, ObjectPath):
         with storage_errors("write", path), tempfile.TemporaryFile() as aside:
@@ -109,9 +109,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """``replacing`` for the files of one task, which its commit follows.
+    """Open files of one task that replace ``paths``, like ``replacing``, before its commit.
 
-    They are flushed at the same time; that their names reach the device is left to the commit.
+    They are flushed concurrently; the commit flushes their names.
     """
     if any(isinstance(path, ObjectPath) for path in paths):
         with ExitStack() as stack:
@@ -133,7 +133,7 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
 
 @contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
-    """``replacing`` for who opens the file by its name."""
+    """Yield the name of a file that replaces ``path``, like ``replacing``."""
     if isinstance(path, ObjectPath):
         with tempfile.TemporaryDirectory(prefix="knnstore-") as folder:
             yield Path(folder) / path.name
@@ -156,36 +156,36 @@ def _aside(path: Path) -> Path:
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON in one canonical form: sorted keys, one space of indent, a line break at the end."""
+    """Return canonical JSON: sorted keys, an indent of one space, a line break at the end."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def seal_json(value: dict[str, Any]) -> bytes:
-    """Canonical JSON of ``value`` with one field more, ``crc32c``: the CRC-32C of the canonical JSON without it."""
+    """Return canonical JSON of ``value`` with a field ``crc32c``, the CRC-32C of the canonical JSON without it."""
     return encode_json(value | {CHECKSUM_FIELD: google_crc32c.value(encode_json(value))})
 
 
 def unseal_json(data: bytes) -> Any:
-    """The JSON value in ``data``, without its checksum; ValueError if that doesn't match, or a byte isn't canonical.
+    """Return the JSON value in ``data`` without its checksum. Raises ValueError if the checksum doesn't match.
 
-    A value without a checksum is taken as it is: people write JSON by hand, and old stores have none.
+    A value without a checksum is accepted, because people write JSON by hand and old stores have none.
     """
     value = json.loads(data, parse_constant=_refuse_constant)
     if not isinstance(value, dict) or CHECKSUM_FIELD not in value:
         return value
     plain = {name: item for name, item in value.items() if name != CHECKSUM_FIELD}
     if seal_json(plain) != data:
-        raise ValueError("its bytes are not those that its checksum was made of")
+        raise ValueError("its bytes don't match its checksum")
     return plain
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace ``path`` atomically by ``value`` in canonical JSON with its checksum."""
+    """Replace ``path`` atomically by canonical JSON of ``value`` with its checksum."""
     write_atomically(path, seal_json(value))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that aren't there, so that a power cut doesn't take them away again."""
+    """Make a folder and its missing parents, durable even after a power cut."""
     if isinstance(path, ObjectPath):
         return
     with storage_errors("make", path):
@@ -196,7 +196,7 @@ def make_folder(path: Path) -> None:
 
 
 def read_raw(path: Path, begin: int = 0, end: int | None = None) -> bytes:
-    """Bytes ``[begin, end)`` of a file (None: up to its end), or as many of them as it has."""
+    """Return bytes ``[begin, end)`` of a file (None: to its end), or as many as it has."""
     with storage_errors("read", path):
         if isinstance(path, ObjectPath):
             return path.read_bytes()[begin:] if end is None else path.read_range(begin, end)
@@ -206,7 +206,7 @@ def read_raw(path: Path, begin: int = 0, end: int | None = None) -> bytes:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, if it is there, for good."""
+    """Remove a folder, if it exists, durably."""
     if isinstance(path, ObjectPath):
         path.remove_below()
     elif path.exists():
@@ -217,7 +217,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn an OSError within into a ResourceError that names the path, the cause and the next step."""
+    """Turn an OSError raised within into a ResourceError with the path, the cause and the next step."""
     try:
         yield
     except ResourceError:
@@ -227,7 +227,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that the file system of ``path``, or of its nearest existing parent, has free."""
+    """Return the free bytes of the file system of ``path`` or of its nearest existing parent."""
     if isinstance(path, ObjectPath):
         return sys.maxsize
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
@@ -235,36 +235,36 @@ def free_bytes(path: Path) -> int:
 
 
 def _has_no_inode(path: Path) -> bool:
-    """Whether the file system of a path has room for bytes, and none for another file."""
+    """Return whether the file system of a path has free bytes but no free inodes."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     disk = os.statvfs(existing)
     return disk.f_files > 0 and disk.f_favail == 0 and disk.f_bavail > 0
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def explained(error: OSError, action: str, path: Path) -> ResourceError:
-    """The error as a sentence that names the path, the cause and the next step."""
+    """Return the error with the path, the cause and the next step."""
     where = error.filename or path
-    again = "make room and run the same command again, it goes on"
+    again = "make room and run the same command again to resume"
     if error.errno == errno.ENOSPC and _has_no_inode(path):
         return DiskFullError(
-            f"can't {action} {where}: the disk takes no more files (its inodes are used up, its bytes are not): remove "
-            "files, however small, and run the same command again, it goes on"
+            f"can't {action} {where}: the disk has no free inodes for more files, although it has free bytes: remove "
+            "files of any size and run the same command again to resume"
         )
     if error.errno == errno.ENOSPC:
         return DiskFullError(f"no space left to {action} {where} ({format_size(free_bytes(path))} free): {again}")
     if error.errno == errno.EDQUOT:
         free = format_size(free_bytes(path))
-        return DiskFullError(f"can't {action} {where}: your quota is used up (the disk has {free} free): {again}")
+        return DiskFullError(f"can't {action} {where}: your quota is exhausted (the disk has {free} free): {again}")
     if error.errno == errno.EROFS:
         why = "the file system is read-only; choose another place with --store"
     elif error.errno in (errno.EACCES, errno.EPERM):
-        why = "permission denied; ask its owner for it, or choose another place"
+        why = "permission denied; ask the owner for permission or choose another place"
     elif error.errno == errno.EIO:
-        why = f"{error.strerror}; see the system's log for the disk, then run the same command again, it goes on"
+        why = f"{error.strerror}; check the system log for disk errors, then run the same command again to resume"
     else:
         why = error.strerror or str(error)
     return ResourceError(f"can't {action} {where}: {why}")

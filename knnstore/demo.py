@@ -1,4 +1,4 @@
-"""``knnstore demo``: a Wikipedia LM adapted to Python's documentation, which is on every machine already."""
+"""``knnstore demo``: adapt a Wikipedia LM to Python's documentation, which is on every machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from knnstore.scheduling import SerialRunner, available_cores, local_runner
 from knnstore.score import ScoreOptions, ScoreReport, score
 from knnstore.sizes import format_size
 
-# Text for about two minutes of work on two cores.
+# About two minutes of work on two cores.
 _CORPUS_BYTES = 2_500_000
 _HOLDOUT = 0.04
 
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """The three stages' reports."""
+    """The reports of the three stages."""
 
     ingest: IngestReport
     index: IndexReport
@@ -28,9 +28,9 @@ class DemoReport:
 
 
 def demo(folder: Path, reporter: Reporter, corpus_bytes: int = _CORPUS_BYTES) -> DemoReport:
-    """Write the corpus into ``folder``, make a store of it beside it, and score documents that it never saw.
+    """Write the corpus into ``folder``, make a store of it there, and score held-out documents.
 
-    Goes on where an interrupted run stopped.
+    Resumes an interrupted run.
     """
     corpus, store = folder / "python-docs", folder / "python-docs.knnstore"
     with storage_errors("make", corpus):

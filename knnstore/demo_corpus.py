@@ -1,4 +1,4 @@
-"""English text that is on every machine: Python's own documentation, for ``knnstore demo``.
+"""English text that exists on every machine, for ``knnstore demo``: Python's own documentation.
 
 ::
 
@@ -6,7 +6,7 @@
     stdlib/argparse.txt        the docstrings of one module of the standard library
     packages/numpy/linalg.txt  the docstrings of one module of an installed package
 
-Modules are parsed, never imported: the text costs no import, runs no code of others, and so is the same every time.
+Modules are parsed, never imported: this is fast, runs no foreign code, and always gives the same text.
 """
 
 import ast
@@ -23,24 +23,24 @@ from knnstore.atomic import storage_errors
 from knnstore.errors import CorpusError
 from knnstore.sizes import format_size
 
-# What knnstore itself brings, so the corpus doesn't depend on what else is installed beside it.
+# Dependencies of knnstore, so that the corpus doesn't depend on other installed packages.
 PACKAGES = (
     *("numpy", "torch", "transformers", "dask", "distributed", "zarr", "numcodecs", "pyarrow", "faiss-cpu", "click"),
     *("tqdm", "tokenizers", "huggingface_hub", "fsspec", "sympy", "networkx"),
 )
-# Tests and vendored copies document nothing; lib2to3, idlelib and encodings are tables, fixtures and boilerplate.
+# Tests and vendored copies aren't documentation; lib2to3, idlelib and encodings are tables, fixtures and boilerplate.
 _SKIPPED = {
     *("test", "tests", "idle_test", "conftest.py", "idlelib", "lib2to3", "encodings"),
     *("_vendor", "site-packages", "dist-packages"),
 }
-_MIN_LENGTH = 80  # characters: shorter docstrings repeat a name, shorter paragraphs are headings that may recur
+_MIN_LENGTH = 80  # characters: shorter docstrings repeat a name, shorter paragraphs are recurring headings
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _Document = tuple[str, str]  # name, such as "stdlib/argparse.txt", and text
 
 
 @dataclass(frozen=True)
 class Section:
-    """One source of text: how many documents it gave, of how many bytes together."""
+    """Number and total bytes of the documents from one source."""
 
     documents: int
     bytes: int
@@ -48,7 +48,7 @@ class Section:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What ``write_corpus`` wrote, by source."""
+    """The documents written by ``write_corpus``, by source."""
 
     topics: Section
     stdlib: Section
@@ -56,29 +56,29 @@ class CorpusFacts:
 
     @property
     def documents(self) -> int:
-        """Documents altogether."""
+        """Return the number of documents."""
         return self.topics.documents + self.stdlib.documents + self.packages.documents
 
     @property
     def bytes(self) -> int:
-        """Bytes of UTF-8 altogether."""
+        """Return the total bytes in UTF-8."""
         return self.topics.bytes + self.stdlib.bytes + self.packages.bytes
 
 
 def write_corpus(folder: Path, target_bytes: int = 4_000_000) -> CorpusFacts:
     """Write Python's documentation as text files below ``folder``, stopping at the document that reaches the target.
 
-    Topics come first, then the standard library, then the packages in turn, a module each; the result depends on
-    the environment and ``target_bytes`` (of UTF-8) alone, and writing it again changes nothing.
+    Topics come first, then the standard library, then one module of each package in turn. The result depends only on
+    the environment and ``target_bytes`` (in UTF-8), and writing it again changes nothing.
 
-    Raises CorpusError if the folder holds text of something else, ResourceError if it can't be written.
+    Raises CorpusError if the folder holds other text files, ResourceError if it can't be written.
     """
     documents = _until(target_bytes, python_documents())
     strangers = {path.relative_to(folder).as_posix() for path in folder.rglob("*.txt")} - documents.keys()
     if strangers:
         raise CorpusError(
             f"{folder / min(strangers)} is not part of the demo's corpus of {format_size(target_bytes)}: "
-            f"give an empty folder, or remove {folder}"
+            f"give an empty folder or remove {folder}"
         )
     for name, data in documents.items():
         path = folder / name
@@ -89,10 +89,10 @@ def write_corpus(folder: Path, target_bytes: int = 4_000_000) -> CorpusFacts:
 
 
 def python_documents() -> Iterator[_Document]:
-    """Every document there is, as (name, text), in order.
+    """Yield all documents, as (name, text), in order.
 
-    No paragraph comes twice (topics quote one another, packages repeat their parameters), for a copy would let the
-    store answer from what was held out.
+    No paragraph occurs twice, although topics quote each other and packages repeat their parameters: otherwise the
+    store could contain held-out text.
     """
     seen: set[str] = set()
     for name, docstrings in _sources():
@@ -103,10 +103,10 @@ def python_documents() -> Iterator[_Document]:
 
 
 def _without_seen(text: str, seen: set[str]) -> str:
-    """The text without the paragraphs in ``seen``, to which those that are left are added."""
+    """Return the text without the paragraphs in ``seen``, and add the others to ``seen``."""
     kept = []
     for paragraph in text.split("\n\n"):
-        words = " ".join(paragraph.split())  # copies are indented and wrapped in other ways
+        words = " ".join(paragraph.split())  # copies may be indented and wrapped differently
         if words not in seen:
             kept.append(paragraph)
         if len(words) >= _MIN_LENGTH:
@@ -120,7 +120,7 @@ def _until(target_bytes: int, documents: Iterable[_Document]) -> dict[str, bytes
     for name, text in documents:
         if total >= target_bytes:
             break
-        taken[name] = text.encode("utf-8", "replace")  # a docstring may spell out a lone surrogate
+        taken[name] = text.encode("utf-8", "replace")  # a docstring may contain a lone surrogate
         total += len(taken[name])
     return taken
 
@@ -136,7 +136,7 @@ def _sources() -> Iterator[tuple[str, list[str]]]:
         yield f"topics/{topic}.txt", [inspect.cleandoc(text)]
     for path in _in_reading_order(path.relative_to(stdlib) for path in stdlib.rglob("*.py")):
         yield f"stdlib/{_dotted(path)}.txt", module_docstrings(stdlib / path)
-    # One module of each package in turn, so that the largest package doesn't fill the corpus alone.
+    # One module of each package in turn, so that the largest package doesn't fill the corpus.
     for turn in zip_longest(*map(_package_modules, PACKAGES)):
         for module in filter(None, turn):
             name, path = module
@@ -144,13 +144,13 @@ def _sources() -> Iterator[tuple[str, list[str]]]:
 
 
 def _topics(path: Path) -> dict[str, str]:
-    """The dict of topic to text that the file assigns to ``topics``."""
+    """Return the dict of topics and texts that the file assigns to ``topics``."""
     tree = ast.parse(path.read_bytes())
     return next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
 
 
 def _package_modules(distribution: str) -> list[tuple[str, Path]]:
-    """("numpy/linalg", path of its source) for each module; none if the distribution isn't installed."""
+    """Return ("numpy/linalg", path of its source) for each module; empty if the distribution isn't installed."""
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
@@ -160,13 +160,13 @@ def _package_modules(distribution: str) -> list[tuple[str, Path]]:
 
 
 def _package_name(path: Path) -> str:
-    """``numpy/linalg/__init__.py`` as ``numpy/linalg``; the package itself, or a lone module, as ``numpy/numpy``."""
+    """Return ``numpy/linalg`` for ``numpy/linalg/__init__.py``, and ``numpy/numpy`` for a package or single module."""
     package, _, inner = _dotted(path).partition(".")
     return f"{package}/{inner or package}"
 
 
 def _in_reading_order(paths: Iterable[Path]) -> list[Path]:
-    """Without the skipped folders; what a user imports, nearest to the top, comes before what lies deep."""
+    """Sort paths by depth, because users import modules near the top, and drop skipped folders."""
     kept = (path for path in paths if not _SKIPPED.intersection(path.parts))
     return sorted(kept, key=lambda path: (len(path.parts) - (path.name == "__init__.py"), path.as_posix()))
 
@@ -177,12 +177,12 @@ def _dotted(path: Path) -> str:
 
 
 def module_docstrings(path: Path) -> list[str]:
-    """The docstrings of a Python source file in their order: module, public classes, functions and methods.
+    """Return the docstrings of a Python source file in order: module, public classes, functions and methods.
 
-    A file that isn't there, or doesn't parse, has none.
+    Empty for a file that doesn't exist or can't be parsed.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of invalid escapes in the sources of others
+        warnings.simplefilter("ignore")  # about invalid escapes in foreign sources
         try:
             tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
@@ -194,7 +194,7 @@ def _documented(node: ast.AST) -> Iterator[ast.Module | _Definition]:
     if isinstance(node, ast.Module | _Definition):
         yield node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return  # what a function defines inside is its own affair
+        return  # definitions inside a function are private
     for child in ast.iter_child_nodes(node):
         public = isinstance(child, _Definition) and not child.name.startswith("_")
         if public or isinstance(child, ast.If | ast.Try):

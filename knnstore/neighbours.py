@@ -20,7 +20,7 @@ class Neighbours:
 
     ``distances``: float32 (queries, k), squared L2; inf where fewer than k were found.
     ``values``: int64 (queries, k), the tokens; −1 where fewer than k were found.
-    ``rows``: int64 (queries, k), row numbers in the store over all its segments; −1 likewise. None if not asked for.
+    ``rows``: int64 (queries, k), row numbers in the store over all its segments; −1 likewise. None if not requested.
     """
 
     distances: Float32
@@ -31,26 +31,26 @@ class Neighbours:
         return len(self.distances)
 
     def select(self, queries: Any) -> "Neighbours":
-        """Those of some of the queries."""
+        """Return the neighbours of some of the queries."""
         rows = None if self.rows is None else self.rows[queries]
         return Neighbours(self.distances[queries], self.values[queries], rows)
 
     def nearest(self, k: int) -> "Neighbours":
-        """The first ``k`` of each query."""
+        """Return the first ``k`` neighbours of each query."""
         rows = None if self.rows is None else self.rows[:, :k]
         return Neighbours(self.distances[:, :k], self.values[:, :k], rows)
 
     @property
     def found(self) -> Bool:
-        """Bool (queries,): whether a query has any neighbour at all."""
+        """Return whether each query has any neighbours, bool (queries,)."""
         found: Bool = self.values[:, 0] != ABSENT
         return found
 
 
 def nearest_of_all(parts: Sequence[Neighbours], rows: Sequence[int]) -> Neighbours:
-    """The k nearest of each query out of several searches for its k nearest; among equals the earlier search's first.
+    """Merge several searches for the k nearest keys of each query; ties are in the order of the searches.
 
-    ``rows``: how many rows each of the searched stores has; those of the result are counted over all of them.
+    ``rows``: number of rows of each searched store; row numbers of the result count over all of them.
     """
     if len(parts) == 1:
         return parts[0]

@@ -1,4 +1,4 @@
-"""From the row of a neighbour to the text around it and the document that it stands in."""
+"""Find the text around the row of a neighbour, and its document."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _AFTER_TOKENS = 12
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stored token where it stands: the text before it, it, and the text after it; ``row`` is its row."""
+    """A stored token in its context: the text before it, the token, and the text after it; ``row`` is its row."""
 
     document: Document
     row: int
@@ -30,7 +30,7 @@ class Passage:
 
 
 class Passages:
-    """Finds the passages of the rows of a store, or of several; ``decode`` makes text of token ids."""
+    """Finds passages by row in one or several stores; ``decode`` converts token ids to text."""
 
     def __init__(self, store: Datastore | Stores, decode: Decode) -> None:
         self._segments = store.segments
@@ -39,7 +39,7 @@ class Passages:
         self._documents = np.cumsum([len(segment.documents) for segment in store.segments])  # (segments,)
 
     def documents(self, rows: Int64) -> Int64:
-        """Number, over all segments, of the document that holds each row: shape of ``rows``."""
+        """Return the number, over all segments, of the document of each row; the shape is that of ``rows``."""
         owner = np.searchsorted(self._ends, rows, side="right")
         result = np.empty(rows.shape, np.int64)
         for number, segment in enumerate(self._segments):
@@ -50,13 +50,13 @@ class Passages:
         return result
 
     def document(self, number: int) -> Document:
-        """A document by its number over all segments."""
+        """Return a document by its number over all segments."""
         owner = int(np.searchsorted(self._documents, number, side="right"))
         documents = self._segments[owner].documents
         return documents[number - int(self._documents[owner] - len(documents))]
 
     def at(self, row: int, before: int = CONTEXT_TOKENS, after: int = _AFTER_TOKENS) -> Passage:
-        """The passage of a row, with up to so many tokens of its document on either side."""
+        """Return the passage of a row, with at most ``before`` and ``after`` tokens of its document on either side."""
         segment, local = self._segment(row)
         number = int(segment.documents.locate(np.array([local]))[0])
         first = int(segment.documents.first_row[number])
@@ -73,7 +73,7 @@ class Passages:
         )
 
     def _segment(self, row: int) -> tuple[Segment, int]:
-        """The segment that holds a row of the store, and its row there."""
+        """Return the segment of a row of the store, and the row in that segment."""
         if not 0 <= row < self._ends[-1]:
             raise IndexError(f"row {row} of a store with {self._ends[-1]}")
         owner = int(np.searchsorted(self._ends, row, side="right"))

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods to perplexity, bits per byte and their confidence intervals (NumPy only)."""
+"""Perplexity and bits per byte from negative log-likelihoods, with confidence intervals (NumPy only)."""
 
 import math
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ class Likelihood:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean −ln p a token."""
+        """Return exp of the mean −ln p per token."""
         return math.exp(self.nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the text costs, a byte of UTF-8: compares across tokenizers."""
+        """Return the bits per byte of UTF-8, which can be compared across tokenizers."""
         return float(self.nats.sum() / math.log(2) / self.bytes.sum())
 
     def perplexity_interval(self) -> Interval | None:
-        """95 % interval of the perplexity over documents; None if there are fewer than two."""
+        """Return the 95 % interval of the perplexity over documents; None if there are fewer than two."""
         weights = _resamples(len(self.tokens))
         if weights is None:
             return None
@@ -49,12 +49,12 @@ class Likelihood:
 
 
 def gain_percent(base: Likelihood, other: Likelihood) -> float:
-    """How much lower the other's perplexity is than the base's, in percent of the base's."""
+    """Return the reduction in perplexity from base to other, in percent."""
     return 100 * (1 - other.perplexity / base.perplexity)
 
 
 def gain_interval(base: Likelihood, other: Likelihood) -> Interval | None:
-    """95 % interval of the gain in percent, over documents (paired); None if there are fewer than two."""
+    """Return the 95 % interval of the gain in percent over documents (paired); None if there are fewer than two."""
     weights = _resamples(len(base.tokens))
     if weights is None:
         return None
@@ -62,13 +62,13 @@ def gain_interval(base: Likelihood, other: Likelihood) -> Interval | None:
 
 
 def by_document(document: Int64, log_p: Float64, documents: int) -> Float64:
-    """Σ −ln p of each document: float64 (documents,)."""
+    """Return Σ −ln p of each document: float64 (documents,)."""
     sums: Float64 = np.bincount(document, weights=-log_p, minlength=documents).astype(np.float64)
     return sums
 
 
 def _resamples(documents: int) -> Float64 | None:
-    """How often each document is drawn in each bootstrap resample: (resamples, documents)."""
+    """Return how often each document is drawn in each bootstrap resample: (resamples, documents)."""
     if documents < 2:
         return None
     rng = np.random.default_rng(_SEED)

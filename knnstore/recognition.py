@@ -1,4 +1,4 @@
-"""Is this the LM that made a store? By its fingerprint, and where that can't tell by the keys of the store's text."""
+"""Decide whether an LM made a store: by its fingerprint or, if that isn't conclusive, by keys of the store's text."""
 
 import threading
 from importlib.metadata import version
@@ -28,21 +28,21 @@ from knnstore.lm.sources import SourceBatch
 from knnstore.lm.spec import LmSpec, Recognition
 
 _LOADING = threading.Lock()  # transformers loads one model at a time
-# Enough keys to tell how far they lie apart.
+# Number of keys from which their variance is estimated.
 _SAMPLE_ROWS = 1024
-# The squared error of a key, as a share of the keys' variance, that the same LM makes in the same dtype under other
-# versions of its libraries. In another dtype, and of keys that another toolkit made, it may be a twentieth.
+# Maximum squared error of a key, as a share of the keys' variance, of the same LM in the same dtype under other library
+# versions. In another dtype, or for keys made by another toolkit, it may be a twentieth.
 _SAME_DTYPE_ERROR = 0.01
-# Documents that are tried for one whose keys can be read, and those whose text is tokenised again.
+# Number of documents tried for readable keys, and number of documents tokenised again.
 _TRIED, _RETOKENISED = 8, 16
-# Tokens of the end of a text that may be others once the text is cut there.
+# Number of tokens at the end of a text that may change when the text is cut there.
 _CUT = 8
 
 
 def window_of(segment: Segment, loaded: LoadedModel, *, made_only: bool = False) -> KeyedWindow | None:
-    """The first window of a long document of the segment; None if the keys of none are there.
+    """Return the first window of a long document of the segment; None if no keys are available.
 
-    ``made_only``: of a segment that isn't finished, or damaged: documents whose keys are committed and can be read.
+    ``made_only``: consider only documents with committed, readable keys, in an unfinished or damaged segment.
     """
     table, stride = segment.documents, segment.plan.key.stride
     longest = np.argsort(-np.minimum(table.tokens, stride), kind="stable")
@@ -78,12 +78,12 @@ def _has_keys(segment: Segment, first: int, last: int) -> bool:
 
 
 def recognise(segment: Segment, model: KeyModel, *, made_only: bool = False) -> Recognition:
-    """Whether ``model``, loaded from files, is the LM that made a segment of a store.
+    """Decide whether ``model``, loaded from files, is the LM that made a segment of a store.
 
-    Weights and vocabulary have to be the same. A tokenizer's digest that an earlier version of knnstore made may
-    differ with the libraries' versions: then the tokenizer has to make the segment's tokens of its text. Where the
-    configuration's digest differs, or the segment was made under another version of transformers, the keys of a window
-    of the segment's text have to be the model's, within the error that is documented above.
+    Weights and vocabulary must be equal. A digest of the tokenizer by an earlier version of knnstore may differ with
+    library versions: then the tokenizer must reproduce the segment's tokens. If the digest of the configuration
+    differs, or the segment was made with another version of transformers, the model must reproduce the keys of a window
+    of the segment's text, within the error documented above.
     """
     made, given = segment.plan.model, model.loaded.identity
     names = ("weights", "config", "tokenizer", "vocabulary")
@@ -99,7 +99,7 @@ def recognise(segment: Segment, model: KeyModel, *, made_only: bool = False) -> 
     other_tokens = "tokenizer" in differing and (
         is_stable(made.tokenizer) or not text or not _makes_its_tokens(segment, model.loaded)
     )
-    # other keys are refused for that, or meant
+    # a different layer or dimension is refused elsewhere, or intended
     other_keys = model.point.layer != segment.plan.key.layer or model.dimension != segment.plan.key.dimension
     if other_tokens or other_keys:
         return Recognition(given, tuple(differing))
@@ -109,24 +109,24 @@ def recognise(segment: Segment, model: KeyModel, *, made_only: bool = False) -> 
 
 
 def _by_keys(segment: Segment, model: KeyModel, differing: str, made_only: bool) -> Recognition:
-    """Whether the model makes the segment's keys of a window of its text; it does where no keys are there yet."""
+    """Decide whether the model reproduces the keys of a window of the segment; yes if there are no keys yet."""
     given = model.loaded.identity
     window = window_of(segment, model.loaded, made_only=made_only)
     if window is None:
         return Recognition(given)
     own = segment.plan.compute == f"{model.loaded.dtype} on {model.loaded.device.type}"
     largest, error = _SAME_DTYPE_ERROR if own else LARGEST_ERROR, _coded_error(segment, model, window)
-    told = (
-        f"the squared error of the keys of its first {len(window.ids)} tokens is {error:.2g} of their variance (at "
-        f"most {largest:g})"
+    comparison = (
+        f"the squared error of the keys of its first {len(window.ids)} tokens is {error:.2g} of their variance (limit "
+        f"{largest:g})"
     )
     if not error <= largest:
-        return Recognition(given, (differing or "computation",), told)
-    return Recognition(given, (), told if differing else "")
+        return Recognition(given, (differing or "computation",), comparison)
+    return Recognition(given, (), comparison if differing else "")
 
 
 def _coded_error(segment: Segment, model: KeyModel, window: KeyedWindow) -> float:
-    """The error of the model's keys once they are stored as the segment's are, which takes int8's share out of it."""
+    """Return the error of the model's keys after encoding them like the segment's, which excludes the error of int8."""
 
     def coded(keys: Float32) -> Float32:
         try:
@@ -138,7 +138,7 @@ def _coded_error(segment: Segment, model: KeyModel, window: KeyedWindow) -> floa
 
 
 def _has_text(segment: Segment) -> bool:
-    """Whether the documents of a segment that was begun, or is damaged, are there."""
+    """Return whether the documents of an unfinished or damaged segment are available."""
     try:
         return segment.commits.find(DOCUMENTS_TASK) is not None and len(segment.documents) > 0
     except CorruptStoreError:
@@ -146,9 +146,9 @@ def _has_text(segment: Segment) -> bool:
 
 
 def _makes_its_tokens(segment: Segment, loaded: LoadedModel) -> bool:
-    """Whether the tokenizer makes the stored tokens of the text that they decode to, over some documents.
+    """Return whether the tokenizer reproduces the stored tokens of some documents from their decoded text.
 
-    Raises CorruptStoreError where they can't be read.
+    Raises CorruptStoreError if they can't be read.
     """
     table, longest = segment.documents, segment.plan.key.context
     documents = np.flatnonzero(table.tokens > _CUT)
@@ -169,10 +169,10 @@ def _makes_its_tokens(segment: Segment, loaded: LoadedModel) -> bool:
 def model_of_store(
     store: Datastore, name: str, *, dtype: str, device: str, allow: Allow | None = None, say: Allow | None = None
 ) -> KeyModel:
-    """The LM called ``name``, loaded, if it made the keys of the store; ``allow`` and ``say`` as for
-    ``require_same_model``.
+    """Load the LM called ``name``, which must have made the keys of the store.
 
-    Raises ModelError if it can't be loaded, MismatchError if it is another, or nothing says which it was.
+    ``allow`` and ``say``: see ``require_same_model``. Raises ModelError if the LM can't be loaded, and MismatchError if
+    it differs or the LM of the store is unknown.
     """
     root, manifest = store.root, store.manifest
     require_known_model(root, manifest)
@@ -184,28 +184,28 @@ def model_of_store(
 
 
 def require_same_model(store: Datastore, model: KeyModel, allow: Allow | None = None, say: Allow | None = None) -> None:
-    """Raise MismatchError, naming what differs, unless ``model``, loaded from files, made the keys of the store.
+    """Raise MismatchError, with the differences, unless ``model``, loaded from files, made the keys of the store.
 
-    With ``allow`` the difference is told to it instead, and only what no arithmetic gets over is refused. ``say`` is
-    told where only the keys could tell.
+    If given, ``allow`` is called with the message instead, and only models that can't be used at all are refused.
+    ``say`` is called with a message if only the keys could decide.
     """
     root, made = store.root, store.manifest.model
     recognition = recognise(store.segments[0], model)
     if recognition.differing:
-        sentence = mismatch(root, made, recognition)
+        message = mismatch(root, made, recognition)
         if allow is None:
             raise MismatchError(
-                f"{sentence}. Give the model that made it with --model, or --allow-mismatch if you mean it"
+                f"{message}. Give the model that made the store with --model, or --allow-mismatch to accept this"
             )
         require_fitting(root, store.manifest, model)
-        allow(sentence)
+        allow(message)
     elif recognition.keys and say is not None:
         say(same(root, made, recognition))
     require_same_layer(root, store.manifest, model, allow)
 
 
 def mismatch(root: Path, made: ModelIdentity, recognition: Recognition) -> str:
-    """What differs, in words, without an end."""
+    """Return the message about a mismatch, without a final period."""
     given = recognition.identity
     named = (
         f"{root} was made by model {made.name!r} ({made.weights[:12]}), not by {given.name!r} ({given.weights[:12]})"
@@ -215,8 +215,8 @@ def mismatch(root: Path, made: ModelIdentity, recognition: Recognition) -> str:
 
 
 def same(root: Path, made: ModelIdentity, recognition: Recognition) -> str:
-    """That a model is the store's though a digest differs, in words."""
+    """Return the message that a model is the store's although a digest differs."""
     return (
-        f"{root} knows {made.name!r} by digests that other versions of the libraries made; it is the same LM: "
+        f"{root} records {made.name!r} with digests by other library versions, but it is the same LM: "
         f"{recognition.keys}"
     )

@@ -1,7 +1,7 @@
-"""Frozen dataclasses to JSON and back, every field checked on the way in.
+"""Convert frozen dataclasses to JSON and back, checking every field when reading.
 
-What a store holds may come from a stranger, so reading a record never trusts it: unknown, missing or
-mistyped fields raise, and nothing is ever looked up, imported or evaluated by a name found in the file.
+A store may come from a stranger, so records aren't trusted: unknown, missing or mistyped fields raise an error, and
+nothing is looked up, imported or evaluated by a name found in the file.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 LATER = {"left_out": True}
-"""Metadata of a field that came after records of its kind had been written: left out where it is None."""
+"""Metadata of a field added after records of its kind had been written: omitted if it is None."""
 
 
 def to_json(record: Any) -> Any:
-    """The record as plain dicts, lists and scalars."""
+    """Return the record as plain dicts, lists and scalars."""
     left_out = [field.name for field in dataclasses.fields(record) if field.metadata.get("left_out")]
     return {
         name: value for name, value in dataclasses.asdict(record).items() if name not in left_out or value is not None
@@ -28,13 +28,13 @@ def to_json(record: Any) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256, as 64 hexadecimal digits, of a record or a JSON value in canonical form."""
+    """Return the SHA-256, in hex, of a record or a JSON value in canonical form."""
     plain = to_json(value) if dataclasses.is_dataclass(value) else value
     return hashlib.sha256(encode_json(plain)).hexdigest()
 
 
 def from_json(kind: type[T], value: Any, where: str) -> T:
-    """The record of type ``kind`` that ``value`` holds; ``where`` names the file in messages.
+    """Return the record of type ``kind`` in ``value``; ``where`` names the file in messages.
 
     Raises CorruptStoreError if a field is unknown, missing, of another type, or refused by the record itself.
     """
@@ -52,7 +52,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
         raise CorruptStoreError(f"{where}: {error}") from error
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind of type
+def _parse(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one return per kind of type
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
@@ -74,7 +74,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one ret
         try:
             return float(value)
         except OverflowError:
-            raise CorruptStoreError(f"{where}: {value!r:.40}… is larger than any number of this kind") from None
+            raise CorruptStoreError(f"{where}: {value!r:.40}… is too large for a float") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise CorruptStoreError(f"{where}: expected {hint.__name__}, found {value!r:.40}")
     return value

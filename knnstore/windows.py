@@ -9,17 +9,17 @@ import numpy as np
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 Padding = Literal["longest", "ladder", "exact", "alone"]
-"""Which windows share a batch, and to which length they are padded.
+"""Which windows share a batch, and the length to which they are padded.
 
-``ladder``: windows of one step of a ladder of lengths, padded to that step, so that a window's shape depends on the
-window alone. ``exact``: windows of equal length, unpadded, for LMs whose results depend on the longest text of a batch.
-``alone``: one window per batch, for LMs whose results depend on the other texts. ``longest``: windows of like lengths,
-padded to the longest of them, as stores were made before there was a ladder.
+``ladder``: windows on one step of a ladder of lengths, padded to that step, so that a window's shape depends only on
+the window. ``exact``: windows of equal length, unpadded, for LMs whose results depend on the longest text of a batch.
+``alone``: one window per batch, for LMs whose results depend on the other texts. ``longest``: windows of similar
+lengths, padded to the longest of them, as in stores made before the ladder existed.
 """
 PADDINGS: tuple[Padding, ...] = ("longest", "ladder", "exact", "alone")
 
 ROWS = 16
-"""Positions in the smallest block of rows that a CPU's kernels handle alike wherever it lies in a matrix."""
+"""Positions per block of rows that CPU kernels compute identically anywhere in a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,9 +27,9 @@ class Windows:
     """Windows over documents, int64 arrays of equal length.
 
     A document's stream is BOS followed by its tokens. Window w feeds stream positions ``[start, start + length)``
-    to the LM; its last ``scored`` positions are the ones whose hidden states are taken. The state at stream
-    position p is the key of the document's token p (0-based), the one that follows it: ``row`` is the row of the
-    first, the others follow. ``context``: most positions that a window may have.
+    to the LM, and the hidden states of its last ``scored`` positions are used. The state at stream position p is the
+    key of the document's token p (0-based), which follows it. ``row``: row of the first scored token; the others
+    follow. ``context``: maximum number of positions per window.
     """
 
     document: Int64
@@ -43,21 +43,22 @@ class Windows:
         return len(self.document)
 
     def select(self, index: Any) -> "Windows":
-        """The windows at ``index``: a slice, or an integer or bool array."""
+        """Return the windows at ``index``: a slice, or an integer or bool array."""
         document, start, length = self.document[index], self.start[index], self.length[index]
         return Windows(document, start, length, self.scored[index], self.row[index], self.context)
 
     def widths(self, padding: Padding) -> Int64:
-        """The length that each window is padded to, int64 (windows,); for ``longest``, if all are one batch."""
+        """Return the padded length of each window, int64 (windows,); for ``longest``, if all are in one batch."""
         if padding == "longest":
             return np.full(len(self), self.length.max())
         return ladder(self.length, self.context) if padding == "ladder" else self.length
 
     def batches(self, batch_tokens: int, padding: Padding = "ladder", lines: int = 1) -> Iterator["Windows"]:
-        """Batches of windows, longest first, that padded hold at most ``batch_tokens`` tokens.
+        """Yield batches of windows, longest first, with at most ``batch_tokens`` tokens after padding.
 
-        Depends on the windows and the arguments alone, so that a task run twice makes the same batches. A window longer
-        than ``batch_tokens`` is a batch of its own. A full batch of ``lines`` windows or more has a multiple of them.
+        They depend only on the windows and the arguments, so that a task run twice makes the same batches. A window
+        longer than ``batch_tokens`` is its own batch. The size of a full batch with more than ``lines`` windows is a
+        multiple of ``lines``.
         """
         ordered = self.select(np.lexsort((self.scored, self.length))[::-1])
         widths = ordered.length if padding == "longest" else ordered.widths(padding)
@@ -69,16 +70,16 @@ class Windows:
             if padding == "alone" or (padding == "exact" and width < ROWS):
                 size = 1
             elif padding != "longest":
-                size = min(size, int(np.searchsorted(-widths, -width, side="right")) - begin)  # those of one width
+                size = min(size, int(np.searchsorted(-widths, -width, side="right")) - begin)  # windows of one width
             yield ordered.select(slice(begin, begin + size))
             begin += size
 
 
 def ladder(length: Int64, most: int) -> Int64:
-    """The steps of the ladder that lengths are padded to: int64, like ``length``; none is above ``most``.
+    """Return the steps of the ladder to which lengths are padded: int64, like ``length``, and at most ``most``.
 
-    A step is the next multiple of 16, or of an eighth of the next power of two where that is more: a text is padded by
-    at most 15 positions or a quarter.
+    A step is the next multiple of 16 or, if larger, of an eighth of the next power of two. A text is therefore padded
+    by at most 15 positions or a quarter of its length.
     """
     octave = 1 << np.maximum(np.ceil(np.log2(np.maximum(length, 1))).astype(np.int64), 0)
     step = np.maximum(ROWS, octave // 8)
@@ -89,15 +90,15 @@ def ladder(length: Int64, most: int) -> Int64:
 def cut_windows(
     first_row: Int64, tokens: Int64, *, context: int, stride: int, rows: tuple[int, int] | None = None
 ) -> Windows:
-    """The windows of documents, in order; with ``rows``, those that score any row of ``[begin, end)``.
+    """Return the windows of documents in order; with ``rows``, only those that score a row in ``[begin, end)``.
 
     A window holds at most ``context`` stream positions and scores the last ``stride`` of them, then slides by
-    ``stride``: every token but a document's first few sees at least ``context - stride`` positions, as in
+    ``stride``: every token except the first few of a document sees at least ``context - stride`` positions, as in
     Khandelwal et al. 2020. Windows never cross documents.
 
     Args:
         first_row: int64 (documents,), ascending: the row of each document's first token.
-        tokens: int64 (documents,): its number of tokens; 0 makes no window.
+        tokens: int64 (documents,): number of tokens of each document; 0 for no windows.
         context: W. stride: S, at most W.
         rows: half-open range of rows.
     """
@@ -107,7 +108,7 @@ def cut_windows(
     wanted = begin_row < end_row  # an empty range within a document overlaps none of its windows
     overlapping = np.flatnonzero((first_row < end_row) & (first_row + tokens > begin_row) & wanted)
     first, count = first_row[overlapping], tokens[overlapping]
-    low = np.maximum(begin_row - first, 0) // stride  # first window wanted of each document
+    low = np.maximum(begin_row - first, 0) // stride  # first requested window of each document
     high = -(-np.minimum(end_row - first, count) // stride)  # one past the last
     number = high - low
     which = np.repeat(np.arange(len(overlapping)), number)

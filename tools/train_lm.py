@@ -166,13 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"train_lm: {error}")
         return error.exit_code
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        say(f"train_lm: {error}; make it possible and run the same command again, it goes on")
+        say(f"train_lm: {error}; correct this and run the same command again to resume")
         return 1
     except torch.cuda.OutOfMemoryError as error:
         say(f"train_lm: {first_line(error)}; give a lower --context, --width or --layers")
         return 1
     except KeyboardInterrupt:
-        say(f"train_lm: interrupted; the same command again goes on from the last checkpoint in {args.out}")
+        say(f"train_lm: interrupted; run the same command again to resume from the last checkpoint in {args.out}")
         return 130
     return 0
 

@@ -18,10 +18,10 @@ from knnstore.errors import DiskFullError, ResourceError
 
 SENTENCES = {
     "full": "no space left to ",
-    "quota": "your quota is used up (the disk has ",
+    "quota": "your quota is exhausted (the disk has ",
     "read-only": "the file system is read-only; choose another place with --store",
-    "denied": "permission denied; ask its owner for it, or choose another place",
-    "broken": "Input/output error; see the system's log for the disk, then run the same command again",
+    "denied": "permission denied; ask the owner for permission or choose another place",
+    "broken": "Input/output error; check the system log for disk errors, then run the same command again",
 }
 
 
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_with_what_is_there_and_what_is_n
         code, told = run(begun, *command)
     assert code == 1
     assert what in told
-    assert " free): make room and run the same command again, it goes on. " in told
+    assert " free): make room and run the same command again to resume. " in told
     assert told.rstrip().endswith("B")  # … need about 12.3 KB
 
 

@@ -81,7 +81,7 @@ def test_another_partner_is_refused_by_what_differs_and_taken_by_who_means_it(ot
     assert code == 1
     assert "was made by model 'lm' (" in said
     assert "not by 'other' (" in said
-    assert f"{told}. Give the model that made it with --model, or --allow-mismatch if you mean it" in said
+    assert f"{told}. Give the model that made the store with --model, or --allow-mismatch to accept this" in said
     code, said = run(here, *command, "--model", "other", "--allow-mismatch")
     assert code == 0, said
     assert f": {told}" in said  # it is told all the same
