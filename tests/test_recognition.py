@@ -167,7 +167,7 @@ def test_an_older_store_is_opened_by_programs_with_a_warning(old, lm):
 def test_an_older_store_grows_is_indexed_and_compacted(old, corpus, lm, tmp_path):
     (corpus / "new.txt").write_text("A river runs past the mill. " * 30)
     _, lines = make(tmp_path, corpus, lm)
-    assert len([line for line in lines if "digests by other library versions" in line]) == 1
+    assert len([line for line in lines if "digests that other versions" in line]) == 1
     store = Datastore(old)
     assert len(store.segments) == 2
     assert {segment.plan.model.config for segment in store.segments} == {OTHER_CONFIG}
