@@ -5,10 +5,9 @@ has. So every product meets the same numbers in the same shape, and the answer i
 one kind and with as many threads as this process has. Otherwise the last bits can differ.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from socket import gethostname
-from typing import Any
 
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import MismatchError
@@ -26,6 +25,7 @@ from knnstore.lm.loading import load_model
 from knnstore.lm.sources import SourceReader
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Runner, kept
+from knnstore.score.texts import TokenIds
 from knnstore.windows import Windows
 
 _TASK_TOKENS = 4096  # padding included: seconds of a CPU, and of a GPU some times what a task costs the scheduler
@@ -38,7 +38,7 @@ class BatchesTask:
     spec: LmSpec
     identity: ModelIdentity
     batches: tuple[InputBatch, ...]
-    targets: dict[tuple[int, int, int], Any]
+    targets: dict[tuple[int, int, int], TokenIds]
 
 
 def score_batches(task: BatchesTask) -> ScoredTokens:
@@ -57,7 +57,7 @@ def scored_parts(
     model: KeyModel,
     layer: str,
     windows: Windows,
-    tokens: Any,
+    tokens: Callable[[int, int, int], TokenIds],
     batch_tokens: int,
     *,
     sources: SourceReader | None,

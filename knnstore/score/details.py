@@ -189,9 +189,8 @@ def _explained(
     result = []
     assert neighbours.rows is not None
     for extreme, rows, distances in zip(extremes, neighbours.rows, neighbours.distances, strict=True):
-        document = int(np.searchsorted(texts.first + texts.tokens, extreme.row, side="right"))
-        position = extreme.row - int(texts.first[document])
-        before = model.decode(texts.read(document, max(0, position - _CONTEXT), position).tolist())
+        document = int(texts.documents(np.array(extreme.row)))
+        before = model.decode(texts.before(extreme.row, _CONTEXT).tolist())
         near = []
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
             if row >= 0:

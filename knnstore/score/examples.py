@@ -96,11 +96,8 @@ def explain(
 
 
 def _example(candidate: Candidate, texts: Texts, model: LoadedModel, source: Passage) -> Example:
-    document = int(np.searchsorted(texts.first + texts.tokens, candidate.row, side="right"))
-    position = candidate.row - int(texts.first[document])
-    before = texts.read(document, max(0, position - _CONTEXT_TOKENS), position)
     return Example(
-        context=model.decode(before.tolist()),
+        context=model.decode(texts.before(candidate.row, _CONTEXT_TOKENS).tolist()),
         token=model.decode([candidate.target]),
         lm_token=model.decode([candidate.lm_top]),
         lm_p=candidate.lm_p_top,

@@ -10,12 +10,11 @@ import numpy as np
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.stores import Stores
+from knnstore.neighbours import Bool, Int64
 from knnstore.overlap import LENGTH, MOST_WINDOWS, Windows, covered, window_starts
-from knnstore.score.texts import Texts
+from knnstore.score.texts import Texts, TokenIds
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.overlaps import find_by_suffixes
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 _MOST_SHARE = 0.02  # of the tokens, from which on a measurement says little of new text
 
@@ -137,8 +136,8 @@ class _Found:
 
     texts: Texts
     stores: Stores
-    shared: Any = field(init=False)  # bool (tokens,)
-    repeated: Any = field(init=False)  # bool (stored documents,)
+    shared: Bool = field(init=False)  # (tokens,)
+    repeated: Bool = field(init=False)  # (stored documents,)
     begins: Int64 = field(init=False)  # int64 (segments + 1,): the first document of each segment
     most: dict[int, tuple[int, int]] = field(default_factory=dict)
     identical: dict[int, int] = field(default_factory=dict)
@@ -215,7 +214,7 @@ class _Found:
         ]
         return [{name: numbers for name, numbers in one.items() if len(numbers)} for one in each]
 
-    def _places(self, windows: Windows, ids: Any) -> Iterator[tuple[int, Int64, Int64]]:
+    def _places(self, windows: Windows, ids: TokenIds) -> Iterator[tuple[int, Int64, Int64]]:
         """Where windows stand: a segment's number among those of all stores, its rows, and the windows' groups."""
         first = 0
         for store in self.stores.each:
@@ -230,7 +229,7 @@ class _Found:
 
     def _count(self, starts: Int64, sources: Int64) -> None:
         """Take note of windows of the texts and the stored documents that have them."""
-        scored = np.searchsorted(self.texts.first + self.texts.tokens, starts, side="right")
+        scored = self.texts.documents(starts)
         pairs, counts = np.unique(scored * len(self.repeated) + sources, return_counts=True)
         for pair, windows in zip(pairs.tolist(), counts.tolist(), strict=True):
             document, source = divmod(pair, len(self.repeated))

@@ -109,7 +109,7 @@ class Pass:
             with self.reporter.bar(f"{stage}, search{part}", end - begin, "tokens") as advance:
                 neighbours = self.search(tokens.keys, k, advance=advance)
             self.clock.search += time.perf_counter() - started
-            document = np.searchsorted(texts.first + texts.tokens, tokens.rows, side="right")
+            document = texts.documents(tokens.rows)
             started = time.perf_counter()
             cache = None
             if self.cache and cache_temperatures is not None:

@@ -1,11 +1,14 @@
 """What a score is: numbers for people and for scripts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from knnstore.mixing.setting import Setting
 from knnstore.perplexity import Interval, Likelihood, gain_interval, gain_percent
 from knnstore.score.overlap import Overlap
+
+if TYPE_CHECKING:
+    from knnstore.score.details import Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class ScoreReport:
     examples: tuple[Example, ...]
     overlap: Overlap
     names: tuple[str, ...] = ()
-    details: Any = None
+    details: "Details | None" = None
 
     @property
     def gain_percent(self) -> float:

@@ -4,22 +4,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import encode_json, storage_errors
+from knnstore.atomic import encode_json
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.lm.forward import ScoredTokens
 from knnstore.mixing.cache import CacheScores
 from knnstore.mixing.evidence import Evidence
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.outputs import output_file
 from knnstore.records import from_json, to_json
+from knnstore.score.parquet_file import ParquetFile
 from knnstore.score.passes import Block, find_matches, outlook_of
 from knnstore.score.texts import Texts
 from knnstore.suffixes.search import Suffixes
@@ -54,17 +53,17 @@ class SavedFacts:
     bytes: tuple[int, ...]
 
 
-class NeighboursWriter:
-    """Writes blocks as they come; the file is renamed into place when it is whole.
-
-    ``finish`` takes the facts, which are known last; Parquet's metadata lie at the end of a file.
-    """
+class NeighboursWriter(ParquetFile):
+    """Writes blocks as they come; ``finish`` takes the facts, which are known last."""
 
     def __init__(self, path: str | Path) -> None:
-        self._path = output_file(str(path), "--save-neighbours")
-        self._aside = self._path.with_name(f"{self._path.name}.tmp")
-        self._file: BinaryIO | None = None
-        self._writer: pq.ParquetWriter | None = None
+        super().__init__(
+            path,
+            "--save-neighbours",
+            compression_level=1,
+            use_dictionary=False,
+            use_byte_stream_split=["distances.list.element"],
+        )
         self._texts: list[Texts] = []
         self._documents = 0
 
@@ -73,23 +72,10 @@ class NeighboursWriter:
         if not self._texts or self._texts[-1] is not texts:
             self._documents = sum(len(earlier.names) for earlier in self._texts)
             self._texts.append(texts)
-        table = _table(block, self._documents, vocabulary)
-        with storage_errors("write", self._path):
-            if self._writer is None:
-                self._file = self._aside.open("wb")
-                self._writer = pq.ParquetWriter(
-                    self._file,
-                    table.schema,
-                    compression="zstd",
-                    compression_level=1,
-                    use_dictionary=False,
-                    use_byte_stream_split=["distances.list.element"],
-                )
-            self._writer.write_table(table, row_group_size=_GROUP_TOKENS)
+        self.append(_table(block, self._documents, vocabulary), _GROUP_TOKENS)
 
     def finish(self, **facts: Any) -> None:
         """Add the facts (all of SavedFacts but the version and the documents)."""
-        assert self._writer is not None
         documents: dict[str, Any] = {
             "names": tuple(name for texts in self._texts for name in texts.names),
             "digests": tuple(digest for texts in self._texts for digest in texts.digests),
@@ -97,23 +83,7 @@ class NeighboursWriter:
             "bytes": tuple(int(count) for texts in self._texts for count in texts.bytes),
         }
         record = SavedFacts(version=_VERSION, **facts, **documents)
-        self._writer.add_key_value_metadata({_METADATA: encode_json(to_json(record))})
-
-    def __enter__(self) -> "NeighboursWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with storage_errors("write", self._path):
-            if self._writer is not None:
-                self._writer.close()
-            if self._file is not None:
-                self._file.close()
-            if kind is None:
-                self._aside.replace(self._path)
-            else:
-                self._aside.unlink(missing_ok=True)
+        self.add_metadata(_METADATA, encode_json(to_json(record)))
 
 
 def _table(block: Block, documents: int, vocabulary: int) -> pa.Table:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
@@ -19,6 +19,8 @@ from knnstore.index.search import Method, Searcher
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 from knnstore.objects.path import path_of
 from knnstore.scheduling import Runner, kept
+
+UInt32 = NDArray[np.uint32]
 
 _MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
 _ROWS_AT_ONCE = 512
@@ -49,7 +51,7 @@ class ShardAnswer:
 
     task: ShardTask
     distances: Float32
-    values: Any
+    values: UInt32
 
 
 Mask = tuple[tuple[str, bytes], ...]
@@ -136,7 +138,7 @@ class NearestOfShards:
         self._keys = np.full((queries, k), _EMPTY)
         self._values = np.zeros((queries, k), np.uint32)
 
-    def add(self, shard: int, distances: Float32, values: Any) -> None:
+    def add(self, shard: int, distances: Float32, values: UInt32) -> None:
         """Merge a shard's answer: float32 and uint32 (n, k), nearest first, inf where there is none."""
         place = np.arange(shard * self._k, (shard + 1) * self._k, dtype=np.uint64)
         for block in self._blocks():

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knnstore.corpus.documents import read_documents
 from knnstore.datastore.stores import Stores
 from knnstore.errors import CorpusError, UsageError, located
 from knnstore.lm.loading import KINDS, LoadedModel
 from knnstore.lm.sources import SourceReader
+from knnstore.neighbours import Int64
 from knnstore.score.options import ScoreOptions
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
+TokenIds = NDArray[np.uint32]
 Digest = bytes
 """SHA-256 of a text as a store has it; empty of a part of one."""
 
@@ -31,12 +33,12 @@ class Texts:
     """
 
     names: tuple[str, ...]
-    ids: Any
+    ids: TokenIds
     first: Int64
     tokens: Int64
     bytes: Int64
     digests: tuple[str, ...] = ()
-    sources: tuple[Any, ...] = ()
+    sources: tuple[NDArray[Any], ...] = ()
     sha256: tuple[Digest, ...] = ()
 
     @property
@@ -44,9 +46,17 @@ class Texts:
         """Reads the source of a document; None where documents are no pairs."""
         return self.sources.__getitem__ if self.sources else None
 
-    def read(self, document: int, begin: int, end: int) -> Any:
+    def read(self, document: int, begin: int, end: int) -> TokenIds:
         """Token ids ``[begin, end)`` of a document."""
         return self.ids[self.first[document] + begin : self.first[document] + end]
+
+    def documents(self, rows: Int64) -> Int64:
+        """Return the document that each of some rows of ``ids`` belongs to: int64, shaped like ``rows``."""
+        return np.searchsorted(self.first + self.tokens, rows, side="right")
+
+    def before(self, row: int, most: int) -> TokenIds:
+        """Return up to ``most`` token ids that stand before a row in its document."""
+        return self.ids[max(row - most, int(self.first[self.documents(np.array(row))])) : row]
 
     def select(self, documents: Int64) -> "Texts":
         """Some of the documents."""
@@ -157,7 +167,11 @@ def texts_of_files(
 
 
 def _texts(
-    names: list[str], parts: list[Any], sizes: list[int], digests: list[str] | None = None, sources: Sequence[Any] = ()
+    names: list[str],
+    parts: list[TokenIds],
+    sizes: list[int],
+    digests: list[str] | None = None,
+    sources: Sequence[NDArray[Any]] = (),
 ) -> Texts:
     if digests is None:
         # a pair is its source as well

@@ -1,16 +1,13 @@
 """``--per-token``: what LM, store and mixture say of every token, as Parquet."""
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
 from knnstore.lm.loading import LoadedModel
 from knnstore.mixing.mixture import Mixed
-from knnstore.outputs import output_file
+from knnstore.score.parquet_file import ParquetFile
 from knnstore.score.passes import Block
 from knnstore.score.texts import Texts
 
@@ -30,22 +27,18 @@ _SCHEMA = pa.schema(
 )
 
 
-class TokenLog:
-    """Writes one row a token, block by block; the file is renamed into place when it is whole."""
+class TokenLog(ParquetFile):
+    """Writes one row per token, block by block."""
 
     def __init__(self, path: str | Path, texts: Texts, model: LoadedModel) -> None:
-        self._path = output_file(str(path), "--per-token")
-        self._aside = self._path.with_name(f"{self._path.name}.tmp")
+        super().__init__(path, "--per-token")
         self._texts = texts
         self._model = model
-        with storage_errors("write", self._path):
-            self._file = self._aside.open("wb")
-            self._writer = pq.ParquetWriter(self._file, _SCHEMA, compression="zstd")
 
     def write(self, block: Block, mixed: Mixed, k: int) -> None:
         """Append a block and what a mixture makes of it; the k nearest are compared with the token."""
         tokens, neighbours = block.tokens, block.evidence.neighbours
-        document = np.searchsorted(self._texts.first + self._texts.tokens, tokens.rows, side="right")
+        document = self._texts.documents(tokens.rows)
         with np.errstate(divide="ignore"):
             log_store = np.log(mixed.memory_p)
         agreeing = (neighbours.values[:, :k] == tokens.targets[:, None]).sum(axis=1)
@@ -64,19 +57,4 @@ class TokenLog:
             },
             schema=_SCHEMA,
         )
-        with storage_errors("write", self._path):
-            self._writer.write_table(table)
-
-    def __enter__(self) -> "TokenLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with storage_errors("write", self._path):
-            self._writer.close()
-            self._file.close()
-            if kind is None:
-                self._aside.replace(self._path)
-            else:
-                self._aside.unlink(missing_ok=True)
+        self.append(table)

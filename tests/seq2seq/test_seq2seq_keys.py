@@ -101,15 +101,15 @@ def test_stopping_early_changes_no_bit_of_the_keys(family, tokenizer, tokens):
     assert torch.equal(found.keys(ids, source), found.keys_and_logits(ids, 0, source)[0])
 
 
+def always_five(queries, _k):
+    values = np.full((len(queries), 1), 5)
+    return Neighbours(np.zeros((len(queries), 1), np.float32), values, values)
+
+
 @pytest.fixture
 def mixed(family, tokenizer, tokens):
     """A model with hooks that find, for every key, token 5 at no distance; the same model's plain call; the hooks."""
     model = family[0]
-
-    def always_five(queries, _k):
-        values = np.full((len(queries), 1), 5)
-        return Neighbours(np.zeros((len(queries), 1), np.float32), values, values)
-
     batch = tokenizer([source for source, _ in PAIRS], return_tensors="pt", padding=True)
     labels = tokenizer([target for _, target in PAIRS], return_tensors="pt", padding=True).input_ids
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -136,8 +136,13 @@ def test_attached_the_logits_and_the_loss_are_the_mixtures(mixed):
     torch.testing.assert_close(plain.loss, -plain.logits[there].log_softmax(-1).gather(1, targets).mean())
 
 
-def test_attached_it_generates_alike_with_and_without_a_cache_alone_and_in_a_batch(mixed):
-    model, inputs, _, _ = mixed
+@pytest.mark.parametrize("remembered", [0, 4])
+def test_attached_it_generates_alike_with_and_without_a_cache_alone_and_in_a_batch(mixed, tokenizer, remembered):
+    model, inputs, _, hooks = mixed
+    if remembered:  # the target's own last pairs are a source too
+        hooks.detach()
+        mixture = Mixture(Setting(1, 0.2, 1.0, remembered, 0.5, 1.0))
+        hooks = MixtureHooks(model, key_model(model, tokenizer).point, Mixer(always_five, mixture))
     given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "forced_eos_token_id": None}
     together = model.generate(**given, **options)
@@ -145,6 +150,7 @@ def test_attached_it_generates_alike_with_and_without_a_cache_alone_and_in_a_bat
     for line, (ids, mask) in enumerate(zip(given["input_ids"], given["attention_mask"], strict=True)):
         alone = model.generate(ids[None, mask.bool()], attention_mask=mask[None, mask.bool()], **options)[0]
         assert together[line, : len(alone)].tolist() == alone.tolist()
+    hooks.detach()
 
 
 def test_padding_of_the_decoder_is_left_to_the_model(mixed):
