@@ -69,7 +69,7 @@ def _search_block(
         scans = [
             engine.top_k(np.full(len(each.queries), np.inf, np.float32), k, largest_tag=largest_row) for each in probes
         ]
-        for rows_of_chunk, lists in _stored_chunks(store, centre):
+        for rows_of_chunk, lists in _stored_chunks(store, centre, rows):
             if lists is not None:
                 list(pool.map(_offer, scans, probes, repeat(lists)))
             if progress:
@@ -85,8 +85,11 @@ def _candidates(scan: TopK) -> Candidates:
     return scan.candidates()
 
 
-def _stored_chunks(store: Datastore, centre: Float32) -> Iterator[tuple[int, StoredLists | None]]:
-    """Yield the rows of each chunk, and those that aren't hidden, if any, as a list whose centroid is the centre."""
+def _stored_chunks(store: Datastore, centre: Float32, tagged: bool) -> Iterator[tuple[int, StoredLists | None]]:
+    """Yield the rows of each chunk, and those that aren't hidden, if any, as a list whose centroid is the centre.
+
+    ``tagged``: by their row numbers.
+    """
     first_row = 0
     for segment, hidden in zip(store.segments, store.hidden, strict=True):
         scales = segment.codec.scales
@@ -99,7 +102,9 @@ def _stored_chunks(store: Datastore, centre: Float32) -> Iterator[tuple[int, Sto
             if len(arrays[0]):
                 keys, values, rows = (Column.of_array(array, np.array([len(array)])) for array in arrays)
                 residuals = partial(_residuals, scales, centre)
-                lists = StoredLists(np.zeros(1, np.int64), keys, residuals, scales, values, rows, first_row)
+                lists = StoredLists(
+                    np.zeros(1, np.int64), keys, residuals, scales, values, rows if tagged else None, first_row
+                )
             yield len(chunk.rows), lists
         first_row += segment.rows
 

@@ -72,7 +72,7 @@ def offer_tiles(
         centroid = torch.from_numpy(probes.centroids[tile.number]).to(device)
         for begin in range(0, len(members), _QUERIES_AT_ONCE):
             block = members[begin : begin + _QUERIES_AT_ONCE]
-            local = queries[torch.from_numpy(block).to(device)] - centroid  # (m, d)
+            local = queries.index_select(0, torch.from_numpy(block).to(device)) - centroid  # (m, d)
             top_k.offer(block, squared_distances(local, residuals), local.square().sum(1), numbers)
 
 
