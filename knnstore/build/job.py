@@ -13,8 +13,8 @@ from knnstore.build.lists import check_lists, fill_lists, run_tasks
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import load_manifest
-from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import INDEX, bytes_below
+from knnstore.datastore.store import INDEX, Datastore
+from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
 from knnstore.index.adopting import own_index

@@ -19,6 +19,7 @@ from knnstore.objects.service import SCHEMES
 from knnstore.urls import file_path, split_url
 
 SUFFIX = ".knnstore"
+SEGMENTS, INDEX, LISTS = "segments", "index", "lists"
 
 
 class Datastore:
@@ -113,7 +114,7 @@ def open_segment(root: Path) -> Segment:
 
 def _segment(root: Path, manifest: Manifest, name: str) -> Segment:
     dropped = manifest.index is not None and name in (manifest.dropped or ())
-    lists = index_root(root, str(manifest.index)) / "lists" / name
+    lists = index_root(root, str(manifest.index)) / LISTS / name
     return Segment(segment_root(root, name), lists if dropped else None)
 
 
@@ -134,12 +135,12 @@ def _ranges(segment: Segment, documents: Removed) -> RowRanges:
 
 def segment_root(root: Path, name: str) -> Path:
     """Folder of a segment."""
-    return root / "segments" / name
+    return root / SEGMENTS / name
 
 
 def index_root(root: Path, name: str) -> Path:
     """Folder of an index."""
-    return root / "index" / name
+    return root / INDEX / name
 
 
 def store_path(store: str) -> Path:

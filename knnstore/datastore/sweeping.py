@@ -1,21 +1,19 @@
 """What no state needs any more leaves the disk: at once, or when the last reader of its state has gone."""
 
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from knnstore.atomic import remove_folder, storage_errors, sync_folder
 from knnstore.datastore.commits import DONE
-from knnstore.datastore.history import changes, is_held, within_reach
+from knnstore.datastore.history import changes
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
+from knnstore.datastore.parts import PARTS, PartKind, States, folders
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
-from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
-from knnstore.datastore.store import index_root, segment_root
+from knnstore.datastore.store import INDEX, SEGMENTS
 from knnstore.objects.path import ObjectPath
 
-INDEX = "index"
 _EPOCH_DIGITS = 5
 _LONGEST_NAME = 9
 
@@ -38,96 +36,42 @@ def sweep(root: Path, given_up: Collection[str] = ()) -> Swept:
         discard_begun(root, scratch)
     if INDEX in given_up:
         discard_unpublished(root)
-    sweep = _Sweep(root)
-    sweep.segments()
-    sweep.indexes()
-    sweep.tables()
-    return Swept(sweep.bytes, sweep.held_out_of_reach())
+    states, size = States(root), 0
+    for kind in PARTS:
+        for path, names in kind.folders(root):
+            if kind.is_over(states, *names):
+                size += _remove_part(kind, path)
+    in_reach = {state.state for state in (states.present, *states.reach)}
+    held = [s.state for s in states.held if s.state not in in_reach or s.index not in (None, states.present.index)]
+    return Swept(size + _sweep_removed(states), sorted(held))
 
 
-class _Sweep:
-    """One sweep. ``bytes`` that it has freed."""
-
-    def __init__(self, root: Path) -> None:
-        self.bytes = 0
-        self._root = root
-        known = changes(root)
-        self._present = load_manifest(root)
-        self._reach = [change.state for change in within_reach(root)]
-        past = [change.state for change in known if change.state.state != self._present.state]
-        self._held = [state for state in past if is_held(root, state.state)]
-        self._contents = [self._present, *self._reach, *self._held]
-        self._published = {name for change in known for name in change.state.segments}
-        self._gone = self._published - {name for state in self._contents for name in state.segments}
-        self._indexes = {change.state.index for change in known}
-
-    def segments(self) -> None:
-        """Remove segments, and the keys that lie in lists as well."""
-        for path in _folders(self._root / "segments", SEGMENT_NAME):
-            if path.name in self._gone:
-                # the exact-match memory holds the tokens of all segments: 'knnstore suffixes' makes it again; it goes
-                # first, since a sweep that is cut short goes on as long as the segment is there
-                self._remove(self._root / "suffixes")
-                self._remove(path)
-            elif path.name in self._published and not self._has_keys(path.name):
-                self.bytes += _remove_keys(path)
-
-    def indexes(self) -> None:
-        """Remove indexes, and of the others lists and runs."""
-        needed, present = {state.index for state in (self._present, *self._held)}, self._present
-        for path in _folders(self._root / "index", DIGEST_NAME):
-            if path.name in self._indexes - needed:
-                self._remove(path)
-            for lists in _folders(path / "lists", SEGMENT_NAME):
-                if self._is_over(lists.name):
-                    self._remove(lists)
-            for runs in _folders(path / "runs", SEGMENT_NAME):  # of lists that are done
-                if path.name == present.index and (runs.name in present.indexed or self._is_over(runs.name)):
-                    remove_tree(runs)
-            if (path / "runs").is_dir() and not any((path / "runs").iterdir()):
-                self._remove(path / "runs")
-
-    def tables(self) -> None:
-        """Remove tables of removed documents."""
-        needed = {removed_path(self._root, state.removed) for state in self._contents if state.removed}
-        folder = self._root / REMOVED
-        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if path not in needed:
-                self.bytes += path.stat().st_size
-                path.unlink(missing_ok=True)
-
-    def held_out_of_reach(self) -> list[int]:
-        """Numbers of states whose files stay for their readers alone."""
-        numbers, index = {state.state for state in (self._present, *self._reach)}, self._present.index
-        return sorted(s.state for s in self._held if s.state not in numbers or s.index not in (None, index))
-
-    def _remove(self, folder: Path) -> None:
-        self.bytes += remove_tree(folder)
-
-    def _has_keys(self, segment: str) -> bool:
-        """Whether a state needs the keys that a segment has in corpus order."""
-        return any(segment not in (state.dropped or ()) for state in self._contents if segment in state.segments)
-
-    def _is_over(self, segment: str) -> bool:
-        """Whether lists, or runs, are of a segment that is gone, or of one whose making was given up."""
-        begun = segment in self._published or segment_root(self._root, segment).is_dir()
-        return segment in self._gone or not begun
-
-
-def _remove_keys(segment: Path) -> int:
-    """Remove the keys that a segment has in corpus order, and their records before them; the bytes that were freed."""
-    if not (segment / "keys").is_dir():
+def _remove_part(kind: PartKind, part: Path) -> int:
+    """Remove a part; the bytes that are freed of a state."""
+    if not part.is_dir():
         return 0
-    with storage_errors("remove", segment):
-        for record in [*segment.glob(f"commits/{KEYS_RECORDS}"), segment / "commits" / f"{LAYOUT_TASK}.json"]:
+    with storage_errors("remove", part):
+        for record in [record for pattern in kind.records for record in part.parent.glob(pattern)]:
             record.unlink(missing_ok=True)
-    return remove_tree(segment / "keys")
+    size = remove_tree(part)
+    return 0 if kind.temporary else size
+
+
+def _sweep_removed(states: States) -> int:
+    """Remove the tables of removed documents that no state needs; their bytes."""
+    size, folder = 0, states.root / REMOVED
+    needed = {removed_path(states.root, state.removed) for state in states.needed if state.removed}
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if path not in needed:
+            size += path.stat().st_size
+            path.unlink(missing_ok=True)
+    return size
 
 
 def unfinished(root: Path) -> Iterator[Path]:
     """Folders of segments that belong to no state: begun and not ended."""
     ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
-    yield from (path for path in _folders(root / "segments", SEGMENT_NAME) if path.name not in ever)
+    yield from (path for path in folders(root / SEGMENTS, SEGMENT_NAME) if path.name not in ever)
 
 
 def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
@@ -138,7 +82,7 @@ def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
     for path in unfinished(root):
         if (path / scratch).exists() and path != but:
             remove_tree(path)
-    for path in sorted((root / "segments").glob(f"*/{scratch}")):
+    for path in sorted((root / SEGMENTS).glob(f"*/{scratch}")):
         if path.parent != but:
             remove_tree(path)
 
@@ -152,7 +96,7 @@ def discard_unpublished(root: Path) -> None:
 def unpublished_indexes(root: Path) -> list[Path]:
     """The folders of indexes that no state has ever had."""
     ever = {change.state.index for change in changes(root)} | {load_manifest(root).index}
-    return [path for path in _folders(root / "index", DIGEST_NAME) if path.name not in ever]
+    return [path for path in folders(root / INDEX, DIGEST_NAME) if path.name not in ever]
 
 
 def next_segment(root: Path, epoch: int | None) -> str:
@@ -160,9 +104,7 @@ def next_segment(root: Path, epoch: int | None) -> str:
     epoch = epoch or 0
     ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
     # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
-    begun = {
-        path.name for path in _folders(root / "segments", SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))
-    }
+    begun = {path.name for path in folders(root / SEGMENTS, SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))}
     numbers = [number for of, number in map(_numbers, ever | begun) if of == epoch]
     number = max(numbers, default=-1) + 1
     return f"{epoch:0{_EPOCH_DIGITS}d}{number:04d}" if epoch else f"{number:04d}"
@@ -213,14 +155,4 @@ def sizes_below(path: Path) -> Iterator[tuple[Path, int]]:
 
 def state_bytes(root: Path, state: Manifest) -> int:
     """Bytes on disk of a state's segments and lists."""
-    folders: Iterable[Path] = [segment_root(root, name) for name in state.segments]
-    if state.index is not None:
-        folder = index_root(root, state.index)
-        folders = [*folders, folder / "quantizer", *(folder / "lists" / name for name in state.indexed)]
-    return bytes_below(*folders)
-
-
-def _folders(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_dir())
+    return bytes_below(*(path for kind in PARTS for path in kind.whole(root, state)))

@@ -5,9 +5,10 @@ See ``datastore.adopting``. An index that is published is copied too before list
 
 from knnstore.datastore.adopting import copy_folder
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import index_root
 from knnstore.datastore.sweeping import remove_tree, unpublished_indexes
-from knnstore.index.plan import PLAN_FILE, IndexFolder, new_index
+from knnstore.index.plan import IndexFolder, new_index
 from knnstore.objects.path import ObjectPath
 
 
@@ -17,8 +18,8 @@ def own_index(edit: Edit, folder: IndexFolder) -> IndexFolder:
     if not isinstance(edit.root, ObjectPath):
         return folder
     if own.root != folder.root:
-        copy_folder(folder.root, own.root, last=PLAN_FILE)
-    elif not (own.root / PLAN_FILE).is_file():
+        copy_folder(folder.root, own.root, last=INDEX_PLAN)
+    elif not (own.root / INDEX_PLAN).is_file():
         _adopt(edit, own)
     return own
 
@@ -28,7 +29,7 @@ def _adopt(edit: Edit, own: IndexFolder) -> None:
     for epoch in range((edit.epoch or 0) - 1, -1, -1):
         name = new_index(edit.root, own.plan, epoch or None).name
         begun = index_root(edit.root, name)
-        if begun in unpublished_indexes(edit.root) and (begun / PLAN_FILE).is_file():
-            copy_folder(begun, own.root, last=PLAN_FILE)
+        if begun in unpublished_indexes(edit.root) and (begun / INDEX_PLAN).is_file():
+            copy_folder(begun, own.root, last=INDEX_PLAN)
             remove_tree(begun)
             return

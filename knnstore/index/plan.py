@@ -29,13 +29,13 @@ import numpy as np
 
 from knnstore.datastore.commits import CommitLog, begin_part
 from knnstore.datastore.manifest import load_json
+from knnstore.datastore.parts import INDEX_PLAN, QUANTIZER, RUNS
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.store import LISTS, Datastore, index_root
 from knnstore.errors import MismatchError, UnfinishedError
 from knnstore.planning import parse_rotation
 from knnstore.records import LATER, fingerprint, from_json, to_json
 
-PLAN_FILE = "index.json"
 CHECK_FILE = "check.json"
 CHECK = "check"
 """The last task of a segment's lists."""
@@ -152,15 +152,15 @@ class IndexFolder:
 
     def begin(self) -> None:
         """Make the folder, or go on in it."""
-        begin_part(self.root, PLAN_FILE, self.plan)
+        begin_part(self.root, INDEX_PLAN, self.plan)
 
     def quantizer(self, name: str) -> Path:
         """One of the quantisers' arrays."""
-        return self.root / "quantizer" / name
+        return self.root / QUANTIZER / name
 
     def lists(self, segment: str, name: str = "") -> Path:
         """The folder of a segment's lists, or one of the arrays in it."""
-        return self.root / "lists" / segment / name
+        return self.root / LISTS / segment / name
 
     def list_commits(self, reference: SegmentReference) -> CommitLog:
         """The records of a segment's lists; none of them is about a segment with other keys, or other quantisers."""
@@ -169,7 +169,7 @@ class IndexFolder:
 
     def runs(self, segment: str) -> Path:
         """Temporary folder of a segment's sorted runs."""
-        return self.root / "runs" / segment
+        return self.root / RUNS / segment
 
     def run_commits(self, reference: SegmentReference) -> CommitLog:
         """The records of finished runs; they go when the runs go."""
@@ -189,11 +189,11 @@ def new_index(store_root: Path, plan: IndexPlan, epoch: int | None) -> IndexFold
 def open_index(store_root: Path, name: str) -> IndexFolder:
     """The index of that name. Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged."""
     root = index_root(store_root, name)
-    if not (root / PLAN_FILE).is_file():
+    if not (root / INDEX_PLAN).is_file():
         raise UnfinishedError(f"{root} is missing: run 'knnstore index' again")
-    value = load_json(root / PLAN_FILE)
+    value = load_json(root / INDEX_PLAN)
     kind = RecentredPlan if isinstance(value, dict) and "recentred" in value else IndexPlan
-    return IndexFolder(root, from_json(kind, value, str(root / PLAN_FILE)))
+    return IndexFolder(root, from_json(kind, value, str(root / INDEX_PLAN)))
 
 
 def load_check(folder: IndexFolder, references: Sequence[SegmentReference]) -> Check:

@@ -10,9 +10,10 @@ from knnstore.build.dropping import require_listed
 from knnstore.build.lists import check_lists
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
+from knnstore.datastore.parts import SUFFIXES
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import INDEX, bytes_below, remove_tree, state_bytes
+from knnstore.datastore.store import INDEX, Datastore
+from knnstore.datastore.sweeping import bytes_below, remove_tree, state_bytes
 from knnstore.diskspace import require_room
 from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
@@ -126,7 +127,7 @@ def live_sources(store: Datastore) -> list[Source]:
 def _discard_suffixes(store: Datastore) -> None:
     """Remove exact-match memories of other states: they hold tokens of their own."""
     kept = suffix_folder(store).root.name if store.live_rows else None
-    for path in sorted((store.root / "suffixes").glob("*")):
+    for path in sorted((store.root / SUFFIXES).glob("*")):
         if path.name != kept:
             remove_tree(path)
 

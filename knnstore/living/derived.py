@@ -13,8 +13,8 @@ from knnstore.datastore.discarding import open_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, index_root, segment_root
-from knnstore.datastore.sweeping import INDEX, bytes_below, state_bytes
+from knnstore.datastore.store import INDEX, Datastore, index_root, segment_root
+from knnstore.datastore.sweeping import bytes_below, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError

@@ -17,6 +17,7 @@ from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.commits import DONE, begin_part
 from knnstore.datastore.edits import editing
 from knnstore.datastore.mapped import MappedArray
+from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below, remove_tree
 from knnstore.diskspace import require_room, telling_need
@@ -24,7 +25,7 @@ from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
-from knnstore.suffixes.plan import PLAN_FILE, SuffixFolder, chunk_rows, live_documents, suffix_folder
+from knnstore.suffixes.plan import SuffixFolder, chunk_rows, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
 
 # Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
@@ -68,7 +69,7 @@ def build_suffixes(
         with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
             _write_stream(folder, store, reporter)
             _write_order(folder, most, reporter)
-        folder.commits.commit(DONE, [folder.root / PLAN_FILE, *metadata])
+        folder.commits.commit(DONE, [folder.root / SUFFIX_PLAN, *metadata])
         _discard_others(folder)
     return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)
 
@@ -82,7 +83,7 @@ def _discard_others(folder: SuffixFolder) -> None:
 
 def open_suffixes(store: Datastore) -> Suffixes | None:
     """The store's exact-match memory, mapped; None if it has none that is whole and of its present segments."""
-    if not (store.root / "suffixes").is_dir():
+    if not (store.root / SUFFIXES).is_dir():
         return None
     folder = suffix_folder(store)
     if not folder.finished:
@@ -93,7 +94,7 @@ def open_suffixes(store: Datastore) -> Suffixes | None:
 def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
     """Make the arrays; return the files that describe them."""
     require_room(store.root, _room(folder), "the arrays of the exact-match memory", "remove documents")
-    begin_part(folder.root, PLAN_FILE, folder.plan)
+    begin_part(folder.root, SUFFIX_PLAN, folder.plan)
     for task in folder.commits.damaged().keys() - {DONE}:  # that stays: readers and repairs know by it what was whole
         folder.commits.forget(task)
     plan, files = folder.plan, list[Path]()

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.datastore.commits import DONE, CommitLog
+from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError
 from knnstore.records import fingerprint
 from knnstore.suffixes.contexts import DEPTH, Int64, Packing
 
-PLAN_FILE = "suffixes.json"
 FORMAT_VERSION = 1
 _CHUNK = 2**23
 
@@ -77,7 +77,7 @@ class SuffixFolder:
     @property
     def finished(self) -> bool:
         """Whether it is whole."""
-        return (self.root / PLAN_FILE).is_file() and self.commits.find(DONE) is not None
+        return (self.root / SUFFIX_PLAN).is_file() and self.commits.find(DONE) is not None
 
 
 def chunk_rows(rows: int) -> int:
@@ -100,7 +100,7 @@ def suffix_folder(store: Datastore) -> SuffixFolder:
         rows=store.live_rows,
         positions=store.live_rows + documents,
     )
-    return SuffixFolder(store.root / "suffixes" / fingerprint(plan)[:16], plan)
+    return SuffixFolder(store.root / SUFFIXES / fingerprint(plan)[:16], plan)
 
 
 def live_documents(store: Datastore, segment: int) -> Int64:

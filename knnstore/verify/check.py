@@ -13,27 +13,25 @@ from pathlib import Path
 
 from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
-from knnstore.datastore.commits import Commit, FileRecord, file_damage, load_commit
+from knnstore.datastore.commits import COMMITS_FOLDER, Commit, FileRecord, file_damage, load_commit
 from knnstore.datastore.contents import entries_below
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
+from knnstore.datastore.parts import PARTS, SCRATCH, is_done
 from knnstore.datastore.removed import FOLDER as REMOVED
-from knnstore.datastore.store import index_root, segment_root
 from knnstore.errors import CorruptStoreError, LockedError, StoreNotFoundError
 from knnstore.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
-from knnstore.verify.leftovers import SCRATCH, needed
+from knnstore.verify.leftovers import needed
 from knnstore.verify.lists import list_problems
 from knnstore.verify.mending import mended, mended_file
 from knnstore.verify.states import missing_states, takedown_problem
 
-COMMITS_FOLDER = "commits"
 UNRECORDED = "is in no commit record"
 _MOST_PASSES = 10
-PLAN_FILES = ("segment.json", "index.json", "suffixes.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,7 @@ def _checked(path: Path, commit: Commit, expected: str | None) -> Commit:
 def _fingerprint(part: Path) -> str | None:
     """The fingerprint of a part's plan (a folder inside of it, such as an index's runs, shares it); None if damaged."""
     for folder in (part, part.parent):
-        for name in PLAN_FILES:
+        for name in {kind.plan for kind in PARTS}:
             if (folder / name).is_file():
                 try:
                     return fingerprint(load_json(folder / name))
@@ -217,7 +215,7 @@ def _own_problem(path: Path) -> str | None:
 def _expected(coverage: _Coverage, finished: dict[Path, Path]) -> Iterator[Path]:
     """The files that must be there: those that records tell of, in the parts that the manifest names."""
     for path in coverage.records:
-        if set(path.parents) & finished.keys() and not SCRATCH & set(path.parts):
+        if set(path.parents) & finished.keys() and not any(map(SCRATCH.fullmatch, path.parts)):
             yield path
 
 
@@ -227,13 +225,11 @@ def _finished_parts(root: Path) -> dict[Path, Path]:
         manifest = load_manifest(root)
     except CorruptStoreError:
         return {}
-    parts = {(folder := segment_root(root, name)): folder / PLAN_FILES[0] for name in manifest.segments}
-    if manifest.index is not None:
-        index = index_root(root, manifest.index)
-        parts[index / "quantizer"] = index / PLAN_FILES[1]
-        parts |= {index / "lists" / name: index / PLAN_FILES[1] for name in manifest.indexed}
-    for record in root.glob(f"suffixes/*/{COMMITS_FOLDER}/done.json"):
-        parts[record.parent.parent] = record.parent.parent / PLAN_FILES[2]
+    parts = {}
+    for kind in PARTS:
+        done = (path for path, _ in kind.folders(root) if kind.is_needed is None and is_done(path))
+        for path in (*kind.whole(root, manifest), *done):
+            parts[path] = root.joinpath(*path.relative_to(root).parts[:2]) / kind.plan
     return parts
 
 

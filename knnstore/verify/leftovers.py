@@ -9,12 +9,11 @@ from pathlib import Path
 
 from knnstore.datastore.contents import LEFTOVERS
 from knnstore.datastore.history import FOLDER as LOG
-from knnstore.datastore.history import FORGETS, load_change, record_path, takedown_path, takedown_state
-from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
+from knnstore.datastore.history import load_change, takedown_path, takedown_state, within_reach
+from knnstore.datastore.manifest import Manifest, load_manifest
+from knnstore.datastore.parts import PARTS
+from knnstore.datastore.store import SEGMENTS
 from knnstore.errors import CorruptStoreError, KnnstoreError
-
-SCRATCH = {"parts", "append", "copy"}
-"""Folders of a segment that are needed only while it is being made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +26,15 @@ class Needed:
 
     def is_leftover(self, path: Path) -> bool:
         """Whether no state needs the file."""
-        return path.suffix in LEFTOVERS or (
-            self.present is not None and self._is_unpublished(path.relative_to(self.root).parts, self.present)
-        )
+        if path.suffix in LEFTOVERS or self.present is None:
+            return path.suffix in LEFTOVERS
+        inside, present = path.relative_to(self.root).parts, self.present
+        unneeded = any(kind.is_leftover(self.root, inside, present, self.segments) for kind in PARTS)
+        return unneeded or self._is_unpublished(inside, present)
 
     def _is_unpublished(self, parts: tuple[str, ...], present: Manifest) -> bool:
+        """Whether a file is of a change that didn't become a state."""
         match parts:
-            case ("segments", name, inside, *_) if SEGMENT_NAME.fullmatch(name):
-                given_up = inside == "keys" and name in (present.dropped or ())
-                return name not in self.segments or inside in SCRATCH or given_up
-            case ("index", name, *inside) if DIGEST_NAME.fullmatch(name):
-                runs, lists = inside[:1] == ["runs"], inside[:1] == ["lists"] and len(inside) > 2
-                return name != present.index or runs or (lists and inside[1] not in present.indexed)
-            case ("suffixes", name, *_) if DIGEST_NAME.fullmatch(name):
-                return not (self.root / "suffixes" / name / "commits" / "done.json").is_file()
             case (folder, name) if folder == LOG and (state := takedown_state(Path(name))) is not None:
                 return state > present.state or self._is_of_another_epoch(self.root / LOG / name, state)
             case (folder, name) if folder == LOG and name.partition(".")[0].isdecimal():
@@ -64,13 +58,8 @@ def needed(root: Path) -> Needed:
         present = load_manifest(root)
     except CorruptStoreError:
         return Needed(root, None, frozenset())
-    segments: set[str] = set()
-    for number in range(1, present.state + 1):
-        if not record_path(root, number).is_file():
-            continue
-        try:
-            change = load_change(root, number)
-        except KnnstoreError:  # told of as damage: then any segment may be one of its state's
-            return Needed(root, present, frozenset(path.name for path in (root / "segments").glob("*")))
-        segments = {*change.state.segments, *(() if change.kind in FORGETS else segments)}
-    return Needed(root, present, frozenset(segments.union(present.segments)))
+    try:
+        states = [present, *(change.state for change in within_reach(root))]
+    except KnnstoreError:  # reported as damage: then any segment may be one of its state's
+        return Needed(root, present, frozenset(path.name for path in (root / SEGMENTS).glob("*")))
+    return Needed(root, present, frozenset(name for state in states for name in state.segments))

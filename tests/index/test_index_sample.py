@@ -7,10 +7,11 @@ from index_stores import clustered_keys, make_store
 from knnstore.atomic import make_folder, write_json
 from knnstore.build import IndexOptions, build_index
 from knnstore.build.plan import plan_work
+from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.index import sample
-from knnstore.index.plan import PLAN_FILE, open_index
+from knnstore.index.plan import open_index
 from knnstore.index.sample import choose_rows, gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.living.remove import remove
 from knnstore.progress import Reporter
@@ -37,7 +38,7 @@ def folder(store):
     """The folder of the index to be, with the plan alone."""
     planned = plan_work(store, OPTIONS).folder
     make_folder(planned.root)
-    write_json(planned.root / PLAN_FILE, to_json(planned.plan))
+    write_json(planned.root / INDEX_PLAN, to_json(planned.plan))
     sample_commits(planned).prepare()
     return open_index(store.root, planned.plan.name)
 
