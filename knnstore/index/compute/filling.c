@@ -155,13 +155,15 @@ static void nearest_cells(
     int32_t *restrict places, int32_t *near, uint8_t *close
 ) {
     int64_t count = 0;
+    float last = INFINITY;
     const int64_t wanted = probed + 1; /* and the next */
     for (int32_t cell = 0; cell < cells; cell++) {
         const float here = scores[cell];
-        if (count == wanted && !(here < held[count - 1])) continue;
+        if (count == wanted && !(here < last)) continue;
         int64_t at = count < wanted ? count++ : count - 1;
         for (; at && here < held[at - 1]; at--) held[at] = held[at - 1], places[at] = places[at - 1];
         held[at] = here, places[at] = cell;
+        last = held[count - 1];
     }
     memcpy(near, places, (size_t)probed * sizeof *near);
     *close |= (uint8_t)is_close(held[probed - 1], held[probed], norm, slack);
