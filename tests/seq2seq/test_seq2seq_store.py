@@ -137,7 +137,7 @@ def test_neighbours_are_asked_with_a_source_and_what_is_written_of_its_target(st
     assert [neighbour.token.strip() for neighbour in found] == ["fife"] * 8
     first = store.neighbours("", 8, source="9 4 5", exact=True)
     assert {neighbour.token.strip() for neighbour in first} == {"niner"}
-    with pytest.raises(UsageError, match="say what the text translates"):
+    with pytest.raises(UsageError, match="give the source of the text"):
         store.neighbours("tree fower")
 
 
