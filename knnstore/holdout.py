@@ -1,4 +1,4 @@
-"""Which documents are kept out of a store, to measure on (integers in, integers out)."""
+"""Choose the documents that are held out of a store for measurement (integers in, integers out)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,27 +7,26 @@ import numpy as np
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Repeats = Callable[[Int64], Int64]
-"""How many tokens of each of some documents other documents repeat; int64 (n,), ascending numbers of documents, to
-int64 (n,)."""
+"""Maps ascending numbers of documents, int64 (n,), to how many of their tokens other documents repeat, int64 (n,)."""
 
 MOST_TOKENS = 250_000
 _FEWEST_DOCUMENTS = 2
 _SMALL_CORPUS = 4
 _END_SHARE = 0.1
 _SEED = 0
-_SPARES = 3  # documents, by number and by tokens, that are looked at besides each that is wanted
-_SHARES = 20  # repeated documents are told apart by so many steps
+_SPARES = 3  # further documents examined per requested one, by number and by tokens
+_SHARES = 20  # steps in which the repeated share of a document is rounded
 
 
 def choose_heldout(
     tokens: Int64, share: float, most_tokens: int = MOST_TOKENS, repeats: Repeats | None = None
 ) -> Int64:
-    """How many tokens at the end of each document are held out: int64 (documents,).
+    """Return how many tokens at the end of each document are held out: int64 (documents,).
 
-    Whole documents, drawn with a fixed seed: ``share`` of them, at least two, together at most ``most_tokens``. Of
-    four times as many that are drawn those are preferred that ``repeats`` finds least repeated. A corpus of fewer than
-    four documents, or one in which no two whole documents fit, gives the last tenth of each (of two of them) instead.
-    A share of 0 holds out nothing.
+    Holds out whole documents, drawn with a fixed seed: ``share`` of them, at least two, with at most ``most_tokens`` in
+    total. Among four times as many candidates, those least repeated according to ``repeats`` are preferred. In a corpus
+    of fewer than four documents, or if no two whole documents fit, the last tenth of each (of two of them) is held out
+    instead. A share of 0 holds out nothing.
     """
     heldout = np.zeros(len(tokens), np.int64)
     if share == 0 or not len(tokens):
@@ -48,16 +47,16 @@ def choose_heldout(
 def choose_heldout_pairs(
     tokens: Int64, share: float, most_tokens: int = MOST_TOKENS, repeats: Repeats | None = None
 ) -> Int64:
-    """The same of pairs of texts, which are held out whole or not at all: of fewer than four none is."""
+    """Return the same for pairs of texts, which are held out whole or not at all; none of fewer than four."""
     heldout = choose_heldout(tokens, share, most_tokens, repeats)
     return np.where(heldout == tokens, heldout, 0)
 
 
 def choose_more_heldout(tokens: Int64, share: float, most_tokens: int, repeats: Repeats | None = None) -> Int64:
-    """How many tokens at the end of each document that is added to a store are held out: int64 (documents,).
+    """Return how many tokens at the end of each document added to a store are held out: int64 (documents,).
 
-    Whole documents, drawn with a fixed seed: ``share`` of them, together at most ``most_tokens``, those preferred that
-    are least repeated. There is no least number, since the store has others that are held out.
+    Holds out whole documents, drawn with a fixed seed: ``share`` of them, with at most ``most_tokens`` in total,
+    preferably the least repeated. There is no minimum number, because the store already has held-out documents.
     """
     heldout = np.zeros(len(tokens), np.int64)
     order = np.random.default_rng(_SEED).permutation(len(tokens))
@@ -69,9 +68,10 @@ def choose_more_heldout(tokens: Int64, share: float, most_tokens: int, repeats: 
 
 
 def _least_repeated_first(tokens: Int64, order: Int64, wanted: int, most_tokens: int, repeats: Repeats | None) -> Int64:
-    """``order`` with a sample of documents in front, by the share of their tokens that others repeat.
+    """Return ``order`` with a sample of documents moved to the front, sorted by the repeated share of their tokens.
 
-    The sample has all that would be taken in ``order`` itself, which are taken again if nothing repeats them.
+    The sample includes all documents that would be chosen from ``order`` itself; they are chosen if nothing repeats
+    them.
     """
     taken = _whole_documents(tokens, order, wanted, most_tokens)
     if repeats is None or not taken:

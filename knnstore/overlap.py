@@ -1,8 +1,8 @@
-"""Verbatim overlaps of token sequences: runs of at least LENGTH tokens that two texts have in common.
+"""Find verbatim overlaps of token sequences: runs of at least LENGTH tokens that occur in both texts.
 
-Every window of LENGTH tokens of one text is hashed and kept in a sorted table; a pass over the other text hashes each
-of its windows by the same polynomial, in a few vector operations a block, and looks it up. What the table seems to hold
-is compared token by token, so that no collision is ever reported.
+Every window of LENGTH tokens of one text is hashed and kept in a sorted table. A pass over the other text hashes its
+windows with the same polynomial, in a few vector operations per block, and looks them up. Matches are compared token by
+token, so that hash collisions are never reported.
 """
 
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ Bool = np.ndarray[Any, np.dtype[np.bool_]]
 
 LENGTH = 50
 MOST_WINDOWS = 2**20
-"""Windows that a table is made of at a time: 40 MB with the sort."""
+"""Maximum number of windows per table: 40 MB including the sort."""
 
-_BLOCK = 2**14  # windows hashed at a time: what they take fits a processor's cache
+_BLOCK = 2**14  # windows hashed at a time, so that they fit in the processor's cache
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 _WORD = 2**64
 _MOST_BITS = 24
-_SPARE_BITS = 4  # of the entries of a filter one in 16 is set, at most: of two filters, one window in 256 passes both
+_SPARE_BITS = 4  # at most one in 16 entries of a filter is set, so one window in 256 passes both filters by chance
 
 
 class Windows:
-    """The windows of LENGTH tokens of a text, to be found in others.
+    """The windows of LENGTH tokens of a text, to be found in other texts.
 
-    ``starts``: int64 (n,) ascending, where the windows begin. Equal windows form a group: ``group`` is the number of
-    each window's, int64 (n,), from 0.
+    ``starts``: int64 (n,), ascending start positions. Equal windows form a group: ``group`` is the group number of each
+    window, int64 (n,), from 0.
     """
 
     def __init__(self, ids: Any, starts: Int64) -> None:
@@ -53,11 +53,11 @@ class Windows:
 
     @property
     def groups(self) -> int:
-        """How many windows differ from each other."""
+        """Return the number of different windows."""
         return len(self._hashes)
 
     def find(self, ids: Any) -> Iterator[tuple[Int64, Int64]]:
-        """Where windows of the text stand in ``ids`` (tokens,): places, ascending, and groups, int64 (m,) each."""
+        """Yield where windows of the text occur in ``ids`` (tokens,): ascending positions, and groups, int64 (m,)."""
         if not self.groups:
             return
         for begin, hashes in _hashed(ids):
@@ -71,15 +71,15 @@ class Windows:
                 yield places[equal], group[equal]
 
     def _bits_of(self, hashes: UInt64, half: int) -> Int64:
-        """The highest bits of each hash, or (``half`` 1) those below them: entries of the filters, int64 (n,)."""
+        """Return the highest bits of each hash or, for ``half`` 1, those below them: filter entries, int64 (n,)."""
         bits = (hashes << self._bits * np.uint64(half)) >> np.uint64(64) - self._bits
         return bits.view(np.int64)
 
 
 def window_starts(first: Int64, tokens: Int64, begin: int, end: int) -> Int64:
-    """Where, in ``[begin, end)``, windows begin that lie within one document: int64, ascending.
+    """Return the positions in ``[begin, end)`` at which windows within one document start: int64, ascending.
 
-    ``first``, ``tokens``: int64 (documents,), where each begins and how long it is; they follow each other.
+    ``first``, ``tokens``: int64 (documents,), start and length of consecutive documents.
     """
     places = np.arange(begin, end)
     ends = first + tokens
@@ -87,7 +87,7 @@ def window_starts(first: Int64, tokens: Int64, begin: int, end: int) -> Int64:
 
 
 def covered(starts: Int64, tokens: int) -> Bool:
-    """Which tokens lie in a window that begins at one of ``starts``: bool (tokens,)."""
+    """Return which tokens are in a window that begins at one of ``starts``: bool (tokens,)."""
     steps = np.zeros(tokens + 1, np.int32)
     np.add.at(steps, starts, 1)
     np.subtract.at(steps, starts + LENGTH, 1)
@@ -96,14 +96,15 @@ def covered(starts: Int64, tokens: int) -> Bool:
 
 
 def _windows_of(ids: Any) -> Any:
-    """A view of all windows, (windows, LENGTH)."""
+    """Return a view of all windows, (windows, LENGTH)."""
     return np.lib.stride_tricks.sliding_window_view(ids, LENGTH)
 
 
 def _hashed(ids: Any) -> Iterator[tuple[int, UInt64]]:
-    """Hashes of all windows, a block at a time: the first window's number, and uint64 (windows,).
+    """Yield the hashes of all windows by block: number of the first window, and uint64 (windows,).
 
-    The hash of tokens t is Σ (t[i] + 1) · BASE**i modulo 2**64: a difference of prefix sums, brought to one exponent.
+    The hash of tokens t is Σ (t[i] + 1) · BASE**i modulo 2**64. It is a difference of two prefix sums over the block,
+    multiplied by an inverse power of BASE so that the exponents start at 0 in every window.
     """
     powers, inverses = _powers()
     for begin in range(0, len(ids) - LENGTH + 1, _BLOCK):
@@ -119,7 +120,7 @@ def _hashed(ids: Any) -> Iterator[tuple[int, UInt64]]:
 
 @lru_cache(maxsize=1)
 def _powers() -> tuple[UInt64, UInt64]:
-    """BASE**i and its inverse modulo 2**64, of every place in a block."""
+    """Return BASE**i and its inverse modulo 2**64 for every position in a block."""
     inverse = pow(_BASE, -1, _WORD)
     both = []
     for base in (_BASE, inverse):

@@ -1,1 +1,1 @@
-"""The exact-match memory: where the last words of a context occur in the store, and what followed them there."""
+"""The exact-match memory: finds where the end of a context occurs in the store, and what followed it there."""

@@ -1,8 +1,8 @@
-"""Where windows of a text stand in a store, by its exact-match memory: the work depends on the text, not on the store.
+"""Find windows of a text in a store with its exact-match memory; the work depends on the text, not on the store.
 
-The memory sorts positions by the DEPTH tokens before them. A window is longer, so every window holds one of the places
-of the text whose number is a multiple of STEP with DEPTH of its tokens before it. Those places alone are looked up, and
-each occurrence is compared token by token in both directions.
+The memory sorts positions by the DEPTH tokens before them. A window is longer than that, so every window contains a
+position of the text that is a multiple of STEP and has DEPTH tokens of the window before it. Only those positions are
+looked up, and each occurrence is compared token by token in both directions.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from knnstore.suffixes.contexts import DEPTH, Int64
 from knnstore.suffixes.plan import live_documents
 from knnstore.suffixes.search import Suffixes
 
-_STEP = LENGTH - DEPTH  # places in a window that have DEPTH of its tokens before them, and one behind
-_PAIRS = 2**15  # of a place in the text and one in the store, compared at a time
+_STEP = LENGTH - DEPTH  # positions in a window with DEPTH of its tokens before them and one after
+_PAIRS = 2**15  # pairs of a position in the text and one in the store, compared at a time
 
 
 def find_by_suffixes(
     suffixes: Suffixes, store: Datastore, windows: Windows, ids: Any
 ) -> Iterator[tuple[int, Int64, Int64]]:
-    """Where windows of the text ``ids`` (tokens,) stand in the store: a segment's number, rows of it, and groups.
+    """Yield where windows of the text ``ids`` (tokens,) occur in the store: number of a segment, its rows, and groups.
 
-    int64 (n,) each. Each place of a window is given once.
+    Rows and groups are int64 (n,). Each occurrence of a window is yielded once.
     """
     places = np.unique(-(-(windows.starts + DEPTH) // _STEP) * _STEP)
     contexts = ids[places[:, None] - 1 - np.arange(DEPTH)].astype(np.int64)
@@ -36,16 +36,16 @@ def find_by_suffixes(
         pair = np.arange(first, min(first + _PAIRS, int(total[-1])))
         which = np.searchsorted(total, pair, side="right")
         positions = suffixes.order.take(end[which] - (total[which] - pair)).astype(np.int64)
-        starts, found = _windows_at(suffixes, windows.starts, ids, places[which], positions)
+        starts, occurrences = _windows_at(suffixes, windows.starts, ids, places[which], positions)
         groups = windows.group[np.searchsorted(windows.starts, starts)]
-        for segment, rows, mine in documents.rows_of(found):
+        for segment, rows, mine in documents.rows_of(occurrences):
             yield segment, rows, groups[mine]
 
 
 def _windows_at(suffixes: Suffixes, starts: Int64, ids: Any, places: Int64, positions: Int64) -> tuple[Int64, Int64]:
-    """Windows around places of the text that stand around positions of the stream, which have equal contexts.
+    """Return windows of the text around ``places`` that also occur around ``positions``, which have equal contexts.
 
-    Where the windows begin, in the text and in the stream: int64 (n,) each.
+    The result is where the windows begin in the text and in the stream, int64 (n,) each.
     """
     offsets = np.arange(-LENGTH + 1, _STEP)
     there, here = positions[:, None] + offsets, places[:, None] + offsets
@@ -56,12 +56,12 @@ def _windows_at(suffixes: Suffixes, starts: Int64, ids: Any, places: Int64, posi
     pair, offset = np.nonzero(runs[:, LENGTH:] - runs[:, :-LENGTH] == LENGTH)
     begins = places[pair] + offset - LENGTH + 1
     at = np.minimum(np.searchsorted(starts, begins), len(starts) - 1)
-    within = starts[at] == begins  # one document of the text
+    within = starts[at] == begins  # the window lies within one document of the text
     return begins[within], (positions[pair] + offset - LENGTH + 1)[within]
 
 
 class _Documents:
-    """Where the documents of a store begin in the stream, one after the other, each behind a separator."""
+    """The start of each document of a store in the stream."""
 
     def __init__(self, store: Datastore) -> None:
         live = [live_documents(store, number) for number in range(len(store.segments))]
@@ -72,7 +72,7 @@ class _Documents:
         self._begin = np.cumsum(tokens + 1) - tokens
 
     def rows_of(self, positions: Int64) -> Iterator[tuple[int, Int64, Int64]]:
-        """Positions of tokens, a segment at a time: its number, rows of it, and which positions they are of."""
+        """Yield for each segment its number, the rows of ``positions`` in it, and the indices of those positions."""
         document = np.searchsorted(self._begin, positions, side="right") - 1
         rows = self._first_row[document] + positions - self._begin[document]
         for segment in np.unique(self._segment[document]).tolist():

@@ -1,13 +1,13 @@
-"""What the exact-match memory of a store is made of, and where its parts lie.
+"""The plan of a store's exact-match memory, and its layout on disk.
 
 ::
 
     suffixes/<first 16 digits of the plan's fingerprint>/
         suffixes.json      SuffixPlan: everything that the bytes below depend on
         zarr.json          a Zarr group, uncompressed, so that it can be mapped:
-        stream/            (rows + documents,)  uint16 | uint32   every document's tokens, each behind a separator
+        stream/            (rows + documents,)  uint16 | uint32   tokens of every document after a separator
         order/             (rows,)              uint32 | uint64   positions of tokens in the stream, by their contexts
-        commits/           one record a chunk, and last ``done``
+        commits/           one record per chunk, and ``done`` at the end
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ _CHUNK = 2**23
 class SuffixPlan:
     """Everything that the bytes depend on.
 
-    ``hidden``: digest of the rows that are left out, removed documents. ``rows``: tokens that are in; ``positions``:
-    they and a separator for each document that has any.
+    ``hidden``: digest of the rows of removed documents, which are left out. ``rows``: number of tokens. ``positions``:
+    number of tokens and separators, one per document with tokens.
     """
 
     version: int
@@ -44,17 +44,17 @@ class SuffixPlan:
 
     @property
     def packing(self) -> Packing:
-        """How contexts are packed."""
+        """Return the packing of contexts."""
         return Packing(self.vocabulary)
 
     @property
     def order_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The smallest unsigned dtype, of four or eight bytes, that holds a position."""
+        """Return the smallest unsigned dtype, of four or eight bytes, for a position."""
         return np.dtype(np.uint32 if self.positions <= 2**32 else np.uint64)
 
     @property
     def bytes(self) -> int:
-        """Bytes on disk."""
+        """Return the bytes on disk."""
         return self.positions * self.packing.dtype.itemsize + self.rows * self.order_dtype.itemsize
 
 
@@ -67,26 +67,26 @@ class SuffixFolder:
 
     @property
     def commits(self) -> CommitLog:
-        """The records of what is done."""
+        """Return the records of finished tasks."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
 
     def array(self, name: str) -> Path:
-        """One of the arrays."""
+        """Return the folder of an array."""
         return self.root / name
 
     @property
     def finished(self) -> bool:
-        """Whether it is whole."""
+        """Return whether the memory is complete."""
         return (self.root / SUFFIX_PLAN).is_file() and self.commits.find(DONE) is not None
 
 
 def chunk_rows(rows: int) -> int:
-    """Rows a chunk of an array of ``rows``."""
+    """Return the rows per chunk of an array of ``rows``."""
     return min(_CHUNK, rows)
 
 
 def suffix_folder(store: Datastore) -> SuffixFolder:
-    """The folder that belongs to the store's present segments, finished or not. Raises UnfinishedError without any."""
+    """Return the folder for the store's current segments, finished or not. Raises UnfinishedError if it is empty."""
     if not store.live_rows:
         raise UnfinishedError(f"{store.root} holds no tokens: ingest some text first")
     documents = sum(len(live_documents(store, number)) for number in range(len(store.segments)))
@@ -104,6 +104,6 @@ def suffix_folder(store: Datastore) -> SuffixFolder:
 
 
 def live_documents(store: Datastore, segment: int) -> Int64:
-    """Indices of a segment's documents that have tokens and aren't hidden: int64, ascending."""
+    """Return the indices of a segment's documents that have tokens and aren't removed: int64, ascending."""
     table, hidden = store.segments[segment].documents, store.hidden[segment]
     return np.flatnonzero((table.tokens > 0) & ~hidden.contains(table.first_row))

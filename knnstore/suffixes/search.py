@@ -1,4 +1,4 @@
-"""The longest suffix of each context that occurs in the store, all its places, and what followed there."""
+"""Find the longest suffix of each context that occurs in the store, and the tokens that followed it there."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,24 +8,24 @@ import numpy as np
 from knnstore.mixing.matches import Matches
 from knnstore.suffixes.contexts import DEPTH, Int64, Packing, Stream, UInt64
 
-_AROUND = 8  # entries on either side of where a context would stand that are compared with it
-FREQUENT = 8  # occurrences that make a suffix frequent
+_AROUND = 8  # entries compared on either side of a context's place in the order
+FREQUENT = 8  # minimum occurrences of a frequent suffix
 _MOST_FOLLOWERS = 64
-MATCH_BYTES = 3000  # that matches of a context take, while they are found
+MATCH_BYTES = 3000  # temporary memory per context during a search
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Suffixes:
-    """A stream and its positions in the order of their contexts."""
+    """A stream and its positions sorted by their contexts."""
 
     stream: Stream
     order: Stream
     packing: Packing
 
     def matches(self, contexts: Any) -> tuple[Matches, Matches]:
-        """The longest suffix of each context that occurs, and the longest that occurs FREQUENT times.
+        """Return matches of the longest suffix of each context, and of the longest that occurs FREQUENT times.
 
-        ``contexts``: int64 (n, DEPTH), last token first, as ``contexts_of`` makes them.
+        ``contexts``: int64 (n, DEPTH), last token first, as returned by ``contexts_of``.
         """
         words = self.packing.query_words(contexts)
         place = self._bound(words, np.full(len(contexts), DEPTH), after=False)
@@ -34,7 +34,7 @@ class Suffixes:
         return self._matches(words, longest), self._matches(words, frequent)
 
     def occurrences(self, contexts: Any) -> tuple[Int64, Int64]:
-        """The entries ``[begin, end)`` of ``order`` whose contexts are these, int64 (n,) each.
+        """Return the entries ``[begin, end)`` of ``order`` with these contexts, int64 (n,) each.
 
         ``contexts``: int64 (n, DEPTH), last token first.
         """
@@ -47,7 +47,7 @@ class Suffixes:
         count = end - begin
         steps = np.arange(_MOST_FOLLOWERS)
         taken = np.minimum(count, _MOST_FOLLOWERS)
-        # all of them, or that many evenly spaced: side by side lie those that resemble each other further back
+        # all entries or evenly spaced ones, because adjacent entries have similar contexts
         index = begin[:, None] + np.where(count[:, None] > len(steps), steps * count[:, None] // len(steps), steps)
         there = steps < taken[:, None]
         followers = np.full(index.shape, -1, np.int64)
@@ -55,7 +55,7 @@ class Suffixes:
         return Matches(length, count, followers)
 
     def _shared(self, words: UInt64, place: Int64) -> Int64:
-        """How many tokens each context shares with the entries around its place: int64 (n, 2 · _AROUND)."""
+        """Return how many tokens each context shares with the entries around its place: int64 (n, 2 · _AROUND)."""
         columns = []
         for offset in range(-_AROUND, _AROUND):
             index = place + offset
@@ -80,7 +80,7 @@ class Suffixes:
         return common
 
     def _bound(self, words: UInt64, length: Int64, *, after: bool) -> Int64:
-        """The first entry that isn't before each context's first ``length`` tokens, or the first after them."""
+        """Return the first entry at or after the first ``length`` tokens of each context; if ``after``, after them."""
         low, high = np.zeros(len(length), np.int64), np.full(len(length), self.order.shape[0], np.int64)
         active = np.flatnonzero(low < high)
         while len(active):
@@ -93,7 +93,7 @@ class Suffixes:
         return low
 
     def _compare(self, words: UInt64, length: Int64, positions: Int64) -> Int64:
-        """−1, 0 or 1: whether the entries' contexts lie before, at, or after the first ``length`` tokens asked for."""
+        """Return −1, 0 or 1 for entries whose contexts are before, equal to or after the first ``length`` tokens."""
         sign = np.zeros(len(positions), np.int64)
         going = np.arange(len(positions))
         for number in range(self.packing.words):
