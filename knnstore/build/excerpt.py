@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from knnstore.atomic import make_folder
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA
+from knnstore.datastore.documents import single_document
 from knnstore.datastore.edits import editing
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.segmentwriter import SegmentWriter
@@ -33,10 +32,8 @@ def make_excerpt(store: Datastore, root: Path, chunks: int) -> Datastore:
 
 def _write(writer: SegmentWriter, source: Segment, chunks: list[int]) -> None:
     values = np.concatenate([source.values(*source.chunk_range(chunk)) for chunk in chunks])
-    row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
-    row |= {"path": "excerpt", "record": None, "id": None, "sha256": bytes(32), "tokens": len(values)}
     with writer.task(DOCUMENTS_TASK) as task:
-        write_table(task.file(DOCUMENTS_FILE), pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
+        write_table(task.file(DOCUMENTS_FILE), single_document("excerpt", len(values), bytes(32)))
         with task.appending(values=len(values), heldout=0) as (stored, _):
             stored.append(values)
     writer.lay_out_keys()

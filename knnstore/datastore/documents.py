@@ -142,6 +142,13 @@ class DocumentTable:
         return _read(self._path, columns)
 
 
+def single_document(path: str, tokens: int, sha256: bytes) -> pa.Table:
+    """The table of a segment that is one document of so many tokens, none of them held out."""
+    row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
+    row |= {"path": path, "record": None, "id": None, "sha256": sha256, "tokens": tokens}
+    return pa.Table.from_pylist([row], DOCUMENTS_SCHEMA)
+
+
 def digests_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bytes_]]:
     """The column ``sha256`` of a table, none of them null, of NumPy's dtype S32: (documents,)."""
     chunks = [chunk for chunk in table.column("sha256").chunks if len(chunk)]

@@ -23,16 +23,17 @@ SCRATCH = re.compile("parts|append|copy")
 
 
 class States:
-    """The states of the store at ``root``: all ``known`` ones, the ``present`` one, and those a restore can return to.
-
-    The latter are the ``reach``.
-    """
+    """The states of the store at ``root``: all that are ``known``, and the ``present`` one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known = [change.state for change in changes(root)]
         self.present = load_manifest(root)
-        self.reach = [change.state for change in within_reach(root)]
+
+    @cached_property
+    def reach(self) -> list[Manifest]:
+        """The states that a restore can return to."""
+        return [change.state for change in within_reach(self.root)]
 
     @cached_property
     def held(self) -> list[Manifest]:
@@ -48,17 +49,22 @@ class States:
     @cached_property
     def published(self) -> set[str]:
         """Names of the segments that any state has had."""
-        return {name for state in self.known for name in state.segments}
+        return {name for state in (*self.known, self.present) for name in state.segments}
 
     @cached_property
     def gone(self) -> set[str]:
         """Names of the published segments that no needed state has."""
         return self.published - {name for state in self.needed for name in state.segments}
 
+    @cached_property
+    def indexes(self) -> set[str | None]:
+        """Names of the indexes that any state has had."""
+        return {state.index for state in (*self.known, self.present)}
+
     def has_index(self, name: str) -> bool:
         """Whether an index is the present one or that of a held state, or belongs to no state yet."""
         needed = {state.index for state in (self.present, *self.held)}
-        return name in needed or name not in {state.index for state in self.known}
+        return name in needed or name not in self.indexes
 
     def has_keys(self, segment: str) -> bool:
         """Whether a needed state has the segment's keys in corpus order, or the segment belongs to no state yet."""

@@ -15,7 +15,7 @@ from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError, ResourceError
 
 FOLDER = "removed"
-_SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])
+REMOVED_SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Removed = Mapping[str, Int64]
@@ -32,12 +32,9 @@ def save_removed(root: Path, removed: Removed, epoch: int | None) -> str | None:
 
     Its bytes, and so its name, depend on the epoch: a writer of an earlier one may still be about to remove its own.
     """
-    segments = [name for name in sorted(removed) if len(removed[name])]
-    if not segments:
+    table = removed_table(removed)
+    if not len(table):
         return None
-    documents = [np.unique(removed[name]) for name in segments]
-    names = np.repeat(np.array(segments, object), [len(numbers) for numbers in documents])
-    table = pa.table({"segment": names, "document": np.concatenate(documents)}, schema=_SCHEMA)
     if epoch:
         table = table.replace_schema_metadata({"epoch": str(epoch)})
     sink = io.BytesIO()
@@ -64,14 +61,28 @@ def load_removed(root: Path, name: str | None) -> Removed:
     if hashlib.sha256(data).hexdigest()[:16] != name:
         raise CorruptStoreError(f"{path}, which says what was removed, is damaged: restore it from a copy")
     try:
-        table = pq.read_table(io.BytesIO(data), schema=_SCHEMA)
+        table = pq.read_table(io.BytesIO(data), schema=REMOVED_SCHEMA)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
     if any(column.null_count for column in table.columns):
         raise CorruptStoreError(f"{path}: a segment or a document is null, which none ever is")
-    names, documents = table.column("segment").to_numpy(), table.column("document").to_numpy()
-    if not all(SEGMENT_NAME.fullmatch(str(segment)) for segment in np.unique(names)):
+    loaded = removed_in(table)
+    if not all(map(SEGMENT_NAME.fullmatch, loaded)):
         raise CorruptStoreError(f"{path}: segment names aren't numbers")
+    return loaded
+
+
+def removed_table(removed: Removed) -> pa.Table:
+    """A row for each document."""
+    documents = [np.unique(removed[name]) for name in sorted(removed)]
+    names = [name for name, numbers in zip(sorted(removed), documents, strict=True) for _ in numbers]
+    columns = {"segment": names, "document": np.concatenate([np.empty(0, np.int64), *documents])}
+    return pa.table(columns, schema=REMOVED_SCHEMA)
+
+
+def removed_in(table: pa.Table) -> Removed:
+    """The documents that a table has a row for."""
+    names, documents = table.column("segment").to_numpy(), table.column("document").to_numpy()
     return {str(segment): np.unique(documents[names == segment]) for segment in np.unique(names)}
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from knnstore.atomic import remove_folder, storage_errors, sync_folder
 from knnstore.datastore.commits import DONE
-from knnstore.datastore.history import changes
-from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
+from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest
 from knnstore.datastore.parts import PARTS, PartKind, States, folders
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
@@ -70,8 +69,8 @@ def _sweep_removed(states: States) -> int:
 
 def unfinished(root: Path) -> Iterator[Path]:
     """Folders of segments that belong to no state: begun and not ended."""
-    ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
-    yield from (path for path in folders(root / SEGMENTS, SEGMENT_NAME) if path.name not in ever)
+    published = States(root).published
+    yield from (path for path in folders(root / SEGMENTS, SEGMENT_NAME) if path.name not in published)
 
 
 def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
@@ -95,17 +94,16 @@ def discard_unpublished(root: Path) -> None:
 
 def unpublished_indexes(root: Path) -> list[Path]:
     """The folders of indexes that no state has ever had."""
-    ever = {change.state.index for change in changes(root)} | {load_manifest(root).index}
-    return [path for path in folders(root / INDEX, DIGEST_NAME) if path.name not in ever]
+    published = States(root).indexes
+    return [path for path in folders(root / INDEX, DIGEST_NAME) if path.name not in published]
 
 
 def next_segment(root: Path, epoch: int | None) -> str:
     """The name of a segment that was never there: a number, which begins with the epoch from the second epoch on."""
     epoch = epoch or 0
-    ever = {name for change in changes(root) for name in change.state.segments} | set(load_manifest(root).segments)
     # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
     begun = {path.name for path in folders(root / SEGMENTS, SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))}
-    numbers = [number for of, number in map(_numbers, ever | begun) if of == epoch]
+    numbers = [number for of, number in map(_numbers, States(root).published | begun) if of == epoch]
     number = max(numbers, default=-1) + 1
     return f"{epoch:0{_EPOCH_DIGITS}d}{number:04d}" if epoch else f"{number:04d}"
 

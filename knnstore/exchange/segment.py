@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.discarding import open_store
-from knnstore.datastore.documents import DOCUMENTS_SCHEMA, VALUE_CHUNK_ROWS
+from knnstore.datastore.documents import VALUE_CHUNK_ROWS, single_document
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.keycodec import scales_of
 from knnstore.datastore.segment import (
@@ -116,10 +115,8 @@ def _write_documents(writer: SegmentWriter, memmaps: Memmaps, reporter: Reporter
                 digest.update(values.astype(dtype.newbyteorder("<")).tobytes())
                 stored.append(values)
                 advance(len(values))
-        row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
-        row |= {"path": str(memmaps.keys.path), "record": None, "id": None}
-        row |= {"sha256": digest.digest(), "tokens": memmaps.rows}
-        write_table(task.file(DOCUMENTS_FILE), pa.Table.from_pylist([row], DOCUMENTS_SCHEMA))
+        table = single_document(str(memmaps.keys.path), memmaps.rows, digest.digest())
+        write_table(task.file(DOCUMENTS_FILE), table)
 
 
 def _write_samples(writer: SegmentWriter, memmaps: Memmaps) -> None:

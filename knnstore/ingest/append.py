@@ -17,7 +17,7 @@ from knnstore.atomic import read_raw
 from knnstore.corpus.listing import Source
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.removed import Removed, joined, save_removed
+from knnstore.datastore.removed import REMOVED_SCHEMA, Removed, joined, removed_in, removed_table, save_removed
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
@@ -48,7 +48,6 @@ from knnstore.scheduling import Runner
 FOLDER = "append"
 # Differences between which there is no distance, or no common list of tokens.
 _NEVER = ("key.dimension ", "key_dtype ", "model.vocabulary ")
-_REPLACED = pa.schema([("segment", pa.string()), ("document", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ class Append:
                 remove_tree(begun)  # not tokenised yet: little or nothing is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
         path = path or own_segment(self.edit, None)
-        _write_replaced(path, found.replaced)
+        write_table(_replaced_path(path), removed_table(found.replaced))
         return SegmentWriter.begin(path, plan).segment
 
     def _heldout(self, store: Datastore, found: Differences) -> Choose:
@@ -243,19 +242,13 @@ class Append:
         self.edit.publish(replace(state, removed=removed), "ingest", ", ".join(told), **facts)
 
 
-def _write_replaced(segment: Path, replaced: Removed) -> None:
-    names = np.repeat(np.array(sorted(replaced), object), [len(replaced[name]) for name in sorted(replaced)])
-    documents = np.concatenate([np.empty(0, np.int64), *(replaced[name] for name in sorted(replaced))])
-    path = segment / FOLDER / "replaced.parquet"
-    columns = {"segment": pa.array(names.tolist(), pa.string()), "document": documents}
-    write_table(path, pa.table(columns, schema=_REPLACED))
-
-
 def _read_replaced(segment: Path) -> Removed:
-    path = segment / FOLDER / "replaced.parquet"
+    path = _replaced_path(segment)
     try:
-        table = pq.read_table(pa.BufferReader(read_raw(path)), schema=_REPLACED)
+        return removed_in(pq.read_table(pa.BufferReader(read_raw(path)), schema=REMOVED_SCHEMA))
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read: remove {segment} and run the ingest again ({error})") from error
-    names, documents = np.array(table.column("segment").to_pylist(), object), table.column("document").to_numpy()
-    return {str(name): documents[names == name] for name in sorted(set(names.tolist()))}
+
+
+def _replaced_path(segment: Path) -> Path:
+    return segment / FOLDER / "replaced.parquet"

@@ -10,10 +10,9 @@ from knnstore.build.dropping import require_listed
 from knnstore.build.lists import check_lists
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
-from knnstore.datastore.parts import SUFFIXES
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore
-from knnstore.datastore.sweeping import bytes_below, remove_tree, state_bytes
+from knnstore.datastore.sweeping import bytes_below, state_bytes
 from knnstore.diskspace import require_room
 from knnstore.index.plan import IndexFolder
 from knnstore.living.carrying import carry_index
@@ -22,7 +21,7 @@ from knnstore.living.copying import Source
 from knnstore.living.segments import copy_segment
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
-from knnstore.suffixes.plan import suffix_folder
+from knnstore.suffixes.plan import discard_others, suffix_folder
 
 MOST_SEGMENTS = 8
 MOST_REMOVED = 0.1
@@ -111,7 +110,8 @@ def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Repor
         edit.give_up(COPY_FOLDER, INDEX)
         swept = edit.sweep()
         if not swept.held:
-            _discard_suffixes(edit.store)
+            now = edit.store  # memories of other states hold tokens of their own
+            discard_others(root, suffix_folder(now).root.name if now.live_rows else None)
         return replace(report, bytes=state_bytes(root, edit.state), freed=swept.bytes, held=tuple(swept.held))
 
 
@@ -122,14 +122,6 @@ def live_sources(store: Datastore) -> list[Source]:
         Source.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
         for s in store.segments
     ]
-
-
-def _discard_suffixes(store: Datastore) -> None:
-    """Remove exact-match memories of other states: they hold tokens of their own."""
-    kept = suffix_folder(store).root.name if store.live_rows else None
-    for path in sorted((store.root / SUFFIXES).glob("*")):
-        if path.name != kept:
-            remove_tree(path)
 
 
 def _make_lists(

@@ -19,13 +19,13 @@ from knnstore.datastore.edits import editing
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below, remove_tree
+from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
-from knnstore.suffixes.plan import SuffixFolder, chunk_rows, live_documents, suffix_folder
+from knnstore.suffixes.plan import SuffixFolder, chunk_rows, discard_others, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
 
 # Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
@@ -63,22 +63,15 @@ def build_suffixes(
         )
     with editing(store.root):
         if not again and folder.finished:
-            _discard_others(folder)
+            discard_others(store.root, folder.root.name)
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
         with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
             _write_stream(folder, store, reporter)
             _write_order(folder, most, reporter)
         folder.commits.commit(DONE, [folder.root / SUFFIX_PLAN, *metadata])
-        _discard_others(folder)
+        discard_others(store.root, folder.root.name)
     return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)
-
-
-def _discard_others(folder: SuffixFolder) -> None:
-    """Remove the exact-match memories of other states."""
-    for other in sorted(folder.root.parent.iterdir()):
-        if other != folder.root:
-            remove_tree(other)
 
 
 def open_suffixes(store: Datastore) -> Suffixes | None:

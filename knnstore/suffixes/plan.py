@@ -18,6 +18,7 @@ import numpy as np
 from knnstore.datastore.commits import DONE, CommitLog
 from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import UnfinishedError
 from knnstore.records import fingerprint
 from knnstore.suffixes.contexts import DEPTH, Int64, Packing
@@ -101,6 +102,13 @@ def suffix_folder(store: Datastore) -> SuffixFolder:
         positions=store.live_rows + documents,
     )
     return SuffixFolder(store.root / SUFFIXES / fingerprint(plan)[:16], plan)
+
+
+def discard_others(root: Path, kept: str | None) -> None:
+    """Remove the exact-match memories of the store at ``root``, but for the one of that name."""
+    for path in sorted((root / SUFFIXES).glob("*")):
+        if path.name != kept:
+            remove_tree(path)
 
 
 def live_documents(store: Datastore, segment: int) -> Int64:

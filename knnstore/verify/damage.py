@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from knnstore.datastore.arrays import open_array
+from knnstore.datastore.arrays import METADATA_FILE, open_array
 from knnstore.datastore.commits import chunk_number
+from knnstore.datastore.parts import SUFFIXES
+from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK
+from knnstore.datastore.store import INDEX, SEGMENTS
 from knnstore.errors import CorruptStoreError
 
 Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
@@ -16,15 +19,7 @@ Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM
 that the store was made with. ``values``: the stored tokens, as ``suffixes`` did.
 """
 
-_SEGMENT_SOURCES: dict[str, Source] = {
-    "keys": "copy or LM",
-    "values": "copy or corpus",
-    "key_scales": "LM",
-    "queries": "LM",
-    "query_tokens": "LM",
-    "heldout": "corpus",
-    "documents.parquet": "corpus",
-}
+_TASK_SOURCES: dict[str, Source] = {DOCUMENTS_TASK: "corpus", LAYOUT_TASK: "copy or LM", SAMPLES_TASK: "LM"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +64,20 @@ def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
 
 def source_of(path: str) -> Source:
     """What a file of this path in a store can be made again from."""
-    parts = PurePosixPath(path).parts
-    if parts[0] == "index":
-        return "keys"
-    if parts[0] == "suffixes":
-        return "values"
-    if parts[0] != "segments" or len(parts) < 3:
-        return "nothing"
-    if parts[2] == "commits":
-        return _SEGMENT_SOURCES.get(_task_file(parts[-1]), "nothing")
-    if parts[-1] == "zarr.json":
-        return "plan"
-    return _SEGMENT_SOURCES.get(parts[2], "nothing")
-
-
-def _task_file(record: str) -> str:
-    """What a task's record is about: the array or file that the task writes."""
-    if record.startswith("keys-") or record == "layout.json":
-        return "keys"
-    return {"samples.json": "queries", "documents.json": "documents.parquet"}.get(record, record)
+    match PurePosixPath(path).parts:
+        case (folder, *_) if folder in (INDEX, SUFFIXES):
+            return "keys" if folder == INDEX else "values"
+        case (folder, _, "commits", *_, record) if folder == SEGMENTS:
+            task = record.removesuffix(".json")
+            return _TASK_SOURCES.get(LAYOUT_TASK if record.startswith("keys-") else task, "nothing")
+        case (folder, _, *_, file) if folder == SEGMENTS and file == METADATA_FILE:
+            return "plan"
+        case (folder, _, "values", *_) if folder == SEGMENTS:
+            return "copy or corpus"
+        case (folder, _, name, *_) if folder == SEGMENTS and name not in ("sources", "source_offsets"):
+            task = DOCUMENTS_TASK if name == DOCUMENTS_FILE else ARRAYS[name].task if name in ARRAYS else ""
+            return _TASK_SOURCES.get(task, "nothing")
+    return "nothing"
 
 
 def _rows(path: Path, chunk: int) -> tuple[int, int] | None:

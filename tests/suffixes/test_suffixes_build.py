@@ -103,7 +103,7 @@ def test_memories_of_other_states_go_although_their_removal_was_interrupted(stor
     other = store.root / "suffixes" / ("0" * 16)
     other.mkdir(parents=True)
     with monkeypatch.context() as patch:
-        patch.setattr(build, "remove_tree", lambda _: 1 / 0)
+        patch.setattr(plan, "remove_tree", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_suffixes(store, ENOUGH)
     assert not build_suffixes(store, ENOUGH).built
