@@ -34,16 +34,6 @@ def neighbour_weights(neighbours: Neighbours, temperature: float) -> Float32:
     return weights
 
 
-def agreeing_weights(neighbours: Neighbours, targets: Int64, temperature: float) -> Float32:
-    """Return the weights of the neighbours whose value is the query's target, 0 for the others: float32 (queries, k).
-
-    The sum over a query's neighbours is its target's p_kNN.
-    """
-    weights = neighbour_weights(neighbours, temperature)
-    agreeing: Float32 = np.where(neighbours.values == targets[:, None], weights, np.float32(0))
-    return agreeing
-
-
 def target_probabilities(
     neighbours: Neighbours, targets: Int64, ks: Sequence[int], temperatures: Sequence[float]
 ) -> Float32:
