@@ -28,7 +28,7 @@ from knnstore.cli.output import show, show_json
 def attribute(
     as_json: bool, quiet: bool, store: str | None, text: tuple[str, ...], more: tuple[str, ...], **options: Any
 ) -> None:
-    """Show which documents of the store contributed to the probability of a text.
+    """Show which documents contributed to the probability of a text.
 
     Prints a table with one row per document and one for the LM; the shares add up to 100 %.
     """

@@ -39,7 +39,7 @@ def compact(
     dry_run: bool,
     workers: Workers,
 ) -> None:
-    """Merge all segments into one and delete removed documents from disk.
+    """Merge segments and delete removed documents from disk.
 
     Needs no LM and no training: keys, codes and lists are copied in bounded memory. Run it again after an interruption
     to resume. Afterwards the store can no longer be restored to an earlier state.

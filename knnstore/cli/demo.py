@@ -12,7 +12,10 @@ from knnstore.cli.output import show
 @click.option("--folder", type=OutputFolder(), default="knnstore-demo", show_default=True, help="Folder to work in.")
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def demo(folder: Path, quiet: bool) -> None:
-    """Adapt the shipped Wikipedia LM to Python's documentation: all three stages in a few minutes."""
+    """Adapt the shipped LM to Python's documentation.
+
+    Runs all three stages in a few minutes.
+    """
     from knnstore.demo import demo as run
     from knnstore.report.demo import demo_text
 

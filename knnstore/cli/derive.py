@@ -26,7 +26,10 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Discard the new sto
 def merge(
     as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, overwrite: bool, workers: Workers
 ) -> None:
-    """Merge stores of the same LM into one without running it; a text that several hold is kept once."""
+    """Merge stores of the same LM into one.
+
+    The LM isn't run. A text that several stores hold is kept once.
+    """
     from knnstore.datastore.store import store_path
     from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import merge as run
@@ -65,10 +68,10 @@ def subset(
     overwrite: bool,
     workers: Workers,
 ) -> None:
-    """Make a store from a subset of a store's documents without running the LM.
+    """Make a store from some of another store's documents.
 
-    A larger sample contains every document of a smaller one, and all held-out documents are included. To compare sizes
-    without making stores, use 'knnstore score --only'.
+    The LM isn't run. A larger sample contains every document of a smaller one, and all held-out documents are included.
+    To compare sizes without making stores, use 'knnstore score --only'.
     """
     from knnstore.datastore.selection import parse_share
     from knnstore.datastore.store import store_path

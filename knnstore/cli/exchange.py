@@ -53,7 +53,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Make a store from the memmaps of urvashik/knnlm, knn-transformers or knn-box.
+    """Import the memmaps of knnlm, knn-transformers or knn-box.
 
     \b
       knnstore import --keys dstore_keys.npy --vals dstore_vals.npy --dim 1024 --model gpt2
@@ -99,7 +99,7 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def export(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
-    """Write a store as memmaps for other toolkits or as Parquet, or its index as a faiss file."""
+    """Export a store as memmaps or Parquet, or its index for faiss."""
     from knnstore.exchange.exporting import ExportOptions
     from knnstore.exchange.exporting import export as run
     from knnstore.report.exchange import export_text

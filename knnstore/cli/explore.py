@@ -19,9 +19,10 @@ from knnstore.cli.output import show
 )
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
 def explore(port: int, browser: bool, store: str | None, model: str | None, device: str, **searching: Any) -> None:
-    """Explore a store in the browser: gain and sources for every token of a text.
+    """Explore a store in the browser.
 
-    The page is served to this machine only and loads nothing from elsewhere. Stop it with Ctrl-C.
+    Shows the gain and the sources of every token of a text. The page is served to this machine only and loads nothing
+    from elsewhere. Stop it with Ctrl-C.
     """
     from knnstore.api import open as open_api
     from knnstore.errors import UsageError

@@ -43,9 +43,10 @@ _STYLES = ((0.9, {"fg": "green", "bold": True}), (0.5, {"fg": "green"}))
 @model_options
 @result_options
 def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain: bool, **options: Any) -> None:
-    """Generate text from the LM and the store together and print it as it is written.
+    """Generate text with the LM and the store together.
 
-    With an encoder-decoder model, the prompt is the source, for example a text to translate.
+    The text is printed token by token. With an encoder-decoder model, the prompt is the source, for example a text to
+    translate.
 
     With --explain, a terminal shows tokens in green if at least half of their probability comes from the store, and in
     bold green from nine tenths.

@@ -13,7 +13,7 @@ from knnstore.cli.output import show, show_json
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def info(name: str | None, store: str | None, as_json: bool) -> None:
-    """Describe a store: model, corpus, size, index, recall and health.
+    """Describe a store: model, size, index, recall and health.
 
     Reads only records and file sizes, so it answers at once for a store of any size.
     """

@@ -72,7 +72,7 @@ from knnstore.cli.options import (
 @lm_options
 @shared_options
 def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
-    """Run a corpus through an LM and store a key and a value for every token.
+    """Run an LM over a corpus and store a key and a value per token.
 
     Reads .txt, .md, .jsonl, .ndjson, .json and .parquet, also compressed (.gz, .zst, .bz2, .xz); each file or record is
     a document. --include reads text files of any other type. Adds only new documents to an existing store. Run it again

@@ -26,9 +26,10 @@ def log(as_json: bool, store: str | None) -> None:
 )
 @json_option
 def restore(as_json: bool, store: str | None, state: int | None) -> None:
-    """Restore the documents of an earlier state, as long as the store hasn't been compacted since.
+    """Restore the documents of an earlier state.
 
-    Repeating the command changes nothing; to go further back, give --state.
+    This is possible until the store is compacted. Repeating the command changes nothing; to go further back, give
+    --state.
     """
     from knnstore.living.restore import restore as run
     from knnstore.report.living import restore_text

@@ -21,7 +21,7 @@ from knnstore.cli.output import print_styled, show_json
 @model_options
 @result_options
 def neighbours(as_json: bool, quiet: bool, text: str, store: str | None, k: int, **options: Any) -> None:
-    """Show the stored contexts that are nearest to TEXT, and the token that followed each.
+    """Show the stored contexts nearest to TEXT and what followed.
 
     Give - as TEXT to read it from standard input. A terminal highlights the words of TEXT in the results.
     """

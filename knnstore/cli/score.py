@@ -61,7 +61,7 @@ from knnstore.cli.output import show, show_json
 @lm_options
 @shared_options
 def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ...], **options: Any) -> None:
-    """Measure the perplexity of a text with the LM alone and with the store.
+    """Measure the perplexity of a text with and without the store.
 
     Unset k, λ and temperature come from 'knnstore tune'; without a stored setting, they are tuned on half of the
     documents and the result is reported on the other half. For a store made with --task seq2seq, the perplexity is that

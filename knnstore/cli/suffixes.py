@@ -9,10 +9,11 @@ from knnstore.cli.options import open_store, print_result, reporter_for, shared_
 @store_option
 @shared_options
 def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None:
-    """Build an exact-match memory: the store's tokens, sorted by the text before them.
+    """Build an exact-match memory of the store's tokens.
 
-    The gate that 'knnstore tune' trains can then use the longest suffix of each context that occurs in the store, and
-    the tokens that followed it. Takes about 6 bytes per token. Run it again after an interruption to resume.
+    It holds the tokens sorted by the text before them. The gate that 'knnstore tune' trains can then use the longest
+    suffix of each context that occurs in the store, and the tokens that followed it. Takes about 6 bytes per token. Run
+    it again after an interruption to resume.
     """
     from knnstore.report.suffixes import suffixes_text
     from knnstore.suffixes.build import build_suffixes

@@ -26,7 +26,7 @@ from knnstore.cli.output import show, show_json
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool, **options: Any) -> None:
-    """Find the best mixture from the neighbours in FILE and store it.
+    """Find the best mixture from saved neighbours and store it.
 
     'knnstore score --save-neighbours FILE' writes FILE; neither the LM nor a search is run. 'knnstore score' uses the
     stored mixture by default.

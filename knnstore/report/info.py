@@ -124,7 +124,7 @@ def _health(info: StoreInfo) -> str:
 def _next(info: StoreInfo) -> str:
     shown = shown_store(info.path)
     if info.state == "begun":
-        return "run the command that began the store again to resume it"
+        return "run the original command again to resume"
     if not info.live_rows:
         return f"knnstore restore --store {shown}, or knnstore ingest with other documents: all documents are removed"
     if info.index is None or info.index.rows < info.rows:
