@@ -16,10 +16,12 @@ from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
 from knnstore.datastore.segment import PLAN_FILE as SEGMENT_PLAN
 from knnstore.datastore.store import INDEX, LISTS, SEGMENTS, index_root, segment_root
 
-RUNS, QUANTIZER, SUFFIXES = "runs", "quantizer", "suffixes"
+RUNS, SAMPLE, QUANTIZER, SUFFIXES = "runs", "sample", "quantizer", "suffixes"
 INDEX_PLAN, SUFFIX_PLAN = "index.json", "suffixes.json"
 SCRATCH = re.compile("parts|append|copy")
 """Folders of a segment that are needed only while it is being made."""
+_RUNS_OF = re.compile(f"{SEGMENT_NAME.pattern}|{SAMPLE}")
+"""Folders of runs: those of a segment's lists, and the sample that the quantisers are trained on."""
 
 
 class States:
@@ -172,10 +174,10 @@ PARTS = [
         whole=lambda root, state: [index_root(root, str(state.index)) / LISTS / name for name in state.indexed],
     ),
     PartKind(
-        (INDEX, DIGEST_NAME, RUNS, SEGMENT_NAME),
+        (INDEX, DIGEST_NAME, RUNS, _RUNS_OF),
         INDEX_PLAN,
         is_over=lambda states, index, name: (
-            index == states.present.index and (name in states.present.indexed or states.is_over(name))
+            index == states.present.index and (name in (SAMPLE, *states.present.indexed) or states.is_over(name))
         ),
         is_needed=lambda *_: False,
         temporary=True,

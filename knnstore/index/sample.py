@@ -12,6 +12,7 @@ import numpy as np
 
 from knnstore.atomic import read_raw, replacing_together
 from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.parts import SAMPLE
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, open_segment, segment_root
 from knnstore.errors import CorruptStoreError
@@ -25,7 +26,6 @@ _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
 _PART_ROWS = 16_384
 _LISTED_PART_ROWS = 2**18  # of keys in list order, where each part takes a pass over all row numbers
-_FOLDER = "sample"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ def sample_tasks(store: Datastore, folder: IndexFolder) -> list[SampleTask]:
 
 def sample_commits(folder: IndexFolder) -> CommitLog:
     """The records of the parts; they go when the parts go."""
-    root = folder.runs(_FOLDER)
+    root = folder.runs(SAMPLE)
     return CommitLog(root / "commits", root, fingerprint(folder.plan))
 
 

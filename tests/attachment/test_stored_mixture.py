@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache
 
 import knnstore
 from knnstore.cli import main
+from knnstore.datastore.edits import editing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import ModelError
 from knnstore.mixing.features import FEATURES_WITH_MATCHES
@@ -61,7 +62,8 @@ def folder(built, tmp_path_factory):
         gate=made_up_gate(),
         measured=Measured(3.0, 2.0, 1.0),
     )
-    save_tuned(store, record)
+    with editing(store.root) as edit:
+        save_tuned(edit, record)
     words = sorted((built[0] / "books").iterdir())[0].read_text(encoding="utf-8").split()
     # half of it stands in the store, and it repeats itself
     (folder / "text.txt").write_text(" ".join([*words[20:40][::-1], *words[:40], *words[:20]]), encoding="utf-8")

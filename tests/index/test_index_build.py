@@ -142,7 +142,7 @@ def test_another_recipe_replaces_the_index_only_when_it_is_finished(store):
 def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(store, tmp_path):
     says = Says()
     report = build(store, reporter=says, nlist=4096, nprobe=64)
-    assert any("not 4,096" in line for line in says.lines)
+    assert any("instead of 4,096" in line for line in says.lines)
     assert (report.check.source, report.check.queries, report.check.k) == ("heldout", 40, 1024)
     assert report.check.recall > 0.999  # 64 of 69 lists
     assert "40 held-out queries" in index_text(report, store.root)
@@ -152,7 +152,7 @@ def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(st
 
 
 def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
-    with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*take \d+ MB"):
+    with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*need \d+ MB"):
         build(store, memory=300 * 10**6)
     monkeypatch.setattr("knnstore.diskspace.free_bytes", lambda path: 1000)
     with pytest.raises(ResourceError, match=r"1\.0 KB are free"):

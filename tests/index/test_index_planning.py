@@ -83,7 +83,7 @@ def test_a_plan_keeps_to_its_memory_or_says_how_much_it_needs(rows, memory, work
     try:
         resources = plan_resources(size_of(rows), memory=memory, **options)
     except ResourceError as error:
-        assert "take" in str(error)
+        assert "need" in str(error)
         return
     assert resources.peak_bytes <= memory
     assert resources.run_chunks >= 1
