@@ -43,7 +43,7 @@ def test_the_page_has_every_part_and_needs_nothing_from_outside(page):
         "lower perplexity",
         "temperature",
         "by document",
-        "first neighbour",
+        "nearest neighbour",
         "Calibration",
         "helped",
         "harmed",
