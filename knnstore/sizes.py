@@ -1,6 +1,5 @@
 """Convert sizes written like ``"4GB"`` to bytes and back."""
 
-import math
 import re
 
 from knnstore.errors import UsageError
@@ -28,11 +27,11 @@ def parse_size(text: str) -> int:
 
 def format_need(count: int) -> str:
     """Return ``1016435200`` as ``"1.02 GB"``: three digits, rounded up, so that the printed size suffices."""
-    power = max(0, (len(str(count)) - 1) // 3)
-    unit = ("B", "KB", "MB", "GB", "TB", "PB")[min(power, 5)]
-    value = count / 1000 ** min(power, 5)
-    digits = max(0, 3 - len(str(int(value))))
-    return f"{math.ceil(round(value * 10**digits, 9)) / 10**digits:.{digits}f} {unit}"
+    power = min(max(0, (len(str(count)) - 1) // 3), 5)
+    unit, scale = ("B", "KB", "MB", "GB", "TB", "PB")[power], 1000**power
+    digits = max(0, 3 - len(str(count // scale)))
+    rounded = -(-count * 10**digits // scale)  # of whole numbers: a float may round down
+    return f"{rounded / 10**digits:.{digits}f} {unit}"
 
 
 def format_size(count: int | float) -> str:
