@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
 from knnstore.datastore.mapped import MappedArray
 from knnstore.index.compute.protocols import Engine, Joins
-from knnstore.index.compute.stored import Residuals, decode
+from knnstore.index.compute.stored import Residuals, key_residuals
 from knnstore.index.lists import SegmentLists
 from knnstore.index.quantiser import Quantiser
 from knnstore.neighbours import Float32, Int64
@@ -57,11 +55,6 @@ class Lists:
         ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
         return max(ends, default=0) if self.tags else None
 
-    @property
-    def scanned(self) -> bool:
-        """Whether whole groups of lists are compared in one call."""
-        return all(self.joins.scans(self.array(part).dtype) for part in self.parts)
-
     def array(self, part: SegmentLists) -> MappedArray:
         """Return the array that distances are computed from."""
         return part.codes if self.coded else part.keys
@@ -70,7 +63,7 @@ class Lists:
         """Return what makes residuals of that array's rows."""
         if self.coded:
             return lambda codes, number: self.quantiser.decode(codes)
-        return partial(_residuals, part.scales, self.quantiser.centroids)
+        return key_residuals(part.scales, self.quantiser.centroids)
 
     def sizes(self, share: float = 1.0) -> Int64:
         """Return the keys in (a share of) each list, hidden ones too: int64 (nlist,)."""
@@ -83,9 +76,3 @@ class Lists:
         """Return the keys in each list that aren't hidden: int64 (nlist,)."""
         total: Int64 = np.sum([part.live for part in self.parts], axis=0)
         return total
-
-
-def _residuals(scales: Float32 | None, centroids: Float32, stored: np.ndarray[Any, Any], number: int) -> torch.Tensor:
-    keys = decode(stored, scales)
-    keys -= centroids[number]
-    return torch.from_numpy(keys)

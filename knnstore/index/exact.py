@@ -1,18 +1,15 @@
 """Exact search: every key, streamed in the order in which they lie; needs no index."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import repeat
-from typing import Any
 
 import numpy as np
-import torch
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.protocols import TopK, query_bytes
-from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists, decode
+from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists, key_residuals
 from knnstore.index.sharing import block_sizes, concatenate, query_threads
 from knnstore.neighbours import Float32, Neighbours
 
@@ -65,24 +62,22 @@ def _search_block(
     centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
     pairs = len(queries) * max(segment.plan.chunk_rows for segment in store.segments)
     with query_threads(len(queries), pairs) as (pool, shares):
-        probes = [_probes_of_all(np.ascontiguousarray(queries[share]), centre) for share in shares]
-        scans = [
-            engine.top_k(np.full(len(each.queries), np.inf, np.float32), k, largest_tag=largest_row) for each in probes
-        ]
+        blocks = [np.ascontiguousarray(queries[share]) for share in shares]
+        # the centre is the centroid of the only list, which all probe
+        probes = [Probes(each, centre[None], np.arange(len(each)), np.array([0, len(each)])) for each in blocks]
+        unlimited = [np.full(len(each), np.inf, np.float32) for each in blocks]
+        scans = [engine.top_k(thresholds, k, largest_tag=largest_row) for thresholds in unlimited]
         for rows_of_chunk, lists in _stored_chunks(store, centre, rows):
             if lists is not None:
                 list(pool.map(_offer, scans, probes, repeat(lists)))
             if progress:
                 progress(rows_of_chunk * len(queries))
-        return concatenate(list(pool.map(_candidates, scans)))
+        candidates: list[Candidates] = list(pool.map(lambda scan: scan.candidates(), scans))
+        return concatenate(candidates)
 
 
 def _offer(scan: TopK, probes: Probes, lists: StoredLists) -> None:
     scan.offer_lists([[lists]], probes)
-
-
-def _candidates(scan: TopK) -> Candidates:
-    return scan.candidates()
 
 
 def _stored_chunks(store: Datastore, centre: Float32, tagged: bool) -> Iterator[tuple[int, StoredLists | None]]:
@@ -101,18 +96,9 @@ def _stored_chunks(store: Datastore, centre: Float32, tagged: bool) -> Iterator[
             lists = None
             if len(arrays[0]):
                 keys, values, rows = (Column.of_array(array, np.array([len(array)])) for array in arrays)
-                residuals = partial(_residuals, scales, centre)
+                residuals = key_residuals(scales, centre[None])
                 lists = StoredLists(
                     np.zeros(1, np.int64), keys, residuals, scales, values, rows if tagged else None, first_row
                 )
             yield len(chunk.rows), lists
         first_row += segment.rows
-
-
-def _probes_of_all(queries: Float32, centre: Float32) -> Probes:
-    """Return probes of one list by all the queries, with the centre (d,) as its centroid."""
-    return Probes(queries, centre[None], np.arange(len(queries)), np.array([0, len(queries)]))
-
-
-def _residuals(scales: Float32 | None, centre: Float32, stored: np.ndarray[Any, Any], number: int) -> torch.Tensor:
-    return torch.from_numpy(decode(stored, scales) - centre)

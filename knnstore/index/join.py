@@ -30,7 +30,8 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
     if not lists.joins.in_threads:
         return join(batch, lists, k, advance)
     # of a query and a key, in one step: those of a scan are long enough
-    pairs = math.inf if lists.scanned else float(lists.live()[batch.probed].sum()) / len(lists)
+    scanned = lists.joins.scans(lists.array(lists.parts[0]).dtype)
+    pairs = math.inf if scanned else float(lists.live()[batch.probed].sum()) / len(lists)
     with query_threads(len(batch), pairs) as (pool, shares):
         return concatenate(list(pool.map(lambda share: join(batch.select(share), lists, k, advance), shares)))
 

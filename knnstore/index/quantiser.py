@@ -36,10 +36,11 @@ class Quantiser:
     @cached_property
     def filling(self) -> Filling:
         """Who assigns and encodes."""
-        return host_engine().filling(self._coarse, self.codebooks, self.axes)
+        return host_engine().filling(self.coarse, self.codebooks, self.axes)
 
     @cached_property
-    def _coarse(self) -> CoarseLists:
+    def coarse(self) -> CoarseLists:
+        """The lists' centroids and cells."""
         return CoarseLists(self.cells, self.centroids)
 
     def assign(self, keys: Float32) -> Int64:
@@ -49,14 +50,6 @@ class Quantiser:
     def encode(self, keys: Float32, lists: Int64) -> Uint8:
         """Return PQ codes of the keys' residuals: uint8 ``(n, pq_bytes)``."""
         return self.filling.encode(keys, lists)
-
-    def probe(self, queries: Float32, nprobe: int) -> Int64:
-        """Return the ``nprobe`` lists nearest to each query ``(n, d)``, nearest first: int64 ``(n, nprobe)``."""
-        return self._coarse.probe(queries, nprobe)
-
-    def cells_of_lists(self) -> Int64:
-        """Return the cell nearest to each list's centroid: int64 ``(nlist,)``."""
-        return self._coarse.cells_of_lists()
 
     def decode(self, codes: Uint8) -> torch.Tensor:
         """Residuals that the codes stand for, float32 ``(n, d)``."""

@@ -50,7 +50,7 @@ def recentre(
         sample.append(seen[np.arange(quota) * len(seen) // max(1, quota)])
         kept_back.append((members[unseen], np.full(unseen.sum(), number)))
         advance(1)
-    cells = _cell_means(centroids, live, quantiser.cells_of_lists(), len(quantiser.cells))
+    cells = _cell_means(centroids, live, quantiser.coarse.cells_of_lists(), len(quantiser.cells))
     centroids[live == 0] = _beyond(centroids[live > 0])
     keys, lists = np.concatenate(sample), np.repeat(np.arange(len(live)), quotas)
     made = Quantiser(cells, centroids, *train_codes(plan, keys - centroids[lists]))

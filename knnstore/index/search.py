@@ -20,7 +20,7 @@ from knnstore.index.join import join_in_threads
 from knnstore.index.lists import SegmentLists
 from knnstore.index.lookup import FEW, look_up, prepare
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
-from knnstore.index.quantiser import Quantiser, load_quantiser
+from knnstore.index.quantiser import load_quantiser
 from knnstore.index.rerank import rerank_exactly
 from knnstore.index.sharing import block_sizes, concatenate
 from knnstore.neighbours import Float32, Int64, Neighbours
@@ -55,7 +55,7 @@ class Searcher:
         self._folder = unchecked or _finished_index(store)
         self.plan: IndexPlan = self._folder.plan
         self.nprobe: int = self.plan.nprobe
-        self._quantiser = load_quantiser(self._folder)
+        self.quantiser = load_quantiser(self._folder)
         self._parts: list[SegmentLists] = []
         first_row = 0
         for segment, hidden in zip(store.segments, store.hidden, strict=True):
@@ -65,11 +65,6 @@ class Searcher:
             first_row += segment.rows
         if not self._parts:
             raise UnfinishedError(f"{store.root} holds no keys: ingest some text first")
-
-    @property
-    def quantiser(self) -> Quantiser:
-        """What assigns and encodes."""
-        return self._quantiser
 
     @property
     def parts(self) -> tuple[SegmentLists, ...]:
@@ -144,7 +139,9 @@ class Searcher:
             block = queries[begin:end]
             batch = Batch(block, self.probe(block, nprobe))
             if len(batch) <= FEW and (rerank or method == "lists"):
-                found.append(self._looked_up(batch, lists, k, rerank, rows=rows))
+                found.append(
+                    look_up_codes(batch, lists, k, rerank, rows=rows) if rerank else look_up(batch, lists, k, rows=rows)
+                )
                 if progress:
                     progress(batch.probed.size)
                 continue
@@ -164,12 +161,7 @@ class Searcher:
         return neighbours
 
     def _lists(self, method: Method, tags: Tags | None) -> Lists:
-        return Lists(self._parts, self._quantiser, self._engine, self._joins, coded=method == "quantised", tags=tags)
-
-    def _looked_up(self, batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:
-        if rerank:
-            return look_up_codes(batch, lists, k, rerank, rows=rows)
-        return look_up(batch, lists, k, rows=rows)
+        return Lists(self._parts, self.quantiser, self._engine, self._joins, coded=method == "quantised", tags=tags)
 
     def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
         """Return the faster way to search for a single query, by what it computes and what it has to read."""
@@ -195,7 +187,7 @@ class Searcher:
     def probe(self, queries: Float32, nprobe: int) -> Int64:
         """The lists nearest to each query, nearest first: int64 (n, nprobe)."""
         blocks = range(0, len(queries), _PROBE_BLOCK)
-        probed = [self._quantiser.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
+        probed = [self.quantiser.coarse.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
         return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
 
 

@@ -80,5 +80,5 @@ def test_lists_that_lost_all_their_keys_are_probed_after_all_others(tmp_path):
     live = searcher.parts[0].live > 0
     assert live.sum() == 28
     quantiser, _ = recentred(searcher)
-    assert live[quantiser.probe(keys, 28)].all()
+    assert live[quantiser.coarse.probe(keys, 28)].all()
     assert live[quantiser.assign(keys)].all()

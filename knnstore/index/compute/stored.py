@@ -112,3 +112,8 @@ def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
     if scales is not None:
         keys *= scales
     return keys
+
+
+def key_residuals(scales: Float32 | None, centroids: Float32) -> Residuals:
+    """Return what subtracts a list's centroid, float32 (lists, d), from its stored keys."""
+    return lambda stored, number: torch.from_numpy(decode(stored, scales)).sub_(torch.from_numpy(centroids[number]))
