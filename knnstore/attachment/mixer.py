@@ -65,13 +65,13 @@ class Mixer:
         looks_back = self.mixture.setting.cache or self.suffixes is not None
         texts = sequence_texts(forward, self.mixture.setting.cache) if looks_back else []
         places = torch.nonzero(asked.flatten())[:, 0]  # of (b, n) laid end to end
-        mixed = logits.float().flatten(0, 1)  # (b · n, V)
+        flat_keys, flat_logits = keys.flatten(0, 1), logits.float().flatten(0, 1)  # (b · n, d), (b · n, V)
         size = max(1, _MOST_PROBABILITIES // logits.shape[-1])
-        for begin in range(0, max(1, len(places)), size):
-            some = places[begin : begin + size]
-            part = self._mixed(keys.flatten(0, 1)[some], mixed[some.to(mixed.device)], texts, some.cpu().numpy())
-            mixed = mixed.index_copy(0, some.to(mixed.device), part)
-        return mixed.reshape(logits.shape)
+        parts = [
+            self._mixed(flat_keys[some], flat_logits[some.to(logits.device)], texts, some.cpu().numpy())
+            for some in (places[begin : begin + size] for begin in range(0, max(1, len(places)), size))
+        ]
+        return flat_logits.index_copy(0, places.to(logits.device), torch.cat(parts)).reshape(logits.shape)
 
     def _mixed(
         self, keys: torch.Tensor, logits: torch.Tensor, texts: list[SequenceText], places: Int64
