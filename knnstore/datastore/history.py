@@ -96,7 +96,8 @@ def changes(root: Path) -> list[Change]:
 
 def load_history(root: Path) -> History:
     """The log of the store at ``root``."""
-    return History(tuple(changes(root)), tuple(change.state.state for change in within_reach(root)))
+    known = changes(root)
+    return History(tuple(known), tuple(change.state.state for change in within_reach(known)))
 
 
 def load_change(root: Path, state: int) -> Change:
@@ -110,9 +111,11 @@ def load_change(root: Path, state: int) -> Change:
     return change
 
 
-def within_reach(root: Path) -> list[Change]:
-    """The changes whose states can be returned to: those since the last that forgot what was before it."""
-    known = changes(root)
+def within_reach(known: list[Change]) -> list[Change]:
+    """Return the changes whose states can be restored: those since the last one behind which nothing is kept.
+
+    ``known``: all changes, oldest first.
+    """
     forgot = [number for number, change in enumerate(known) if change.kind in FORGETS]
     return known[forgot[-1] if forgot else 0 :]
 

@@ -29,13 +29,14 @@ class States:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.known = [change.state for change in changes(root)]
+        self._changes = changes(root)
+        self.known = [change.state for change in self._changes]
         self.present = load_manifest(root)
 
     @cached_property
     def reach(self) -> list[Manifest]:
         """The states that a restore can return to."""
-        return [change.state for change in within_reach(self.root)]
+        return [change.state for change in within_reach(self._changes)]
 
     @cached_property
     def held(self) -> list[Manifest]:

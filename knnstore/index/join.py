@@ -39,7 +39,7 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> Candidates:
     """Return the k nearest of all keys in the lists that each query probes.
 
-    ``advance`` is told of (query, list) pairs.
+    ``advance`` is called with the number of (query, list) pairs that are done.
     """
     held = lists.live()[batch.probed].sum(axis=1)  # keys that each query meets
     nearest, counts = _scan(batch, lists, k, _sampled_thresholds(batch, lists, k, held), advance)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from knnstore.datastore.edits import editing
-from knnstore.datastore.history import Change, within_reach
+from knnstore.datastore.history import Change, changes, within_reach
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.store import Datastore, with_segments
 from knnstore.errors import UsageError
@@ -49,10 +49,10 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
 
 def _wanted(store: Datastore, to: int | None) -> Manifest:
     present = store.manifest
-    changes = [change for change in within_reach(store.root) if change.state.segments]
-    reach = [change.state for change in changes]
+    reachable = [change for change in within_reach(changes(store.root)) if change.state.segments]
+    reach = [change.state for change in reachable]
     if to is None:
-        to = _restored(changes)
+        to = _restored(reachable)
     for state in reversed(reach):
         if state.state == to or (to is None and _documents(state) != _documents(present)):
             return state
@@ -64,9 +64,9 @@ def _wanted(store: Datastore, to: int | None) -> Manifest:
     raise UsageError(f"{store.root} can't return to state {to}: those since the last compaction are {known}")
 
 
-def _restored(changes: list[Change]) -> int | None:
+def _restored(reachable: list[Change]) -> int | None:
     """The state that the last change of documents returned to, if it was a restore."""
-    for earlier, change in reversed(list(pairwise(changes))):
+    for earlier, change in reversed(list(pairwise(reachable))):
         if _documents(earlier.state) != _documents(change.state):
             return int(change.facts["to"]) if change.kind == "restore" else None
     return None

@@ -158,8 +158,8 @@ def _cover(files: list[Path]) -> _Coverage:
 
 def _mended_commit(path: Path) -> Commit | None:
     """What a damaged record said, if one flipped bit is all that is wrong: its files can still be checked by it."""
-    data = mended(path.read_bytes())
     try:
+        data = mended(path.read_bytes())
         return None if data is None else from_json(Commit, unseal_json(data), str(path))
     except (CorruptStoreError, FileNotFoundError):
         return None

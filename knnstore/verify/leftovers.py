@@ -9,7 +9,7 @@ from pathlib import Path
 
 from knnstore.datastore.contents import LEFTOVERS
 from knnstore.datastore.history import FOLDER as LOG
-from knnstore.datastore.history import load_change, takedown_path, takedown_state, within_reach
+from knnstore.datastore.history import changes, load_change, takedown_path, takedown_state, within_reach
 from knnstore.datastore.manifest import Manifest, load_manifest
 from knnstore.datastore.parts import PARTS
 from knnstore.datastore.store import SEGMENTS
@@ -59,7 +59,7 @@ def needed(root: Path) -> Needed:
     except CorruptStoreError:
         return Needed(root, None, frozenset())
     try:
-        states = [present, *(change.state for change in within_reach(root))]
+        states = [present, *(change.state for change in within_reach(changes(root)))]
     except KnnstoreError:  # reported as damage: then any segment may be one of its state's
         return Needed(root, present, frozenset(path.name for path in (root / SEGMENTS).glob("*")))
     return Needed(root, present, frozenset(name for state in states for name in state.segments))

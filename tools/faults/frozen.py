@@ -142,7 +142,7 @@ def _drawn(work: Path, count: int, generator: random.Random, outcome: Outcome) -
 
 
 def _retold(stories: Sequence[str]) -> "list[_Case]":
-    """The cases that are told of so. Raises ValueError for one that there can't be."""
+    """Return the cases that these stories describe. Raises ValueError for a story that fits no writer."""
     cases: list[_Case] = []
     for story in stories:
         told = _STORY.fullmatch(story)

@@ -31,7 +31,7 @@ class DeviceEngine:
         return False
 
     def memory(self, allowed: int) -> int:
-        """Return no more than most of what is free on the device."""
+        """Return the smaller of the allowed bytes and a share of what is free on the device."""
         if self._device.type != "cuda":
             return allowed
         free, _ = torch.cuda.mem_get_info(self._device)

@@ -112,7 +112,7 @@ class NativeTopK:
         self._kernel.offer_scores(self._state, first, *scores.shape, *others)
 
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
-        """See ``TopK``. Int8 keys are compared in one call per group, so that a list costs Python nothing."""
+        """See ``TopK``. Int8 keys are compared in one call per group, without a Python loop over lists."""
         for group in groups:
             if self._kernel.int8_products() and all(lists.stored.dtype == np.int8 for lists in group):
                 self._scan(np.concatenate([_pieces(lists) for lists in group]), probes)
