@@ -256,7 +256,7 @@ def test_faiss_in_ram_and_on_disk_finds_what_the_codes_of_the_index_find(store, 
     from make_keys import ClusteredKeys
 
     from knnstore.index.check import recall
-    from knnstore.index.search import Searcher
+    from knnstore.index.ivfpq.search import Searcher
 
     queries = ClusteredKeys(16).queries(2, 50)
     mine = Searcher(store).search(queries, 20, 8, method="quantised", rows=True).rows

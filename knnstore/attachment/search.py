@@ -7,7 +7,7 @@ import numpy as np
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.exact import exact_search
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32, Neighbours
 from knnstore.sizes import format_size
 

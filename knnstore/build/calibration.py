@@ -23,12 +23,12 @@ from knnstore.datastore.sweeping import sizes_below
 from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
-from knnstore.index.kmeans import assign_flat, coarse_rows, kmeans
+from knnstore.index.ivfpq.kmeans import assign_flat, coarse_rows, kmeans
+from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors, save_quantiser, train_codebooks
+from knnstore.index.ivfpq.sample import rows_read
+from knnstore.index.ivfpq.search import Searcher
+from knnstore.index.ivfpq.train import PQ_ROWS, train_axes
 from knnstore.index.plan import CHECKED_NEIGHBOURS, IndexFolder, IndexPlan
-from knnstore.index.quantiser import Quantiser, TrainingErrors, save_quantiser, train_codebooks
-from knnstore.index.sample import rows_read
-from knnstore.index.search import Searcher
-from knnstore.index.train import PQ_ROWS, train_axes
 from knnstore.neighbours import Float32
 from knnstore.objects.path import ObjectPath
 from knnstore.planning import BuildRates

@@ -7,7 +7,7 @@ import numpy as np
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError
-from knnstore.index.fill import shuffle_key
+from knnstore.index.ivfpq.fill import shuffle_key
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.progress import Reporter
 

@@ -18,11 +18,11 @@ from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
 from knnstore.index.adopting import own_index
-from knnstore.index.merge import OFFSETS
+from knnstore.index.ivfpq.merge import OFFSETS
+from knnstore.index.ivfpq.quantiser import TASK, load_training_errors, save_quantiser
+from knnstore.index.ivfpq.sample import gather_part, load_sample, sample_commits, sample_tasks
+from knnstore.index.ivfpq.train import train
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index, segment_reference
-from knnstore.index.quantiser import TASK, load_training_errors, save_quantiser
-from knnstore.index.sample import gather_part, load_sample, sample_commits, sample_tasks
-from knnstore.index.train import train
 from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner

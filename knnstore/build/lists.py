@@ -14,10 +14,10 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import CorruptStoreError, OutOfMemoryError
 from knnstore.index.check import self_check
-from knnstore.index.fill import fill_run, fill_tasks, run_layout
-from knnstore.index.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
+from knnstore.index.ivfpq.fill import fill_run, fill_tasks, run_layout
+from knnstore.index.ivfpq.merge import OFFSETS, create_lists, merge_chunk, merge_tasks
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, SegmentReference, segment_reference
-from knnstore.index.search import Searcher
 from knnstore.planning import BASE_BYTES
 from knnstore.progress import Reporter
 from knnstore.records import to_json

@@ -104,7 +104,7 @@ def _refuse(store: Datastore, options: ExportOptions, names: list[Path]) -> None
 
 def _bytes(store: Datastore, options: ExportOptions) -> int:
     if options.to == "faiss":
-        from knnstore.index.faissfile import faiss_bytes  # noqa: PLC0415 - the other formats need no faiss
+        from knnstore.index.ivfpq.faissfile import faiss_bytes  # noqa: PLC0415 - the other formats need no faiss
 
         return faiss_bytes(store)
     each = store.segments[0].dimension * np.dtype(options.key_type).itemsize
@@ -218,6 +218,6 @@ def _parquet(store: Datastore, options: ExportOptions, files: list[Path], advanc
 
 
 def _faiss(store: Datastore, _options: ExportOptions, files: list[Path], advance: Callable[[float], None]) -> None:
-    from knnstore.index.faissfile import write_faiss  # noqa: PLC0415 - the other formats need no faiss
+    from knnstore.index.ivfpq.faissfile import write_faiss  # noqa: PLC0415 - the other formats need no faiss
 
     write_faiss(store, files[0], advance)

@@ -1,1 +1,1 @@
-"""The IVF-PQ index: training, filling, merging, searching. The only place that knows faiss."""
+"""Searching keys: exactly, or by an index. The only place that knows faiss."""

@@ -5,8 +5,8 @@ import numpy as np
 from knnstore.datastore.store import Datastore
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import Check
-from knnstore.index.search import Searcher
 from knnstore.neighbours import ABSENT, Float32, Int64
 
 MOST_CHECK_QUERIES = 512

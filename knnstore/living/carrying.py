@@ -19,11 +19,11 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.index.adopting import own_index
-from knnstore.index.lists import SegmentLists
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
+from knnstore.index.ivfpq.recentre import recentre
+from knnstore.index.ivfpq.train import PQ_ROWS
 from knnstore.index.plan import IndexFolder, IndexPlan, RecentredPlan, new_index, open_index, segment_reference
-from knnstore.index.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
-from knnstore.index.recentre import recentre
-from knnstore.index.train import PQ_ROWS
 from knnstore.living.copying import Origins, Source
 from knnstore.living.lists import Listed, regroup_lists
 from knnstore.planning import choose_nprobe, plan_resources

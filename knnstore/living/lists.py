@@ -18,10 +18,10 @@ from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.compute.stored import decode
-from knnstore.index.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
-from knnstore.index.merge import OFFSETS, merge_tasks
+from knnstore.index.ivfpq.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
+from knnstore.index.ivfpq.merge import OFFSETS, merge_tasks
+from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
-from knnstore.index.quantiser import Quantiser, load_quantiser
 from knnstore.living.copying import Origins, recoded
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner

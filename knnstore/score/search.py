@@ -7,7 +7,7 @@ import torch
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
-from knnstore.index.search import Method, Searcher
+from knnstore.index.ivfpq.search import Method, Searcher
 from knnstore.neighbours import Float32, Neighbours, nearest_of_all
 from knnstore.scheduling import Runner
 from knnstore.score.options import ScoreOptions

@@ -14,7 +14,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.index.compute.tiles import squared_distances
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.lm.forward import ScoredTokens, key_model
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter

@@ -13,7 +13,7 @@ from loopback import wait_until
 from knnstore.build import IndexOptions, build_index
 from knnstore.cli.commands import main
 from knnstore.datastore.store import Datastore
-from knnstore.index import sample
+from knnstore.index.ivfpq import sample
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm.forward import KeyModel
 from knnstore.progress import Reporter

@@ -17,8 +17,8 @@ from knnstore.index.compute.grouping import members_of_lists
 from knnstore.index.compute.native import NativeEngine
 from knnstore.index.compute.reference import ReferenceEngine, ReferenceFilling
 from knnstore.index.compute.stored import Column, Probes, StoredLists, decode
-from knnstore.index.kmeans import two_level_kmeans
-from knnstore.index.quantiser import train_codebooks
+from knnstore.index.ivfpq.kmeans import two_level_kmeans
+from knnstore.index.ivfpq.quantiser import train_codebooks
 
 quickly = settings(max_examples=25, deadline=None)
 

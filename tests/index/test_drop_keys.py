@@ -13,7 +13,7 @@ from knnstore.datastore.history import load_history
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UsageError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import subset
 from knnstore.living.remove import remove

@@ -13,11 +13,11 @@ from knnstore.datastore.removed import joined, load_removed, save_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError
+from knnstore.index.ivfpq.quantiser import load_training_errors
+from knnstore.index.ivfpq.sample import choose_rows
+from knnstore.index.ivfpq.search import Searcher
+from knnstore.index.ivfpq.train import divide
 from knnstore.index.plan import open_index
-from knnstore.index.quantiser import load_training_errors
-from knnstore.index.sample import choose_rows
-from knnstore.index.search import Searcher
-from knnstore.index.train import divide
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 

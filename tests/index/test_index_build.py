@@ -15,8 +15,8 @@ from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import IndexFolder, open_index
-from knnstore.index.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.report.index import index_text
 from knnstore.scheduling import SerialRunner

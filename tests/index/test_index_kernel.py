@@ -16,7 +16,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.kernel import KernelWarning, load_kernel
 from knnstore.index.compute.native import NativeEngine
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 

@@ -8,8 +8,8 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.lookup import FEW
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.lookup import FEW
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 

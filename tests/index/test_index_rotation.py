@@ -8,11 +8,12 @@ from index_stores import clustered_keys, make_store
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.index.faissfile import write_faiss
+from knnstore.index.compute.rotation import rotate
+from knnstore.index.ivfpq.faissfile import write_faiss
+from knnstore.index.ivfpq.quantiser import load_quantiser
+from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import IndexPlan, SegmentReference, open_index
-from knnstore.index.quantiser import load_quantiser
-from knnstore.index.rotation import optimised_axes, principal_axes, rotate
-from knnstore.index.search import Searcher
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation

@@ -10,9 +10,9 @@ from knnstore.build.plan import plan_work
 from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
-from knnstore.index import sample
+from knnstore.index.ivfpq import sample
+from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.index.plan import open_index
-from knnstore.index.sample import choose_rows, gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.living.remove import remove
 from knnstore.progress import Reporter
 from knnstore.records import to_json

@@ -6,10 +6,10 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.batch import Batch
 from knnstore.index.compute.choice import host_engine
-from knnstore.index.scan import scan_lists
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.batch import Batch
+from knnstore.index.ivfpq.scan import scan_lists
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 
@@ -32,7 +32,7 @@ def queries():
 
 @pytest.mark.parametrize("share", [1 / 16, 1.0])
 def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(searcher, queries, share, monkeypatch):
-    monkeypatch.setattr("knnstore.index.scan._BYTES_AT_ONCE", LIMIT)
+    monkeypatch.setattr("knnstore.index.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
     top_k, groups = host_engine().top_k(np.full(len(queries), np.inf, np.float32), 50, largest_tag=6000), []
     monkeypatch.setattr(type(top_k), "offer_lists", lambda self, given, probes: groups.extend(given))
     batch = Batch(queries, searcher.probe(queries, NPROBE))
@@ -47,7 +47,7 @@ def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(se
 def test_how_much_is_read_in_a_call_changes_nothing(searcher, queries, monkeypatch):
     told = []
     at_once = searcher.search(queries, 50, NPROBE, rows=True)
-    monkeypatch.setattr("knnstore.index.scan._BYTES_AT_ONCE", LIMIT)
+    monkeypatch.setattr("knnstore.index.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
     in_many = searcher.search(queries, 50, NPROBE, rows=True, progress=told.append)
     np.testing.assert_array_equal(at_once.distances, in_many.distances)
     np.testing.assert_array_equal(at_once.rows, in_many.rows)

@@ -11,7 +11,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UnfinishedError, UsageError
 from knnstore.index.exact import exact_search
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import ABSENT
 from knnstore.planning import Lookup
 from knnstore.progress import Reporter
@@ -153,9 +153,9 @@ def test_a_query_is_looked_up_in_the_faster_way(store, monkeypatch):
     exact = searcher.search(query, 10, 8, rows=True)
     assert searcher.lookup(10, 8).rerank == 0
     assert (searcher.search(query, 10, 8, method="auto", rows=True).rows == exact.rows).all()
-    monkeypatch.setattr("knnstore.index.search.choose_lookup", lambda *_, **__: Lookup(3, 1e-3, 1))
+    monkeypatch.setattr("knnstore.index.ivfpq.search.choose_lookup", lambda *_, **__: Lookup(3, 1e-3, 1))
     asked = []
-    monkeypatch.setattr("knnstore.index.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
+    monkeypatch.setattr("knnstore.index.ivfpq.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
     searcher.search(query, 10, 8, method="auto", rows=True)
     assert [arguments[-2:] for arguments in asked] == [(10, 3)]
 

@@ -7,8 +7,8 @@ from index_stores import clustered_keys, make_store, stored_keys
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
-from knnstore.index.recentre import recentre
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.recentre import recentre
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 

@@ -13,7 +13,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
 from knnstore.datastore.selection import others, sampled
 from knnstore.datastore.store import Datastore
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.derived import DeriveOptions
 from knnstore.living.deriving import merge, subset

@@ -14,7 +14,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.living.compact import CompactOptions, compact, plan_compaction
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore

@@ -23,7 +23,7 @@ from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.errors import CorruptStoreError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove

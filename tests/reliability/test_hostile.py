@@ -14,9 +14,9 @@ from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError
+from knnstore.index.ivfpq.quantiser import load_training_errors
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import open_index
-from knnstore.index.quantiser import load_training_errors
-from knnstore.index.search import Searcher
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from memory_jobs import Hungry, killed_unless_smaller, out_of_memory_unless_smal
 from knnstore.build import IndexOptions, build_index
 from knnstore.cli import main
 from knnstore.errors import OutOfMemoryError
-from knnstore.index.fill import fill_run
+from knnstore.index.ivfpq.fill import fill_run
 from knnstore.ingest.tasks import KeyTask
 from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
 from knnstore.lm.spec import LmSpec

@@ -12,7 +12,7 @@ import knnstore.build.job
 import knnstore.repair.job
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import CorruptStoreError
-from knnstore.index.cuts import cut_list
+from knnstore.index.ivfpq.cuts import cut_list
 from knnstore.verify import verify
 
 KINDS = ("recentred", "subset", "merged", "dropped and compacted", "rotated and recentred")

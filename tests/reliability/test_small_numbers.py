@@ -9,7 +9,7 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import ABSENT, Neighbours

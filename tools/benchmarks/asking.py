@@ -13,7 +13,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.neighbours import Float32, Int64

@@ -14,7 +14,7 @@ from benchmarks.figures import new_figure, save
 from benchmarks.measuring import Table, rate_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32
 
 PROBES = (4, 8, 16, 32, 64, 128)

@@ -12,9 +12,9 @@ import torch
 
 from knnstore.datastore.store import Datastore
 from knnstore.index.compute.stored import decode
-from knnstore.index.faissfile import write_faiss
+from knnstore.index.ivfpq.faissfile import write_faiss
+from knnstore.index.ivfpq.quantiser import load_quantiser
 from knnstore.index.plan import IndexPlan, open_index
-from knnstore.index.quantiser import load_quantiser
 from knnstore.neighbours import Float32, Int64
 
 SCRIPT_BLOCK = 1024  # queries a call of the public scripts: one window's tokens

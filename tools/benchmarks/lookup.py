@@ -36,7 +36,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.arrays import chunk_file
 from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.store import Datastore, store_path
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32
 from knnstore.planning import LOOKUP_RERANK
 from knnstore.progress import Reporter

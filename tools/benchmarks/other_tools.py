@@ -18,7 +18,7 @@ from benchmarks.faiss_baselines import key_blocks, plan_of
 from benchmarks.measuring import Table, rate_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32, Int64
 
 MOST_KEYS = 2**20  # a graph takes some 300 µs of a core for each key

@@ -26,7 +26,7 @@ from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import UsageError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.sizes import format_size

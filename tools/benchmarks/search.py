@@ -22,7 +22,7 @@ from benchmarks.measuring import Contestant, Result, Settings, Table, in_turn, r
 from benchmarks.other_tools import compare_others
 from knnstore.errors import UsageError
 from knnstore.index.check import recall
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32
 from knnstore.scheduling import available_cores
 

@@ -19,10 +19,10 @@ from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
 from knnstore.index.compute.stored import decode
-from knnstore.index.kmeans import two_level_kmeans
-from knnstore.index.quantiser import Quantiser, train_codebooks
-from knnstore.index.rotation import optimised_axes, principal_axes
-from knnstore.index.train import PQ_ROWS
+from knnstore.index.ivfpq.kmeans import two_level_kmeans
+from knnstore.index.ivfpq.quantiser import Quantiser, train_codebooks
+from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
+from knnstore.index.ivfpq.train import PQ_ROWS
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import Float32, Int64, Neighbours

@@ -13,7 +13,7 @@ from faults.material import make_lived_store
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.passages import Passages
 from knnstore.score.tuned_record import load_tuned
 from knnstore.suffixes.build import open_suffixes

@@ -26,7 +26,7 @@ from faults.mutations import mutate
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import KnnstoreError
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.verify import verify
 
 _MEMORY = 2 * 10**9  # bytes that a store of some kilobytes may make this process take on top of its libraries

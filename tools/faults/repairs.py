@@ -15,7 +15,7 @@ from faults.material import run, spoil
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.index.exact import exact_search
-from knnstore.index.search import Searcher
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.verify import verify
 
 _SECONDS = 120  # that one repair may take, on a busy machine

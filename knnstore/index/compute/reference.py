@@ -12,9 +12,9 @@ from knnstore.datastore.block_sums import first_damaged
 from knnstore.datastore.mapped import ASKED_AT_ONCE, Pieces
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, Uint8, Uint32, spare_slots
+from knnstore.index.compute.rotation import rotate
 from knnstore.index.compute.stored import Candidates, Column, Probes, decode
 from knnstore.index.compute.tiles import offer_tiles, tiles_of
-from knnstore.index.rotation import rotate
 from knnstore.neighbours import ABSENT, Float32, Int64
 
 Uint64 = np.ndarray[Any, np.dtype[np.uint64]]

@@ -16,8 +16,8 @@ from knnstore.datastore.parts import SAMPLE
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, open_segment, segment_root
 from knnstore.errors import CorruptStoreError
+from knnstore.index.ivfpq.train import Sample
 from knnstore.index.plan import IndexFolder, IndexPlan, open_index
-from knnstore.index.train import Sample
 from knnstore.neighbours import Int64
 from knnstore.objects.path import path_of
 from knnstore.records import fingerprint

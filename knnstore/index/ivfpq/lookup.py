@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from knnstore.index.batch import Batch, Lists
 from knnstore.index.compute.protocols import Lookups
-from knnstore.index.lists import SegmentLists
-from knnstore.index.located import Located, read_sums
+from knnstore.index.ivfpq.batch import Batch, Lists
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.located import Located, read_sums
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 FEW = 8

@@ -16,14 +16,6 @@ def principal_axes(points: Float32, keep: int) -> Float32:
     return np.ascontiguousarray(axes[:, ::-1][:, :keep], np.float32)
 
 
-def rotate(points: Float32, axes: Float32) -> Float32:
-    """Points (n, d) along the axes (d, kept): float32 (n, kept).
-
-    Summed in float64, so that the codes that follow don't depend on how a product is cut into blocks and threads.
-    """
-    return np.asarray(points.astype(np.float64) @ axes.astype(np.float64), np.float32)
-
-
 def optimised_axes(points: Float32, keep: int, pq_bytes: int, seed: int) -> Float32:
     """``keep`` orthonormal axes, float32 (d, keep), in which PQ codes of points (n, d) err least.
 

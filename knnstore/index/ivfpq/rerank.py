@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.index.compute.stored import Candidates, decode
-from knnstore.index.lists import SegmentLists
+from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 

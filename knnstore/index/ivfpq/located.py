@@ -10,7 +10,7 @@ from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.mapped import MappedArray, Pieces, ReadSums
 from knnstore.index.compute.protocols import Reads
 from knnstore.index.compute.stored import Column
-from knnstore.index.lists import SegmentLists
+from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.neighbours import Bool, Int64
 from knnstore.objects.path import ObjectPath
 

@@ -17,8 +17,8 @@ from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
-from knnstore.index.cuts import Uint64, cut_list
-from knnstore.index.fill import list_order, shuffle_key
+from knnstore.index.ivfpq.cuts import Uint64, cut_list
+from knnstore.index.ivfpq.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.neighbours import Int64
 from knnstore.objects.path import ObjectPath, path_of

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.index.batch import Batch, Lists
 from knnstore.index.compute.protocols import spare_slots
 from knnstore.index.compute.stored import Candidates
-from knnstore.index.scan import scan_lists
+from knnstore.index.ivfpq.batch import Batch, Lists
+from knnstore.index.ivfpq.scan import scan_lists
 from knnstore.index.sharing import concatenate, query_threads
 from knnstore.neighbours import Float32, Int64
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.index.batch import Batch, Lists
 from knnstore.index.compute.stored import Candidates
-from knnstore.index.lists import SegmentLists
-from knnstore.index.quantiser import PQ_LEVELS, Quantiser
-from knnstore.index.rerank import rerank_exactly
+from knnstore.index.ivfpq.batch import Batch, Lists
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.quantiser import PQ_LEVELS, Quantiser
+from knnstore.index.ivfpq.rerank import rerank_exactly
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.index.compute.rotation import rotate
 from knnstore.index.compute.stored import decode
-from knnstore.index.kmeans import two_level_kmeans
+from knnstore.index.ivfpq.kmeans import two_level_kmeans
+from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors, train_codebooks
+from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
 from knnstore.index.plan import IndexPlan
-from knnstore.index.quantiser import Quantiser, TrainingErrors, train_codebooks
-from knnstore.index.rotation import optimised_axes, principal_axes, rotate
 from knnstore.neighbours import Float32, Int64
 from knnstore.planning import UNSEEN_STRETCHES, parse_rotation, unseen_rows
 

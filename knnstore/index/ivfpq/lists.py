@@ -10,7 +10,7 @@ from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
-from knnstore.index.merge import OFFSETS, array_forms
+from knnstore.index.ivfpq.merge import OFFSETS, array_forms
 from knnstore.index.plan import CHECK, IndexFolder, SegmentReference, segment_reference
 from knnstore.neighbours import Int64
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from knnstore.index.batch import Batch, Lists
 from knnstore.index.compute.grouping import members_of_lists
 from knnstore.index.compute.protocols import TopK
 from knnstore.index.compute.stored import Column, Probes, StoredLists
-from knnstore.index.located import Located
+from knnstore.index.ivfpq.batch import Batch, Lists
+from knnstore.index.ivfpq.located import Located
 from knnstore.neighbours import Int64
 
 _BYTES_AT_ONCE = 2**24  # of keys in whole lists: of maps that are held, and how often progress is reported

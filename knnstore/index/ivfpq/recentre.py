@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from knnstore.index.compute.stored import decode
-from knnstore.index.kmeans import allot
-from knnstore.index.lists import SegmentLists
+from knnstore.index.ivfpq.kmeans import allot
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors
+from knnstore.index.ivfpq.train import PQ_ROWS, mean_error, train_codes
 from knnstore.index.plan import IndexPlan
-from knnstore.index.quantiser import Quantiser, TrainingErrors
-from knnstore.index.train import PQ_ROWS, mean_error, train_codes
 from knnstore.neighbours import Float32, Int64
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it

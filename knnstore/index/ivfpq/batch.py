@@ -9,8 +9,8 @@ import numpy as np
 from knnstore.datastore.mapped import MappedArray
 from knnstore.index.compute.protocols import Engine, Joins
 from knnstore.index.compute.stored import Residuals, key_residuals
-from knnstore.index.lists import SegmentLists
-from knnstore.index.quantiser import Quantiser
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.quantiser import Quantiser
 from knnstore.neighbours import Float32, Int64
 
 Tags = Literal["rows", "positions"]

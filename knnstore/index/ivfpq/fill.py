@@ -19,8 +19,8 @@ from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.compute.stored import decode
+from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index
-from knnstore.index.quantiser import Quantiser, load_quantiser
 from knnstore.neighbours import Int64
 from knnstore.objects.path import path_of
 from knnstore.records import from_json, to_json

@@ -14,9 +14,9 @@ import numpy as np
 
 from knnstore.atomic import storage_errors
 from knnstore.datastore.store import Datastore
-from knnstore.index.quantiser import Quantiser
-from knnstore.index.rotation import rotate
-from knnstore.index.search import Searcher
+from knnstore.index.compute.rotation import rotate
+from knnstore.index.ivfpq.quantiser import Quantiser
+from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32, Int64
 
 # Inverted lists: tag, number of lists, bytes a code, whether all sizes follow or those of few lists, how many sizes.

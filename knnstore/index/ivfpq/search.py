@@ -11,17 +11,17 @@ import torch
 
 from knnstore.datastore.store import SUFFIX, Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError, UsageError
-from knnstore.index.batch import Batch, Lists, Tags
-from knnstore.index.coded import look_up_codes
 from knnstore.index.compute.choice import host_engine, joins_on
 from knnstore.index.compute.protocols import query_bytes
 from knnstore.index.exact import check_queries, exact_search
-from knnstore.index.join import join_in_threads
-from knnstore.index.lists import SegmentLists
-from knnstore.index.lookup import FEW, look_up, prepare
+from knnstore.index.ivfpq.batch import Batch, Lists, Tags
+from knnstore.index.ivfpq.coded import look_up_codes
+from knnstore.index.ivfpq.join import join_in_threads
+from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.lookup import FEW, look_up, prepare
+from knnstore.index.ivfpq.quantiser import load_quantiser
+from knnstore.index.ivfpq.rerank import rerank_exactly
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
-from knnstore.index.quantiser import load_quantiser
-from knnstore.index.rerank import rerank_exactly
 from knnstore.index.sharing import block_sizes, concatenate
 from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup

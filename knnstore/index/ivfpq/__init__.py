@@ -1,0 +1,1 @@
+"""The IVF-PQ index: inverted lists of keys and their codes by product quantisation."""
