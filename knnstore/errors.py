@@ -18,17 +18,39 @@
         └── OutOfMemoryError          memory was requested and not granted
 
 Every error takes a single message, which gives the name, the value, the limit and the next step. It therefore
-survives pickling on its way back from a Dask worker.
+survives pickling on its way back from a Dask worker. An error about one parameter also has these as attributes.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
+
+from knnstore.wording import option
 
 
 class KnnstoreError(Exception):
-    """Base of every error that knnstore raises on purpose."""
+    """Base of every error that knnstore raises on purpose.
+
+    ``field``, ``value``, ``limit`` and ``remedy``: of an error about one parameter, its name, its value, what that must
+    not exceed (or the values to choose from), and what to give instead.
+    """
 
     exit_code = 1
+    field: str | None = None
+    value: object = None
+    limit: object = None
+    remedy: str = ""
+
+    @classmethod
+    def about(cls, field: str, value: object, fault: str = "", *, limit: object = None, remedy: str = "") -> Self:
+        """Return an error about one parameter, such as ``nlist=0: give a number from 1 to 64``.
+
+        ``fault``: what is wrong with the value, where the remedy doesn't say it, such as ``is too little``.
+        """
+        subject = f"{option(field, value)} {fault}".rstrip()
+        error = cls(f"{subject}: {remedy}" if remedy else subject)
+        error.field, error.value, error.limit, error.remedy = field, value, limit, remedy
+        return error
 
 
 class UsageError(KnnstoreError, ValueError):

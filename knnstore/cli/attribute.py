@@ -33,7 +33,7 @@ def attribute(
     Prints a table with one row per document and one for the LM; the shares add up to 100 %.
     """
     from knnstore.api import open
-    from knnstore.report.attribution import attribution_json, attribution_text
+    from knnstore.cli.report.attribution import attribution_json, attribution_text
     from knnstore.score import ScoreOptions
 
     if more and not text:

@@ -44,10 +44,10 @@ def compact(
     Needs no LM and no training: keys, codes and lists are copied in bounded memory. Run it again after an interruption
     to resume. Afterwards the store can no longer be restored to an earlier state.
     """
+    from knnstore.cli.report.living import compact_text
     from knnstore.datastore.store import Datastore
     from knnstore.living.compact import CompactOptions, plan_compaction
     from knnstore.living.compact import compact as run
-    from knnstore.report.living import compact_text
 
     root, reporter = store_root(store), reporter_for(quiet)
     options = CompactOptions(auto=auto, most_segments=most_segments, memory=memory, workers=workers.count)

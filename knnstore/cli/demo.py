@@ -16,8 +16,8 @@ def demo(folder: Path, quiet: bool) -> None:
 
     Runs all three stages in a few minutes.
     """
+    from knnstore.cli.report.demo import demo_text
     from knnstore.demo import demo as run
-    from knnstore.report.demo import demo_text
 
     report = run(folder, reporter_for(quiet))
     show(demo_text(report.ingest, report.index, report.score))

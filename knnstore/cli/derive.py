@@ -30,10 +30,10 @@ def merge(
 
     The LM isn't run. A text that several stores hold is kept once.
     """
+    from knnstore.cli.report.living import derive_text
     from knnstore.datastore.store import store_path
     from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import merge as run
-    from knnstore.report.living import derive_text
 
     opened, reporter = [open_store(store) for store in stores], reporter_for(quiet)
     options = DeriveOptions(overwrite, memory, workers.count)
@@ -73,11 +73,11 @@ def subset(
     The LM isn't run. A larger sample contains every document of a smaller one, and all held-out documents are included.
     To compare sizes without making stores, use 'knnstore score --only'.
     """
+    from knnstore.cli.report.living import derive_text
     from knnstore.datastore.selection import parse_share
     from knnstore.datastore.store import store_path
     from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import subset as run
-    from knnstore.report.living import derive_text
 
     opened, share = open_store(store), parse_share(sample, "--sample") if sample else None
     options, reporter = DeriveOptions(overwrite, memory, workers.count), reporter_for(quiet)

@@ -60,9 +60,9 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
 
     Run it again after an interruption to resume.
     """
+    from knnstore.cli.report.exchange import import_text
     from knnstore.exchange.importing import ImportOptions, import_memmaps
     from knnstore.exchange.rawfile import Form
-    from knnstore.report.exchange import import_text
 
     form = Form(*(options.pop(name) for name in ("dimension", "rows", "key_type", "value_type")))
     report = import_memmaps(ImportOptions(form=form, **options), reporter_for(quiet))
@@ -100,9 +100,9 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
 def export(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
     """Export a store as memmaps or Parquet, or its index for faiss."""
+    from knnstore.cli.report.exchange import export_text
     from knnstore.exchange.exporting import ExportOptions
     from knnstore.exchange.exporting import export as run
-    from knnstore.report.exchange import export_text
 
     report = run(open_store(store), ExportOptions(**options), reporter_for(quiet))
     print_result(as_json, report, export_text(report))

@@ -54,8 +54,8 @@ def generate(as_json: bool, quiet: bool, store: str | None, prompt: str, explain
     from dataclasses import replace
 
     from knnstore.api import Sampling, open
-    from knnstore.report.generation import asked_line, explanation, generation_json
-    from knnstore.report.words import printable, setting_words
+    from knnstore.cli.report.generation import asked_line, explanation, generation_json
+    from knnstore.cli.report.words import printable, setting_words
 
     lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}
     opened = open(store, **lm)

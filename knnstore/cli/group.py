@@ -17,6 +17,7 @@ from knnstore.errors import KnnstoreError
 from knnstore.outofmemory import memory_errors
 from knnstore.terminal import never_fail_on_characters
 from knnstore.urls import without_secrets
+from knnstore.wording import speaking
 
 _INTERRUPTED = 130
 _TERMINATED = 143
@@ -38,7 +39,7 @@ class Group(click.Group):
         warnings.showwarning = _show_warning
         never_fail_on_characters(sys.stdout, sys.stderr)
         try:
-            with memory_errors("this command"), _terminable():
+            with speaking(shell=True), memory_errors("this command"), _terminable():
                 return super().invoke(context)
         except click.UsageError as error:
             raise click.UsageError(without_secrets(error.format_message()), error.ctx) from error

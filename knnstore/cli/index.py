@@ -42,7 +42,7 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
     Run it again after an interruption to resume.
     """
     from knnstore.build import IndexOptions, build_index, dry_run
-    from knnstore.report.index import index_text
+    from knnstore.cli.report.index import index_text
     from knnstore.scheduling import local_runner
 
     opened, reporter = open_store(store), reporter_for(quiet)

@@ -17,8 +17,8 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
 
     Reads only records and file sizes, so it answers at once for a store of any size.
     """
+    from knnstore.cli.report.info import info_text
     from knnstore.info import describe_store
-    from knnstore.report.info import info_text
 
     if name and store:
         raise click.UsageError(f"{name!r} and --store {store!r} both name a store: give only one")
@@ -31,9 +31,9 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def stores(folder: Path, as_json: bool) -> None:
     """List the stores in a folder (default: the current one)."""
+    from knnstore.cli.report.info import stores_text
     from knnstore.info import list_stores
     from knnstore.records import to_json
-    from knnstore.report.info import stores_text
 
     summaries = list_stores(folder)
     if as_json:

@@ -81,9 +81,9 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     With --task seq2seq, documents are pairs of texts: the lines of two parallel files, --source and --target, or
     records of --corpus: .tsv (two columns), .jsonl or .parquet with the named fields.
     """
+    from knnstore.cli.report.ingest import ingest_text
     from knnstore.ingest import IngestOptions, check_memory_first, choose_workers
     from knnstore.ingest import ingest as run
-    from knnstore.report.ingest import ingest_text
     from knnstore.scheduling import available_cores, local_runner, visible_gpus
 
     workers, reporter = options.pop("workers"), reporter_for(quiet)

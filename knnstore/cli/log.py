@@ -10,8 +10,8 @@ from knnstore.cli.options import json_option, print_result, store_option, store_
 @json_option
 def log(as_json: bool, store: str | None) -> None:
     """List the changes to a store: who, when and what."""
+    from knnstore.cli.report.living import log_text
     from knnstore.datastore.history import load_history
-    from knnstore.report.living import log_text
 
     history = load_history(store_root(store))
     print_result(as_json, history, log_text(history))
@@ -31,8 +31,8 @@ def restore(as_json: bool, store: str | None, state: int | None) -> None:
     This is possible until the store is compacted. Repeating the command changes nothing; to go further back, give
     --state.
     """
+    from knnstore.cli.report.living import restore_text
     from knnstore.living.restore import restore as run
-    from knnstore.report.living import restore_text
 
     report = run(store_root(store), state)
     print_result(as_json, report, restore_text(report))

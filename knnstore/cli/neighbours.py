@@ -26,7 +26,7 @@ def neighbours(as_json: bool, quiet: bool, text: str, store: str | None, k: int,
     Give - as TEXT to read it from standard input. A terminal highlights the words of TEXT in the results.
     """
     from knnstore.api import open
-    from knnstore.report.neighbours import neighbours_json, neighbours_text
+    from knnstore.cli.report.neighbours import neighbours_json, neighbours_text
 
     text = sys.stdin.read() if text == "-" else text
     lm = {name: options.pop(name) for name in ("model", "device", "dtype", "allow_mismatch")}

@@ -44,11 +44,11 @@ def remove(
 
     They stay on disk until the next 'knnstore compact', or are deleted immediately with --now.
     """
+    from knnstore.cli.report.living import remove_text
     from knnstore.datastore.store import Datastore
     from knnstore.living.compact import CompactOptions, compact
     from knnstore.living.remove import plan_removal
     from knnstore.living.remove import remove as run
-    from knnstore.report.living import remove_text
 
     root = store_root(store)
     if dry_run:

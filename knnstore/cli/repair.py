@@ -29,9 +29,9 @@ def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, 
     Keys and values are taken from the index's copy of the same rows, else computed from the corpus by the LM; the index
     is rebuilt from the keys. Whatever can't be rebuilt is listed, with exit code 1.
     """
+    from knnstore.cli.report.repair import repair_text
     from knnstore.repair import RepairOptions
     from knnstore.repair import repair as run
-    from knnstore.report.repair import repair_text
     from knnstore.scheduling import local_runner
 
     root, corpus = store_root(options.pop("store")), (*options.pop("corpus"), *options.pop("more"))

@@ -67,7 +67,7 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     documents and the result is reported on the other half. For a store made with --task seq2seq, the perplexity is that
     of the targets given their sources, from --source and --target or from pairs in the files of --text.
     """
-    from knnstore.report.score import score_text
+    from knnstore.cli.report.score import score_text
     from knnstore.score import ScoreOptions
     from knnstore.score import score as run
 
@@ -83,7 +83,7 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
         with cluster.runner(settings.memory, reporter) as runner:
             report = run(settings, store, reporter, runner, beside=beside)
     if options["report"]:
-        from knnstore.report.page import write_page
+        from knnstore.cli.report.page import write_page
 
         write_page(report, options["report"])
     if as_json:

@@ -15,7 +15,7 @@ def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None
     suffix of each context that occurs in the store, and the tokens that followed it. Takes about 6 bytes per token. Run
     it again after an interruption to resume.
     """
-    from knnstore.report.suffixes import suffixes_text
+    from knnstore.cli.report.suffixes import suffixes_text
     from knnstore.suffixes.build import build_suffixes
 
     opened = open_store(store)

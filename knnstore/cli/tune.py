@@ -31,7 +31,7 @@ def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool
     'knnstore score --save-neighbours FILE' writes FILE; neither the LM nor a search is run. 'knnstore score' uses the
     stored mixture by default.
     """
-    from knnstore.report.tune import tune_json, tune_text
+    from knnstore.cli.report.tune import tune_json, tune_text
     from knnstore.score import SavedNeighbours, ScoreOptions
     from knnstore.score import tune as run
 

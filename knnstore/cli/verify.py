@@ -15,7 +15,7 @@ def verify(context: click.Context, store: str | None, as_json: bool, quiet: bool
 
     Lists each damaged file with its rows and whether it can be rebuilt. Exit code 1 if anything is damaged.
     """
-    from knnstore.report.verify import verify_text
+    from knnstore.cli.report.verify import verify_text
     from knnstore.verify import verify as run
 
     report = run(store_root(store), reporter_for(quiet))

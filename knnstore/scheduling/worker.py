@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from knnstore.datastore.locking import read_holder
 from knnstore.errors import MismatchError, UsageError
 from knnstore.objects.path import path_of
 from knnstore.outofmemory import memory_errors
+from knnstore.wording import in_shell, speaking
 
 # Libraries that determine the bytes of a store, besides the corpus and the LM.
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "pyarrow", "faiss-cpu")
@@ -37,7 +38,7 @@ class Terms:
 
     ``versions``: of libraries, which must be equal. ``threads``: for its libraries; 0 for as many as Dask assigns.
     ``gpus``: assigned one each by the worker's name. ``store`` and ``holder``: the folder being written and the record
-    in its lock. ``reads``: files or folders that must exist.
+    in its lock. ``reads``: files or folders that must exist. ``shell``: whether errors are worded for the command line.
     """
 
     versions: tuple[tuple[str, str], ...] = ()
@@ -46,6 +47,7 @@ class Terms:
     store: str = ""
     holder: str = ""
     reads: tuple[str, ...] = ()
+    shell: bool = field(default_factory=in_shell)
 
 
 def library_versions() -> tuple[tuple[str, str], ...]:
@@ -65,7 +67,7 @@ def call(terms: Terms, function: Callable[..., Any], *arguments: Any) -> Any:
     Only one task runs at a time, whatever the worker's threads: two would mix up their keys in one forward hook and use
     twice the planned memory.
     """
-    with _ONE_AT_A_TIME, memory_errors(f"a task ({function.__name__})"):
+    with _ONE_AT_A_TIME, speaking(shell=terms.shell), memory_errors(f"a task ({function.__name__})"):
         prepare(terms)
         return function(*arguments)
 

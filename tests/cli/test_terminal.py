@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from knnstore.cli import main
 from knnstore.cli.output import show_json
-from knnstore.report.words import gain_words, shown_store, table
+from knnstore.cli.report.words import gain_words, shown_store, table
 from knnstore.terminal import columns, escaped, fit, never_fail_on_characters, shell_command
 
 PACKAGE = Path(__file__).resolve().parents[2] / "knnstore"
@@ -105,7 +105,7 @@ def test_where_there_is_no_terminal_lines_are_left_as_they_are():
 def test_a_table_that_is_too_wide_becomes_lines_of_its_cells(monkeypatch):
     rows = [("", "perplexity", "bits/byte"), ("LM alone", "375.14", "2.4580")]
     assert table(rows) == ["          perplexity  bits/byte", "LM alone      375.14     2.4580"]
-    monkeypatch.setattr("knnstore.report.words.fits", lambda width: width <= 25)
+    monkeypatch.setattr("knnstore.cli.report.words.fits", lambda width: width <= 25)
     assert table(rows) == ["LM alone", "  perplexity  375.14", "  bits/byte   2.4580"]
 
 

@@ -11,6 +11,7 @@ from killing import DyingRunner, KilledError, killed_at
 from knnstore.atomic import write_json
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.build.plan import plan_work
+from knnstore.cli.report.index import index_text
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
@@ -18,7 +19,6 @@ from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.progress import Reporter
-from knnstore.report.index import index_text
 from knnstore.scheduling import SerialRunner
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knnstore.cli.report.ingest import ingest_text
 from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.report.ingest import ingest_text
 from knnstore.scheduling import SerialRunner
 
 NAMES = [f"{letter}.txt" for letter in "abcdefgh"]

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knnstore.cli.report.ingest import ingest_text
 from knnstore.corpus.parts import plan_parts
 from knnstore.datastore.store import Datastore
 from knnstore.ingest import IngestOptions, append, ingest, job, survey
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.plan import older_plan, segment_plan
-from knnstore.report.ingest import ingest_text
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify

@@ -10,6 +10,7 @@ from killing import DyingRunner, killed_at
 
 import knnstore.living.lists
 from knnstore.build import IndexOptions, build_index
+from knnstore.cli.report.living import derive_text
 from knnstore.datastore.history import changes
 from knnstore.datastore.selection import others, sampled
 from knnstore.datastore.store import Datastore
@@ -18,7 +19,6 @@ from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.derived import DeriveOptions
 from knnstore.living.deriving import merge, subset
 from knnstore.progress import Reporter
-from knnstore.report.living import derive_text
 from knnstore.scheduling import SerialRunner
 
 KEYS = clustered_keys(3040, 16)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from knnstore.cli.report.words import marked
 from knnstore.mixing.mixture import Mixed
-from knnstore.report.words import marked
 from knnstore.score.examples import candidates
 
 ALL = np.ones(10, bool)

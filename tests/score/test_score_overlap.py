@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from knnstore.cli import main
+from knnstore.cli.report.score import score_text
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import UsageError
 from knnstore.living.remove import remove
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, resolve_model
-from knnstore.report.score import score_text
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, overlap, score
 from knnstore.score.overlap import measure_overlap

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from knnstore.cli import main
-from knnstore.report.svg import bars, heat_map, lines
+from knnstore.cli.report.svg import bars, heat_map, lines
 
 pytestmark = pytest.mark.slow
 

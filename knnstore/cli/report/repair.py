@@ -1,8 +1,8 @@
 """The final report of a repair."""
 
+from knnstore.cli.report.words import shown_store
 from knnstore.objects.path import path_of
 from knnstore.repair import RepairReport
-from knnstore.report.words import shown_store
 
 
 def repair_text(report: RepairReport) -> str:

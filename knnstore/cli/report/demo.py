@@ -1,9 +1,9 @@
 """The final report of the demo."""
 
 from knnstore.build import IndexReport
+from knnstore.cli.report.score import score_text
+from knnstore.cli.report.words import shown_store
 from knnstore.ingest import IngestReport
-from knnstore.report.score import score_text
-from knnstore.report.words import shown_store
 from knnstore.score.result import ScoreReport
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from knnstore.attribution import Attribution, DocumentShare
-from knnstore.report.words import marked, one_line, wrapped
+from knnstore.cli.report.words import marked, one_line, wrapped
 
 _SHOWN = 10
 _PASSAGES = 3

@@ -1,8 +1,8 @@
 """The final reports of an import and an export."""
 
+from knnstore.cli.report.words import shown_store
 from knnstore.exchange.exporting import ExportReport
 from knnstore.exchange.importing import ImportReport
-from knnstore.report.words import shown_store
 from knnstore.sizes import format_size
 
 

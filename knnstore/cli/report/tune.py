@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from knnstore.cli.report.words import documents, setting_words, shown_store, table
 from knnstore.perplexity import Likelihood, gain_percent
-from knnstore.report.words import documents, setting_words, shown_store, table
 from knnstore.score.crossvalidation import TuneReport
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from knnstore.build import DRIFT_DUE, GROWTH_DUE, IndexReport
-from knnstore.report.words import shown_store
+from knnstore.cli.report.words import shown_store
 from knnstore.sizes import format_size
 
 

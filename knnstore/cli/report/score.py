@@ -1,7 +1,7 @@
 """The report of a score as text."""
 
+from knnstore.cli.report.words import documents, gain_words, marked, one_line, quoted, setting_words, table, wrapped
 from knnstore.perplexity import Interval, Likelihood, gain_interval
-from knnstore.report.words import documents, gain_words, marked, one_line, quoted, setting_words, table, wrapped
 from knnstore.score.overlap import Overlap
 from knnstore.score.result import Example, ScoreReport
 

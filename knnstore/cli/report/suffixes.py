@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knnstore.report.words import shown_store
+from knnstore.cli.report.words import shown_store
 from knnstore.sizes import format_size
 from knnstore.suffixes.build import SuffixReport
 

@@ -1,13 +1,13 @@
 """The final reports of the commands that change a store."""
 
+from knnstore.cli.report.index import index_text
+from knnstore.cli.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.datastore.history import History
 from knnstore.living.compact import CompactReport
 from knnstore.living.derived import DeriveReport
 from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
 from knnstore.objects.path import ObjectPath
-from knnstore.report.index import index_text
-from knnstore.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.sizes import format_size
 
 _SHOWN = 10

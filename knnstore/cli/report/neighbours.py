@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from knnstore.api import Neighbour
-from knnstore.report.words import marked, one_line, quoted, wrapped
+from knnstore.cli.report.words import marked, one_line, quoted, wrapped
 
 _SHORTEST_WORD = 3
 

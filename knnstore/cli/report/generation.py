@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from knnstore.cli.report.attribution import attribution_json, attribution_text
+from knnstore.cli.report.words import marked, quoted
 from knnstore.generation import Generation
 from knnstore.lm.asked import words
-from knnstore.report.attribution import attribution_json, attribution_text
-from knnstore.report.words import marked, quoted
 
 _PASSAGE = 48
 _TOKEN = 16

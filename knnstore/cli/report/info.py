@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from knnstore.cli.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.info import CorpusInfo, StoreInfo, StoreSummary
-from knnstore.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.sizes import format_size
 
 

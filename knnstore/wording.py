@@ -1,0 +1,59 @@
+"""How messages name parameters and commands: ``nlist=64`` in Python, ``--nlist 64`` on the command line.
+
+As with gettext, a process speaks one language at a time: Python, until a command switches. The tasks of a command
+take its language along to the workers. Words are chosen when a message is made, so call these functions then, and
+not when a module is imported.
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_shell = False
+
+
+def in_shell() -> bool:
+    """Return whether messages are for the command line."""
+    return _shell
+
+
+@contextmanager
+def speaking(*, shell: bool) -> Iterator[None]:
+    """Word the messages made within for the command line, or for Python."""
+    global _shell  # noqa: PLW0603 - the language of the process with all its threads
+    before, _shell = _shell, shell
+    try:
+        yield
+    finally:
+        _shell = before
+
+
+def option(name: str, value: object = None) -> str:
+    """Return a parameter, with its value if one is given: ``nlist=64`` or ``--nlist 64``.
+
+    A list gives several values and is quoted for the shell: ``exclude=['*.c']`` or ``--exclude '*.c'``.
+    """
+    if not _shell:
+        return f"{name}={'' if value is None else repr(value)}"
+    words = _arguments(name, value)
+    return shlex.join(words) if isinstance(value, list) else " ".join(words)
+
+
+def command(name: str, *words: str, **options: object) -> str:
+    """Return a quoted command line: ``'knnstore index --overwrite'``. Python has no function for most commands."""
+    return repr(shlex.join(["knnstore", name, *words, *(w for given in options.items() for w in _arguments(*given))]))
+
+
+def _arguments(name: str, value: object) -> list[str]:
+    flag = f"--{name.rstrip('_').replace('_', '-')}"
+    match value:
+        case None | True:
+            return [flag]
+        case False:
+            return [flag.replace("--", "--no-", 1)]
+        case float():
+            return [flag, f"{value:g}"]
+        case list():
+            return [word for each in value for word in (flag, str(each))]
+        case _:
+            return [flag, str(value)]
