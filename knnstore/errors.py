@@ -42,12 +42,22 @@ class KnnstoreError(Exception):
     remedy: str = ""
 
     @classmethod
-    def about(cls, field: str, value: object, fault: str = "", *, limit: object = None, remedy: str = "") -> Self:
+    def about(
+        cls,
+        field: str,
+        value: object,
+        fault: str = "",
+        *,
+        limit: object = None,
+        remedy: str = "",
+        quoted: bool = False,
+    ) -> Self:
         """Return an error about one parameter, such as ``nlist=0: give a number from 1 to 64``.
 
-        ``fault``: what is wrong with the value, where the remedy doesn't say it, such as ``is too little``.
+        ``fault``: what is wrong with the value, where the remedy doesn't say it, such as ``is too little``. ``quoted``:
+        show the value in quotes.
         """
-        subject = f"{option(field, value)} {fault}".rstrip()
+        subject = f"{option(field, value, quoted=quoted)} {fault}".rstrip()
         error = cls(f"{subject}: {remedy}" if remedy else subject)
         error.field, error.value, error.limit, error.remedy = field, value, limit, remedy
         return error

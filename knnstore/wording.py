@@ -28,14 +28,15 @@ def speaking(*, shell: bool) -> Iterator[None]:
         _shell = before
 
 
-def option(name: str, value: object = None) -> str:
+def option(name: str, value: object = None, *, quoted: bool = False) -> str:
     """Return a parameter, with its value if one is given: ``nlist=64`` or ``--nlist 64``.
 
-    A list gives several values and is quoted for the shell: ``exclude=['*.c']`` or ``--exclude '*.c'``.
+    A list gives several values and is quoted for the shell: ``exclude=['*.c']`` or ``--exclude '*.c'``. ``quoted``:
+    show the value in quotes, whatever it is.
     """
     if not _shell:
         return f"{name}={'' if value is None else repr(value)}"
-    words = _arguments(name, value)
+    words = _arguments(name, repr(value) if quoted else value)
     return shlex.join(words) if isinstance(value, list) else " ".join(words)
 
 

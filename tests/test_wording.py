@@ -16,8 +16,8 @@ from knnstore.wording import command, option, speaking
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 # Rooms whose messages still name flags.
 LEFT = {
-    *("api", "attachment", "build", "corpus", "datastore", "evaluation", "exchange", "explore", "index", "ingest"),
-    *("living", "lm", "objects", "recognition", "repair", "scheduling", "score", "suffixes", "verify"),
+    *("api", "attachment", "build", "datastore", "evaluation", "exchange", "explore", "index", "ingest"),
+    *("living", "objects", "recognition", "repair", "scheduling", "score", "suffixes", "verify"),
     *("atomic", "diskspace", "outofmemory", "outputs", "planning", "terminal", "__init__"),
 }
 LIBRARY = [

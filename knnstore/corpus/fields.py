@@ -1,6 +1,6 @@
 """Fields of records by name: ``a.b`` is the field ``b`` inside ``a``, unless a field is itself called ``a.b``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import reduce
 from typing import Any
@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from knnstore.corpus.text import UnusableTextError
 from knnstore.errors import CorpusError
+from knnstore.wording import option
 
-SKIP_HINT = "correct it or skip such records with --errors skip"
 _BYTES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -21,6 +21,11 @@ _BYTES = (
     pa.types.is_binary_view,
     pa.types.is_null,
 )
+
+
+def skip_hint() -> str:
+    """Return what to do about a record without usable text."""
+    return f"correct it or skip such records with {option('errors', 'skip')}"
 
 
 def field_path(tree: Any, name: str) -> tuple[str, ...]:
@@ -38,19 +43,19 @@ def field_path(tree: Any, name: str) -> tuple[str, ...]:
     raise KeyError(name)
 
 
-def string_in(record: Mapping[str, Any], name: str, hint: str) -> str:
+def string_in(record: Mapping[str, Any], name: str, hint: Callable[[], str]) -> str:
     """Return the string in a field of a JSON object. Raises UnusableTextError, with ``hint``, if there is none."""
     try:
         value = reduce(lambda inner, key: inner[key], field_path(record, name), record)
     except KeyError:
         names = f"{list(record)[:8]!r:.200}"
-        raise UnusableTextError(f"no field {name!r} among {names}; {hint}") from None
+        raise UnusableTextError(f"no field {name!r} among {names}; {hint()}") from None
     if not isinstance(value, str):
-        raise UnusableTextError(f"the field {name!r} is a {type(value).__name__}, not a string; {SKIP_HINT}")
+        raise UnusableTextError(f"the field {name!r} is a {type(value).__name__}, not a string; {skip_hint()}")
     return value
 
 
-def column_path(schema: Any, path: str, name: str, hint: str) -> tuple[str, ...]:
+def column_path(schema: Any, path: str, name: str, hint: Callable[[], str]) -> tuple[str, ...]:
     """Return the column, and the fields inside it, that hold the text of a Parquet file with that schema.
 
     Columns of strings, bytes or only nulls are text. Raises CorpusError, with the type, for other columns.
@@ -59,12 +64,12 @@ def column_path(schema: Any, path: str, name: str, hint: str) -> tuple[str, ...]
         keys = field_path(_tree(schema), name)
     except KeyError:
         names = f"{schema.names[:8]!r:.200}"
-        raise CorpusError(f"{path!r} has no column {name!r} among {names}; {hint}") from None
+        raise CorpusError(f"{path!r} has no column {name!r} among {names}; {hint()}") from None
     kind = schema.field(keys[0]).type
     for key in keys[1:]:
         kind = kind.field(key).type
     if not any(test(_plain(kind)) for test in _BYTES):
-        raise CorpusError(f"{path!r} has {f'{kind!s:.100}'} in column {name!r}, not strings; {hint}")
+        raise CorpusError(f"{path!r} has {f'{kind!s:.100}'} in column {name!r}, not strings; {hint()}")
     return keys
 
 

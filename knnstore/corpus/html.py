@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import Any
 
 from knnstore.corpus.options import ErrorPolicy, ReadCounts
-from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.corpus.text import decode, mend, oversized
 from knnstore.errors import UsageError
+from knnstore.wording import option
 
 MOST_BYTES = 2**25  # limit per page, because a page is parsed as a whole
 _DECLARED = re.compile(rb"""<meta\b[^>]*\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
@@ -28,7 +29,7 @@ def text_of(page: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
     The encoding is the one declared in the page, else UTF-8. Raises UnusableTextError if the page can't be decoded.
     """
     if len(page) > MOST_BYTES:
-        raise UnusableTextError(f"more than {MOST_BYTES} bytes of HTML; split it or use --errors skip")
+        raise oversized(MOST_BYTES, " of HTML")
     marked = page.startswith(codecs.BOM_UTF8)  # takes precedence over a declaration
     declared = None if marked else _DECLARED.search(page[:_HEAD])
     encoding = declared[1].decode() if declared else "utf-8"
@@ -53,5 +54,5 @@ def _extractor() -> Any:
     except ImportError:
         raise UsageError(
             "reading HTML needs an extractor that isn't installed: pip install 'knnstore[html]', or skip the pages "
-            "with --exclude '*.html' --exclude '*.htm'"
+            f"with {option('exclude', ['*.html', '*.htm'])}"
         ) from None

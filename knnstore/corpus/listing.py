@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, overload
 
 from knnstore.corpus.formats import RECORD_KINDS, Kind, type_of
 from knnstore.errors import DiskFullError, ResourceError
+from knnstore.wording import option
 
 Reason = Literal["", "type", "field", "card", "link", "choice"]
 """Why a file is left out: its type isn't text, no record has the text field, it is the card of a data set, it is
@@ -106,7 +107,7 @@ class FileType(NamedTuple):
             "field": " without the text field",
             "card": " (the card of the data)",
             "link": " by links out of the corpus",
-            "choice": " by --include or --exclude",
+            "choice": f" by {option('include')} or {option('exclude')}",
         }
         return f"{self.type or 'without a suffix'}{reasons.get(self.reason, '')}"
 

@@ -7,20 +7,24 @@ from itertools import islice
 
 import pyarrow.parquet as pq
 
-from knnstore.corpus.fields import SKIP_HINT, bytes_in, column_path, string_in
+from knnstore.corpus.fields import bytes_in, column_path, skip_hint, string_in
 from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.rows import Record, every_line, label_of, parse_object, read_lines
-from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.corpus.text import UnusableTextError, decode, mend, oversized
 from knnstore.corpus.values import read_values
 from knnstore.errors import CorpusError
+from knnstore.wording import option
 
 DEFAULT_FIELDS = ("source", "target")
 _BATCH_ROWS = 1024
-_FIELD_HINT = "name others with --source-field and --target-field"
 
 Parse = Callable[[], Record]
+
+
+def _field_hint() -> str:
+    return f"name others with {option('source_field')} and {option('target_field')}"
 
 
 def unparsed_pairs(source: Source, options: ReadOptions, counts: ReadCounts) -> Iterator[tuple[int, Parse]]:
@@ -62,7 +66,7 @@ def _read_aligned(source: Source, max_bytes: int) -> Iterator[tuple[int, tuple[b
 
 def _parse_aligned(lines: tuple[bytes | None, bytes | None], options: ReadOptions, counts: ReadCounts) -> Record:
     if None in lines:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
+        raise oversized(options.max_record_bytes)
     source, target = (decode(line or b"", options.errors, counts).strip() for line in lines)
     return Record(target, None, source)
 
@@ -74,17 +78,17 @@ def _columns_of_tsv(source: Source, fields: tuple[str, str]) -> tuple[int, int]:
     if not all(field.isascii() and field.isdigit() and int(field) > 0 for field in fields):
         raise CorpusError(
             f"{source.path!r} has no column names, so {' and '.join(map(repr, fields))} can't be found: give column "
-            "numbers, such as --source-field 1 --target-field 2"
+            f"numbers, such as {option('source_field', 1)} {option('target_field', 2)}"
         )
     return int(fields[0]) - 1, int(fields[1]) - 1
 
 
 def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOptions, counts: ReadCounts) -> Record:
     if line is None:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
+        raise oversized(options.max_record_bytes)
     cells = decode(line, options.errors, counts).rstrip("\r\n").split("\t")
     if len(cells) <= max(columns):
-        raise UnusableTextError(f"{len(cells)} columns, but column {max(columns) + 1} is needed; {SKIP_HINT}")
+        raise UnusableTextError(f"{len(cells)} columns, but column {max(columns) + 1} is needed; {skip_hint()}")
     source, target = (cells[column].strip() for column in columns)
     return Record(target, None, source)
 
@@ -92,7 +96,7 @@ def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOption
 def _parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
     record = parse_object(line, options, counts)
     assert options.pairs is not None
-    source, target = (mend(string_in(record, name, _FIELD_HINT), options.errors, counts) for name in options.pairs)
+    source, target = (mend(string_in(record, name, _field_hint), options.errors, counts) for name in options.pairs)
     return Record(target, label_of(record.get("id")), source)
 
 
@@ -103,7 +107,7 @@ Row = tuple[bytes | None, bytes | None, object]
 def _read_rows(source: Source, fields: tuple[str, str]) -> Iterator[tuple[int, Row]]:
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
-        sides = [column_path(parquet.schema_arrow, source.path, name, _FIELD_HINT) for name in fields]
+        sides = [column_path(parquet.schema_arrow, source.path, name, _field_hint) for name in fields]
         labelled = parquet.schema_arrow.get_field_index("id") >= 0
         columns = [*map(".".join, sides), *(["id"] if labelled else [])]
         number = 0
@@ -118,5 +122,5 @@ def _read_rows(source: Source, fields: tuple[str, str]) -> Iterator[tuple[int, R
 def _parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
     source, target, label = row
     if source is None or target is None:
-        raise UnusableTextError(f"the source or the target is null; {SKIP_HINT}")
+        raise UnusableTextError(f"the source or the target is null; {skip_hint()}")
     return Record(decode(target, options.errors, counts), label_of(label), decode(source, options.errors, counts))

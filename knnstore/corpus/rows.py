@@ -7,19 +7,23 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from knnstore.corpus.fields import SKIP_HINT, bytes_in, column_path, string_in
+from knnstore.corpus.fields import bytes_in, column_path, skip_hint, string_in
 from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.text import UnusableTextError, decode, mend
+from knnstore.corpus.text import UnusableTextError, decode, mend, oversized
 from knnstore.corpus.unpacking import open_utf8
+from knnstore.wording import option
 
 _BATCH_BYTES = 2**24
 _BATCH_ROWS = 1024
-_FIELD_HINT = "name another with --text-field"
 
 Row = tuple[bytes | None, object]
 """The UTF-8 bytes of the text in a Parquet row, None for null, and its id."""
+
+
+def _field_hint() -> str:
+    return f"name another with {option('text_field')}"
 
 
 class Record(NamedTuple):
@@ -55,24 +59,24 @@ def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> 
     """Return text and id of a line of JSON. Raises UnusableTextError if it has no usable text."""
     record = parse_object(line, options, counts)
     field = options.text_field
-    text = string_in(record, field, f"{_FIELD_HINT}, or {SKIP_HINT}")
+    text = string_in(record, field, lambda: f"{_field_hint()}, or {skip_hint()}")
     return Record(mend(text, options.errors, counts), None if field == "id" else label_of(record.get("id")))
 
 
 def parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> dict[str, Any]:
     """Return the object on a line of JSON. Raises UnusableTextError if it isn't an object."""
     if line is None:
-        raise UnusableTextError(f"more than {options.max_record_bytes} bytes; split it or use --errors skip")
+        raise oversized(options.max_record_bytes)
     try:
         record = json.loads(decode(line, options.errors, counts))
     except RecursionError:
-        raise UnusableTextError(f"JSON nested too deeply; {SKIP_HINT}") from None
+        raise UnusableTextError(f"JSON nested too deeply; {skip_hint()}") from None
     except json.JSONDecodeError as error:
-        raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {SKIP_HINT}") from None
+        raise UnusableTextError(f"not JSON: {error.msg} at character {error.pos}; {skip_hint()}") from None
     except ValueError as error:  # an integer with thousands of digits
-        raise UnusableTextError(f"not JSON: {error}; {SKIP_HINT}") from None
+        raise UnusableTextError(f"not JSON: {error}; {skip_hint()}") from None
     if not isinstance(record, dict):
-        raise UnusableTextError(f"a JSON {type(record).__name__} instead of an object; {SKIP_HINT}")
+        raise UnusableTextError(f"a JSON {type(record).__name__} instead of an object; {skip_hint()}")
     return record
 
 
@@ -84,7 +88,7 @@ def read_rows(source: Source, text_field: str) -> Iterator[tuple[int, Row]]:
     with open_unchanged(source.path, source.bytes, source.folder) as file, naming_errors(source.path):
         # Without a buffer size, pyarrow reads whole column chunks, which can be gigabytes.
         parquet = pq.ParquetFile(file, buffer_size=BLOCK_BYTES, page_checksum_verification=True)
-        keys = column_path(parquet.schema_arrow, source.path, text_field, _FIELD_HINT)
+        keys = column_path(parquet.schema_arrow, source.path, text_field, _field_hint)
         labelled = text_field != "id" and parquet.schema_arrow.get_field_index("id") >= 0
         columns = [".".join(keys), *(["id"] if labelled else [])]
         batch_rows = _BATCH_BYTES * parquet.metadata.num_rows // (_encoded_bytes(parquet.metadata) + 1)
@@ -102,7 +106,7 @@ def parse_row(row: Row, options: ReadOptions, counts: ReadCounts) -> Record:
     """Return text and id of a row. Raises UnusableTextError if it has no usable text."""
     data, label = row
     if data is None:
-        raise UnusableTextError(f"the column {options.text_field!r} is null; {SKIP_HINT}")
+        raise UnusableTextError(f"the column {options.text_field!r} is null; {skip_hint()}")
     return Record(decode(data, options.errors, counts), label_of(label))
 
 

@@ -22,25 +22,26 @@ class Selection:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
-        _spec("--include", tuple(self.include))
-        _spec("--exclude", tuple(self.exclude))
+        _spec("include", tuple(self.include))
+        _spec("exclude", tuple(self.exclude))
 
     def excludes(self, path: str) -> bool:
         """Return whether a file, or a folder given with a trailing ``/``, is excluded."""
-        return bool(self.exclude) and _spec("--exclude", tuple(self.exclude)).match_file(path)
+        return bool(self.exclude) and _spec("exclude", tuple(self.exclude)).match_file(path)
 
     def includes(self, path: str) -> bool:
         """Return whether a pattern includes the file."""
-        return bool(self.include) and _spec("--include", tuple(self.include)).match_file(path)
+        return bool(self.include) and _spec("include", tuple(self.include)).match_file(path)
 
 
 @cache
-def _spec(option: str, patterns: tuple[str, ...]) -> GitIgnoreSpec:
+def _spec(parameter: str, patterns: tuple[str, ...]) -> GitIgnoreSpec:
     for pattern in patterns:
         try:
             usable = any(part.include is not None for part in GitIgnoreSpec.from_lines([pattern]).patterns)
         except ValueError:
             usable = False
         if not usable:
-            raise UsageError(f"{option} {pattern!r} isn't a pattern for files: give one such as '*.py' or 'src/'")
+            fault, remedy = "isn't a pattern for files", "give one such as '*.py' or 'src/'"
+            raise UsageError.about(parameter, pattern, fault, remedy=remedy, quoted=True)
     return GitIgnoreSpec.from_lines(patterns)

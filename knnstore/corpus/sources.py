@@ -19,6 +19,7 @@ from knnstore.corpus.walking import Argument, Bounds, Step, exists, identity_of
 from knnstore.errors import CorpusError, UsageError
 from knnstore.sizes import format_size
 from knnstore.urls import file_path, split_url
+from knnstore.wording import option
 
 _SHOWN_TYPES = 8
 
@@ -76,7 +77,8 @@ def find_pairs(
     """
     if len(source) != len(target):
         raise CorpusError(
-            f"{len(source)} --source and {len(target)} --target files: give each source file its target file"
+            f"{len(source)} {option('source')} and {len(target)} {option('target')} files: give each source file its "
+            "target file"
         )
     matches = find_sources(corpus, selection, fields, PAIR_FORMATS) if corpus else _listed([])
     sides = [[_aligned(local_path(path)) for path in paths] for paths in (source, target)]
@@ -155,11 +157,12 @@ def _advice(left_out: Sequence[FileType]) -> str:
     unread = [file_type for file_type in left_out if file_type.reason in ("type", "field", "link")]
     if not unread:
         return ""
-    pattern = f"'*{unread[0].type}'"
+    pattern = [f"*{unread[0].type}"]
+    skip = f"skip them with {option('exclude', pattern)}"
     steps = {
-        "type": f"read them as text with --include {pattern}, or skip them with --exclude {pattern}",
-        "field": f"name the field with --text-field, or skip them with --exclude {pattern}",
-        "link": "follow the links with --follow-links",
+        "type": f"read them as text with {option('include', pattern)}, or {skip}",
+        "field": f"name the field with {option('text_field')}, or {skip}",
+        "link": f"follow the links with {option('follow_links', True)}",
     }
     return f"; {steps[unread[0].reason]}"
 
@@ -191,7 +194,8 @@ def _meet(number: int, argument: Argument, rules: _Rules, bounds: Bounds) -> Ite
 
 def _aligned(path: str) -> Source:
     if not exists(path) or Path(path).is_dir():
-        raise CorpusError(f"no such file: {path!r}; give --source and --target files with one text per line")
+        files = f"{option('source')} and {option('target')} files"
+        raise CorpusError(f"no such file: {path!r}; give {files} with one text per line")
     source, _ = _examine(path, "aligned")
     if source is None:
         raise CorpusError(f"{path!r} isn't a readable text file")
@@ -208,7 +212,8 @@ def _examine(path: str, kind: Kind) -> tuple[Source | None, bytes]:
         path.encode()
     except UnicodeEncodeError:
         raise CorpusError(
-            f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file or skip it with --exclude"
+            f"the file name {path!r} is not UTF-8 and can't be recorded: rename the file or skip it with "
+            f"{option('exclude')}"
         ) from None
     return Source(path, kind, info.st_size), identity_of(info)
 

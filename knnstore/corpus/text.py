@@ -8,16 +8,25 @@ from io import IncrementalNewlineDecoder
 from itertools import chain
 
 from knnstore.corpus.options import ErrorPolicy, ReadCounts
+from knnstore.wording import option
 
 _REPLACEMENT = "\ufffd"
 _REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _GUESSED_BYTES = 2**12
-_HINT = "use --errors replace or --errors skip"
+
+
+def _hint() -> str:
+    return f"use {option('errors', 'replace')} or {option('errors', 'skip')}"
 
 
 class UnusableTextError(Exception):
     """A document that can't be used; raised only inside this package, where readers add the file name."""
+
+
+def oversized(limit: int, kind: str = "") -> UnusableTextError:
+    """Return the error for a document of more than ``limit`` bytes, of a kind such as `` of HTML``."""
+    return UnusableTextError(f"more than {limit} bytes{kind}; split it or use {option('errors', 'skip')}")
 
 
 def guess_encoding(data: bytes) -> str | None:
@@ -73,7 +82,7 @@ def mend(text: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
         return text
     if errors != "replace":
         kind = "a NUL" if match[0] == "\0" else "a lone surrogate, which UTF-8 can't encode,"
-        raise UnusableTextError(f"the text has {kind} at character {match.start()}; {_HINT}")
+        raise UnusableTextError(f"the text has {kind} at character {match.start()}; {_hint()}")
     text, replaced = _UNUSABLE.subn(_REPLACEMENT, text)
     counts.replaced += replaced
     return text
@@ -103,16 +112,16 @@ def _decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts, *, start: int,
     if nul >= 0 and start == 0 and (encoding := guess_encoding(data)):
         raise UnusableTextError(
             f"it looks like {encoding} without a byte order mark; convert it, for example with "
-            f"iconv -f {encoding} -t UTF-8, or skip it with --errors skip"
+            f"iconv -f {encoding} -t UTF-8, or skip it with {option('errors', 'skip')}"
         )
     if errors != "replace":
         if nul >= 0:
-            raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); exclude it or {_HINT}")
+            raise UnusableTextError(f"it looks binary (a NUL at byte {start + nul}); exclude it or {_hint()}")
         try:
             return codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
             at = f"byte {start + error.start} ({data[error.start]:#04x})"
-            raise UnusableTextError(f"{at} is not UTF-8; convert it or {_HINT}") from None
+            raise UnusableTextError(f"{at} is not UTF-8; convert it or {_hint()}") from None
     text, used = codecs.utf_8_decode(data, "replace", final)
     text = text.replace("\0", _REPLACEMENT)
     # A U+FFFD that is in the data isn't a replacement. Its bytes, once complete, are always decoded, never left over.

@@ -26,7 +26,7 @@ _BYTE_ORDER_MARKS = {  # UTF-32 first, because its mark starts with that of UTF-
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Undecodable data becomes a lone surrogate, an error in UTF-8 that readers handle according to --errors.
+# Undecodable data becomes a lone surrogate, an error in UTF-8 that readers handle according to their ``errors``.
 codecs.register_error("knnstore.surrogate", lambda error: ("\udfff", error.end))  # type: ignore[attr-defined]
 
 

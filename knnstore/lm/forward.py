@@ -20,6 +20,7 @@ from knnstore.lm.sources import SourceBatch, SourceReader, batches_with_sources
 from knnstore.lm.spec import LmFacts, LmSpec
 from knnstore.outofmemory import memory_errors
 from knnstore.windows import ROWS, Padding, Windows
+from knnstore.wording import option
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Result = TypeVar("Result")
@@ -148,7 +149,7 @@ class KeyModel:
         if len(captured) != 1:
             raise ModelError(
                 f"{self.point.path} ran {len(captured)} times in one pass of {self.loaded.identity.name}: "
-                "its input can't be a key; use --key hidden"
+                f"its input can't be a key; use {option('key', 'hidden')}"
             )
         # some families (older OPT) flatten batch and length before the feed-forward block
         return captured[0].float().reshape(*ids.shape, -1).cpu()

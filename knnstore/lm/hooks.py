@@ -18,6 +18,7 @@ from knnstore.errors import ModelError
 from knnstore.lm.keylayer import KeyPoint, module_input
 from knnstore.lm.loading import task_of_config
 from knnstore.lm.reading import ForwardPass
+from knnstore.wording import option
 
 Mix = Callable[[ForwardPass], torch.Tensor]
 """Maps a forward pass to the logits of the mixture, float32 (b, n, V)."""
@@ -123,7 +124,7 @@ class MixtureHooks:
         if len(states) > 1:
             raise ModelError(
                 f"{self._path} ran {len(states)} times in one pass of {type(model).__name__}: its input can't be a "
-                "key; make the store with --key hidden"
+                f"key; make the store with {option('key', 'hidden')}"
             )
         # some families flatten batch and length before the feed-forward block
         keys = states[0].detach().float().reshape(len(logits), -1, states[0].shape[-1])

@@ -9,6 +9,7 @@ from torch import nn
 
 from knnstore.datastore.manifest import DECODER
 from knnstore.errors import ModelError
+from knnstore.wording import option
 
 KeyLayer = Literal["ffn-input", "attention-input", "hidden"]
 
@@ -42,7 +43,8 @@ def find_key_point(model: Any, layer: str) -> KeyPoint:
     """
     prefix, kind = (DECODER, layer.removeprefix(DECODER)) if layer.startswith(DECODER) else ("", layer)
     if kind not in get_args(KeyLayer):
-        raise ModelError(f"--key {kind!r}: give one of {', '.join(get_args(KeyLayer))}")
+        layers = get_args(KeyLayer)
+        raise ModelError.about("key", kind, limit=layers, remedy=f"give one of {', '.join(layers)}")
     hidden = KeyPoint(f"{prefix}hidden", "final hidden state", None)
     if kind == "hidden":
         return hidden
@@ -53,7 +55,7 @@ def find_key_point(model: Any, layer: str) -> KeyPoint:
     if kind == "attention-input":
         names = [name for name, child in block.named_children() if _is_kind(_ATTENTION, name, child)]
         if not names:
-            raise ModelError(f"{type(model).__name__} has no attention in {path}: use --key hidden")
+            raise ModelError(f"{type(model).__name__} has no attention in {path}: use {option('key', 'hidden')}")
         return KeyPoint(layer, *_behind_norm(f"{path}.{names[0]}", block.get_submodule(names[0])))
     # The feed-forward part of a block has weight matrices and doesn't mix positions. If it consists of several modules
     # (OPT's fc1 and fc2), the first one has its input.

@@ -26,6 +26,7 @@ from knnstore.lm.plausible import require_plausible, weight_count
 from knnstore.lm.spec import LmSpec, resolve_model
 from knnstore.lm.spellings import Spellings
 from knnstore.lm.wrappers import input_device, unwrapped
+from knnstore.wording import option
 
 _LONGEST_DEFAULT_CONTEXT = 1024
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -36,10 +37,6 @@ _KINDS = {
     "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
 }
 KINDS = {"causal": "a causal LM", "seq2seq": "an encoder-decoder model"}
-_NEXT = {
-    "causal": "omit --task seq2seq, or give a model such as T5, BART or Marian",
-    "seq2seq": "give --task seq2seq with parallel files, or a causal LM",
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -177,7 +174,10 @@ def load_model(spec: LmSpec) -> LoadedModel:
     folder = resolve_model(spec.model)
     device = _device(spec.device)
     if (task := model_task(spec.model)) != spec.task:
-        raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {_NEXT[task]}")
+        pairs = option("task", "seq2seq")
+        omit = f"omit {pairs}, or give a model such as T5, BART or Marian"
+        remedy = omit if task == "causal" else f"give {pairs} with parallel files, or a causal LM"
+        raise ModelError(f"model {Path(spec.model).name} is {KINDS[task]}, not {KINDS[spec.task]}: {remedy}")
     kind, families = _KINDS[task]
     dtype = _dtype(spec, device)
     with _loading(spec.model, folder):
@@ -262,7 +262,7 @@ def _reason(error: Exception, folder: Path) -> str:
 
 
 def model_task(model: str) -> str:
-    """Return ``causal`` or ``seq2seq`` from the configuration of a model given as for ``--model``."""
+    """Return ``causal`` or ``seq2seq`` from the configuration of a model given by name, hub id or folder."""
     folder = resolve_model(model)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -313,14 +313,17 @@ def _device(device: str) -> torch.device:
         probe = torch.ones(1, device=device)
         probe.item()  # fails on a device without data: meta
     except Exception as error:  # backends raise all kinds of errors
-        raise ModelError(f"--device {device[:40]}: {_first_line(error)}; give auto, cpu or cuda") from error
+        remedy = f"{_first_line(error)}; give auto, cpu or cuda"
+        raise ModelError.about("device", device[:40], remedy=remedy) from error
     return probe.device
 
 
 def _dtype(spec: LmSpec, device: torch.device) -> str:
     if spec.dtype != "auto":
         if spec.dtype not in DTYPES:
-            raise ModelError(f"--dtype {spec.dtype!r}: give one of auto, {', '.join(DTYPES)}")
+            dtypes = ("auto", *DTYPES)
+            remedy = f"give one of {', '.join(dtypes)}"
+            raise ModelError.about("dtype", spec.dtype, limit=dtypes, remedy=remedy, quoted=True)
         return spec.dtype
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

@@ -12,7 +12,7 @@ from knnstore.errors import MismatchError
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.loading import KINDS
 from knnstore.lm.sources import SourceBatch
-from knnstore.terminal import shell_command
+from knnstore.wording import command, option
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -25,10 +25,11 @@ LARGEST_ERROR = 0.05
 
 
 def require_known_model(root: Path, manifest: Manifest) -> None:
-    """Raise MismatchError if the LM that made the store is unknown, as after an import without --model."""
+    """Raise MismatchError if the LM that made the store is unknown, as after an import of keys alone."""
     if not manifest.model.weights:
         raise MismatchError(
-            f"{root} was imported without the LM that made its keys: run 'knnstore import' again with --model, "
+            f"{root} was imported without the LM that made its keys: run {command('import')} again with "
+            f"{option('model')}, "
             "which compares the keys"
         )
 
@@ -36,11 +37,11 @@ def require_known_model(root: Path, manifest: Manifest) -> None:
 def require_same_task(root: Path, manifest: Manifest, name: str, task: str) -> None:
     """Raise MismatchError unless a model of this task is of the kind that made the store."""
     if task != manifest.key.task:
-        corpus = ("--task", "seq2seq", "--source", "FILE", "--target", "FILE")
-        command = shell_command("ingest", *(corpus if task == "seq2seq" else ("--corpus", "PATH")), "--model", name)
+        pairs = {"task": "seq2seq", "source": "FILE", "target": "FILE"}
+        ingest = command("ingest", **(pairs if task == "seq2seq" else {"corpus": "PATH"}), model=name)
         raise MismatchError(
             f"{root} was made by {KINDS[manifest.key.task]}, {manifest.model.name!r}, and {name!r} is {KINDS[task]}: "
-            f"give the model that made the store, or make a store for this model with {command!r}"
+            f"give the model that made the store, or make a store for this model with {ingest}"
         )
 
 
@@ -49,7 +50,8 @@ def require_same_layer(root: Path, manifest: Manifest, model: KeyModel, allow: A
     if model.point.layer != manifest.key.layer:
         message = f"{root} holds keys of {manifest.key.layer}, not {model.point.layer}"
         if allow is None:
-            raise MismatchError(f"{message}: give the model that made the store, or --allow-mismatch to accept this")
+            allowed = option("allow_mismatch", True)
+            raise MismatchError(f"{message}: give the model that made the store, or {allowed} to accept this")
         allow(message)
 
 
@@ -59,12 +61,13 @@ def require_fitting(root: Path, manifest: Manifest, model: KeyModel) -> None:
     if dimension != manifest.key.dimension:
         raise MismatchError(
             f"{root} holds keys of {manifest.key.dimension} dimensions, {model.loaded.identity.name!r} makes keys of "
-            f"{dimension}: they can't be compared, even with --allow-mismatch"
+            f"{dimension}: they can't be compared, even with {option('allow_mismatch', True)}"
         )
     if model.loaded.identity.vocabulary < manifest.model.vocabulary:
         raise MismatchError(
             f"{root} may hold tokens up to {manifest.model.vocabulary - 1}, {model.loaded.identity.name!r} has "
-            f"{model.loaded.identity.vocabulary} tokens: it can't predict the others, even with --allow-mismatch"
+            f"{model.loaded.identity.vocabulary} tokens: it can't predict the others, even with "
+            f"{option('allow_mismatch', True)}"
         )
 
 

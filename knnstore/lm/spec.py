@@ -112,5 +112,5 @@ def _download(model: str, places: list[Path]) -> Path:
 
 
 def weight_bytes(model: str) -> int:
-    """Return the bytes of the weight files of a model given as for ``--model``."""
+    """Return the bytes of the weight files of a model given by name, hub id or folder."""
     return sum(path.stat().st_size for path in resolve_model(model).glob("*.safetensors"))

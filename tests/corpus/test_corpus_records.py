@@ -68,7 +68,7 @@ BAD_LINES = [
     (b"[" * 100_000, "JSON nested too deeply"),
     (b"1" * 5000, "not JSON: Exceeds the limit"),
     (b'["text"]', "a JSON list instead of an object"),
-    (b'{"body": "\\ud800"}', r"no field 'text' among \['body'\]; .*--text-field"),
+    (b'{"body": "\\ud800"}', r"no field 'text' among \['body'\]; .*text_field="),
     (b'{"text": null}', "the field 'text' is a NoneType, not a string"),
     (b'{"text": ["a"]}', "the field 'text' is a list, not a string"),
     (b'{"text": "\xff"}', r"byte 10 \(0xff\) is not UTF-8"),
@@ -194,7 +194,7 @@ def test_the_text_of_a_parquet_file_may_be_in_a_struct(parquet):
     assert read(parquet(table), text_field="doc.text")[0] == [(0, None, "literal")]
     table = pa.Table.from_pylist([{"doc": {"text": "a"}}, {"doc": None}])
     assert read(parquet(table), text_field="doc.text", errors="skip")[1] == ReadCounts(documents=1, skipped=1)
-    with pytest.raises(CorpusError, match=r"has no column 'doc.body' among \['doc'\]; name another with --text-field"):
+    with pytest.raises(CorpusError, match=r"has no column 'doc.body' among \['doc'\]; name another with text_field="):
         read(parquet(table), text_field="doc.body")
 
 
@@ -212,7 +212,9 @@ def test_the_text_of_a_line_may_be_in_an_object_unless_a_field_has_that_very_nam
 
 def test_a_nested_field_that_is_missing_is_named(jsonl):
     for record in ({"doc": {"body": "x"}}, {"doc": "x"}, {"doc": None}):
-        with pytest.raises(CorpusError, match=r"line 1: no field 'doc.text' among \['doc'\]; name another with --text"):
+        with pytest.raises(
+            CorpusError, match=r"line 1: no field 'doc.text' among \['doc'\]; name another with text_field="
+        ):
             read(jsonl(json.dumps(record).encode()), text_field="doc.text")
 
 

@@ -191,7 +191,7 @@ def test_it_is_an_error_if_most_of_a_folder_cannot_be_read(folder):
     (folder / "c/b.arrow").write_bytes(bytes(2000))
     with pytest.raises(
         CorpusError,
-        match=r"most of 'c' can't be read: found 7 B of text, left out 2\.0 KB, 1 \.arrow; .*--exclude '\*\.arrow'",
+        match=r"most of 'c' can't be read: found 7 B of text, left out 2\.0 KB, 1 \.arrow; .*exclude=\['\*\.arrow'\]",
     ):
         find_sources(["d", "c"])
     assert paths("c", exclude=["*.arrow"]) == paths("c", include=["*.txt"]) == paths("c/*.txt") == ["c/a.txt"]
@@ -227,10 +227,10 @@ def test_excluded_folders_are_not_entered_and_excluded_names_are_not_judged(fold
     found = find_sources(["c"], Selection(exclude=("node_modules", "*[!a].txt")))
     assert [source.path for source in found] == ["c/a.txt"]
     assert counts(found.left_out) == {
-        "without a suffix by --include or --exclude": 1,
-        ".txt by --include or --exclude": 1,
+        "without a suffix by include= or exclude=": 1,
+        ".txt by include= or exclude=": 1,
     }
-    with pytest.raises(CorpusError, match=r"left out 1 .txt by --include or --exclude"):
+    with pytest.raises(CorpusError, match=r"left out 1 .txt by include= or exclude="):
         find_sources(["c/a.txt"], Selection(exclude=("a.*",)))
 
 
@@ -266,7 +266,7 @@ def test_a_folder_of_links_out_of_it_says_how_to_follow_them(folder):
     write(folder, "blobs/a")
     (folder / "snapshot").mkdir()
     (folder / "snapshot/a.txt").symlink_to("../blobs/a")
-    with pytest.raises(CorpusError, match=r"left out 1 \.txt by links out of the corpus; follow .*--follow-links"):
+    with pytest.raises(CorpusError, match=r"left out 1 \.txt by links out of the corpus; follow .*follow_links=True"):
         find_sources(["snapshot"])
 
 

@@ -253,7 +253,7 @@ def test_a_config_that_is_no_config_is_one_sentence(changed, text):
 
 
 def test_a_device_that_holds_no_numbers_is_refused():
-    assert refusal(WIKI, device="meta").startswith("--device meta: ")
+    assert refusal(WIKI, device="meta").startswith("device='meta': ")
 
 
 # What newer versions of transformers write

@@ -98,9 +98,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path, damage):
         load_model(LmSpec(str(folder)))
 
 
-@pytest.mark.parametrize(
-    ("spec", "told"), [({"dtype": "int4"}, "--dtype 'int4'"), ({"device": "tpu9"}, "--device tpu9")]
-)
+@pytest.mark.parametrize(("spec", "told"), [({"dtype": "int4"}, "dtype='int4'"), ({"device": "tpu9"}, "device='tpu9'")])
 def test_a_dtype_or_device_that_does_not_exist_is_named(spec, told):
     with pytest.raises(ModelError, match=told):
         load_model(LmSpec(str(WIKI), **spec))
