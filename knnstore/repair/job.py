@@ -210,6 +210,13 @@ class _Repair:
             why = f"the only keys of segment {', '.join(sorted(kept_only))} lie there, and couldn't be brought back"
             self.failed |= {damage.path: self.failed.get(damage.path, why) for damage in damages}
             return
+        sources = {("segments", name, array) for name in names for array in ("keys", "values", "key_scales")}
+        if source := next((path for path in self.failed if PurePosixPath(path).parts[:3] in sources), None):
+            why = (
+                f"it would be built from {source}, which couldn't be made again: the lists keep their copy of the keys"
+            )
+            self.failed |= {damage.path: why for damage in damages}
+            return
         rebuild = Rebuild(**{field.name: getattr(folder.plan, field.name) for field in fields(Rebuild)})
         if whole:
             state, what = replace(manifest, index=None, indexed=()), "discard a damaged index"

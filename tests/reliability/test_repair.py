@@ -1,11 +1,15 @@
 """What verify finds, repair makes again: byte for byte, or it says why not."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from faults.material import bytes_of, differences, run
 
+from knnstore.datastore.manifest import load_manifest
 from knnstore.verify import verify
 
 
@@ -81,6 +85,26 @@ def test_damaged_lists_of_dropped_keys_give_them_back_first(here, made, store, n
     assert not (store / "segments/0000/keys").exists()
     spoil(store, *names)
     assert f"after the segment's keys {how}" in repaired(here, made)
+
+
+def test_lists_with_the_last_copy_of_keys_that_could_not_be_written_stay_for_the_next_repair(
+    here, made, store, monkeypatch
+):
+    spoil(store, "segments/0000/keys/c/1/0", "index/*/quantizer/codebooks/c/0/0/0")
+    real, failed = os.fsync, []
+
+    def fail_once(number):
+        if not failed and "/keys/c/1/0" in str(Path(f"/proc/self/fd/{number}").readlink()):
+            failed.append(number)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    code, told = run(here, "repair")
+    assert (code, len(failed)) == (1, 1), told
+    assert "it would be built from segments/0000/keys/c/1/0, which couldn't be made again" in told
+    assert load_manifest(store).index is not None
+    assert "keys/c/1/0 from the index's copy" in repaired(here, made)
 
 
 def test_a_store_that_is_whole_is_left_alone(here, made):

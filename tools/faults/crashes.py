@@ -66,7 +66,7 @@ _AGAIN = 4  # one case in so many crashes in the second run as well
 # Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
 # folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the store; the
 # runs of the index that a repair had published; an exact-match memory that was still marked done while it was removed;
-# a past segment that was half removed.
+# a past segment that was half removed; an index with the last copy of keys whose repair had failed.
 _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
     ("append", "quota", 13),
     ("index of what was appended", "read-only", 17),
@@ -75,6 +75,7 @@ _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
     ("repair", "read-only", 953),
     ("takedown", "read-only", 734),
     ("compact", "kill", 1096),
+    ("repair", "broken", 50),
 )
 
 
