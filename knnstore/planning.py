@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from knnstore.errors import ResourceError, UsageError
 from knnstore.sizes import format_need, format_size
+from knnstore.wording import option
 
 FEWEST_LISTS = 256
 """Lack of memory never reduces the number of lists below this."""
@@ -173,7 +174,8 @@ def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
     The default is the power of two nearest to 4√rows: 4096 at 10^6 keys, 65,536 at 2 · 10^8.
     """
     if asked is not None and not 1 <= asked <= _LARGEST_NLIST:
-        raise UsageError(f"--nlist {asked}: give a number from 1 to {_LARGEST_NLIST}, or omit it")
+        remedy = f"give a number from 1 to {_LARGEST_NLIST}, or omit it"
+        raise UsageError.about("nlist", asked, limit=_LARGEST_NLIST, remedy=remedy)
     trainable = max(1, rows // POINTS_A_LIST)
     if asked is None:
         best = 2 ** round(math.log2(4 * math.sqrt(rows)))
@@ -186,7 +188,7 @@ def choose_nlist(rows: int, asked: int | None) -> tuple[int, str | None]:
 def choose_nprobe(rows: int, nlist: int, asked: int | None) -> int:
     """Return the lists searched per query by default: 32, or enough to hold eight times 1024 keys."""
     if asked is not None and asked < 1:
-        raise UsageError(f"--nprobe {asked}: give at least 1")
+        raise UsageError.about("nprobe", asked, limit=1, remedy="give at least 1")
     return min(nlist, asked or max(_FEWEST_PROBES, -(-_CANDIDATES * nlist // rows)))
 
 
@@ -202,10 +204,9 @@ def choose_pq_bytes(dimension: int, asked: int | None) -> int:
         return max(number for number in divisors if number <= max(1, min(dimension // 4, _MOST_PQ_BYTES)))
     if asked not in divisors:
         near = [number for number in divisors if number < asked][-1:] + [n for n in divisors if n > asked][:1]
-        raise UsageError(
-            f"--pq-bytes {asked} doesn't divide the keys' {dimension} dimensions: "
-            f"give {' or '.join(map(str, near))}, or omit it"
-        )
+        fault = f"doesn't divide the keys' {dimension} dimensions"
+        remedy = f"give {' or '.join(map(str, near))}, or omit it"
+        raise UsageError.about("pq_bytes", asked, fault, limit=divisors, remedy=remedy)
     return asked
 
 
@@ -223,10 +224,8 @@ def parse_rotation(asked: str, dimension: int) -> tuple[str, int]:
     match = re.fullmatch(r"(PCA|OPQ)([1-9]\d{0,5})?", asked)
     kept = int(match[2] or dimension) if match else 0
     if match is None or kept > dimension:
-        raise UsageError(
-            f"--rotation {asked}: give OPQ or PCA and the number of dimensions to keep, at most {dimension}: "
-            "OPQ, PCA64, OPQ128"
-        )
+        remedy = f"give OPQ or PCA and the number of dimensions to keep, at most {dimension}: OPQ, PCA64, OPQ128"
+        raise UsageError.about("rotation", asked, limit=dimension, remedy=remedy)
     return match[1], kept
 
 
@@ -235,7 +234,9 @@ def choose_train_rows(rows: int, nlist: int, asked: int | None) -> int:
     if asked is None:
         return min(rows, max(_SMALLEST_SAMPLE, (POINTS_A_LIST + 1) * nlist))
     if asked < min(rows, nlist):
-        raise UsageError(f"--train-sample {asked} is too few for {nlist} lists: give at least {POINTS_A_LIST * nlist}")
+        least = POINTS_A_LIST * nlist
+        fault, remedy = f"is too few for {nlist} lists", f"give at least {least}"
+        raise UsageError.about("train_sample", asked, fault, limit=least, remedy=remedy)
     return min(rows, asked)
 
 
@@ -266,10 +267,11 @@ def plan_resources(
     smallest = base + max(train, tasks * max(fill, merge))
     if memory < smallest:
         what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of one chunk each"
-        raise ResourceError(
-            f"--memory {format_size(memory)} is too little: {what} and {processes} processes with their libraries "
-            f"need {format_need(smallest)}; give that much, or fewer --workers, or a smaller --nlist"
+        remedy = (
+            f"{what} and {processes} processes with their libraries need {format_need(smallest)}; give that much, or "
+            f"fewer {option('workers')}, or a smaller {option('nlist')}"
         )
+        raise ResourceError.about("memory", format_size(memory), "is too little", limit=smallest, remedy=remedy)
     extra = chunk + sorting
     affordable = 1 + ((memory - base) // tasks - fill) // extra
     wanted = max(1, _RUN_BYTES // chunk, math.ceil(size.chunks / _MOST_RUNS))

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_OPPOSITES = {"tuned": "retune"}
 _shell = False
 
 
@@ -51,7 +52,7 @@ def _arguments(name: str, value: object) -> list[str]:
         case None | True:
             return [flag]
         case False:
-            return [flag.replace("--", "--no-", 1)]
+            return [f"--{_OPPOSITES.get(name) or f'no-{flag[2:]}'}"]
         case float():
             return [flag, f"{value:g}"]
         case list():

@@ -16,9 +16,9 @@ from knnstore.wording import command, option, speaking
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 # Rooms whose messages still name flags.
 LEFT = {
-    *("api", "attachment", "build", "datastore", "evaluation", "exchange", "explore", "index", "ingest"),
-    *("living", "objects", "recognition", "repair", "scheduling", "score", "suffixes", "verify"),
-    *("atomic", "diskspace", "outofmemory", "outputs", "planning", "terminal", "__init__"),
+    *("api", "build", "datastore", "evaluation", "exchange", "explore", "ingest"),
+    *("living", "objects", "recognition", "repair", "verify"),
+    *("atomic", "diskspace", "outofmemory", "terminal", "__init__"),
 }
 LIBRARY = [
     path
@@ -71,16 +71,17 @@ def test_flags_are_found_and_other_programs_flags_are_not() -> None:
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_messages_name_exists(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    named = {"option": set[str](), "command": set[str](), "about": set[str]()}
+    commands, parameters = set[str](), set[tuple[str, bool]]()
     for call in calls(tree):
-        kind = getattr(call.func, "id", "about")
         first = literal(call.args[0]) if call.args else None
-        named[kind] |= {first} if first else set()
-        named["option"] |= {each.arg for each in call.keywords if each.arg} if kind == "command" else set()
-    assert named["command"] <= set(main.commands)
+        if getattr(call.func, "id", "") == "command":
+            commands |= {first} if first else set()
+            parameters |= {(each.arg, True) for each in call.keywords if each.arg}
+        elif first:
+            parameters.add((first, "False" not in map(ast.unparse, call.args[1:2])))
+    assert commands <= set(main.commands)
     with speaking(shell=True):
-        missing = [name for name in named["option"] | named["about"] if option(name) not in FLAGS]
-    assert missing == []
+        assert [name for name, on in parameters if option(name, on) not in FLAGS] == []
     assert [ast.unparse(call) for call in made_on_import(tree)] == []
 
 
@@ -100,6 +101,7 @@ def test_words_that_are_made_on_import_are_found() -> None:
         ("memory", "1.0 GB", "memory='1.0 GB'", "--memory 1.0 GB"),
         ("overwrite", True, "overwrite=True", "--overwrite"),
         ("check", False, "check=False", "--no-check"),
+        ("tuned", False, "tuned=False", "--retune"),
         ("exclude", ["*.c", "a"], "exclude=['*.c', 'a']", "--exclude '*.c' --exclude a"),
     ],
 )

@@ -19,6 +19,7 @@ from knnstore.lm.matching import Allow, require_known_model, require_same_keys, 
 from knnstore.mixing.setting import Setting
 from knnstore.passages import Passages
 from knnstore.recognition import window_of
+from knnstore.wording import command
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,5 +108,5 @@ def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Al
 def _require_store_of(store: Datastore, model: KeyModel, allow: Allow | None) -> None:
     window = window_of(store.segments[0], model.loaded)
     if window is None:
-        raise CorruptStoreError(f"{store.root} holds no token: see what is damaged with 'knnstore verify'")
+        raise CorruptStoreError(f"{store.root} holds no token: see what is damaged with {command('verify')}")
     require_same_keys(store.root, store.manifest, model, window, allow)

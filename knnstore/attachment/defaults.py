@@ -16,6 +16,7 @@ from knnstore.score.options import DEFAULT_K
 from knnstore.score.tuned_record import TunedRecord, load_tuned
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.search import Suffixes
+from knnstore.wording import command
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def choose_mixture(
     if record is not None and (k, lambda_, temperature) == (None, None, None):
         return _stored_mixture(store, record)
     if record is not None and k in (None, record.alone.k):
-        default, source = record.alone, "as 'knnstore tune' stored it"
+        default, source = record.alone, f"as {command('tune')} stored it"
         if record.gate is not None or record.setting.cache:
             source += ", without its gate and cache, since a part of the mixture is given"
     else:
@@ -70,10 +71,10 @@ def choose_mixture(
 
 
 def _stored_mixture(store: Datastore, record: TunedRecord) -> AttachedMixture:
-    mixture, source = record.mixture, "as 'knnstore tune' stored it"
+    mixture, source = record.mixture, f"as {command('tune')} stored it"
     suffixes = open_suffixes(store) if mixture.needs_matches else None
     if mixture.needs_matches and suffixes is None:
-        source += ", without its gate, which asks the exact-match memory: run 'knnstore suffixes'"
+        source += f", without its gate, which asks the exact-match memory: run {command('suffixes')}"
         mixture = mixture.constant
     return AttachedMixture(mixture, source, suffixes)
 
@@ -84,7 +85,7 @@ def _cautious_words(lambda_: float | None, temperature: float | None) -> str:
         for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
         if given is None
     ]
-    return f"{' and '.join(told)}; 'knnstore tune' finds better ones"
+    return f"{' and '.join(told)}; {command('tune')} finds better ones"
 
 
 def cautious_setting(store: Datastore, search: Search, k: int | None) -> Setting:

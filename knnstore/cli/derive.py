@@ -79,7 +79,7 @@ def subset(
     from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import subset as run
 
-    opened, share = open_store(store), parse_share(sample, "--sample") if sample else None
+    opened, share = open_store(store), parse_share(sample, "sample") if sample else None
     options, reporter = DeriveOptions(overwrite, memory, workers.count), reporter_for(quiet)
     with workers.runner(memory, reporter) as runner:
         report = run(opened, store_path(into), runner, reporter, share=share, documents=documents, options=options)

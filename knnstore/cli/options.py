@@ -42,6 +42,10 @@ class Size(ParamType[int]):
         return value if isinstance(value, int) else parse_size(value)
 
 
+def _parameter(param: click.Parameter | None) -> str:
+    return param.opts[0].lstrip("-").replace("-", "_") if param else ""
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
@@ -54,7 +58,7 @@ class OutputFolder(ParamType[Path]):
         """Return the path, after checking that it can be written."""
         from knnstore.outputs import output_path
 
-        return value if isinstance(value, Path) else output_path(value, param.opts[0] if param else "")
+        return value if isinstance(value, Path) else output_path(value, _parameter(param))
 
 
 class OutputFile(OutputFolder):
@@ -66,7 +70,7 @@ class OutputFile(OutputFolder):
         """Return the path, after checking that it can be written."""
         from knnstore.outputs import output_file
 
-        return value if isinstance(value, Path) else output_file(value, param.opts[0] if param else "")
+        return value if isinstance(value, Path) else output_file(value, _parameter(param))
 
 
 def result_options(command: Command) -> Command:

@@ -12,16 +12,17 @@ from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
+from knnstore.wording import option
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
 _SHOWN = 3
 
 
-def matching(store: Datastore, patterns: Sequence[str], option: str) -> Removed:
+def matching(store: Datastore, patterns: Sequence[str], parameter: str) -> Removed:
     """The documents, by segment, that aren't removed and match any of the patterns.
 
     A pattern is matched with a document's path, its id, and ``PATH#ID`` (or ``PATH#RECORD``); ``*`` crosses folders,
-    and a pattern that ends in ``/`` means all below. Raises UsageError, naming ``option``, for what matches nothing.
+    and a pattern that ends in ``/`` means all below. Raises UsageError, about ``parameter``, if one matches nothing.
     """
     found: dict[str, Int64] = {}
     unmatched = set(patterns)
@@ -42,7 +43,8 @@ def matching(store: Datastore, patterns: Sequence[str], option: str) -> Removed:
         found[segment.root.name] = np.array(chosen, np.int64)
     if unmatched:
         there = f"; it has {', '.join(some)} …" if some else ""
-        raise UsageError(f"{option} {sorted(unmatched)[0]!r} matches no document of {store.root}{there}")
+        fault = f"matches no document of {store.root}{there}"
+        raise UsageError.about(parameter, sorted(unmatched)[0], fault, quoted=True)
     return {name: numbers for name, numbers in found.items() if len(numbers)}
 
 
@@ -67,18 +69,19 @@ def sampled(store: Datastore, share: float) -> Removed:
     }
 
 
-def selected(store: Datastore, wanted: Sequence[str], option: str) -> Removed:
+def selected(store: Datastore, wanted: Sequence[str], parameter: str) -> Removed:
     """The documents that ``10%``, alone, or patterns stand for."""
     if len(wanted) == 1 and wanted[0].rstrip().endswith("%"):
-        return sampled(store, parse_share(wanted[0], option))
-    return matching(store, wanted, option)
+        return sampled(store, parse_share(wanted[0], parameter))
+    return matching(store, wanted, parameter)
 
 
-def parse_share(text: str, option: str) -> float:
-    """``10%`` as 0.1. Raises UsageError, naming ``option``, for what is no share."""
+def parse_share(text: str, parameter: str) -> float:
+    """``10%`` as 0.1. Raises UsageError, about ``parameter``, if the text is no share."""
     match = _SHARE.fullmatch(text.strip())
     if match is None or not 0 < float(match[1]) <= 100:
-        raise UsageError(f"{option} {text}: give more than 0% and at most 100%, as in {option} 10%")
+        remedy = f"give more than 0% and at most 100%, as in {option(parameter, '10%')}"
+        raise UsageError.about(parameter, text, limit="100%", remedy=remedy)
     return float(match[1]) / 100
 
 

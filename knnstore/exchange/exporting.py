@@ -60,7 +60,7 @@ def export(store: Datastore, options: ExportOptions, reporter: Reporter | None =
     an index, ResourceError if the disk can't do, NumericsError for keys beyond float16.
     """
     reporter = reporter or Reporter()
-    options = replace(options, folder=output_path(str(options.folder), "--out"))
+    options = replace(options, folder=output_path(str(options.folder), "out"))
     names = _names(store, options)
     _refuse(store, options, names)
     writers: dict[str, Callable[..., None]] = {"memmap": _memmaps, "parquet": _parquet, "faiss": _faiss}

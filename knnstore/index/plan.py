@@ -35,6 +35,7 @@ from knnstore.datastore.store import LISTS, Datastore, index_root
 from knnstore.errors import MismatchError, UnfinishedError
 from knnstore.planning import parse_rotation
 from knnstore.records import LATER, fingerprint, from_json, to_json
+from knnstore.wording import command
 
 CHECK_FILE = "check.json"
 CHECK = "check"
@@ -190,7 +191,7 @@ def open_index(store_root: Path, name: str) -> IndexFolder:
     """The index of that name. Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged."""
     root = index_root(store_root, name)
     if not (root / INDEX_PLAN).is_file():
-        raise UnfinishedError(f"{root} is missing: run 'knnstore index' again")
+        raise UnfinishedError(f"{root} is missing: run {command('index')} again")
     value = load_json(root / INDEX_PLAN)
     kind = RecentredPlan if isinstance(value, dict) and "recentred" in value else IndexPlan
     return IndexFolder(root, from_json(kind, value, str(root / INDEX_PLAN)))
@@ -226,7 +227,7 @@ def segment_references(store: Datastore) -> tuple[SegmentReference, ...]:
 
 def _how_to_fill(store: Datastore) -> str:
     if store.rows:
-        return "every document is removed; ingest others, or take them back with 'knnstore restore'"
+        return f"every document is removed; ingest others, or take them back with {command('restore')}"
     return "ingest some text first"
 
 

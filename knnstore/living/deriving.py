@@ -69,7 +69,7 @@ def subset(
     """
     if (share is None) == (not documents):
         raise UsageError("say which part: --sample 10% or --documents GLOB")
-    chosen = matching(store, documents, "--documents") if share is None else sampled(store, share)
+    chosen = matching(store, documents, "documents") if share is None else sampled(store, share)
     what = store.name if share is None else f"{store.name}, a sample of {share:.4g}"
     sources = [_part(source, chosen, heldout=share is not None) for source in live_sources(store)]
     target = Target("subset", what, [store], into, options or DeriveOptions())

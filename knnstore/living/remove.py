@@ -37,7 +37,7 @@ class RemoveReport:
 
 def plan_removal(store: Datastore, patterns: Sequence[str]) -> RemoveReport:
     """What the patterns match; nothing is changed. Raises UsageError for a pattern that matches nothing."""
-    return _report(store, matching(store, patterns, "--document"))
+    return _report(store, matching(store, patterns, "document"))
 
 
 def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
@@ -50,7 +50,7 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
     with editing(root) as edit:
         store = edit.store
         try:
-            every = matching(store.at(replace(store.manifest, removed=None)), patterns, "--document")
+            every = matching(store.at(replace(store.manifest, removed=None)), patterns, "document")
         except UsageError:
             if not _was_done(root, patterns):
                 raise

@@ -20,6 +20,7 @@ from knnstore.mixing.gate import Gate, MemorySource
 from knnstore.mixing.interpolation import Float64, mix_sources
 from knnstore.mixing.setting import Setting
 from knnstore.neighbours import ABSENT, Float32, Int64
+from knnstore.wording import command
 
 _EARNERS = {"store": "store", "cache": "cache", "longest": "matches", "frequent": "matches"}
 
@@ -159,7 +160,7 @@ class Mixture:
         largest = int(tokens.max(initial=ABSENT))
         if largest >= logits.shape[1]:
             raise CorruptStoreError(
-                f"the store holds token {largest}, the LM has {logits.shape[1]}: run 'knnstore verify'"
+                f"the store holds token {largest}, the LM has {logits.shape[1]}: run {command('verify')}"
             )
         memory = torch.zeros_like(logits, requires_grad=False)  # (n, V): Σ_s w_s p_s
         memory.scatter_add_(1, _on(tokens, logits).clamp(min=0), _on(p_named, logits))

@@ -14,6 +14,7 @@ from knnstore.scheduling.machine import available_cores
 from knnstore.scheduling.runner import Runner, SerialRunner
 from knnstore.scheduling.worker import Terms, library_versions
 from knnstore.sizes import format_size
+from knnstore.wording import option
 
 PATIENCE_SECONDS = 30.0
 _MOST_PER_CORE = 16  # worker processes
@@ -33,10 +34,11 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
         yield SerialRunner()
         return
     if workers > (most := _MOST_PER_CORE * available_cores()):
-        raise UsageError(
-            f"--workers {workers}: this machine has {available_cores()} cores, and more than {most} processes "
-            "slow each other down; give at most the number of cores"
+        remedy = (
+            f"this machine has {available_cores()} cores, and more than {most} processes slow each other down; give at "
+            "most the number of cores"
         )
+        raise UsageError.about("workers", workers, limit=most, remedy=remedy)
     import dask  # noqa: PLC0415 - takes a second, so imported only when used
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
@@ -136,11 +138,11 @@ def cluster_runner(
     except OSError as error:
         raise ResourceError(
             f"no Dask scheduler answers at {where} within {patience:g} seconds ({_first_line(error)}): "
-            "start it with 'dask scheduler', or give its address with --scheduler"
+            f"start it with 'dask scheduler', or give its address with {option('scheduler')}"
         ) from error
     except ValueError as error:
-        option = "--scheduler" if address else "--scheduler-file"
-        raise UsageError(f"{option} {where}: {_first_line(error)}; an address looks like tcp://HOST:8786") from error
+        remedy = f"{_first_line(error)}; an address looks like tcp://HOST:8786"
+        raise UsageError.about("scheduler" if address else "scheduler_file", where, remedy=remedy) from error
     with _muted("distributed"), _closed_quietly(client):
         workers = client.scheduler_info()["workers"]
         _require_memory(workers, memory)
@@ -198,10 +200,10 @@ def _require_memory(workers: dict[str, Any], memory: int) -> None:
     for address, worker in workers.items():
         limit = worker["memory_limit"]
         if 0 < limit < memory:
+            given, fitting = format_size(memory), format_size(limit).replace(" ", "")
             raise ResourceError(
-                f"the memory limit of worker {address} is {format_size(limit)}, less than --memory "
-                f"{format_size(memory)}: give --memory {format_size(limit).replace(' ', '')}, or start the workers "
-                "with a larger --memory-limit"
+                f"the memory limit of worker {address} is {format_size(limit)}, less than {option('memory', given)}: "
+                f"give {option('memory', fitting)}, or start the workers with a larger --memory-limit"
             )
 
 

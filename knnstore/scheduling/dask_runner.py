@@ -20,6 +20,7 @@ from knnstore.outofmemory import is_out_of_memory
 from knnstore.scheduling.roster import Roster
 from knnstore.scheduling.runner import Advance, Result, Runner, Shrinkable, Task
 from knnstore.scheduling.worker import Terms, call, call_shared, nothing, release, untold
+from knnstore.wording import option
 
 _IN_FLIGHT = 2  # per worker: one runs and one waits
 _FIRST_IN_FLIGHT = 8  # without workers, so that an adaptive cluster sees tasks and starts some
@@ -357,7 +358,8 @@ def task_error(error: BaseException) -> BaseException:
     if type(error).__name__ == "KilledWorker":
         return WorkersDiedError(
             "several workers died while running one task, most likely for lack of memory: "
-            "run the same command again with a smaller --memory or fewer --workers; finished work is kept"
+            f"run the same command again with a smaller {option('memory')} or fewer {option('workers')}; finished work "
+            "is kept"
         )
     return error
 

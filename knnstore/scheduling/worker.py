@@ -22,7 +22,7 @@ from knnstore.datastore.locking import read_holder
 from knnstore.errors import MismatchError, UsageError
 from knnstore.objects.path import path_of
 from knnstore.outofmemory import memory_errors
-from knnstore.wording import in_shell, speaking
+from knnstore.wording import in_shell, option, speaking
 
 # Libraries that determine the bytes of a store, besides the corpus and the LM.
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "pyarrow", "faiss-cpu")
@@ -144,7 +144,7 @@ def _require_store(terms: Terms) -> None:
         if waited == _SEEN_WITHIN_SECONDS or not store.is_dir():
             raise UsageError(
                 f"{_name()} doesn't see the store {terms.store}: "
-                "give a --store on a file system that all workers share under the same path"
+                f"give a {option('store')} on a file system that all workers share under the same path"
             )
         time.sleep(1)
         waited += 1

@@ -24,5 +24,6 @@ def block_memory(memory: int, model: KeyModel) -> int:
 def _block(memory: int, weights: int) -> int:
     needed = _BASE_BYTES + 2 * weights + _LEAST_BLOCK_BYTES
     if memory < needed:
-        raise ResourceError(f"--memory {format_size(memory)} is too little: give {format_need(needed)} or more")
+        remedy = f"give {format_need(needed)} or more"
+        raise ResourceError.about("memory", format_size(memory), "is too little", limit=needed, remedy=remedy)
     return memory - _BASE_BYTES - 2 * weights

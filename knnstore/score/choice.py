@@ -11,6 +11,7 @@ from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts
 from knnstore.score.tuned_record import load_tuned
 from knnstore.suffixes.build import open_suffixes
+from knnstore.wording import command, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +44,33 @@ def stored_choice(
     record = load_tuned(store)
     if record is None:
         if options.tuned:
-            raise UsageError(f"{store.root} has no tuned setting: make one with 'knnstore tune FILE'")
+            raise UsageError(f"{store.root} has no tuned setting: make one with {command('tune', 'FILE')}")
         return None
     left = texts.without(frozenset(record.documents))
     out = len(texts.names) - len(left.names)
     if not left.names:
         if options.tuned:
-            raise UsageError("--tuned: the setting was tuned on every one of these documents; score others with --text")
+            raise UsageError(
+                f"{option('tuned', True)}: the setting was tuned on every one of these documents; score others with "
+                f"{option('text')}"
+            )
         reporter.say("setting   the stored one was tuned on these very documents: tuning anew, on half of them")
         return None
     if options.cache and options.cache != record.setting.cache:
         if options.tuned:
-            raise UsageError(f"--cache {options.cache}: the stored setting has a cache of {record.setting.cache}")
+            stored = record.setting.cache
+            remedy = f"the stored setting has a cache of {stored}"
+            raise UsageError.about("cache", options.cache, limit=stored, remedy=remedy)
         return None
     if options.adaptive and record.gate is None:
-        raise UsageError("--adaptive: the stored setting has no gate; run 'knnstore tune' on more text, or --retune")
+        raise UsageError(
+            f"{option('adaptive', True)}: the stored setting has no gate; run {command('tune')} on more text, or "
+            f"{option('tuned', False)}"
+        )
     mixture = record.mixture.constant if options.adaptive is False else record.mixture
     if mixture.needs_matches and open_suffixes(store) is None:
         reporter.say(
-            "setting   the stored gate asks the exact-match memory, which isn't there: run 'knnstore suffixes'"
+            f"setting   the stored gate asks the exact-match memory, which isn't there: run {command('suffixes')}"
         )
         mixture = mixture.constant
     words = f"stored by knnstore tune ({record.tokens:,} tokens of {len(record.documents):,} documents"

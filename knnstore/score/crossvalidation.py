@@ -25,6 +25,7 @@ from knnstore.score.tuned_record import Measured, TunedRecord, require_same_keys
 from knnstore.score.tuning_table import TuningTable
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.search import Suffixes
+from knnstore.wording import option
 
 FOLDS = 5
 
@@ -128,7 +129,7 @@ def gather_saved(
             table.add(block)
             advance(len(block.document))
     if table is None:
-        raise UsageError(f"{saved.path} holds no tokens: score a text with --save-neighbours first")
+        raise UsageError(f"{saved.path} holds no tokens: score a text with {option('save_neighbours')} first")
     return table
 
 

@@ -37,6 +37,7 @@ from knnstore.score.texts import Texts, gather_texts, split_for_tuning
 from knnstore.score.tokenlog import TokenLog
 from knnstore.score.tuning_table import TuningTable
 from knnstore.suffixes.build import open_suffixes
+from knnstore.wording import option
 
 _MOST_TUNING_TOKENS = 250_000
 
@@ -89,14 +90,12 @@ def _require_one_for_more(stores: Stores, options: ScoreOptions) -> None:
     """Raise UsageError for what is said of, or kept with, a single store."""
     if stores.only is not None:
         return
-    asked = {
-        "--only": options.only,
-        "--without": options.without,
-        "--tuned": options.tuned,
-        "--save-neighbours": options.save_neighbours,
-    }
-    for name in (name for name, value in asked.items() if value):
-        raise UsageError(f"{name} goes with a single store, and --store names {len(stores.each)} ({stores.name})")
+    for name in ("only", "without", "tuned", "save_neighbours"):
+        if getattr(options, name):
+            raise UsageError(
+                f"{option(name)} goes with a single store, and {option('store')} names {len(stores.each)} "
+                f"({stores.name})"
+            )
 
 
 def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores:
@@ -106,11 +105,11 @@ def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores
         return stores
     every = store.live_rows
     if options.only:
-        store = store.masked(others(store, selected(store, options.only, "--only")))
+        store = store.masked(others(store, selected(store, options.only, "only")))
     if options.without:
-        store = store.masked(selected(store, options.without, "--without"))
+        store = store.masked(selected(store, options.without, "without"))
     if not store.live_rows:
-        raise UsageError("--only and --without leave no key to search")
+        raise UsageError(f"{option('only')} and {option('without')} leave no key to search")
     reporter.say(f"mask      {store.live_rows:,} of {every:,} keys are searched")
     return Stores([store])
 
@@ -120,8 +119,8 @@ def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
     masked = Stores([store.masked(documents) for store, documents in zip(stores.each, repeated, strict=True)])
     if not masked.live_rows:
         raise UsageError(
-            f"--exclude-overlap leaves no key of {stores.name} to search: every document repeats the text; "
-            "score another text"
+            f"{option('exclude_overlap', True)} leaves no key of {stores.name} to search: every document repeats the "
+            "text; score another text"
         )
     return masked
 

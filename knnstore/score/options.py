@@ -10,6 +10,7 @@ from knnstore.corpus.pairs import DEFAULT_FIELDS
 from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_pairs, find_sources
 from knnstore.errors import UsageError
+from knnstore.wording import option
 
 DEFAULT_K = 1024
 
@@ -66,28 +67,39 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         if self.k is not None and not 1 <= self.k <= 2**16:
-            raise UsageError(f"--k {self.k}: give a number of neighbours from 1 to {2**16}")
+            remedy = f"give a number of neighbours from 1 to {2**16}"
+            raise UsageError.about("k", self.k, limit=2**16, remedy=remedy)
         if self.lambda_ is not None and not 0 <= self.lambda_ < 1:
-            raise UsageError(f"--lambda {self.lambda_:g}: the store's weight is at least 0 and below 1")
+            remedy = "the store's weight is at least 0 and below 1"
+            raise UsageError.about("lambda_", self.lambda_, limit=1, remedy=remedy)
         if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise UsageError(f"--temperature {self.temperature:g}: give a finite number above 0")
+            raise UsageError.about("temperature", self.temperature, limit=0, remedy="give a finite number above 0")
         self._check_cache()
         if self.nprobe is not None and self.nprobe < 1:
-            raise UsageError(f"--nprobe {self.nprobe}: give at least 1")
+            raise UsageError.about("nprobe", self.nprobe, limit=1, remedy="give at least 1")
         if self.exact and (self.quantised or self.nprobe is not None):
-            raise UsageError("--exact searches every key: it goes with neither --quantised nor --nprobe")
+            raise UsageError(
+                f"{option('exact', True)} searches every key: it goes with neither {option('quantised', True)} nor "
+                f"{option('nprobe')}"
+            )
 
     def _check_cache(self) -> None:
         if self.cache < 0 or self.cache > 2**20:
-            raise UsageError(f"--cache {self.cache}: give a number of tokens from 0 to {2**20}")
+            remedy = f"give a number of tokens from 0 to {2**20}"
+            raise UsageError.about("cache", self.cache, limit=2**20, remedy=remedy)
         if not self.cache and (self.cache_weight is not None or self.cache_temperature is not None):
-            raise UsageError("--cache-weight and --cache-temperature go with --cache TOKENS")
+            parts = f"{option('cache_weight')} and {option('cache_temperature')}"
+            raise UsageError(f"{parts} go with {option('cache', 'TOKENS')}")
         if self.cache_weight is not None and not 0 <= self.cache_weight + (self.lambda_ or 0) < 1:
-            raise UsageError(f"--cache-weight {self.cache_weight:g}: the cache and the store together weigh below 1")
+            remedy = "the cache and the store together weigh below 1"
+            raise UsageError.about("cache_weight", self.cache_weight, limit=1, remedy=remedy)
         if self.cache_temperature is not None and not 0 < self.cache_temperature < math.inf:
-            raise UsageError(f"--cache-temperature {self.cache_temperature:g}: give a finite number above 0")
+            remedy = "give a finite number above 0"
+            raise UsageError.about("cache_temperature", self.cache_temperature, limit=0, remedy=remedy)
         if (self.tuned or self.adaptive) and self.given:
-            raise UsageError("--tuned and --adaptive go with none of --k, --lambda, --temperature and the cache's")
+            whole = f"{option('tuned', True)} and {option('adaptive', True)}"
+            parts = f"{option('k')}, {option('lambda_')}, {option('temperature')}"
+            raise UsageError(f"{whole} go with none of {parts} and the cache's")
 
     @property
     def given(self) -> bool:
@@ -117,5 +129,8 @@ class ScoreOptions:
         if task == "seq2seq":
             return find_pairs(self.text, self.source, self.target, selection, (self.source_field, self.target_field))
         if self.source or self.target:
-            raise UsageError("--source and --target go with a store made with --task seq2seq: give --text PATH")
+            pairs = f"{option('source')} and {option('target')}"
+            raise UsageError(
+                f"{pairs} go with a store made with {option('task', 'seq2seq')}: give {option('text', 'PATH')}"
+            )
         return find_sources(self.text, selection, [self.text_field])

@@ -15,6 +15,7 @@ from knnstore.overlap import LENGTH, MOST_WINDOWS, Windows, covered, window_star
 from knnstore.score.texts import Texts, TokenIds
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.overlaps import find_by_suffixes
+from knnstore.wording import option
 
 _MOST_SHARE = 0.02  # of the tokens, from which on a measurement says little of new text
 
@@ -76,11 +77,12 @@ class Overlap:
             documents = f"{count:,} document{'' if count == 1 else 's'} of {self.source_keys:,} keys"
             return f"{words}: the search leaves out {documents} that repeat{'s' * (count == 1)} the text"
         if self.inflates:
-            return f"{words}, so the gain says little of new text; --exclude-overlap leaves those documents out"
+            exclude = option("exclude_overlap", True)
+            return f"{words}, so the gain says little of new text; {exclude} leaves those documents out"
         return words
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
+        """The object that is printed as JSON."""
         return {
             "tokens": self.tokens,
             "shared_tokens": self.shared,

@@ -14,9 +14,9 @@ from knnstore.outputs import output_file
 class ParquetFile:
     """Writes tables beside ``path``; leaving the context renames the file, or removes it after an error."""
 
-    def __init__(self, path: str | Path, option: str, **settings: Any) -> None:
-        """``option``: what the user named the file with. ``settings``: those of pyarrow's writer."""
-        self._path = output_file(str(path), option)
+    def __init__(self, path: str | Path, parameter: str, **settings: Any) -> None:
+        """``parameter``: the one that named the file. ``settings``: those of pyarrow's writer."""
+        self._path = output_file(str(path), parameter)
         self._aside = self._path.with_name(f"{self._path.name}.tmp")
         self._settings = settings
         self._file: BinaryIO | None = None

@@ -24,6 +24,7 @@ from knnstore.score.texts import Texts
 from knnstore.suffixes.contexts import contexts_of
 from knnstore.suffixes.search import MATCH_BYTES, Suffixes
 from knnstore.windows import cut_windows
+from knnstore.wording import option
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
 # Of the memory that is left for a block, what its search may use; queries and neighbours take the rest.
@@ -177,5 +178,5 @@ def _require_numbers(scored: ScoredTokens, texts: Texts, loaded: LoadedModel) ->
     document = int(np.searchsorted(texts.first, row, side="right")) - 1
     raise NumericsError(
         f"{texts.names[document]}, token {row - int(texts.first[document])}: {loaded.identity.name} in "
-        f"{loaded.dtype} gives a probability that isn't a number; try --dtype float32"
+        f"{loaded.dtype} gives a probability that isn't a number; try {option('dtype', 'float32')}"
     )

@@ -82,7 +82,7 @@ class ScoreReport:
         return gain_percent(self.base, self.knn)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
+        """The object that is printed as JSON."""
         knn = _summary(self.knn) | {
             "k": self.setting.k,
             "lambda": self.setting.lambda_,

@@ -1,4 +1,4 @@
-"""``--save-neighbours``: all that a mixture needs of every token, as Parquet, so that sweeps need no search again."""
+"""``save_neighbours``: all that a mixture needs of every token, as Parquet, so that sweeps need no search again."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from knnstore.score.parquet_file import ParquetFile
 from knnstore.score.passes import Block, find_matches, outlook_of
 from knnstore.score.texts import Texts
 from knnstore.suffixes.search import Suffixes
-from knnstore.terminal import shell_command
+from knnstore.wording import command
 
 _METADATA = b"knnstore"
 _VERSION = 1
@@ -59,7 +59,7 @@ class NeighboursWriter(ParquetFile):
     def __init__(self, path: str | Path) -> None:
         super().__init__(
             path,
-            "--save-neighbours",
+            "save_neighbours",
             compression_level=1,
             use_dictionary=False,
             use_byte_stream_split=["distances.list.element"],
@@ -116,16 +116,16 @@ class SavedNeighbours:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            command = shell_command("score", "--save-neighbours", path)
-            raise UsageError(f"no file {path}: make one with {command!r}")
+            raise UsageError(f"no file {path}: make one with {command('score', save_neighbours=path)}")
+        maker = command("score", save_neighbours=True)
         try:
             self._file = pq.ParquetFile(self.path.open("rb"))
             metadata = self._file.schema_arrow.metadata or {}
             raw = metadata.get(_METADATA) or self._file.metadata.metadata.get(_METADATA)
         except (OSError, pa.ArrowException, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} is no file that 'knnstore score --save-neighbours' wrote: {error}") from error
+            raise UsageError(f"{path} is no file that {maker} wrote: {error}") from error
         if raw is None:
-            raise UsageError(f"{path} is no file that 'knnstore score --save-neighbours' wrote")
+            raise UsageError(f"{path} is no file that {maker} wrote")
         try:
             value = json.loads(raw)
         except ValueError as error:

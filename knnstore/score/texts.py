@@ -15,6 +15,7 @@ from knnstore.lm.loading import KINDS, LoadedModel
 from knnstore.lm.sources import SourceReader
 from knnstore.neighbours import Int64
 from knnstore.score.options import ScoreOptions
+from knnstore.wording import option
 
 TokenIds = NDArray[np.uint32]
 Digest = bytes
@@ -95,7 +96,7 @@ def heldout_texts(stores: Stores) -> Texts:
             if pairs:
                 sources.append(segment.source(int(document)))
     if not parts:
-        files = "--source FILE --target FILE" if pairs else "--text PATH"
+        files = f"{option('source', 'FILE')} {option('target', 'FILE')}" if pairs else option("text", "PATH")
         raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
     return replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
@@ -158,8 +159,8 @@ def texts_of_files(
             parts.append(np.concatenate(ids))
             sizes.append(size)
             digests.append(digest.digest())
-    told = [("--text", options.text), ("--source", options.source), ("--target", options.target)]
-    words = " ".join(" ".join((option, *paths)) for option, paths in told if paths)
+    given = {"text": options.text, "source": options.source, "target": options.target}
+    words = " ".join(option(name, " ".join(paths)) for name, paths in given.items() if paths)
     if not parts:
         raise CorpusError(f"{words} holds no text: every document is empty{' or too long' * bool(too_long)}")
     left_out = f" ({too_long:,} pairs longer than {longest:,} tokens left out)" if too_long else ""
@@ -190,12 +191,13 @@ def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
     A single document is cut in two: its first half to tune on.
     """
     count = len(texts.tokens)
+    remedy = f"give {option('k')}, {option('lambda_')} and {option('temperature')}"
     if count == 1 and texts.sources:
-        raise UsageError("one pair can't be tuned and reported on: give --k, --lambda and --temperature, or more pairs")
+        raise UsageError(f"one pair can't be tuned and reported on: {remedy}, or more pairs")
     if count == 1:
         half = int(texts.tokens[0]) // 2
         if half == 0:
-            raise UsageError("one token can't be tuned and reported on: give --k, --lambda and --temperature")
+            raise UsageError(f"one token can't be tuned and reported on: {remedy}")
         share = half / int(texts.tokens[0])
         first_bytes = round(int(texts.bytes[0]) * share)
         parts = [texts.ids[:half], texts.ids[half:]]

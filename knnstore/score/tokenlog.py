@@ -1,4 +1,4 @@
-"""``--per-token``: what LM, store and mixture say of every token, as Parquet."""
+"""``per_token``: what LM, store and mixture say of every token, as Parquet."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class TokenLog(ParquetFile):
     """Writes one row per token, block by block."""
 
     def __init__(self, path: str | Path, texts: Texts, model: LoadedModel) -> None:
-        super().__init__(path, "--per-token")
+        super().__init__(path, "per_token")
         self._texts = texts
         self._model = model
 

@@ -11,6 +11,7 @@ from knnstore.mixing.gate import Gate
 from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
 from knnstore.records import from_json
+from knnstore.wording import command
 
 TUNED_FILE = "tuned.json"
 _VERSION = 1
@@ -53,7 +54,7 @@ class TunedRecord:
         if self.version != _VERSION:
             raise ValueError(f"version {self.version}; this knnstore reads version {_VERSION}")
         if self.gate is not None and self.gate.features not in (FEATURES, FEATURES_WITH_MATCHES):
-            raise ValueError("its gate was trained on other features: run 'knnstore tune' again")
+            raise ValueError(f"its gate was trained on other features: run {command('tune')} again")
 
     @property
     def mixture(self) -> Mixture:

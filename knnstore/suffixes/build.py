@@ -57,10 +57,9 @@ def build_suffixes(
     folder = suffix_folder(store)
     most = (memory - _BASE_BYTES) // _SORT_BYTES
     if most < _SMALLEST_RANGE:
-        raise ResourceError(
-            f"--memory {format_size(memory)} is too little: "
-            f"give {format_need(_BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)} or more"
-        )
+        needed = _BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES
+        remedy = f"give {format_need(needed)} or more"
+        raise ResourceError.about("memory", format_size(memory), "is too little", limit=needed, remedy=remedy)
     with editing(store.root):
         if not again and folder.finished:
             discard_others(store.root, folder.root.name)

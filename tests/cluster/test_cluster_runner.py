@@ -104,7 +104,7 @@ def test_a_store_that_a_worker_does_not_see_is_refused(runner, tmp_path):
 
 def test_more_memory_than_a_worker_may_take_is_refused(cluster):
     with (
-        pytest.raises(ResourceError, match=r"the memory limit of worker .* give --memory"),
+        pytest.raises(ResourceError, match=r"the memory limit of worker .* give memory="),
         cluster_runner(cluster.address, memory=10**15, patience=60),
     ):
         pass

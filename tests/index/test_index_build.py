@@ -152,7 +152,7 @@ def test_the_report_tells_the_plan_the_recall_and_where_its_queries_came_from(st
 
 
 def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch):
-    with pytest.raises(ResourceError, match=r"--memory 300 MB is too little.*need \d+ MB"):
+    with pytest.raises(ResourceError, match=r"memory='300 MB' is too little.*need \d+ MB"):
         build(store, memory=300 * 10**6)
     monkeypatch.setattr("knnstore.diskspace.free_bytes", lambda path: 1000)
     with pytest.raises(ResourceError, match=r"1\.0 KB are free"):
@@ -169,7 +169,7 @@ def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit
     told = dry_run(store, IndexOptions(memory=memory))
     assert told.resources.peak_bytes <= memory
     assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
-    with pytest.raises(ResourceError, match="--memory"):
+    with pytest.raises(ResourceError, match="memory="):
         dry_run(store, IndexOptions(memory=memory, nlist=usual.nlist))
     monkeypatch.setattr("knnstore.build.plan.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
     told = dry_run(store, IndexOptions())

@@ -95,7 +95,7 @@ def test_a_rotation_that_is_none_is_refused_and_another_one_is_another_index(tmp
     assert parse_rotation("OPQ", 16) == ("OPQ", 16)
     assert parse_rotation("PCA8", 16) == ("PCA", 8)
     for wrong in ("PCA17", "pca8", "PCA0", "RR8", ""):
-        with pytest.raises(UsageError, match="--rotation"):
+        with pytest.raises(UsageError, match="rotation="):
             parse_rotation(wrong, 16)
     store = indexed(make_store(tmp_path / "s", [mixed_keys(600)]))
     assert dry_run(store, IndexOptions(nlist=16)).seconds is None

@@ -114,7 +114,7 @@ def test_a_mask_finds_what_the_subset_finds(stores, tmp_path):
     found = [exact_search(one, KEYS[2000:], 30) for one in (part, masked)]
     np.testing.assert_array_equal(found[0].values, found[1].values)
     assert len(part.segments[0].documents.heldout()) == 0  # which the pattern doesn't name
-    with pytest.raises(UsageError, match=r"--documents 'nothing' matches no document .* it has 0\.txt"):
+    with pytest.raises(UsageError, match=r"documents='nothing' matches no document .* it has 0\.txt"):
         subset(store, tmp_path / "q.knnstore", SerialRunner(), documents=["nothing"])
 
 

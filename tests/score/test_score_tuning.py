@@ -45,7 +45,7 @@ def test_a_single_document_is_cut_in_two():
 
 
 def test_a_single_token_cannot_be_tuned_on():
-    with pytest.raises(UsageError, match="--lambda"):
+    with pytest.raises(UsageError, match="lambda_="):
         split_for_tuning(texts(1), 100)
 
 

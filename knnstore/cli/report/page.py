@@ -38,7 +38,7 @@ mark{background:#ffd76a;color:#111;padding:0 .15em}.near{font-size:.9rem;margin:
 
 def write_page(report: ScoreReport, path: str | Path) -> None:
     """Write the page atomically. The report must have details. Raises ResourceError."""
-    write_atomically(output_file(str(path), "--report"), page(report).encode())
+    write_atomically(output_file(str(path), "report"), page(report).encode())
 
 
 def page(report: ScoreReport) -> str:

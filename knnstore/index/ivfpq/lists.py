@@ -13,6 +13,7 @@ from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
 from knnstore.index.ivfpq.merge import OFFSETS, array_forms
 from knnstore.index.plan import CHECK, IndexFolder, SegmentReference, segment_reference
 from knnstore.neighbours import Int64
+from knnstore.wording import command, option
 
 _BLOCK = 2**20  # rows, a multiple of 8
 
@@ -39,7 +40,7 @@ class SegmentLists:
         ends = (int(self.offsets[0]), int(self.offsets[-1]))
         if ends != (0, reference.rows) or (np.diff(self.offsets) < 0).any():
             raise CorruptStoreError(
-                f"{path} doesn't rise from 0 to {reference.rows} rows: index again with --overwrite"
+                f"{path} doesn't rise from 0 to {reference.rows} rows: index again with {option('overwrite', True)}"
             )
         arrays: dict[str, MappedArray] = {}
         for name, (width, dtype) in array_forms(folder.plan, segment, reference).items():
@@ -47,13 +48,13 @@ class SegmentLists:
             if array.shape != (reference.rows, *width) or array.dtype != dtype:
                 raise CorruptStoreError(
                     f"{array.path} is {array.dtype} {array.shape}, not {dtype} {(reference.rows, *width)}: "
-                    f"index again with --overwrite"
+                    f"index again with {option('overwrite', True)}"
                 )
             # what is read of a list is cut where chunks end, at the same rows in all arrays
             if array.chunk_rows != (wanted := arrays["keys"].chunk_rows):
                 raise CorruptStoreError(
                     f"{array.path} has {array.chunk_rows} rows a chunk, the keys beside it have {wanted}: "
-                    f"index again with --overwrite"
+                    f"index again with {option('overwrite', True)}"
                 )
         self.keys, self.codes = arrays["keys"], arrays["codes"]
         self.values, self.rows = arrays["values"], arrays["rows"]
@@ -114,7 +115,7 @@ def _require(folder: IndexFolder, reference: SegmentReference, task: str) -> Non
     except MismatchError as error:
         raise MismatchError(
             f"the lists of segment {reference.name} were made from another segment than the one that is there "
-            f"({reference.fingerprint[:12]}, {reference.rows} rows): run 'knnstore index --overwrite'"
+            f"({reference.fingerprint[:12]}, {reference.rows} rows): run {command('index', overwrite=True)}"
         ) from error
     if done is None:
-        raise UnfinishedError(f"{folder.lists(reference.name)} isn't whole: run 'knnstore index' again")
+        raise UnfinishedError(f"{folder.lists(reference.name)} isn't whole: run {command('index')} again")

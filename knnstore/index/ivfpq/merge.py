@@ -23,6 +23,7 @@ from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_i
 from knnstore.neighbours import Int64
 from knnstore.objects.path import ObjectPath, path_of
 from knnstore.objects.service import at_once
+from knnstore.wording import command
 
 OFFSETS = "offsets"
 
@@ -142,7 +143,7 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     if (np.diff(bounds).sum(axis=0) != np.diff(offsets[first : last + 2])).any():
         raise CorruptStoreError(
             f"{runs}: the runs' rows of list {first} to {last} aren't as many as {folder.root} says: "
-            "run 'knnstore index --overwrite'"
+            f"run {command('index', overwrite=True)}"
         )
 
     def hashes(run: int, begin: int, end: int) -> Uint64:
@@ -153,7 +154,7 @@ def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     ends = cut_list(bounds[:, -2], bounds[:, -1], end - int(offsets[last]), hashes)
     counts = np.diff(np.clip(bounds, starts[:, None], ends[:, None]), axis=1)
     if int(counts.sum()) != end - begin:
-        raise CorruptStoreError(f"{runs}: a run isn't sorted: run 'knnstore index --overwrite'")
+        raise CorruptStoreError(f"{runs}: a run isn't sorted: run {command('index', overwrite=True)}")
     lists = np.repeat(np.broadcast_to(np.arange(first, last + 1), counts.shape), counts.ravel())
     pieces = [_Piece(*piece) for piece in zip(task.runs, starts.tolist(), ends.tolist(), strict=True)]
     return pieces, lists
@@ -196,5 +197,5 @@ def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarra
         else:
             part = np.fromfile(path, dtype, count, offset=begin)
     if len(part) != count:
-        raise CorruptStoreError(f"{path} is shorter than its offsets say: run 'knnstore index --overwrite'")
+        raise CorruptStoreError(f"{path} is shorter than its offsets say: run {command('index', overwrite=True)}")
     return part

@@ -15,6 +15,7 @@ from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.protocols import Filling, Uint8
 from knnstore.index.plan import IndexFolder
 from knnstore.neighbours import Float32, Int64
+from knnstore.wording import command
 
 PQ_LEVELS = 256
 TASK = "quantizer"
@@ -138,7 +139,8 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
         array = read_all(folder.quantizer(name), shape, np.dtype(np.float32))
         if not (np.abs(array) < LARGEST).all():  # nor NaN
             raise CorruptStoreError(
-                f"{folder.quantizer(name)} has a number beyond {LARGEST:g}, or none: run 'knnstore index --overwrite'"
+                f"{folder.quantizer(name)} has a number beyond {LARGEST:g}, or none: run "
+                f"{command('index', overwrite=True)}"
             )
         arrays[name] = array
     return Quantiser(**arrays)

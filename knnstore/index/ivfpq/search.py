@@ -25,7 +25,7 @@ from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_
 from knnstore.index.sharing import block_sizes, concatenate
 from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
-from knnstore.terminal import shell_command
+from knnstore.wording import command
 
 Method = Literal["auto", "lists", "quantised", "exact"]
 Progress = Callable[[int], None]
@@ -156,7 +156,7 @@ class Searcher:
             if numbers is not None and numbers.size and int(numbers.max()) >= limit:
                 raise CorruptStoreError(
                     f"{self._folder.root} has {what} {int(numbers.max())}, and the store has {limit}: see what else is "
-                    "damaged, with 'knnstore verify'"
+                    f"damaged, with {command('verify')}"
                 )
         return neighbours
 
@@ -197,16 +197,16 @@ def _machine_bytes() -> int:
 
 
 def _index_command(store: Datastore) -> str:
-    return shell_command("index", "--store", str(store.root).removesuffix(SUFFIX))
+    return command("index", store=str(store.root).removesuffix(SUFFIX))
 
 
 def _finished_index(store: Datastore) -> IndexFolder:
     name = store.manifest.index
     if name is None:
-        raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)!r}")
+        raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)}")
     new = sum(segment.rows for segment in store.segments if segment.root.name not in store.manifest.indexed)
     if new:
         raise UnfinishedError(
-            f"{new:,} keys of {store.root} are not in its index yet: run {_index_command(store)!r}, which adds them"
+            f"{new:,} keys of {store.root} are not in its index yet: run {_index_command(store)}, which adds them"
         )
     return open_index(store.root, name)
