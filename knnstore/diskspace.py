@@ -7,15 +7,18 @@ from pathlib import Path
 from knnstore.atomic import free_bytes
 from knnstore.errors import DiskFullError
 from knnstore.sizes import format_size
+from knnstore.wording import option
 
 
-def require_room(root: Path, needed: int, what: str, instead: str = "choose another place with --store") -> None:
+def require_room(root: Path, needed: int, what: str, instead: str = "") -> None:
     """Raise DiskFullError, with both numbers, unless the disk of ``root`` has ``needed`` bytes free.
 
-    ``what`` (plural) names what needs the space; ``instead`` is an alternative to making room.
+    ``what`` (plural) names what needs the space; ``instead`` is an alternative to making room, by default another
+    place.
     """
     free = free_bytes(root)
     if needed > free:
+        instead = instead or f"choose another place with {option('store')}"
         raise DiskFullError(
             f"{root}: {what} need about {format_size(needed)} more on disk, but {format_size(free)} are free: "
             f"make room or {instead}, then run the command again"

@@ -5,8 +5,6 @@ evaluate`` does, and so does a program's ``import knnstore.evaluation``.
 """
 
 import logging
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +23,8 @@ _LOG = logging.getLogger(__name__)
 class KnnstoreLM(HFLM):  # type: ignore[misc]
     """The harness's ``hf`` model with a store attached: every task, prompt and window is the harness's own.
 
-    ``pretrained``: what ``--model`` takes, or a model in memory. ``store``: what ``--store`` takes. ``lambda_``,
-    ``temperature``, ``k``, ``nprobe``, ``exact``: as for ``knnstore.attach``. Anything else is for ``hf``.
+    ``pretrained``: the folder, name or hub id of a model, or one in memory. ``store``: a store or its name.
+    ``lambda_``, ``temperature``, ``k``, ``nprobe``, ``exact``: as for ``knnstore.attach``. Anything else is for ``hf``.
     """
 
     def __init__(
@@ -54,14 +52,3 @@ class KnnstoreLM(HFLM):  # type: ignore[misc]
         )
         if asked := asked_penalties(self.model):
             _LOG.warning("generation_config.json asks for %s: tasks that generate follow it, as hf does", words(asked))
-
-
-def run_harness(arguments: Sequence[str]) -> None:
-    """The harness's own command line, with this model unless ``--model`` says another; for a process of its own."""
-    from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415 - slow, and only a command line needs it
-
-    given = list(arguments)
-    if not any(argument.split("=")[0] in ("--model", "-M") for argument in given):
-        given = ["--model", NAME, *given]
-    sys.argv[:] = ["lm_eval", "run", *given]  # where the harness looks
-    cli_evaluate()

@@ -18,6 +18,7 @@ from knnstore.datastore.sweeping import sizes_below
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.index.plan import Check, load_check, open_index, segment_reference
 from knnstore.records import from_json
+from knnstore.wording import command
 
 # Bytes per token in the memmaps of urvashik/knnlm without their fp16 option: a float32 key and an 8-byte value.
 _RAW_KEY_ITEM, _RAW_VALUE = 4, 8
@@ -254,7 +255,7 @@ def _tuned(root: Path) -> TunedInfo | None:
         fields = chosen | {"text": value["text"], "tokens": value["tokens"]} | measured
     except (KeyError, TypeError) as error:
         raise CorruptStoreError(
-            f"{path} isn't a record of 'knnstore tune' ({error}): run 'knnstore tune' again"
+            f"{path} isn't a record of {command('tune')} ({error}): run {command('tune')} again"
         ) from error
     return from_json(TunedInfo, fields, str(path))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from knnstore.errors import OutOfMemoryError
+from knnstore.wording import option
 
 # Messages of PyTorch's CPU allocator, CUDA, oneDNN and Python's threads; other libraries raise MemoryError.
 _MESSAGES = (
@@ -36,6 +37,6 @@ def memory_errors(what: str) -> Iterator[None]:
             raise
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
         raise OutOfMemoryError(
-            f"not enough memory for {what} ({reason}): run the same command again with fewer --workers or a smaller "
-            "--memory, or with more free memory; finished work is kept"
+            f"not enough memory for {what} ({reason}): run the same command again with fewer {option('workers')} or a "
+            f"smaller {option('memory')}, or with more free memory; finished work is kept"
         ) from error

@@ -26,6 +26,7 @@ from knnstore.lm.matching import (
 )
 from knnstore.lm.sources import SourceBatch
 from knnstore.lm.spec import LmSpec, Recognition
+from knnstore.wording import option
 
 _LOADING = threading.Lock()  # transformers loads one model at a time
 # Number of keys from which their variance is estimated.
@@ -195,7 +196,8 @@ def require_same_model(store: Datastore, model: KeyModel, allow: Allow | None = 
         message = mismatch(root, made, recognition)
         if allow is None:
             raise MismatchError(
-                f"{message}. Give the model that made the store with --model, or --allow-mismatch to accept this"
+                f"{message}. Give the model that made the store with {option('model')}, or "
+                f"{option('allow_mismatch', True)} to accept this"
             )
         require_fitting(root, store.manifest, model)
         allow(message)

@@ -16,9 +16,8 @@ from knnstore.wording import command, option, speaking
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 # Rooms whose messages still name flags.
 LEFT = {
-    *("api", "build", "datastore", "evaluation", "exchange", "explore", "ingest"),
-    *("living", "objects", "recognition", "repair", "verify"),
-    *("atomic", "diskspace", "outofmemory", "terminal", "__init__"),
+    *("datastore", "objects"),
+    *("atomic", "terminal", "__init__"),
 }
 LIBRARY = [
     path

@@ -38,6 +38,7 @@ from benchmarks.measuring import Result, Settings
 
 from knnstore.errors import KnnstoreError
 from knnstore.sizes import parse_size
+from knnstore.wording import speaking
 
 NAMES = (
     *("ingest", "keys", "trade", "memory", "index", "scale"),
@@ -46,6 +47,7 @@ NAMES = (
 )
 
 
+@speaking(shell=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = command_line().parse_args(arguments)
     fields = {name: value for name, value in vars(parsed).items() if name in Settings.__slots__}

@@ -32,6 +32,7 @@ from pathlib import Path
 from experiments.output import PAPER, Output
 
 from knnstore.errors import KnnstoreError
+from knnstore.wording import speaking
 
 NAMES = (
     *("gains", "ablations", "growth", "skipping", "helps", "stores"),
@@ -39,6 +40,7 @@ NAMES = (
 )
 
 
+@speaking(shell=True)
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiment that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

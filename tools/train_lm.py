@@ -35,6 +35,7 @@ from training.trainer import Trainer, compiled_loss, new_model, new_optimizer
 from knnstore.corpus import ReadOptions, Source, find_sources
 from knnstore.datastore.locking import writing
 from knnstore.errors import KnnstoreError
+from knnstore.wording import speaking
 
 DEFAULT_VOCAB = 8192
 LOGITS = {"cpu": 2**26, "cuda": 2**28}  # at once, 4 bytes each and as many for the gradient: a step's largest tensor
@@ -155,6 +156,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
+@speaking(shell=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 the system's or the numbers' fault, 2 the command's, 130 interrupted."""
     args = command_line().parse_args(arguments)

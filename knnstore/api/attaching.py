@@ -32,7 +32,7 @@ def attach(
     Args:
         model: an LM in evaluation mode, on any device and in any dtype, or wrapped by ``torch.compile``, DataParallel,
             DistributedDataParallel or adapters of PEFT. Other wrappers are refused, with the name of the LM inside.
-        store: a store, or a name or path as for ``--store``.
+        store: a store, or the name, path or URL of one.
         lambda_, temperature, k: the mixture; None for the tuned value of the store, else a cautious default.
         nprobe: lists searched per query. exact: search every key instead.
         allow_mismatch: only warn if the LM's keys differ from those of the store.

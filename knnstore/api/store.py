@@ -57,8 +57,8 @@ class Neighbour:
 class Store:
     """A finished store and, for methods that read or return text, the LM that made it.
 
-    ``model``: a name or path as for ``--model``, or a causal LM of transformers in memory, with its ``tokenizer``. It
-    is loaded, and compared with the store, when first needed. All methods except ``close`` may be called by several
+    ``model``: a folder, name or hub id, or a causal LM of transformers in memory, with its ``tokenizer``. It is
+    loaded, and compared with the store, when first needed. All methods except ``close`` may be called by several
     threads at once.
     """
 
@@ -262,11 +262,11 @@ def open(
     """Open a store for reading, by name, path or URL; None for the only one in this folder.
 
     Args:
-        store: a name, path or URL as for ``--store``.
-        model: a name or path as for ``--model``, or a causal LM of transformers in memory. Default: $KNNSTORE_MODEL,
+        store: name, path or URL.
+        model: a folder, name or hub id, or a causal LM of transformers in memory. Default: $KNNSTORE_MODEL,
             else the shipped wiki-lm. Nothing is loaded until it is needed.
         tokenizer: of a model in memory, for calls that read or return text.
-        device, dtype: of an LM to be loaded, as for ``--device`` and ``--dtype``.
+        device, dtype: of an LM to be loaded: cpu, cuda, cuda:1 …; float32, bfloat16 or float16.
         allow_mismatch: only warn (MismatchWarning) if LM, tokenizer or key layer differ from the store's.
 
     Raises StoreNotFoundError, UnfinishedError or CorruptStoreError.

@@ -1,4 +1,4 @@
-"""``index --drop-keys``: of keys that lie twice on the disk, in corpus order and in the lists, the latter stay."""
+"""``drop_keys``: of keys that lie twice on the disk, in corpus order and in the lists, the latter stay."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.index.ivfpq.fill import shuffle_key
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.progress import Reporter
+from knnstore.wording import command
 
 _BLOCK = 16384
 
@@ -42,7 +43,8 @@ def require_listed(folder: IndexFolder, segment: Segment) -> None:
     lists = folder.lists(segment.root.name)
     if _digest(Segment(segment.root)) != _digest(Segment(segment.root, lists)):
         raise CorruptStoreError(
-            f"{lists} doesn't hold the keys of {segment.root}: build the index again with 'knnstore index --overwrite'"
+            f"{lists} doesn't hold the keys of {segment.root}: build the index again with "
+            f"{command('index', overwrite=True)}"
         )
 
 

@@ -26,6 +26,7 @@ from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_
 from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
+from knnstore.wording import command, option
 
 DRIFT_DUE = 1.25
 """Quantisation error of later keys, by that of unseen keys at the training, from which on training anew pays."""
@@ -112,15 +113,17 @@ def _require_other_keys(store: Datastore) -> None:
     """Raise UsageError where the index that is to be built anew holds the only keys that it could be built from."""
     if store.manifest.dropped:
         raise UsageError(
-            f"--overwrite would remove the lists that hold the only keys of {store.root}, and make the very same: "
-            "give another --nlist, --pq-bytes or --seed; for what is damaged see 'knnstore repair'"
+            f"{option('overwrite', True)} would remove the lists that hold the only keys of {store.root}, and make the "
+            f"very same: give another {option('nlist')}, {option('pq_bytes')} or {option('seed')}; for what is damaged "
+            f"see {command('repair')}"
         )
 
 
 def _prepare(store: Datastore, work: Work) -> None:
     """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
     folder = work.folder
-    require_room(store.root, work.room, "the lists of the index and the runs that they are made of", "lower --pq-bytes")
+    instead = f"lower {option('pq_bytes')}"
+    require_room(store.root, work.room, "the lists of the index and the runs that they are made of", instead)
     folder.begin()
 
 

@@ -1,5 +1,7 @@
 """``knnstore evaluate``."""
 
+import sys
+
 import click
 
 from knnstore.errors import UsageError
@@ -24,6 +26,12 @@ def evaluate(arguments: tuple[str, ...]) -> None:
         import lm_eval  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise UsageError(f"{error.name} isn't installed: pip install 'knnstore[eval]'") from error
-    from knnstore.evaluation import run_harness
+    from lm_eval.__main__ import cli_evaluate
 
-    run_harness(arguments)
+    from knnstore.evaluation import NAME
+
+    given = list(arguments)
+    if not any(argument.split("=")[0] in ("--model", "-M") for argument in given):
+        given = ["--model", NAME, *given]
+    sys.argv[:] = ["lm_eval", "run", *given]  # where the harness looks
+    cli_evaluate()

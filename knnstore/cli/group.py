@@ -34,12 +34,13 @@ class Group(click.Group):
         """Return the commands in the order in which they were added, which is the order of use."""
         return list(self.commands)
 
+    @speaking(shell=True)
     def invoke(self, context: click.Context) -> Any:
         """Run the parsed command (see click)."""
         warnings.showwarning = _show_warning
         never_fail_on_characters(sys.stdout, sys.stderr)
         try:
-            with speaking(shell=True), memory_errors("this command"), _terminable():
+            with memory_errors("this command"), _terminable():
                 return super().invoke(context)
         except click.UsageError as error:
             raise click.UsageError(without_secrets(error.format_message()), error.ctx) from error

@@ -1,4 +1,4 @@
-"""``--overwrite``: what a store holds is discarded, and who reads it keeps what is open."""
+"""``overwrite``: what a store holds is discarded, and who reads it keeps what is open."""
 
 from pathlib import Path
 
@@ -10,23 +10,29 @@ from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity
 from knnstore.datastore.sweeping import discard_unpublished, remove_tree, unfinished
 from knnstore.errors import CorruptStoreError, MismatchError, UsageError
 from knnstore.objects.path import ObjectPath
+from knnstore.wording import option
 
 _OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
 
 
-def open_store(edit: Edit, model: ModelIdentity, key: KeyRecipe, *, option: str, overwrite: bool) -> None:
+def open_store(edit: Edit, model: ModelIdentity, key: KeyRecipe, *, parameter: str, overwrite: bool) -> None:
     """Make the folder a store unless it is one; ``overwrite``: one that holds nothing.
 
-    Raises UsageError for a folder that holds anything else, which names ``option``.
+    Raises UsageError for a folder that holds anything else, which names ``parameter``.
     """
     others = [entry.name for entry in edit.root.iterdir() if entry.name != LOCK_FILE]
     begun = (edit.root / MANIFEST_FILE).is_file()
     if not begun and not set(others) <= {"segments"}:
-        raise UsageError(f"{edit.root} is no store but isn't empty: choose another name with {option}")
+        raise UsageError(f"{edit.root} is no store but isn't empty: choose another name with {option(parameter)}")
     if not begun:
         edit.create(model, key)
     if overwrite:
         discard_contents(edit, model, key)
+
+
+def other_store(parameter: str = "store") -> str:
+    """Return what to do about a store that holds something else."""
+    return f"choose another {option(parameter)}, or discard it with {option('overwrite', True)}"
 
 
 def discard_contents(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:

@@ -20,6 +20,7 @@ from knnstore.exchange.rawfile import KeyType, ValueType
 from knnstore.outputs import output_path
 from knnstore.progress import Reporter
 from knnstore.sizes import format_size
+from knnstore.wording import option
 
 Format = Literal["memmap", "parquet", "faiss"]
 _BLOCK_BYTES = 2**25  # of keys as float32, in memory at once
@@ -37,7 +38,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.to not in get_args(Format):
-            raise UsageError(f"--to {self.to!r} is none of {', '.join(get_args(Format))}")
+            formats = get_args(Format)
+            raise UsageError.about("to", self.to, f"is none of {', '.join(formats)}", limit=formats, quoted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +88,18 @@ def _names(store: Datastore, options: ExportOptions) -> list[Path]:
 def _refuse(store: Datastore, options: ExportOptions, names: list[Path]) -> None:
     there = [str(path) for path in names if path.exists()]
     if there and not options.overwrite:
-        raise UsageError(f"{', '.join(there)} exists: choose another --out, or replace it with --overwrite")
+        remedy = f"choose another {option('out')}, or replace it with {option('overwrite', True)}"
+        raise UsageError(f"{', '.join(there)} exists: {remedy}")
     vocabulary = store.manifest.model.vocabulary
     limit = np.iinfo(options.value_type).max
     if options.to == "memmap" and vocabulary - 1 > limit:
-        raise UsageError(
-            f"--value-type {options.value_type} holds tokens up to {limit:,}, and {store.name}'s vocabulary has "
-            f"{vocabulary:,}: give a wider one"
-        )
+        fault = f"holds tokens up to {limit:,}, and {store.name}'s vocabulary has {vocabulary:,}"
+        raise UsageError.about("value_type", options.value_type, fault, limit=limit, remedy="give a wider one")
     needed, free = _bytes(store, options), free_bytes(options.folder)
     if needed > free:
         raise ResourceError(
             f"{options.folder}: the export needs {format_size(needed)} and {format_size(free)} are free: "
-            "make room, or choose another --out"
+            f"make room, or choose another {option('out')}"
         )
 
 
@@ -170,7 +171,8 @@ def _narrowed(keys: Any, options: ExportOptions, row: int) -> Any:
     with np.errstate(over="ignore"):
         narrow = keys.astype(options.key_type)
     if not np.isfinite(narrow).all():
-        raise NumericsError(f"a key from row {row:,} on is too large for {options.key_type}: use --key-type float32")
+        wider = option("key_type", "float32")
+        raise NumericsError(f"a key from row {row:,} on is too large for {options.key_type}: use {wider}")
     return narrow
 
 

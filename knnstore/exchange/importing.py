@@ -21,6 +21,7 @@ from knnstore.exchange.segment import begin_segment, read_values, write_segment
 from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
+from knnstore.wording import option
 
 _UNKNOWN = "unknown"
 # Windows that queries are made in, where no LM says its own; they matter only once a text is scored.
@@ -52,11 +53,13 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         if self.model is not None and not self.check and self.key is None:
-            raise UsageError("--no-check takes your word for what the keys are: say their layer with --key")
+            unchecked = option("check", False)
+            raise UsageError(f"{unchecked} takes your word for what the keys are: say their layer with {option('key')}")
         if self.model is not None and self.vocabulary is not None:
-            raise UsageError("--vocabulary is for keys without a --model, which knows its own")
+            raise UsageError(f"{option('vocabulary')} is for keys without a {option('model')}, which knows its own")
         if self.vocabulary is not None and not 0 < self.vocabulary <= 2**31:
-            raise UsageError(f"--vocabulary {self.vocabulary}: give the number of tokens that there are")
+            remedy = "give the number of tokens that there are"
+            raise UsageError.about("vocabulary", self.vocabulary, limit=2**31, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
         if facts.dimension != dimension:
             raise MismatchError(
                 f"{memmaps.keys.path} has keys of {dimension}, and those of {facts.identity.name} are "
-                f"{facts.dimension} wide: give the --model that made them, or mend --dim"
+                f"{facts.dimension} wide: give the {option('model')} that made them, or mend {option('dim')}"
             )
         _require_tokens_fit(memmaps, facts.identity)
         if options.check:
@@ -143,10 +146,11 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
         model, layer = facts.identity, match.layer if match else facts.layer
         context, longest = options.context or facts.default_context, facts.longest_context
     if not 0 < context <= longest:
-        raise UsageError(f"--context {context}: {model.name} takes 1 to {longest} positions")
+        remedy = f"{model.name} takes 1 to {longest} positions"
+        raise UsageError.about("context", context, limit=longest, remedy=remedy)
     stride = options.stride or max(1, context // 2)
     if not 0 < stride <= context:
-        raise UsageError(f"--stride {stride} is not between 1 and the context {context}")
+        raise UsageError.about("stride", stride, f"is not between 1 and the context {context}", limit=context)
     files = [(array.path.name, array.path.stat().st_size, array.dtype) for array in (memmaps.keys, memmaps.values)]
     plan = SegmentPlan(
         model=model,

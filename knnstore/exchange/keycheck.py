@@ -8,6 +8,7 @@ import numpy as np
 
 from knnstore.errors import CorpusError, MismatchError, ModelError, UsageError
 from knnstore.exchange.rawfile import Memmaps
+from knnstore.wording import option
 
 if TYPE_CHECKING:
     from knnstore.lm.spec import LmFacts, LmSpec
@@ -36,13 +37,14 @@ def match_keys(memmaps: Memmaps, spec: "LmSpec", facts: "LmFacts", key: str | No
     """
     length = min(_LONGEST_WINDOW, facts.longest_context, memmaps.rows)
     if length < 4:
-        raise UsageError(f"{memmaps.rows} rows are too few to check whose keys they are: give --key and --no-check")
+        word = f"{option('key')} and {option('check', False)}"
+        raise UsageError(f"{memmaps.rows} rows are too few to check whose keys they are: give {word}")
     starts = np.unique(np.linspace(0, memmaps.rows - length, _WINDOWS).astype(np.int64))
     windows = np.stack([memmaps.values.read(int(start), int(start) + length)[:, 0] for start in starts])
     if windows.max() >= facts.identity.vocabulary or windows.min() < 0:
         raise CorpusError(
             f"{memmaps.values.path}: {windows.min()} to {windows.max()} aren't tokens of {facts.identity.name}, which "
-            f"has {facts.identity.vocabulary:,}: check --model and --value-type"
+            f"has {facts.identity.vocabulary:,}: check {option('model')} and {option('value_type')}"
         )
     stored = np.concatenate([memmaps.keys.read(int(start) + length // 2, int(start) + length) for start in starts])
     found = {layer: _likeness(stored, keys) for layer, keys in _layers(spec, windows, length // 2)}
@@ -53,12 +55,13 @@ def match_keys(memmaps: Memmaps, spec: "LmSpec", facts: "LmFacts", key: str | No
         raise MismatchError(
             f"{memmaps.keys.path}: these aren't the keys of {name} (likeness to its own: {told}; at least "
             f"{_LEAST_LIKENESS} is expected). They are another LM's or another layer's, or the values are no text in "
-            "reading order: give the --model that made them, or your word with --key LAYER --no-check"
+            f"reading order: give the {option('model')} that made them, or your word with {option('key', 'LAYER')} "
+            f"{option('check', False)}"
         )
     if key not in (None, best):
         raise MismatchError(
             f"{memmaps.keys.path}: these look like the {best} of {name}, not its {key} (likeness: {told}): "
-            f"give --key {best}, or your word with --no-check"
+            f"give {option('key', best)}, or your word with {option('check', False)}"
         )
     return KeyMatch(best, round(found[best], 4))
 

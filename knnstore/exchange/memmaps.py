@@ -16,6 +16,7 @@ import numpy as np
 from knnstore.atomic import storage_errors
 from knnstore.errors import CorpusError, UsageError
 from knnstore.exchange.rawfile import KEY_TYPES, VALUE_TYPES, Form, Memmaps, RawArray
+from knnstore.wording import option
 
 _MAGIC = b"\x93NUMPY"
 _LARGEST_TOKEN = 2**21  # no tokenizer has as many tokens; half of a wider number read as a narrow one often does
@@ -34,13 +35,14 @@ def open_memmaps(keys: Path, values: Path, given: Form) -> Memmaps:
         if not path.is_file():
             raise CorpusError(f"no such file: {path}; check the path, and the folder it is relative to")
     if keys.resolve() == values.resolve():
-        raise UsageError(f"--keys and --vals are both {keys}: give the two files")
+        raise UsageError(f"{option('keys')} and {option('vals')} are both {keys}: give the two files")
     heads = (_npy(keys), _npy(values))
     if heads[0] or heads[1]:
         return _saved_by_numpy(keys, values, heads, given)
     form = given.completed(_sidecar(keys, values)).completed(_named(keys))
     if form.dimension is None:
-        raise UsageError(f"{keys}: a raw file doesn't say how wide a key is; give --dim, such as --dim 768")
+        hint = f"give {option('dim')}, such as {option('dim', 768)}"
+        raise UsageError(f"{keys}: a raw file doesn't say how wide a key is; {hint}")
     memmaps = _sized(keys, values, form)
     _refuse_unwritten(memmaps)
     return memmaps
@@ -89,14 +91,13 @@ def _likeliest(candidates: list[Memmaps], form: Form) -> Memmaps:
         types = ", ".join(f"{m.keys.dtype} with {m.values.dtype}" for m in candidates)
         raise CorpusError(
             f"{candidates[0].keys.path} and {candidates[0].values.path} fit {types} in size, but in none of them are "
-            "the keys finite and the values tokens: check --dim and that the files belong together"
+            f"the keys finite and the values tokens: check {option('dim')} and that the files belong together"
         )
     widest = max(np.dtype(memmaps.values.dtype).itemsize for memmaps in fitting)
     best = [memmaps for memmaps in fitting if np.dtype(memmaps.values.dtype).itemsize == widest]
     if len(best) > 1:
-        raise UsageError(
-            f"{best[0].keys.path}: {form.rows or 0:,} rows fit float16 and float32 keys alike; give --key-type"
-        )
+        alike = f"{form.rows or 0:,} rows fit float16 and float32 keys alike"
+        raise UsageError(f"{best[0].keys.path}: {alike}; give {option('key_type')}")
     return best[0]
 
 
@@ -127,8 +128,8 @@ def _misfit(keys: Path, values: Path, form: Form) -> str:
     wanted = f", and {form.rows:,} rows are asked for" if form.rows else ""
     return (
         f"{keys} ({size:,} bytes: {key_rows}) and {values} ({value_size:,} bytes: {value_rows}) don't hold "
-        f"the same number of rows{wanted}: check --dim, and that the files are whole and belong together; if they are "
-        "longer than what was written into them, give --rows"
+        f"the same number of rows{wanted}: check {option('dim')}, and that the files are whole and belong together; if "
+        f"they are longer than what was written into them, give {option('rows')}"
     )
 
 
@@ -147,7 +148,7 @@ def _refuse_unwritten(memmaps: Memmaps) -> None:
         low, high = (middle + 1, high) if written(middle) else (low, middle)
     raise CorpusError(
         f"{keys.path}: the keys from row {low:,} of {rows:,} on are all zeros, as if never written; "
-        f"give --rows {low} to leave them out"
+        f"give {option('rows', low)} to leave them out"
         if low
         else f"{keys.path}: every key is zero; give the file that the keys were written to"
     )
@@ -207,12 +208,12 @@ def _saved_by_numpy(keys: Path, values: Path, heads: Any, given: Form) -> Memmap
 
 
 def _require_given(keys: Path, form: Form, given: Form) -> None:
-    for name, option in (("dimension", "--dim"), ("key_type", "--key-type"), ("value_type", "--value-type")):
+    for name, parameter in (("dimension", "dim"), ("key_type", "key_type"), ("value_type", "value_type")):
         wanted, found = getattr(given, name), getattr(form, name)
         if wanted not in (None, found):
-            raise CorpusError(f"{keys} says {option} {found} itself, not {wanted}: leave the option out")
+            raise CorpusError(f"{keys} says {option(parameter, found)} itself, not {wanted}: leave the option out")
     if given.rows is not None and form.rows is not None and given.rows > form.rows:
-        raise CorpusError(f"{keys} has {form.rows:,} rows, not {given.rows:,}: lower --rows")
+        raise CorpusError(f"{keys} has {form.rows:,} rows, not {given.rows:,}: lower {option('rows')}")
 
 
 def _named(keys: Path) -> Form:

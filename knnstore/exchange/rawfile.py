@@ -62,9 +62,9 @@ class Form:
     value_type: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("--dim", self.dimension), ("--rows", self.rows)):
+        for name, value in (("dim", self.dimension), ("rows", self.rows)):
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: give a number above 0")
+                raise UsageError.about(name, value, limit=1, remedy="give a number above 0")
 
     def completed(self, other: "Form") -> "Form":
         """This one, and the other's where this doesn't know."""

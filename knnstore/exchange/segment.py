@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.discarding import open_store
+from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS, single_document
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.keycodec import scales_of
@@ -31,6 +31,7 @@ from knnstore.exchange.rawfile import Memmaps
 from knnstore.ingest.plan import differences, key_bytes
 from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
+from knnstore.wording import option
 
 _SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
 
@@ -45,22 +46,24 @@ def read_values(memmaps: Memmaps, begin: int, vocabulary: int | None) -> Any:
     where = f"{memmaps.values.path}: value {int(values[row])} of row {begin + row:,}"
     if values[row] < 0 and memmaps.values.dtype == "int16":
         raise CorpusError(
-            f"{where} has overflowed int16: say how many tokens there are with --vocabulary, or give the --model; up "
-            f"to {2**16:,} the tokens can be told, beyond that they are lost"
+            f"{where} has overflowed int16: say how many tokens there are with {option('vocabulary')}, or give the "
+            f"{option('model')}; up to {2**16:,} the tokens can be told, beyond that they are lost"
         )
     if values[row] < 0:
         raise CorpusError(
-            f"{where} is negative, which no token is: check --value-type, or leave the last rows out with --rows"
+            f"{where} is negative, which no token is: check {option('value_type')}, or leave the last rows out with "
+            f"{option('rows')}"
         )
     raise CorpusError(
-        f"{where} is no token of a vocabulary of {vocabulary:,}: check --model, --vocabulary or --value-type"
+        f"{where} is no token of a vocabulary of {vocabulary:,}: check {option('model')}, {option('vocabulary')} or "
+        f"{option('value_type')}"
     )
 
 
 def begin_segment(edit: Edit, plan: SegmentPlan, *, overwrite: bool) -> SegmentWriter:
     """The segment of ``plan``, finished, begun or made; refuses a store that holds anything else."""
     root = edit.root
-    open_store(edit, plan.model, plan.key, option="--store", overwrite=overwrite)
+    open_store(edit, plan.model, plan.key, parameter="store", overwrite=overwrite)
     published = [segment_root(root, name) for name in edit.state.segments]
     unpublished = [path for path in unfinished(root) if (path / PLAN_FILE).is_file()]
     path = next(iter([*published, *unpublished]), None)
@@ -72,7 +75,7 @@ def begin_segment(edit: Edit, plan: SegmentPlan, *, overwrite: bool) -> SegmentW
         if told or len(published) > 1:
             raise MismatchError(
                 f"{root} holds something else, or was begun with other settings: {'; '.join(told or ['more keys'])}. "
-                "Run with the same ones, choose another --store, or discard it with --overwrite"
+                f"Run with the same ones, {other_store()}"
             )
         if published:
             return SegmentWriter(Segment(path))
@@ -136,5 +139,6 @@ def _encoded(segment: Segment, memmaps: Memmaps, begin: int, end: int) -> Any:
     except NumericsError as error:
         row = begin + int(np.argmin(np.isfinite(keys).all(axis=1) & (np.abs(keys) < 65504).all(axis=1)))
         raise NumericsError(
-            f"{memmaps.keys.path}, row {row:,}: {error}; check --dim and --key-type, or store them as --key-dtype int8"
+            f"{memmaps.keys.path}, row {row:,}: {error}; check {option('dim')} and {option('key_type')}, or store them "
+            f"as {option('key_dtype', 'int8')}"
         ) from error

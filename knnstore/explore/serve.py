@@ -129,9 +129,8 @@ def open_port(port: int) -> socket.socket:
         listening.bind((HOST, port))
     except OSError as error:
         listening.close()
-        raise UsageError(
-            f"--port {port} can't be used ({error.strerror}): give another port, or 0 for any free port"
-        ) from error
+        fault, remedy = f"can't be used ({error.strerror})", "give another port, or 0 for any free port"
+        raise UsageError.about("port", port, fault, remedy=remedy) from error
     return listening
 
 

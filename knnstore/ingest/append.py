@@ -44,6 +44,7 @@ from knnstore.ingest.survey import (
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
+from knnstore.wording import option
 
 FOLDER = "append"
 # Differences between which there is no distance, or no common list of tokens.
@@ -132,17 +133,18 @@ class Append:
         told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
         stored, [dtype] = dtypes_of(found), dtypes_of(wanted)
         if stored and dtype not in stored:
-            told.append(f"keys made in {stored[0]} (now {dtype}): give --dtype {stored[0]}, or leave it out")
+            told.append(f"keys made in {stored[0]} (now {dtype}): give {option('dtype', stored[0])}, or leave it out")
         if not told:
             return
         sentence = f"{self.edit.root} holds keys of other settings: {'; '.join(told)}"
+        allowed = option("allow_mismatch", True)
         if not self.options.allow_mismatch:
             raise MismatchError(
-                f"{sentence}. Run with the same ones, choose another --store, discard it with --overwrite, "
-                "or give --allow-mismatch if you mean it"
+                f"{sentence}. Run with the same ones, choose another {option('store')}, discard it with "
+                f"{option('overwrite', True)}, or give {allowed} if you mean it"
             )
         if never := [what for what in told if what.startswith(_NEVER)]:
-            raise MismatchError(f"{self.edit.root} can't hold both, --allow-mismatch or not: {'; '.join(never)}")
+            raise MismatchError(f"{self.edit.root} can't hold both, {allowed} or not: {'; '.join(never)}")
         self.reporter.say(f"mismatch  {sentence}")
 
     def _mend(self, segment: Segment) -> Making | None:
@@ -155,7 +157,7 @@ class Append:
         if self.plan.compute not in segment.plan.compute.split(", "):
             raise MismatchError(
                 f"{segment.root} lacks keys that were made in {segment.plan.compute}, not {self.plan.compute}: "
-                "make them with the same --dtype and --device"
+                f"make them with the same {option('dtype')} and {option('device')}"
             )
         making.write_keys()
         return making

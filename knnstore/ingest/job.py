@@ -9,7 +9,7 @@ from knnstore.corpus.listing import Listing
 from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import describe, fingerprint
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.discarding import open_store
+from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.locking import require_free
 from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
@@ -31,6 +31,7 @@ from knnstore.progress import Reporter
 from knnstore.records import fingerprint as record_fingerprint
 from knnstore.scheduling import Runner
 from knnstore.sizes import format_size
+from knnstore.wording import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     make_folder(root)
     with editing(root, reporter.say) as edit:
         runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
-        open_store(edit, plan.model, plan.key, option="--store", overwrite=options.overwrite)
+        open_store(edit, plan.model, plan.key, parameter="store", overwrite=options.overwrite)
         begun = _begun(root)
         if begun is not None:
             allow = options.allow_mismatch
@@ -130,13 +131,13 @@ def _dtype(root: Path, options: IngestOptions) -> str:
 def _as_stored(root: Path, plan: SegmentPlan, begun: Segment) -> SegmentPlan:
     """The plan of an append: the store's choice of what spellings of special tokens are.
 
-    Raises MismatchError where --special-tokens asks for another.
+    Raises MismatchError where ``special_tokens`` asks for another.
     """
     stored = begun.plan.special_tokens
     if plan.special_tokens and stored is False:
         raise MismatchError(
-            f"{root} takes spellings of special tokens as ordinary text: leave out --special-tokens, choose another "
-            "--store, or discard it with --overwrite"
+            f"{root} takes spellings of special tokens as ordinary text: leave out {option('special_tokens', True)}, "
+            f"{other_store()}"
         )
     return replace(plan, special_tokens=stored)
 
@@ -150,7 +151,7 @@ def _make_first(edit: Edit, making: Making, parts: Parts, options: IngestOptions
     if not making.tokenise(parts, options.reading, heldout):
         raise CorpusError("the corpus holds no text: every document is empty or was skipped; give other files")
     if segment.rows == 0:
-        raise CorpusError("every token is held out and none is left to store: give a smaller --holdout")
+        raise CorpusError(f"every token is held out and none is left to store: give a smaller {option('holdout')}")
     making.write_keys()
     removed = superfluous_of(segment)
     copies = making.copies + sum(map(len, removed.values()))
@@ -224,10 +225,11 @@ def _first_segment(edit: Edit, plan: SegmentPlan, complete: Callable[[], Segment
         told = differences(begun.plan, plan)
         if told:
             dtype, _, device = begun.plan.compute.partition(" on ")
-            same = f" (--dtype {dtype} --device {device})" if begun.plan.compute != plan.compute else ""
+            compute = f" ({option('dtype', dtype)} {option('device', device)})"
+            same = compute if begun.plan.compute != plan.compute else ""
             raise MismatchError(
                 f"{edit.root} was begun with another corpus or other settings: {'; '.join(told)}. "
-                f"Run with the same ones{same}, choose another --store, or discard it with --overwrite"
+                f"Run with the same ones{same}, {other_store()}"
             )
     segment = SegmentWriter.begin(own_segment(edit, begun.root if begun else None), plan).segment
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))

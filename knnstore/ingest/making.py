@@ -31,6 +31,7 @@ from knnstore.ingest.tasks import (
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
+from knnstore.wording import option
 
 
 class Making:
@@ -150,7 +151,8 @@ class Making:
             self._reporter.say(f"          left out: {', '.join(told)}")
         if self.special_spellings:
             ordinary = self.segment.plan.special_tokens is False
-            what = "ordinary text (--special-tokens makes tokens of them)" if ordinary else "special tokens"
+            other = f"ordinary text ({option('special_tokens', True)} makes tokens of them)"
+            what = other if ordinary else "special tokens"
             spelled = count(self.special_spellings, "spelling")
             self._reporter.say(f"          {spelled} of special tokens in the text: taken as {what}")
 

@@ -8,6 +8,7 @@ from knnstore.errors import MismatchError
 from knnstore.ingest.tasks import RecogniseTask, recognise_model
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Runner
+from knnstore.wording import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def partner_of(
     if recognition.differing == ("computation",):
         sentence = f"{segment.root} was made with other versions of the libraries: {recognition.keys}"
         if not allow:
-            raise MismatchError(f"{sentence}. Use {_versions(segment.plan)}, or give --allow-mismatch if you mean it")
+            allowed = option("allow_mismatch", True)
+            raise MismatchError(f"{sentence}. Use {_versions(segment.plan)}, or give {allowed} if you mean it")
         say(f"mismatch  {sentence}")
     elif recognition.differing:
         return Partner(plan, spec)

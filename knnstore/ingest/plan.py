@@ -18,6 +18,7 @@ from knnstore.errors import ResourceError, UsageError
 from knnstore.lm.spec import LmFacts, default_model, weight_bytes
 from knnstore.records import LATER
 from knnstore.sizes import format_need, format_size
+from knnstore.wording import option
 
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
 # A chunk is a task: large enough that files are few and writes sequential, small enough that a kill costs seconds.
@@ -78,21 +79,24 @@ class IngestOptions:
 
     def __post_init__(self) -> None:
         if self.task not in ("causal", "seq2seq"):
-            raise UsageError(f"--task {self.task!r} is none of causal, seq2seq")
+            tasks = ("causal", "seq2seq")
+            raise UsageError.about("task", self.task, f"is none of {', '.join(tasks)}", limit=tasks, quoted=True)
         if self.task == "causal" and (self.source or self.target):
             raise UsageError(
-                "--source and --target are parallel files for an encoder-decoder model: add --task seq2seq"
+                f"{option('source')} and {option('target')} are parallel files for an encoder-decoder model: add "
+                f"{option('task', 'seq2seq')}"
             )
         if not (self.named or self.source):
-            pairs = (
-                "--source FILE --target FILE, two parallel files, or --corpus PATH, pairs in .tsv, .jsonl or .parquet"
-            )
-            raise UsageError(f"no corpus: give {pairs if self.pairs else '--corpus PATH, a folder or files of text'}")
+            sides, corpus = f"{option('source', 'FILE')} {option('target', 'FILE')}", option("corpus", "PATH")
+            pairs = f"{sides}, two parallel files, or {corpus}, pairs in .tsv, .jsonl or .parquet"
+            raise UsageError(f"no corpus: give {pairs if self.pairs else f'{corpus}, a folder or files of text'}")
         self.selection  # noqa: B018 - raises for patterns that can't be used
         if self.pairs and self.stride is not None:
-            raise UsageError(f"--stride {self.stride}: a pair of texts is one window, and slides by nothing")
+            remedy = "a pair of texts is one window, and slides by nothing"
+            raise UsageError.about("stride", self.stride, remedy=remedy)
         if not 0 <= self.holdout < 1:
-            raise UsageError(f"--holdout {self.holdout:g} is not a share between 0 and 1: 0.01 holds out one in 100")
+            fault, remedy = "is not a share between 0 and 1", "0.01 holds out one in 100"
+            raise UsageError.about("holdout", self.holdout, fault, limit=1, remedy=remedy)
 
     @property
     def pairs(self) -> tuple[str, str] | None:
@@ -137,10 +141,12 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
     """
     context = options.context or facts.default_context
     if not 0 < context <= facts.longest_context:
-        raise UsageError(f"--context {context}: {facts.identity.name} takes 1 to {facts.longest_context} positions")
+        longest = facts.longest_context
+        remedy = f"{facts.identity.name} takes 1 to {longest} positions"
+        raise UsageError.about("context", context, limit=longest, remedy=remedy)
     stride = context if options.pairs else options.stride or max(1, context // 2)
     if not 0 < stride <= context:
-        raise UsageError(f"--stride {stride} is not between 1 and the context {context}")
+        raise UsageError.about("stride", stride, f"is not between 1 and the context {context}", limit=context)
     return SegmentPlan(
         model=facts.identity,
         key=KeyRecipe(facts.layer, facts.dimension, context, stride),
@@ -203,10 +209,9 @@ def _require_memory(options: IngestOptions, model: str, worker: int, files: int 
     if needed > options.memory:
         processes = "1 worker" if workers == 1 else f"{workers} workers"
         many = f" and {files:,} files" if held > worker else ""
-        raise ResourceError(
-            f"--memory {format_size(options.memory)} is too little: {model} with {processes}{many} "
-            f"needs {least}{format_need(needed)}; give more{', or fewer --workers' * (workers > 1)}"
-        )
+        fewer = f", or fewer {option('workers')}" if workers > 1 else ""
+        remedy = f"{model} with {processes}{many} needs {least}{format_need(needed)}; give more{fewer}"
+        raise ResourceError.about("memory", format_size(options.memory), "is too little", limit=needed, remedy=remedy)
 
 
 def row_bytes(segment: Segment) -> float:

@@ -25,6 +25,7 @@ from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import kept
 from knnstore.windows import Padding, Windows, cut_windows
+from knnstore.wording import option
 
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
@@ -274,7 +275,7 @@ def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     if compute != segment.plan.compute:
         raise MismatchError(
             f"{gethostname()} runs the LM in {compute}, the store's keys are made in {segment.plan.compute}: "
-            "give --dtype and --device that every machine has, or use machines of one kind"
+            f"give {option('dtype')} and {option('device')} that every machine has, or use machines of one kind"
         )
     wanted = spec.identity or segment.plan.model
     if replace(model.loaded.identity, name=wanted.name) != wanted:
@@ -348,7 +349,9 @@ def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
         held = (np.abs(keys) < (65504 if codec.dtype == "float16" else np.inf)).all(axis=1)  # a NaN is not smaller
         first = int(np.argmin(held))
         worst = keys[first][np.argmax(np.abs(keys[first]))]
-        instead = "--key-dtype int8, or --dtype float32" if codec.dtype == "float16" else "--dtype float32"
+        instead = option("dtype", "float32")
+        if codec.dtype == "float16":
+            instead = f"{option('key_dtype', 'int8')}, or {instead}"
         told = f"{_place(segment, int(rows[first]))}: an activation is {worst}, which {codec.dtype} can't hold"
         raise NumericsError(f"{told}; try {instead}") from error
 
@@ -360,7 +363,7 @@ def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bo
         first = int(np.argmin(finite))
         where = _place(segment, int(rows[first]), heldout=heldout)
         worst = keys[first][~np.isfinite(keys[first])][0]
-        raise NumericsError(f"{where}: an activation is {worst}; try --dtype float32")
+        raise NumericsError(f"{where}: an activation is {worst}; try {option('dtype', 'float32')}")
 
 
 def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:

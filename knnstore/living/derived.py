@@ -9,7 +9,7 @@ import numpy as np
 from knnstore.atomic import storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
-from knnstore.datastore.discarding import open_store
+from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
 from knnstore.datastore.segment import Segment
@@ -25,6 +25,7 @@ from knnstore.living.copying import Source
 from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
+from knnstore.wording import option
 
 _FEWEST_A_LIST = 8  # keys, below which a query would probe more lists than it reads keys in each
 
@@ -73,7 +74,8 @@ def derive(
     """Make the target of the sources, or go on with it; raises as ``merge`` and ``subset`` say."""
     into, reporter = target.root, reporter or Reporter()
     if into.resolve() in {store.root.resolve() for store in target.stores}:
-        raise UsageError(f"--into {into} is one of the stores to be read: give the new one a name of its own")
+        remedy = "give the new one a name of its own"
+        raise UsageError.about("into", str(into), "is one of the stores to be read", remedy=remedy)
     sources = [source for source in sources if len(source.documents)]
     rows = sum(int(source.tokens.sum()) for source in sources)
     if not rows:
@@ -83,12 +85,12 @@ def derive(
     with storage_errors("make", into):
         into.mkdir(parents=True, exist_ok=True)
     with editing(into) as edit:
-        open_store(edit, plan.model, plan.key, option="--into", overwrite=target.options.overwrite)
+        open_store(edit, plan.model, plan.key, parameter="into", overwrite=target.options.overwrite)
         runner.require_shared(into, [store.root.absolute() for store in target.stores])
         present = edit.state
         finished = [Segment(segment_root(into, name)) for name in present.segments]
         if finished and [segment.plan for segment in finished] != [plan]:
-            raise MismatchError(f"{into} holds something else: choose another --into, or discard it with --overwrite")
+            raise MismatchError(f"{into} holds something else: {other_store('into')}")
         if not finished:
             _require_room(into, sources, rows, base)
             finished = [copy_segment(edit, sources, runner=runner, reporter=reporter)]
@@ -178,4 +180,4 @@ def _require_room(into: Path, sources: Sequence[Source], rows: int, base: Datast
         lists = bytes_below(index_root(base.root, base.manifest.index))
         total += 2 * int(lists * there / max(1, base.rows))
     needed = int(total * rows / max(1, there)) - bytes_below(into / "segments")
-    require_room(into, needed, f"{rows:,} keys", "choose another place with --into")
+    require_room(into, needed, f"{rows:,} keys", f"choose another place with {option('into')}")

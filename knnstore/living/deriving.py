@@ -15,6 +15,7 @@ from knnstore.living.copying import Source
 from knnstore.living.derived import DeriveOptions, DeriveReport, Target, derive
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
+from knnstore.wording import command, option
 
 
 def merge(
@@ -33,7 +34,8 @@ def merge(
     key dtype.
     """
     if len(stores) < 2:
-        raise UsageError("a merge takes two stores at least: knnstore merge ONE OTHER --into NEW")
+        merge = command("merge", "ONE", "OTHER", into="NEW").strip("'")
+        raise UsageError(f"a merge takes two stores at least: {merge}")
     every = [live_sources(store) for store in stores]
     texts = [np.concatenate([_digests(source) for source in sources]) for sources in every]
     taken_down = [np.setdiff1d(load_takedowns(s.root), live) for s, live in zip(stores, texts, strict=True)]
@@ -68,7 +70,7 @@ def subset(
     one that was interrupted.
     """
     if (share is None) == (not documents):
-        raise UsageError("say which part: --sample 10% or --documents GLOB")
+        raise UsageError(f"say which part: {option('sample', '10%')} or {option('documents', 'GLOB')}")
     chosen = matching(store, documents, "documents") if share is None else sampled(store, share)
     what = store.name if share is None else f"{store.name}, a sample of {share:.4g}"
     sources = [_part(source, chosen, heldout=share is not None) for source in live_sources(store)]

@@ -30,6 +30,7 @@ from knnstore.suffixes.build import build_suffixes
 from knnstore.verify import UNRECORDED, Damage, VerifyReport, require_store, verify
 from knnstore.verify.damage import needed_keys
 from knnstore.verify.mending import mended_file
+from knnstore.wording import command
 
 _KIND, _REBUILD = "repair", "rebuild"
 
@@ -197,7 +198,7 @@ class _Repair:
             folder = open_index(self._root, manifest.index)
         except KnnstoreError as error:
             self.failed |= {
-                damage.path: f"{error}: build it again with 'knnstore index --overwrite'" for damage in damages
+                damage.path: f"{error}: build it again with {command('index', overwrite=True)}" for damage in damages
             }
             return
         inside = [PurePosixPath(damage.path).parts[2:] for damage in damages]

@@ -43,6 +43,7 @@ from knnstore.ingest.tasks import (
 )
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Runner
+from knnstore.wording import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Remaker:
             raise MismatchError(
                 f"{self.segment.root} was made by model {self.segment.plan.model.name!r}, and "
                 f"{', '.join(recognition.differing)} of {self.spec.model} differ: give the model that made it with "
-                "--model"
+                f"{option('model')}"
             )
         return replace(self.spec, identity=recognition.identity)
 
@@ -121,13 +122,14 @@ class Remaker:
         if self.segment.plan.key.task == "seq2seq":
             raise CorruptStoreError("pairs of texts aren't made again from their files: use a copy, or ingest again")
         if not self.corpus:
-            raise CorpusError("it takes the corpus: give the paths that it was ingested from with --corpus")
+            raise CorpusError(f"it takes the corpus: give the paths that it was ingested from with {option('corpus')}")
         found = find_sources(self.corpus, self.selection, [self.segment.plan.text_field])
         if fingerprint(found) != self.segment.plan.sources:
-            raise MismatchError(
-                f"--corpus {' '.join(self.corpus)}: its names and sizes aren't those that {self.segment.root} was made "
-                "of: give the same paths, --include and --exclude as for the ingest, from the same folder"
+            remedy = (
+                f"its names and sizes aren't those that {self.segment.root} was made of: give the same paths, "
+                f"{option('include')} and {option('exclude')} as for the ingest, from the same folder"
             )
+            raise MismatchError.about("corpus", " ".join(self.corpus), remedy=remedy)
         spec = self._lm()
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
         parts = plan_parts(found)

@@ -29,6 +29,7 @@ from knnstore.verify.leftovers import needed
 from knnstore.verify.lists import list_problems
 from knnstore.verify.mending import mended, mended_file
 from knnstore.verify.states import missing_states, takedown_problem
+from knnstore.wording import command
 
 UNRECORDED = "is in no commit record"
 _MOST_PASSES = 10
@@ -128,7 +129,7 @@ def _size(path: Path) -> int:
 def require_store(root: Path) -> None:
     """Raise StoreNotFoundError unless there is a store at ``root``, be it damaged."""
     if not root.is_dir():
-        raise StoreNotFoundError(f"no store at {root}: see 'knnstore ingest --help' to make one")
+        raise StoreNotFoundError(f"no store at {root}: see {command('ingest', help=True)} to make one")
     manifest = root / MANIFEST_FILE
     if not (manifest.exists() or manifest.is_symlink()):
         raise StoreNotFoundError(f"no store at {root}: it has no {MANIFEST_FILE}")

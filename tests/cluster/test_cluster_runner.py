@@ -345,11 +345,11 @@ def test_workers_that_take_too_long_to_leave_do_not_fail_what_is_done(monkeypatc
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"address": "$HOME"}, "--scheduler .HOME: missing port"),
+        ({"address": "$HOME"}, "scheduler='.HOME': missing port"),
         ({"address": "tcp://127.0.0.1:99999"}, "port 99999"),
         ({"address": "nowhere://x:1"}, "unknown address scheme"),
         ({"address": "inproc://nowhere"}, "isn't the address of a scheduler in this process"),
-        ({"scheduler_file": "written"}, "--scheduler-file written: no scheduler wrote this file"),
+        ({"scheduler_file": "written"}, "scheduler_file='written': no scheduler wrote this file"),
     ],
 )
 def test_an_address_that_no_scheduler_can_have_is_refused_before_a_client_is_made(given, words, tmp_path, monkeypatch):

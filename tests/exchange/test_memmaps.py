@@ -66,7 +66,7 @@ def test_files_that_numpy_saved_say_their_form_themselves(tmp_path):
     assert open_memmaps(*paths, Form(rows=9)).rows == 9
     with pytest.raises(CorpusError, match="leave the option out"):
         open_memmaps(*paths, Form(WIDTH + 1))
-    with pytest.raises(CorpusError, match="lower --rows"):
+    with pytest.raises(CorpusError, match="lower rows="):
         open_memmaps(*paths, Form(rows=ROWS + 1))
 
 
@@ -89,7 +89,7 @@ def test_pickled_objects_are_never_loaded(tmp_path):
         (lambda k, v: k.write_bytes(b""), "don't hold the same number of rows"),
         (lambda k, v: v.unlink(), "no such file"),
         (lambda k, v: k.write_bytes(bytes(ROWS * WIDTH * 2)), "every key is zero"),
-        (lambda k, v: k.write_bytes(k.read_bytes()[: 200 * WIDTH * 2] + bytes(100 * WIDTH * 2)), "--rows 200"),
+        (lambda k, v: k.write_bytes(k.read_bytes()[: 200 * WIDTH * 2] + bytes(100 * WIDTH * 2)), "rows=200"),
         (lambda k, v: v.write_bytes(np.full(ROWS, -5, "<i4").tobytes()), "in none of them"),
         (lambda k, v: np.save(v, np.zeros(ROWS, np.int32)), "aren't a pair"),
         (lambda k, v: k.write_bytes(b"\x93NUMPY\x01\x00rubbish"), "header can't be read"),
@@ -104,13 +104,13 @@ def test_files_that_do_not_fit_are_refused_with_what_they_hold(tmp_path, spoil, 
 
 def test_a_width_that_cannot_be_known_has_to_be_given(tmp_path):
     paths, _ = written(tmp_path)
-    with pytest.raises(UsageError, match="--dim"):
+    with pytest.raises(UsageError, match="dim="):
         open_memmaps(*paths, Form())
     with pytest.raises(CorpusError, match="rows of 17 float16"):
         open_memmaps(*paths, Form(17))
     with pytest.raises(UsageError, match="give the two files"):
         open_memmaps(paths[0], paths[0], Form(WIDTH))
-    with pytest.raises(UsageError, match="--rows 0"):
+    with pytest.raises(UsageError, match="rows=0"):
         Form(rows=0)
 
 
@@ -118,7 +118,7 @@ def test_files_longer_than_what_was_written_need_the_number_of_rows(tmp_path):
     paths, arrays = written(tmp_path, "float16", "int16")
     with paths[1].open("ab") as file:
         file.write(bytes(4000))
-    with pytest.raises(CorpusError, match="give --rows"):
+    with pytest.raises(CorpusError, match="give rows="):
         open_memmaps(*paths, Form(WIDTH))
     found = open_memmaps(*paths, Form(WIDTH, ROWS, "float16", "int16"))
     np.testing.assert_array_equal(found.values.read(0, ROWS), arrays[1])

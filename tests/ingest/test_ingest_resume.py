@@ -112,7 +112,7 @@ _name = lambda change: next(iter(change)) if isinstance(change, dict) else ""  #
 @pytest.mark.parametrize(("change", "told"), CHANGES, ids=_name)
 def test_other_keys_than_the_store_has_are_refused_by_name(run, change, told):
     run()
-    with pytest.raises(MismatchError, match=f"holds keys of other settings: {told}.*--overwrite"):
+    with pytest.raises(MismatchError, match=f"holds keys of other settings: {told}.*overwrite=True"):
         run(**change)
 
 
@@ -163,7 +163,7 @@ def test_the_memory_does_not_change_a_byte(run, whole, tmp_path, bytes_of):
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(run):
-    with pytest.raises(ResourceError, match=r"--memory 500 MB is too little: .* needs 1.* GB"):
+    with pytest.raises(ResourceError, match=r"memory='500 MB' is too little: .* needs 1.* GB"):
         run(memory=500 * 10**6)
 
 
@@ -173,7 +173,7 @@ def test_what_is_held_of_many_files_is_part_of_the_promise(run, monkeypatch):
         run(memory=4 * 10**9)
 
 
-@pytest.mark.parametrize(("options", "told"), [({"context": 257}, "1 to 256"), ({"stride": 65}, "--stride 65")])
+@pytest.mark.parametrize(("options", "told"), [({"context": 257}, "1 to 256"), ({"stride": 65}, "stride=65")])
 def test_windows_that_the_lm_cannot_take_are_refused(run, options, told):
     with pytest.raises(UsageError, match=told):
         run(**options)

@@ -51,7 +51,7 @@ def test_a_spelling_is_ordinary_text_and_counted(run, wiki):
     assert end not in tokens
     assert wiki.decode(tokens) == TEXT
     assert report.special_spellings == 2
-    assert "2 spellings of special tokens in the text: taken as ordinary text (--special-tokens" in said
+    assert "2 spellings of special tokens in the text: taken as ordinary text (special_tokens=True" in said
     assert gather_texts(ScoreOptions(text=("text",)), Stores([store]), wiki)[1].ids.tolist() == tokens
 
 
@@ -73,7 +73,7 @@ def test_an_append_follows_the_store(run, wiki, tmp_path, choice):
 
 def test_an_append_that_asks_for_the_other_choice_is_refused(run):
     run()
-    with pytest.raises(MismatchError, match="ordinary text: leave out --special-tokens"):
+    with pytest.raises(MismatchError, match="ordinary text: leave out special_tokens=True"):
         run(special_tokens=True)
 
 

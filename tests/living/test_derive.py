@@ -109,7 +109,7 @@ def test_a_mask_finds_what_the_subset_finds(stores, tmp_path):
     store = stores[0]
     part = Datastore(subset(store, tmp_path / "p.knnstore", SerialRunner(), documents=["?00.txt"]).store)
     assert part.rows == 900  # all but 0.txt
-    masked = store.masked(others(store, matching(store, ["?00.txt"], "--only")))
+    masked = store.masked(others(store, matching(store, ["?00.txt"], "only")))
     assert masked.live_rows == 900
     found = [exact_search(one, KEYS[2000:], 30) for one in (part, masked)]
     np.testing.assert_array_equal(found[0].values, found[1].values)
@@ -128,6 +128,6 @@ def test_a_subset_of_a_store_with_removed_documents_has_none_of_them(stores, tmp
 
 @pytest.mark.parametrize("text", ["0%", "101%", "10", "ten%", "-5%"])
 def test_a_share_that_is_none_is_refused(text):
-    assert parse_share("12.5 %", "--sample") == 0.125
+    assert parse_share("12.5 %", "sample") == 0.125
     with pytest.raises(UsageError, match="more than 0% and at most 100%"):
-        parse_share(text, "--sample")
+        parse_share(text, "sample")

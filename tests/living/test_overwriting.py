@@ -25,7 +25,7 @@ def root(tmp_path):
 def overwrite(root):
     manifest = load_manifest(root)
     with editing(root) as edit:
-        open_store(edit, manifest.model, manifest.key, option="--store", overwrite=True)
+        open_store(edit, manifest.model, manifest.key, parameter="store", overwrite=True)
 
 
 def test_a_store_that_nobody_reads_is_empty_afterwards_as_a_new_one(root):
@@ -73,7 +73,7 @@ def test_a_store_whose_manifest_can_not_be_read_is_discarded_too(root):
     manifest = load_manifest(root)
     (root / MANIFEST_FILE).write_bytes(b"{")
     with editing(root) as edit:
-        open_store(edit, manifest.model, manifest.key, option="--store", overwrite=True)
+        open_store(edit, manifest.model, manifest.key, parameter="store", overwrite=True)
     assert load_manifest(root) == manifest.__class__("knnstore", 1, manifest.model, manifest.key, (), None)
     assert not (root / "segments").exists()
 
@@ -83,8 +83,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, root):
     (tmp_path / "other" / "letter.txt").write_text("mine")
     manifest = load_manifest(root)
     with (
-        pytest.raises(UsageError, match="choose another name with --into"),
+        pytest.raises(UsageError, match="choose another name with into="),
         editing(tmp_path / "other") as edit,
     ):
-        open_store(edit, manifest.model, manifest.key, option="--into", overwrite=True)
+        open_store(edit, manifest.model, manifest.key, parameter="into", overwrite=True)
     assert (tmp_path / "other" / "letter.txt").read_text() == "mine"

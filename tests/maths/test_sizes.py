@@ -32,7 +32,7 @@ def test_a_size_that_no_machine_has_is_refused(text):
 
 
 def test_the_memory_that_a_refusal_names_is_accepted():
-    with pytest.raises(ResourceError, match=r"--memory 1\.0 GB is too little") as refused:
+    with pytest.raises(ResourceError, match=r"memory='1\.0 GB' is too little") as refused:
         check_memory_first(IngestOptions(corpus=("books/",), memory=10**9))
     need = re.search(r"needs at least (\S+ GB)", str(refused.value))
     assert need

@@ -126,7 +126,7 @@ def test_activations_of_the_samples_that_are_not_finite_are_named(made, tmp_path
     (segment.root / "commits/samples.json").unlink()
     monkeypatch.setattr(forward, "window_keys", spoiled)
     spec = LmSpec(str(here / "lm"), dtype=segment.plan.compute.split()[0])
-    told = rf"books/{segment.documents[document].path.split('/')[-1]}, token 7.*an activation is {bad}.*--dtype float32"
+    told = rf"books/{segment.documents[document].path.split('/')[-1]}, token 7.*an activation is {bad}.*dtype='float32'"
     with pytest.raises(NumericsError, match=told):
         write_samples(SamplesTask(segment.root, spec))
 
