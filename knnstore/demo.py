@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnstore.atomic import storage_errors
 from knnstore.build import IndexOptions, IndexReport, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.demo_corpus import write_corpus
+from knnstore.files import storage_errors
 from knnstore.ingest import IngestOptions, IngestReport, choose_workers, ingest
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner, available_cores, local_runner

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from knnstore.atomic import storage_errors
 from knnstore.errors import CorpusError
+from knnstore.files import storage_errors
 from knnstore.sizes import format_size
 
 # Dependencies of knnstore, so that the corpus doesn't depend on other installed packages.

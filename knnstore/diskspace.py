@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knnstore.atomic import free_bytes
 from knnstore.errors import DiskFullError
+from knnstore.files import free_bytes
 from knnstore.sizes import format_size
 from knnstore.wording import option
 

@@ -14,8 +14,8 @@ from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, Mode
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
 from knnstore.datastore.store import SUFFIX, segment_root
-from knnstore.datastore.sweeping import sizes_below
 from knnstore.errors import CorruptStoreError, KnnstoreError
+from knnstore.files import files_of
 from knnstore.index.plan import Check, load_check, open_index, segment_reference
 from knnstore.records import from_json
 from knnstore.wording import command
@@ -291,7 +291,7 @@ def _has_size(path: Path, size: int) -> bool:
 def _parts(root: Path) -> dict[str, int]:
     """Return the bytes on disk by part: those of keys, tokens and documents, and those of the index."""
     totals: dict[str, int] = {}
-    for path, size in sizes_below(root):
+    for path, size, _ in files_of(root).entries(root):
         part = _part_of(path.relative_to(root).parts)
         totals[part] = totals.get(part, 0) + size
     order = ["keys", "values", "documents", "index keys", "index codes", "index values and rows", "index quantiser"]

@@ -9,8 +9,8 @@ import hashlib
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from knnstore.atomic import encode_json
 from knnstore.errors import CorruptStoreError
+from knnstore.files import encode_json
 
 T = TypeVar("T")
 

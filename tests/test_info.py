@@ -8,11 +8,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from knnstore.atomic import write_json
 from knnstore.cli import main
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
+from knnstore.files import write_json
 from knnstore.info import describe_store
 
 

@@ -19,8 +19,7 @@ FLOORS: list[set[str]] = [
     {"terminal"},
     {"sizes", "progress", "urls"},
     {"outputs"},
-    {"objects"},
-    {"atomic"},
+    {"files"},
     {"diskspace", "outofmemory"},
     {"records"},
     PURE,
@@ -53,6 +52,7 @@ WITHIN = {
         {
             "knnstore.datastore.block_sums",
             "knnstore.datastore.mapped",
+            "knnstore.files.local",
             "knnstore.neighbours",
         },
         {"choice", "coarse", "grouping", "protocols", "rotation", "stored"},
@@ -62,8 +62,8 @@ WITHIN = {
 LIBRARIES = {
     "zarr": {"datastore"},
     "faiss": {"index"},
-    "obstore": {"objects"},
-    "boto3": {"objects"},
+    "obstore": {"files"},
+    "boto3": {"files"},
     "torch": {"mixing", "lm", "index", "ingest", "score", "attachment", "evaluation"},
     "transformers": {"lm"},
     "dask": {"scheduling"},

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.atomic import encode_json
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
 from knnstore.datastore.segment import SegmentPlan
 from knnstore.errors import CorruptStoreError, MismatchError, StoreNotFoundError
+from knnstore.files import encode_json
 from knnstore.records import fingerprint, from_json, to_json
 
 texts = st.text(max_size=20)

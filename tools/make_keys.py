@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from knnstore.atomic import make_folder
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.edits import editing
@@ -28,6 +27,7 @@ from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.tables import write_table
 from knnstore.errors import KnnstoreError, UsageError
+from knnstore.files import make_folder
 from knnstore.ingest.plan import chunk_rows
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]

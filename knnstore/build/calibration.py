@@ -19,7 +19,7 @@ import numpy as np
 from knnstore.build.excerpt import make_excerpt
 from knnstore.build.lists import fill_lists
 from knnstore.datastore.store import Datastore, index_root
-from knnstore.datastore.sweeping import sizes_below
+from knnstore.files import files_of
 from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
@@ -30,7 +30,6 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.ivfpq.train import PQ_ROWS, train_axes
 from knnstore.index.plan import CHECKED_NEIGHBOURS, IndexFolder, IndexPlan
 from knnstore.neighbours import Float32
-from knnstore.objects.path import ObjectPath
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
@@ -60,7 +59,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
     """The rates of a build of ``plan`` on this machine; takes seconds, and leaves nothing behind."""
     start = time.process_time()  # what it took to load the libraries, as the build will have to
     read = _reading_seconds(store)
-    here = not isinstance(store.root, ObjectPath) and os.access(store.root.parent, os.W_OK)
+    here = not files_of(store.root).fetches and os.access(store.root.parent, os.W_OK)
     beside = store.root.parent if here else None
     with tempfile.TemporaryDirectory(dir=beside, prefix=".calibration-") as folder:
         excerpt = make_excerpt(store, Path(folder) / "excerpt", _CHUNKS)
@@ -92,7 +91,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
 def _reading_seconds(store: Datastore) -> float:
     """Seconds to read a key from the disk, or from the page cache where it is there."""
     segment = max(store.segments, key=lambda one: one.rows)
-    sizes = dict(sizes_below(segment.keys_path / "c"))
+    sizes = {path: size for path, size, _ in files_of(segment.root).entries(segment.keys_path / "c")}
     files = sorted(sizes)
     some = files[:: max(1, len(files) // 4)][:4]
     started = time.perf_counter()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import make_folder
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import single_document
 from knnstore.datastore.edits import editing
@@ -13,6 +12,7 @@ from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_T
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_table
+from knnstore.files import make_folder
 
 
 def make_excerpt(store: Datastore, root: Path, chunks: int) -> Datastore:

@@ -7,7 +7,6 @@ that it costs what is new; how much worse the quantisers suit the new keys is me
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from knnstore.atomic import remove_folder
 from knnstore.build.dropping import drop_keys
 from knnstore.build.lists import check_lists, fill_lists, run_tasks
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
@@ -17,13 +16,13 @@ from knnstore.datastore.store import INDEX, Datastore
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import UsageError
+from knnstore.files import path_of, remove_folder
 from knnstore.index.adopting import own_index
 from knnstore.index.ivfpq.merge import OFFSETS
 from knnstore.index.ivfpq.quantiser import TASK, load_training_errors, save_quantiser
 from knnstore.index.ivfpq.sample import gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.index.ivfpq.train import train
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index, segment_reference
-from knnstore.objects.path import path_of
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.wording import command, option

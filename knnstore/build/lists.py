@@ -7,12 +7,12 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from knnstore.atomic import write_json
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import CorruptStoreError, OutOfMemoryError
+from knnstore.files import write_json
 from knnstore.index.check import self_check
 from knnstore.index.ivfpq.fill import fill_run, fill_tasks, run_layout
 from knnstore.index.ivfpq.merge import OFFSETS, create_lists, merge_chunk, merge_tasks

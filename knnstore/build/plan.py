@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from knnstore.atomic import free_bytes
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import ResourceError
+from knnstore.files import free_bytes
 from knnstore.index.plan import (
     FORMAT_VERSION,
     IndexFolder,

@@ -53,7 +53,7 @@ class Group(click.Group):
         except OSError as error:  # such as a path that this user must not even stat
             if error.errno is None:  # raised by Python code, not by the system
                 raise
-            from knnstore.atomic import explained
+            from knnstore.files import explained
 
             show(f"Error: {explained(error, 'use', Path(os.fsdecode(error.filename or '.')))}", err=True)
             context.exit(1)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
 from knnstore.corpus.documents import Document, read_documents
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.errors import ModelError, UsageError, located
+from knnstore.files import storage_errors
 from knnstore.records import LATER
 
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]

@@ -12,8 +12,7 @@ from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import PLAN_FILE
 from knnstore.datastore.store import segment_root
 from knnstore.datastore.sweeping import is_of_epoch, next_segment, remove_tree, unfinished
-from knnstore.objects.path import ObjectPath
-from knnstore.objects.service import at_once
+from knnstore.files import at_once, files_of
 
 
 def own_segment(edit: Edit, begun: Path | None) -> Path:
@@ -39,17 +38,18 @@ def copy_folder(source: Path, target: Path, *, last: str) -> None:
 
     Into a target that is whole no more runs are copied: it may have some of another layout.
     """
-    assert isinstance(source, ObjectPath)
-    assert isinstance(target, ObjectPath)
-    there = {path.relative_to(target) for path, _ in target.below()}
-    wanted = [path for path, _ in source.below() if path != source / last and path.relative_to(source) not in there]
+    files = files_of(source)
+    there = {path.relative_to(target) for path, *_ in files.entries(target)}
+    wanted = [
+        path for path, *_ in files.entries(source) if path != source / last and path.relative_to(source) not in there
+    ]
     paths = [path for path in wanted if Path(last) not in there or path.relative_to(source).parts[0] != "runs"]
     records = [path for path in paths if path.parent.name == "commits"]
     others = [path for path in paths if path.parent.name != "commits"]
 
-    def copy(path: ObjectPath) -> None:
+    def copy(path: Path) -> None:
         with suppress(FileNotFoundError):  # the other writer isn't dead, and has just removed it
-            path.copy_to(target / path.relative_to(source))
+            files.copy(path, target / path.relative_to(source))
 
     plan = [] if Path(last) in there else [source / last]
     for some in (records, others, plan):

@@ -19,9 +19,9 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.atomic import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, ResourceError, UsageError
+from knnstore.files import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4

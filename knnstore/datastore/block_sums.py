@@ -14,7 +14,7 @@ import numpy as np
 
 from knnstore.datastore.arrays import METADATA_FILE, ArrayForm, create_array, open_array, read_chunk
 from knnstore.errors import CorruptStoreError
-from knnstore.objects.path import ObjectPath
+from knnstore.files import files_of
 
 BLOCK_BYTES = 2**14
 
@@ -66,7 +66,7 @@ class BlockSums:
     @classmethod
     def of(cls, path: Path, form: ArrayForm) -> "BlockSums | None":
         """Those of the array at ``path``; None where it has none, or the cache of object storage has its own."""
-        if isinstance(path, ObjectPath):
+        if files_of(path).fetches:
             return None
         sums = sums_path(path)
         return cls(sums, form) if (sums / METADATA_FILE).is_file() else None

@@ -6,22 +6,24 @@ their recorded sizes, means not done: the task runs again and overwrites. No loc
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from knnstore.atomic import crc32c_of, make_folder, open_regular, storage_errors, sync_all, sync_folder, write_json
+import google_crc32c
+
 from knnstore.datastore.arrays import CHECKSUM_BYTES
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
-from knnstore.objects.path import ObjectPath
-from knnstore.objects.service import at_once
+from knnstore.files import at_once, files_of, flush, make_folder, open_regular, storage_errors, write_json
 from knnstore.records import from_json, to_json
 
 COMMITS_FOLDER = "commits"
 DONE = "done"
 """The last task of a part that no state names: its record alone says that the part is whole."""
+_BLOCK = 2**22
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 
 
@@ -92,9 +94,10 @@ class CommitLog:
 
         In object storage by one listing, and many records at a time, where ``find`` takes requests one after the other.
         """
-        if not isinstance(self.root, ObjectPath):
+        files = files_of(self.root)
+        if not files.fetches:
             return {task: commit for task in tasks if (commit := self.find(task))}
-        sizes = {str(path): size for path, size in self.root.below()}
+        sizes = {str(path): size for path, size, _ in files.entries(self.root)}
         there = [task for task in tasks if str(self.folder / f"{task}.json") in sizes]
 
         def find(task: str) -> Commit | None:
@@ -122,8 +125,8 @@ class CommitLog:
     def commit(self, task: str, files: Sequence[Path], **facts: Any) -> Commit:
         """Flush the files and their folders up to the root, then mark the task done."""
         with storage_errors("flush", self.root):
-            sync_all(files)
-            sync_all(sorted({parent for file in files for parent in self._folders(file)}, reverse=True))
+            flush(*files)
+            flush(*sorted({parent for file in files for parent in self._folders(file)}, reverse=True))
             records = tuple(self._record(file) for file in files)
         commit = Commit(task, self.fingerprint, records, facts)
         write_json(self.folder / f"{task}.json", to_json(commit))
@@ -133,7 +136,7 @@ class CommitLog:
         """Take the mark off a task, so that it runs again."""
         with storage_errors("remove", self.folder):
             (self.folder / f"{task}.json").unlink(missing_ok=True)
-            sync_folder(self.folder)
+            flush(self.folder)
 
     def forget_damaged(self) -> list[str]:
         """Take the mark off the tasks that ``damaged`` finds; return why, in words, of each."""
@@ -162,7 +165,7 @@ class CommitLog:
         The record is unreadable or of another job, or, if ``contents``, a file isn't what was recorded: all are read,
         but in object storage, which has checksums of its own.
         """
-        reads = contents and not isinstance(self.root, ObjectPath)
+        reads = contents and not files_of(self.root).fetches
         problems = {}
         for path in sorted(self.folder.glob("*.json")):
             try:
@@ -194,10 +197,10 @@ class CommitLog:
 
     def _record(self, file: Path) -> FileRecord:
         path, chunk = file.relative_to(self.root).as_posix(), chunk_number(file.as_posix()) is not None
-        if isinstance(file, ObjectPath) and (sums := file.describe().sums):
+        description = files_of(file).describe(file)
+        if sums := description.sums:
             return FileRecord(path, sums.size, sums.body if chunk else sums.crc32c)  # taken when it was written
-        size = file.stat().st_size
-        return FileRecord(path, size, _checksums(file, size, chunk=chunk)[0])
+        return FileRecord(path, description.size, _checksums(file, description.size, chunk=chunk)[0])
 
     def _folders(self, file: Path) -> Iterator[Path]:
         for parent in file.parents:
@@ -241,12 +244,22 @@ def file_damage(root: Path, record: FileRecord, advance: Callable[[int], None] =
     return None if found == own else f"is damaged in its own checksum ({own:08x}, its bytes have {found:08x})"
 
 
+def _crc32c(file: BinaryIO, length: int | None, advance: Callable[[int], None]) -> int:
+    """Return the CRC-32C of the next ``length`` bytes of an open file (None: all)."""
+    checksum, left = 0, sys.maxsize if length is None else length
+    while block := file.read(min(_BLOCK, left)):
+        checksum = google_crc32c.extend(checksum, block)
+        left -= len(block)
+        advance(len(block))
+    return int(checksum)
+
+
 def _checksums(
     path: Path, size: int, *, chunk: bool, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[int, int]:
     """CRC-32C of a file, or of a chunk's part before its own; and the chunk's own, or the same again."""
     with open_regular(path) as file:
-        found = crc32c_of(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
+        found = _crc32c(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
         return found, int.from_bytes(file.read(), "little") if chunk else found
 
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from knnstore.atomic import storage_errors
 from knnstore.datastore.edits import Edit, empty_state
 from knnstore.datastore.history import OVERWRITE
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, ModelIdentity
 from knnstore.datastore.sweeping import discard_unpublished, remove_tree, unfinished
 from knnstore.errors import CorruptStoreError, MismatchError, UsageError
-from knnstore.objects.path import ObjectPath
+from knnstore.files import storage_errors
 from knnstore.wording import option
 
 _OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
@@ -47,7 +46,7 @@ def discard_contents(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
         held = bool(edit.sweep().held)
     except (CorruptStoreError, MismatchError):  # a store that nobody can read
         held = False
-    if held or isinstance(edit.root, ObjectPath):
+    if held or edit.files.leases:
         _discard_leftovers(edit, model, key)
     else:
         _clear(edit.root, keep={MANIFEST_FILE, LOCK_FILE})

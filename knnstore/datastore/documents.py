@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from knnstore.atomic import open_regular
 from knnstore.errors import CorruptStoreError, ResourceError
+from knnstore.files import open_regular
 
 VALUE_CHUNK_ROWS = 2**22
 """Rows per chunk of the array of tokens."""

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import make_folder, seal_json, storage_errors, write_json
-from knnstore.datastore.contents import remove_leftovers
 from knnstore.datastore.history import FOLDER, TAKEDOWN, new_change, record_path, takedown_path
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import FORMAT_VERSION, MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
@@ -26,9 +24,16 @@ from knnstore.errors import (
     ResourceError,
     StoreNotFoundError,
 )
-from knnstore.objects.lease import Lease
-from knnstore.objects.path import ObjectPath, Version, replace_only, version_of
-from knnstore.objects.service import ConditionError
+from knnstore.files import (
+    ConditionError,
+    Version,
+    WriteLock,
+    files_of,
+    make_folder,
+    seal_json,
+    storage_errors,
+    version_of,
+)
 from knnstore.records import to_json
 
 _ATTEMPTS = 5
@@ -41,9 +46,9 @@ def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
     Raises LockedError that names the holder, or that says that another writer has taken the store over in the
     meantime; CorruptStoreError if there are links in the store.
     """
-    with writing(root, say) as lease:
-        edit = Edit(root, lease)
-        remove_leftovers(root)
+    with writing(root, say) as lock:
+        edit = Edit(root, lock)
+        edit.files.remove_leftovers(root)
         try:
             yield edit
             edit.clean_up()
@@ -58,19 +63,19 @@ def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
 class Edit:
     """What a writer has in its hands while it holds the store at ``root``.
 
-    In object storage the manifest's version is taken with the lease, and only that version is ever replaced.
-    ``published``: whether it has made a state.
+    The manifest's version is taken with the lock, and only that version is ever replaced. ``files``: where the store
+    is; ``published``: whether it has made a state.
     """
 
-    def __init__(self, root: Path, lease: Lease | None) -> None:
+    def __init__(self, root: Path, lock: WriteLock) -> None:
         self.root = root
+        self.files = files_of(root)
         self.published = False
-        self._lease = lease
+        self._lock = lock
         self._seen: Version | None = None
         self._swept: Swept | None = None
         self._given_up: set[str] = set()
-        if lease is not None:
-            self._begin_epoch(lease)
+        self._begin_epoch()
 
     @cached_property
     def state(self) -> Manifest:
@@ -84,13 +89,8 @@ class Edit:
 
     @property
     def epoch(self) -> int | None:
-        """Of what this writer makes; None for the first. In a folder it is that of the store, which stays as it is."""
-        if self._lease is not None:
-            return self._lease.epoch or None
-        try:
-            return self.state.epoch
-        except KnnstoreError:
-            return None
+        """Of what this writer makes; None for the first. On a disk it is that of the store, which stays as it is."""
+        return self._lock.epoch or None
 
     def create(self, model: ModelIdentity, key: KeyRecipe) -> None:
         """Make the store one that holds nothing and has no past."""
@@ -113,16 +113,13 @@ class Edit:
 
     def replace_record(self, path: Path, value: object) -> None:
         """Replace a record that isn't part of a published state: of the change to come, or of what was tuned."""
-        data = to_json(value)
-        if not isinstance(path, ObjectPath):
-            write_json(path, data)
-            return
+        data = seal_json(to_json(value))
         for _ in range(_ATTEMPTS):
             # what a writer before this one left; another one's, who took this one's place, can't be there yet
             earlier = version_of(path)
             self._require_present()
             with suppress(ConditionError):  # a writer that was replaced has just woken up, or this one has
-                replace_only(path, seal_json(data), earlier)
+                self.files.replace_only(path, data, earlier)
                 return
         raise _changed(path)
 
@@ -139,22 +136,21 @@ class Edit:
 
     def clean_up(self) -> None:
         """Leave nothing behind that isn't needed, as far as the store can be read."""
-        remove_leftovers(self.root)
+        self.files.remove_leftovers(self.root)
         with suppress(CorruptStoreError, MismatchError, StoreNotFoundError):
             self.sweep()
 
     def require(self) -> None:
         """Raise LockedError if another writer has taken the store over."""
-        if self._lease is not None:
-            self._lease.require()
+        self._lock.require()
 
     def _save_manifest(self, manifest: Manifest) -> None:
         """Make ``manifest`` the store's, in one atomic step. Raises LockedError if it isn't the one that was there."""
         path = self.root / MANIFEST_FILE
-        if isinstance(path, ObjectPath):
-            self._seen = _replace_seen(path, seal_json(to_json(manifest)), self._seen)
-        else:
-            write_json(path, to_json(manifest))
+        try:
+            self._seen = self.files.replace_only(path, seal_json(to_json(manifest)), self._seen)
+        except ConditionError:
+            raise _changed(path) from None
         self.state, self._swept = manifest, None
 
     def _require_present(self) -> None:
@@ -162,7 +158,7 @@ class Edit:
         if version_of(path) != self._seen:
             raise _changed(path)
 
-    def _begin_epoch(self, lease: Lease) -> None:
+    def _begin_epoch(self) -> None:
         """Agree on the epoch with the manifest, and write it there, so that nobody of an earlier one can publish."""
         path = self.root / MANIFEST_FILE
         for _ in range(_ATTEMPTS):
@@ -175,14 +171,14 @@ class Edit:
                 return  # nobody can publish after a manifest that can't be read
             there = self.state.epoch or 0
             # the lock may have got lost, and then it is the manifest that knows
-            epoch = max(lease.epoch, there + lease.taken_over)
-            if epoch != lease.epoch:
-                lease.begin_epoch(epoch)
+            epoch = max(self._lock.epoch, there + self._lock.taken_over)
+            if epoch != self._lock.epoch:
+                self._lock.begin_epoch(epoch)
             if epoch == there:
                 return
             with suppress(ConditionError):  # the writer before this one has published something after all
                 self.state = self.state.in_epoch(epoch)
-                self._seen = replace_only(ObjectPath(path), seal_json(to_json(self.state)), self._seen)
+                self._seen = self.files.replace_only(path, seal_json(to_json(self.state)), self._seen)
                 return
         raise _changed(path)
 
@@ -190,14 +186,6 @@ class Edit:
 def empty_state(model: ModelIdentity, key: KeyRecipe) -> Manifest:
     """The state of a store that holds nothing."""
     return Manifest("knnstore", FORMAT_VERSION, model, key, (), None)
-
-
-def _replace_seen(path: ObjectPath, data: bytes, seen: Version | None) -> Version:
-    """``replace_only`` with a sentence. Raises LockedError if the object isn't the version ``seen``."""
-    try:
-        return replace_only(path, data, seen)
-    except ConditionError:
-        raise _changed(path) from None
 
 
 def _changed(path: Path) -> LockedError:

@@ -11,7 +11,6 @@ holds the record of the state that it reads by a shared lock for as long as it r
 removed only when nobody holds it. The log is the one part of a store that names times and people.
 """
 
-import fcntl
 import getpass
 import os
 import re
@@ -23,7 +22,7 @@ from typing import IO, Any
 
 from knnstore.datastore.manifest import Manifest, load_json, load_manifest
 from knnstore.errors import CorruptStoreError, UsageError
-from knnstore.objects.path import ObjectPath
+from knnstore.files import files_of
 from knnstore.records import from_json
 
 FOLDER = "log"
@@ -125,36 +124,14 @@ def hold(root: Path, state: int) -> IO[bytes] | None:
 
     None where the state has no record, or the file system has no locks: then nothing tells writers of this reader.
     """
-    if isinstance(root, ObjectPath):
-        return None
-    try:
-        file = record_path(root, state).open("rb")
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH)  # a writer that looks whether anybody reads has it for an instant only
-    except OSError:
-        file.close()
-        return None
-    return file
+    return files_of(root).hold(record_path(root, state))
 
 
 def is_held(root: Path, state: int) -> bool:
     """Whether a reader holds the state, or may hold it."""
-    if isinstance(root, ObjectPath):
+    if files_of(root).leases:
         return _is_fresh(root, state)
-    try:
-        file = record_path(root, state).open("rb")
-    except OSError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return False
+    return files_of(root).is_held(record_path(root, state))
 
 
 def _is_fresh(root: Path, state: int) -> bool:

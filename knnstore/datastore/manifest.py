@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from knnstore import __version__
-from knnstore.atomic import open_regular, unseal_json, write_json
 from knnstore.errors import (
     CorruptStoreError,
     KnnstoreError,
@@ -15,6 +14,7 @@ from knnstore.errors import (
     ResourceError,
     StoreNotFoundError,
 )
+from knnstore.files import open_regular, unseal_json, write_json
 from knnstore.records import LATER, from_json, to_json
 from knnstore.terminal import shell_command
 

@@ -3,8 +3,7 @@
 Mapped pages belong to the operating system, which may drop them; so a store larger than the memory can be
 searched. No byte is given out unverified. Where the array has checksums of its blocks (``block_sums.py``), a block is
 verified when the process first touches it; else the whole chunk is, by plain reads, so that verifying doesn't make
-all of it resident. Of a store in object storage a file of the local cache is mapped, and blocks of it are fetched and
-verified before they are first touched.
+all of it resident. What is fetched from elsewhere is verified by the files themselves, see ``files.protocol``.
 """
 
 import mmap
@@ -14,26 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from knnstore.atomic import open_regular, storage_errors
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums, FindDamaged, first_damaged
 from knnstore.errors import CorruptStoreError
-from knnstore.objects.blocks import CachedObject
-from knnstore.objects.cache import the_cache
-from knnstore.objects.path import ObjectPath
+from knnstore.files import Mapped, files_of, open_regular, storage_errors
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
 MAPPED_BYTES = 2**27
-# Linux reads no more for one call of madvise than the disk takes in one request.
-ASKED_AT_ONCE = 2**19
 _BLOCK = 2**22
 _MEND = "build the index again with 'knnstore index --overwrite'"
-_Map = tuple[mmap.mmap, CachedObject | None]
 ReadSums = Callable[[], None]
 """Reads checksums of blocks; several may be called at the same time."""
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -52,7 +45,7 @@ class Pieces:
     starts: Int64
     counts: Int64
     addresses: Int64
-    maps: dict[int, _Map]
+    maps: Mapping[int, Mapped]
 
 
 class MappedArray:
@@ -64,13 +57,18 @@ class MappedArray:
         self.shape, self.dtype = form.shape, form.dtype
         self.chunk_rows, self._row_bytes, self.chunk_bytes = form.chunk_rows, form.row_bytes, form.chunk_bytes
         self._kept = max(2, min(64, MAPPED_BYTES // max(1, self.chunk_bytes)))
-        self._maps: OrderedDict[int, _Map] = OrderedDict()
-        # what a process has mapped stays in the cache
-        self._most = max(2, the_cache().limit // 16 // self.chunk_bytes) if isinstance(path, ObjectPath) else None
+        self._maps: OrderedDict[int, Mapped] = OrderedDict()
+        self._files = files_of(path)
+        self._most = self._files.most_maps(self.chunk_bytes)
         self._verified: set[int] = set()
         self._sums = BlockSums.of(path, form)
         self._scattered = False
         self._lock = Lock()
+
+    @property
+    def fetches(self) -> bool:
+        """Return whether rows are fetched, and verified, when they are first needed: see ``files.protocol``."""
+        return self._files.fetches
 
     def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Rows ``[begin, end)``: a view of the map where they lie in one chunk, else a copy.
@@ -89,9 +87,9 @@ class MappedArray:
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         pieces = self.locate(rows, rows + 1)
         self.verify(pieces)
-        for chunk, (mapped, _) in pieces.maps.items():
+        for chunk, mapped in pieces.maps.items():
             here = np.flatnonzero(pieces.chunks == chunk)
-            whole = np.frombuffer(mapped, self.dtype).reshape(self.chunk_rows, *self.shape[1:])
+            whole = np.frombuffer(mapped.memory, self.dtype).reshape(self.chunk_rows, *self.shape[1:])
             result[here] = whole[pieces.starts[here] // self._row_bytes]
         return result
 
@@ -112,18 +110,16 @@ class MappedArray:
         met = np.zeros(-(-self.shape[0] // size), np.int64)
         met[chunks] = 1
         maps = {chunk: self._map(chunk) for chunk in np.flatnonzero(met).tolist()}
-        for chunk, (mapped, _) in maps.items():
-            met[chunk] = np.frombuffer(mapped, np.uint8).ctypes.data
+        for chunk, mapped in maps.items():
+            met[chunk] = np.frombuffer(mapped.memory, np.uint8).ctypes.data
         starts = firsts * self._row_bytes
         return Pieces(ranges, chunks, starts, counts, met[chunks] + starts, maps)
 
     def verify(self, pieces: Pieces, damaged: FindDamaged = first_damaged) -> None:
         """Verify what of the pieces wasn't yet, by ``damaged``. Raises CorruptStoreError if a block is damaged."""
-        for chunk, (_, cached) in pieces.maps.items():
-            if cached is not None:
-                for piece in np.flatnonzero(pieces.chunks == chunk):
-                    start = int(pieces.starts[piece])
-                    cached.require(start, start + int(pieces.counts[piece]) * self._row_bytes)
+        if self.fetches:
+            for chunk, start, count in zip(pieces.chunks, pieces.starts, pieces.counts, strict=True):
+                pieces.maps[int(chunk)].require(int(start), int(start) + int(count) * self._row_bytes)
         self._verify_blocks(self._unverified(pieces), pieces.maps, damaged)
 
     def unread_sums(self, pieces: Pieces) -> list[ReadSums]:
@@ -132,18 +128,18 @@ class MappedArray:
         return [] if sums is None else [partial(sums.load, chunk) for chunk in sums.chunks_of(blocks)]
 
     def is_verified(self, pieces: Pieces) -> bool:
-        """Whether ``verify`` has nothing to do. What came from object storage may leave the cache again."""
-        return not isinstance(self.path, ObjectPath) and not len(self._unverified(pieces))
+        """Whether ``verify`` has nothing to do. What was fetched may leave the cache again."""
+        return not self.fetches and not len(self._unverified(pieces))
 
     def _unverified(self, pieces: Pieces) -> Int64:
         if self._sums is None or not len(pieces.starts):
             return np.empty(0, np.int64)  # done when the chunks were mapped, or by the cache
         return self._sums.unverified(pieces.chunks, pieces.starts, pieces.starts + pieces.counts * self._row_bytes)
 
-    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, _Map], damaged: FindDamaged = first_damaged) -> None:
+    def _verify_blocks(self, blocks: Int64, maps: Mapping[int, Mapped], damaged: FindDamaged = first_damaged) -> None:
         if self._sums is None or not len(blocks):
             return
-        found = self._sums.verify(blocks, {chunk: mapped for chunk, (mapped, _) in maps.items()}, damaged)
+        found = self._sums.verify(blocks, {chunk: mapped.memory for chunk, mapped in maps.items()}, damaged)
         if found is not None:
             chunk, number = found
             first = chunk * self.chunk_rows + number * BLOCK_BYTES // self._row_bytes
@@ -160,16 +156,16 @@ class MappedArray:
             return
         with self._lock:
             self._kept, self._scattered = max(self._kept, maps), True
-            for mapped, _ in self._maps.values():
-                mapped.madvise(mmap.MADV_RANDOM)
+            for mapped in self._maps.values():
+                mapped.memory.madvise(mmap.MADV_RANDOM)
 
     def prepare(self, maps: int) -> list[ReadSums]:
-        """Map so many chunks ahead of the first reads here and there, but for object storage.
+        """Map so many chunks ahead of the first reads here and there, but for what is fetched.
 
         What is left of that is to read the checksums of all blocks.
         """
         self.read_here_and_there(maps)
-        if isinstance(self.path, ObjectPath):
+        if self.fetches:
             return []
         chunks = range(-(-self.shape[0] // self.chunk_rows))
         for chunk in chunks[:maps]:
@@ -185,14 +181,7 @@ class MappedArray:
     def will_need(self, begin: int, end: int) -> None:
         """Ask the kernel to read rows ``[begin, end)`` ahead."""
         for chunk, first, last in self._pieces(begin, end):
-            mapped, cached = self._map(chunk)
-            if cached is not None:
-                cached.will_need(first * self._row_bytes, last * self._row_bytes)
-                continue
-            start = first * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-            end = last * self._row_bytes
-            for at in range(start, end, ASKED_AT_ONCE):
-                mapped.madvise(mmap.MADV_WILLNEED, at, min(ASKED_AT_ONCE, end - at))
+            self._map(chunk).will_need(first * self._row_bytes, last * self._row_bytes)
 
     def _pieces(self, begin: int, end: int) -> list[tuple[int, int, int]]:
         size = self.chunk_rows
@@ -203,51 +192,46 @@ class MappedArray:
 
     def _view(self, chunk: int, first: int, last: int) -> np.ndarray[Any, Any]:
         count = (last - first) * (self._row_bytes // self.dtype.itemsize)
-        mapped, cached = self._map(chunk)
-        if cached is not None:
-            cached.require(first * self._row_bytes, last * self._row_bytes)
+        mapped = self._map(chunk)
+        if self.fetches:
+            mapped.require(first * self._row_bytes, last * self._row_bytes)
         elif self._sums is not None and not self._sums.covers(chunk, first * self._row_bytes, last * self._row_bytes):
             bounds = (np.array([row * self._row_bytes]) for row in (first, last))
-            self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: (mapped, None)})
-        flat = np.frombuffer(mapped, self.dtype, count, first * self._row_bytes)
+            self._verify_blocks(self._sums.unverified(np.array([chunk]), *bounds), {chunk: mapped})
+        flat = np.frombuffer(mapped.memory, self.dtype, count, first * self._row_bytes)
         return flat.reshape(last - first, *self.shape[1:])
 
-    def _map(self, chunk: int) -> _Map:
+    def _map(self, chunk: int) -> Mapped:
         with self._lock:
             return self._map_alone(chunk)
 
-    def _map_alone(self, chunk: int) -> _Map:
+    def _map_alone(self, chunk: int) -> Mapped:
         if chunk in self._maps:
             self._maps.move_to_end(chunk)
             return self._maps[chunk]
         file = chunk_file(self.path, chunk, len(self.shape))
-        if isinstance(file, ObjectPath):
-            self._maps[chunk] = self._map_cached(file, chunk)
+        if self.fetches:
+            self._maps[chunk] = self._map_fetched(file, chunk)
         else:
             if chunk not in self._verified:
                 self._verify(file, chunk)
                 self._verified.add(chunk)
-            with storage_errors("map", file), open_regular(file) as handle:
-                self._maps[chunk] = self._mmap(handle), None
+            self._maps[chunk] = self._files.map(file, self.chunk_bytes)
         if self._scattered:
-            self._maps[chunk][0].madvise(mmap.MADV_RANDOM)
+            self._maps[chunk].memory.madvise(mmap.MADV_RANDOM)
         while len(self._maps) > self._kept:
             self._maps.popitem(last=False)
         return self._maps[chunk]
 
-    def _mmap(self, file: IO[bytes]) -> mmap.mmap:
-        # copy-on-write, though nobody writes: torch takes no array that is read-only
-        return mmap.mmap(file.fileno(), self.chunk_bytes, access=mmap.ACCESS_COPY)
-
-    def _map_cached(self, file: ObjectPath, chunk: int) -> _Map:
+    def _map_fetched(self, file: Path, chunk: int) -> Mapped:
         where, wanted = self._where(file, chunk), self.chunk_bytes + CHECKSUM_BYTES
         try:
-            cached = CachedObject(file)
+            mapped = self._files.map(file, self.chunk_bytes)
         except FileNotFoundError:
             raise CorruptStoreError(f"{where} is missing: {_MEND}") from None
-        if cached.size != wanted:
-            raise CorruptStoreError(f"{where} has {cached.size} bytes, not {wanted}: {_MEND}")
-        return self._mmap(cached.file), cached
+        if mapped.size != wanted:
+            raise CorruptStoreError(f"{where} has {mapped.size} bytes, not {wanted}: {_MEND}")
+        return mapped
 
     def _where(self, file: Path, chunk: int) -> str:
         first = chunk * self.chunk_rows

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, open_regular, write_atomically
 from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError, ResourceError
+from knnstore.files import make_folder, open_regular, write_atomically
 
 FOLDER = "removed"
 REMOVED_SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])

@@ -7,15 +7,13 @@ from typing import IO
 
 import numpy as np
 
-from knnstore.datastore.contents import require_plain
 from knnstore.datastore.history import open_state
 from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
 from knnstore.datastore.removed import Removed, joined, load_removed
 from knnstore.datastore.rowranges import Int64, RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
-from knnstore.objects.path import ObjectPath, is_url, path_of
-from knnstore.objects.service import SCHEMES
+from knnstore.files import files_of, is_url, path_of, schemes
 from knnstore.urls import file_path, split_url
 
 SUFFIX = ".knnstore"
@@ -36,7 +34,7 @@ class Datastore:
         self._lock: IO[bytes] | None = None
         if state is None:
             load_manifest(root)  # says that there is no store where there is none
-            require_plain(root)
+            files_of(root).require_plain(root)
             state, self._lock = open_state(root)
         self.manifest = state
         if not self.manifest.segments:
@@ -152,13 +150,13 @@ def store_path(store: str) -> Path:
     parts = split_url(store)
     if parts is not None and not is_url(store):
         if parts.scheme != "file":
-            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            known = ", ".join(f"{scheme}://" for scheme in schemes())
             raise UsageError(f"--store {store}: {parts.scheme}:// isn't known; give a path, file://, {known}")
         store = file_path(parts)
     if "\0" in store:
         raise UsageError(f"--store {store!r} has a NUL, which no path can have")
     path = path_of(store)
-    if isinstance(path, ObjectPath) and not path.key:
+    if is_url(store) and len(path.parts) == 2:
         example = f"{store.rstrip('/')}/books"
         raise UsageError(f"--store {store} is a whole bucket: give the store a name in it, such as {example}")
     if not path.name or path.name == "..":

@@ -4,14 +4,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import remove_folder, storage_errors, sync_folder
 from knnstore.datastore.commits import DONE
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest
 from knnstore.datastore.parts import PARTS, PartKind, States, folders
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
 from knnstore.datastore.store import INDEX, SEGMENTS
-from knnstore.objects.path import ObjectPath
+from knnstore.files import files_of, storage_errors
 
 _EPOCH_DIGITS = 5
 _LONGEST_NAME = 9
@@ -110,7 +109,7 @@ def next_segment(root: Path, epoch: int | None) -> str:
 
 def is_of_epoch(segment: Path, epoch: int | None) -> bool:
     """Whether a writer of that epoch may go on with a segment: nobody of another one writes there."""
-    return not isinstance(segment, ObjectPath) or _numbers(segment.name)[0] == (epoch or 0)
+    return not files_of(segment).leases or _numbers(segment.name)[0] == (epoch or 0)
 
 
 def _numbers(name: str) -> tuple[int, int]:
@@ -121,36 +120,18 @@ def _numbers(name: str) -> tuple[int, int]:
 
 
 def remove_tree(path: Path) -> int:
-    """Remove a folder, if it is there, for good; the bytes that were in it.
+    """Remove a folder, if it exists, durably; return the bytes of its files.
 
     The mark of a part that is whole goes first, so that a removal that is cut short leaves nothing that is marked done.
     """
-    if isinstance(path, ObjectPath):
-        return path.remove_below()
-    if not path.exists():
-        return 0
-    size = bytes_below(path)
-    with storage_errors("remove", path):
-        for mark in list(path.rglob(f"commits/{DONE}.json")):
-            mark.unlink(missing_ok=True)
-            sync_folder(mark.parent)
-    remove_folder(path)
-    return size
+    return files_of(path).remove_below(path, first=f"commits/{DONE}.json")
 
 
 def bytes_below(*paths: Path) -> int:
-    """Bytes of all files in the folders."""
-    return sum(size for path in paths for _, size in sizes_below(path))
-
-
-def sizes_below(path: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below a folder, with its bytes."""
-    if isinstance(path, ObjectPath):
-        yield from path.below()
-    else:
-        yield from ((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
+    """Return the bytes of all files in the folders."""
+    return sum(entry.bytes for path in paths for entry in files_of(path).entries(path))
 
 
 def state_bytes(root: Path, state: Manifest) -> int:
-    """Bytes on disk of a state's segments and lists."""
+    """Return the bytes on disk of a state's segments and lists."""
     return bytes_below(*(path for kind in PARTS for path in kind.whole(root, state)))

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, replacing
+from knnstore.files import make_folder, replacing
 
 _GROUP_ROWS = 65_536
 

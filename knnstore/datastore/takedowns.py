@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import make_folder, open_regular, write_atomically
 from knnstore.datastore.history import OVERWRITE, TAKEDOWN, Change, changes, takedown_path
 from knnstore.datastore.manifest import Manifest
 from knnstore.errors import CorruptStoreError, ResourceError
+from knnstore.files import make_folder, open_regular, write_atomically
 
 _SCHEMA = pa.schema([("sha256", pa.binary(32))])
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import TEMPORARY_SUFFIX, free_bytes, storage_errors, sync_file, sync_folder
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, ResourceError, UsageError
 from knnstore.exchange.rawfile import KeyType, ValueType
+from knnstore.files import TEMPORARY_SUFFIX, flush, free_bytes, storage_errors
 from knnstore.outputs import output_path
 from knnstore.progress import Reporter
 from knnstore.sizes import format_size
@@ -122,9 +122,9 @@ def _aside(names: list[Path]) -> Iterator[list[Path]]:
         yield files
         with storage_errors("flush", names[0].parent):
             for file, path in zip(files, names, strict=True):
-                sync_file(file)
+                flush(file)
                 file.replace(path)
-            sync_folder(names[0].parent)
+            flush(names[0].parent)
     finally:
         for file in files:
             file.unlink(missing_ok=True)

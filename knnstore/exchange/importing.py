@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from knnstore.atomic import encode_json, make_folder
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS
 from knnstore.datastore.edits import editing
 from knnstore.datastore.keycodec import KeyDtype
@@ -18,6 +17,7 @@ from knnstore.exchange.keycheck import KeyMatch, match_keys
 from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form, Memmaps
 from knnstore.exchange.segment import begin_segment, read_values, write_segment
+from knnstore.files import encode_json, make_folder
 from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
 from knnstore.errors import CorpusError, UsageError
 from knnstore.exchange.rawfile import KEY_TYPES, VALUE_TYPES, Form, Memmaps, RawArray
+from knnstore.files import storage_errors
 from knnstore.wording import option
 
 _MAGIC = b"\x93NUMPY"

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
 from knnstore.errors import CorpusError, UsageError
+from knnstore.files import storage_errors
 
 KeyType = Literal["float16", "float32"]
 ValueType = Literal["int16", "int32", "int64"]

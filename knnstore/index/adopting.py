@@ -9,13 +9,12 @@ from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import index_root
 from knnstore.datastore.sweeping import remove_tree, unpublished_indexes
 from knnstore.index.plan import IndexFolder, new_index
-from knnstore.objects.path import ObjectPath
 
 
 def own_index(edit: Edit, folder: IndexFolder) -> IndexFolder:
     """The folder in which this writer may go on with an index that is published or is to be."""
     own = new_index(edit.root, folder.plan, edit.epoch)
-    if not isinstance(edit.root, ObjectPath):
+    if not edit.files.leases:
         return folder
     if own.root != folder.root:
         copy_folder(folder.root, own.root, last=INDEX_PLAN)

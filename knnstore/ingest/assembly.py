@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from knnstore.atomic import read_raw
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, digests_of
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.rowranges import RowRanges
@@ -21,10 +20,10 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_tables
 from knnstore.datastore.takedowns import Digests
 from knnstore.errors import CorruptStoreError
+from knnstore.files import files_of, read_raw
 from knnstore.holdout import Int64, Repeats
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
-from knnstore.objects.path import ObjectPath
 from knnstore.overlap import LENGTH, Windows, covered, window_starts
 
 Choose = Callable[[Int64, Iterable[Any], Repeats | None], Int64]
@@ -175,11 +174,7 @@ def _documents(tables: Iterable[Any], columns: Mapping[str, Int64]) -> Iterator[
 def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]) -> Iterator[Any]:
     """The token ids of each part, in that file of it."""
     for part in range(parts):
-        path = file(segment.root, part)
-        if isinstance(path, ObjectPath):
-            yield np.frombuffer(path.read_bytes(), segment.plan.value_dtype)
-        elif path.stat().st_size:
-            yield np.memmap(path, segment.plan.value_dtype, mode="r")
+        yield np.frombuffer(files_of(segment.root).load(file(segment.root, part)), segment.plan.value_dtype)
 
 
 def _split(maps: Iterator[Any], tokens: Any, heldout: Any) -> Iterator[tuple[Any, Any, bool]]:

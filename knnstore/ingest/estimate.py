@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
-from knnstore.atomic import free_bytes
 from knnstore.corpus.listing import Source
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Parts
 from knnstore.corpus.sampling import sample_text
 from knnstore.datastore.segment import Segment
 from knnstore.diskspace import require_room
+from knnstore.files import free_bytes
 from knnstore.ingest.plan import row_bytes
 from knnstore.ingest.tasks import text_tokens
 from knnstore.lm.spec import LmSpec

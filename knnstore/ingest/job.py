@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder
 from knnstore.corpus.listing import Listing
 from knnstore.corpus.parts import Parts, plan_parts
 from knnstore.corpus.sources import describe, fingerprint
@@ -19,6 +18,7 @@ from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, default_store, store_path
 from knnstore.datastore.sweeping import bytes_below, remove_tree, unfinished
 from knnstore.errors import CorpusError, MismatchError
+from knnstore.files import make_folder
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
 from knnstore.ingest.append import Append, Appended
 from knnstore.ingest.copies import superfluous_of

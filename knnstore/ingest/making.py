@@ -4,13 +4,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Parts
 from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
 from knnstore.diskspace import require_room, telling_need
+from knnstore.files import make_folder
 from knnstore.ingest.assembly import Choose, assemble
 from knnstore.ingest.estimate import require_disk
 from knnstore.ingest.plan import key_bytes

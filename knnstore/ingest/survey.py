@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from knnstore.atomic import encode_json
 from knnstore.corpus.listing import Source
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Chosen, Parts, plan_parts
@@ -21,6 +20,7 @@ from knnstore.datastore.removed import Removed
 from knnstore.datastore.rowranges import Bool, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import Digests
+from knnstore.files import encode_json
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import SurveyTask, survey
 from knnstore.progress import Reporter

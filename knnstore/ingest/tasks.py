@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from knnstore.atomic import replacing_path, storage_errors, sync_folder
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.corpus.tokens import PairTokens, PartSummary, survey_part, tokenise_part
@@ -21,6 +20,7 @@ from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.errors import MismatchError, NumericsError
+from knnstore.files import flush, replacing_path, storage_errors
 from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import kept
@@ -384,7 +384,7 @@ def remove_parts(segment: Path) -> None:
             path.unlink()
         if (segment / "parts").is_dir():
             (segment / "parts").rmdir()
-            sync_folder(segment)
+            flush(segment)
         for path in sorted((segment / "commits").glob("tokens-*.json")):
             path.unlink()
-        sync_folder(segment / "commits")
+        flush(segment / "commits")

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import read_raw
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
@@ -23,6 +22,7 @@ from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.datastore.store import open_segment
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
+from knnstore.files import read_raw
 
 FOLDER = "copy"
 _KEPT = pa.schema([("source", pa.int32()), ("document", pa.int64()), ("rows", pa.bool_()), ("heldout", pa.bool_())])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import storage_errors
 from knnstore.build import IndexReport, describe_index
 from knnstore.build.lists import check_lists
 from knnstore.datastore.discarding import open_store, other_store
@@ -18,6 +17,7 @@ from knnstore.datastore.sweeping import bytes_below, state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError
+from knnstore.files import storage_errors
 from knnstore.index.plan import open_index
 from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER

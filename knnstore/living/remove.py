@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import encode_json
 from knnstore.datastore.edits import editing
 from knnstore.datastore.history import TAKEDOWN, changes
 from knnstore.datastore.removed import Removed, joined, save_removed, without
@@ -15,6 +14,7 @@ from knnstore.datastore.selection import matching, origins_of
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import save_takedown
 from knnstore.errors import UsageError
+from knnstore.files import encode_json
 
 _ASKED = "asked"
 """The fact of a removal that is a digest of its patterns, so that it can be repeated once all is gone."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from knnstore.atomic import write_atomically
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
@@ -20,6 +19,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import KnnstoreError, LockedError
+from knnstore.files import write_atomically
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
 from knnstore.progress import Reporter

@@ -5,7 +5,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.atomic import make_folder, write_atomically
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import plan_parts
 from knnstore.corpus.selection import Selection
@@ -25,6 +24,7 @@ from knnstore.datastore.segment import (
 )
 from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
+from knnstore.files import make_folder, write_atomically
 from knnstore.holdout import choose_heldout
 from knnstore.index.plan import IndexFolder
 from knnstore.ingest.assembly import assemble

@@ -20,7 +20,7 @@ from typing import Any
 
 from knnstore.datastore.locking import read_holder
 from knnstore.errors import MismatchError, UsageError
-from knnstore.objects.path import path_of
+from knnstore.files import path_of
 from knnstore.outofmemory import memory_errors
 from knnstore.wording import in_shell, option, speaking
 

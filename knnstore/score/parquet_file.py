@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import storage_errors
+from knnstore.files import storage_errors
 from knnstore.outputs import output_file
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.atomic import encode_json
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import CorruptStoreError, UsageError
+from knnstore.files import encode_json
 from knnstore.lm.forward import ScoredTokens
 from knnstore.mixing.cache import CacheScores
 from knnstore.mixing.evidence import Evidence

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
+from knnstore.files import path_of
 from knnstore.index.ivfpq.search import Method, Searcher
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
-from knnstore.objects.path import path_of
 from knnstore.scheduling import Runner, kept
 
 UInt32 = NDArray[np.uint32]

@@ -11,17 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
 from knnstore.datastore.commits import COMMITS_FOLDER, Commit, FileRecord, file_damage, load_commit
-from knnstore.datastore.contents import entries_below
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.locking import LOCK_FILE
 from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.parts import PARTS, SCRATCH, is_done
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.errors import CorruptStoreError, LockedError, StoreNotFoundError
-from knnstore.objects.whole import read_afresh
+from knnstore.files import CHECKSUM_FIELD, files_of, unseal_json
+from knnstore.files.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
 from knnstore.verify.damage import Damage, describe
@@ -83,7 +82,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
 
 def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
     """One pass over all files but those in ``read``, to which the files are added that are what was written."""
-    entries = dict(entries_below(root))
+    entries = {path: kind for path, _, kind in files_of(root).entries(root)}
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
     need = needed(root)
     leftovers = [path for path in files if need.is_leftover(path)]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import google_crc32c
 
-from knnstore.atomic import CHECKSUM_FIELD, unseal_json
 from knnstore.datastore.arrays import METADATA_FILE
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.history import TAKEDOWN, load_change, takedown_state
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.errors import KnnstoreError
+from knnstore.files import CHECKSUM_FIELD, unseal_json
 
 # Beyond this size it would take long, and the chance that another damage looks like one bit's would grow: it is
 # 8 × bytes ÷ 2^32, less what isn't JSON in canonical form.

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from small_disks import small_disk
 
-from knnstore.atomic import write_json
 from knnstore.cli import main
 from knnstore.datastore.manifest import load_json
+from knnstore.files import write_json
 from knnstore.lm.spec import SHIPPED_MODELS
 
 WORDS = "Some words of English, as in any book. "

@@ -8,7 +8,6 @@ import pytest
 from index_stores import clustered_keys, make_store
 from killing import DyingRunner, KilledError, killed_at
 
-from knnstore.atomic import write_json
 from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.build.plan import plan_work
 from knnstore.cli.report.index import index_text
@@ -16,6 +15,7 @@ from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
+from knnstore.files import write_json
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.progress import Reporter

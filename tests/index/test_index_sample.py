@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.atomic import make_folder, write_json
 from knnstore.build import IndexOptions, build_index
 from knnstore.build.plan import plan_work
 from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
+from knnstore.files import make_folder, write_json
 from knnstore.index.ivfpq import sample
 from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_commits, sample_tasks
 from knnstore.index.plan import open_index

@@ -6,11 +6,11 @@ import pytest
 from reporters import Saying
 from transformers import AutoTokenizer
 
-from knnstore.atomic import write_json
 from knnstore.datastore.segment import PLAN_FILE, Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import MismatchError
+from knnstore.files import write_json
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec

@@ -113,8 +113,8 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_pa
     compact(root, CompactOptions(), SerialRunner())
     assert Datastore(root).manifest.index == name
     copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
-    from knnstore.atomic import remove_folder
     from knnstore.build.lists import fill_lists
+    from knnstore.files import remove_folder
     from knnstore.index.plan import open_index
 
     folder = open_index(root, name)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from knnstore.atomic import write_json
 from knnstore.datastore.segment import PLAN_FILE, Segment
 from knnstore.datastore.store import Datastore
+from knnstore.files import write_json
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.records import to_json

@@ -9,8 +9,8 @@ pytest.importorskip("moto", reason="needs moto's server")
 
 from s3_servers import BUCKET, Faults, MotoServer, Proxy, environment, make_bucket
 
-from knnstore.objects import cache, service
-from knnstore.objects.path import ObjectPath
+from knnstore.files import RemotePath
+from knnstore.files.objects import cache, service
 
 
 @pytest.fixture(scope="session")
@@ -50,4 +50,4 @@ def client(moto):
 @pytest.fixture
 def url(s3):
     """A place of the test's own in the bucket."""
-    return ObjectPath(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    return RemotePath(f"s3://{BUCKET}/{uuid.uuid4().hex}")

@@ -19,8 +19,7 @@ from knnstore.datastore.locking import LOCK_FILE, holder, read_holder, writing
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest, save_manifest
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import LockedError, UsageError
-from knnstore.objects import guard, lease
-from knnstore.objects.path import version_of
+from knnstore.files import files_of, guard, lease, version_of
 from knnstore.repair import RepairOptions, repair
 from knnstore.scheduling import SerialRunner
 from knnstore.verify import check
@@ -87,7 +86,7 @@ def test_many_that_want_the_lock_at_once_get_it_one_after_the_other(url, quick):
 
 def test_the_lock_of_a_process_of_this_machine_that_was_killed_is_free_at_once(url, s3):
     script = (
-        "import sys\nfrom knnstore.datastore.locking import writing\nfrom knnstore.objects.path import path_of\n"
+        "import sys\nfrom knnstore.datastore.locking import writing\nfrom knnstore.files import path_of\n"
         "with writing(path_of(sys.argv[1])):\n    print('in', flush=True)\n    sys.stdin.read()\n"
     )
     process = subprocess.Popen(
@@ -247,9 +246,9 @@ def test_what_a_dead_writer_left_is_continued_in_a_copy_and_the_epoch_stays(url,
             (begun / name).write_bytes(name.encode())
         own = take_over(url, monkeypatch, lambda edit: own_segment(edit, begun))
     assert own.name == "000010000"
-    assert {path.relative_to(own).as_posix(): path.read_bytes().decode() for path, _ in own.below()} == {
-        name: name for name in ("commits/a.json", "a/c/0", "segment.json")
-    }
+    assert {
+        path.relative_to(own).as_posix(): path.read_bytes().decode() for path, *_ in files_of(own).entries(own)
+    } == {name: name for name in ("commits/a.json", "a/c/0", "segment.json")}
     assert not begun.is_dir()
     with editing(url) as edit:  # one after the other, they share the epoch
         assert edit.epoch == 1

@@ -11,7 +11,7 @@ from s3_servers import BUCKET, Proxy, environment
 from knnstore.datastore.edits import editing
 from knnstore.datastore.history import changes
 from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, save_manifest
-from knnstore.objects import lease
+from knnstore.files import lease
 
 SUBNET = 77
 FIRST = Manifest("knnstore", 1, ModelIdentity("m", "0", "0", "0", 10), KeyRecipe("hidden", 8, 16, 8), (), None)
@@ -20,8 +20,8 @@ import sys
 from knnstore.datastore.edits import editing
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import LockedError
-from knnstore.objects import lease
-from knnstore.objects.path import path_of
+from knnstore.files import lease
+from knnstore.files import path_of
 import knnstore.datastore.edits as edits
 
 lease.RENEWED_SECONDS = 0.2

@@ -14,13 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3_servers import BUCKET, SECRET
 
-from knnstore.atomic import open_regular, read_raw, replacing, replacing_path, write_atomically, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import store_path
 from knnstore.errors import ResourceError, UsageError
-from knnstore.objects import service, sums
-from knnstore.objects.path import ObjectPath, path_of, replace_only
-from knnstore.objects.service import ConditionError
+from knnstore.files import (
+    ConditionError,
+    RemotePath,
+    files_of,
+    open_regular,
+    path_of,
+    read_raw,
+    replacing,
+    replacing_path,
+    sums,
+    write_atomically,
+    write_json,
+)
+from knnstore.files.objects import service
 
 
 def test_a_url_is_a_path_and_stays_one():
@@ -28,7 +38,7 @@ def test_a_url_is_a_path_and_stays_one():
     child = root / "segments" / "0000"
     assert str(child) == "s3://bucket/a/books.knnstore/segments/0000"
     assert child.relative_to(root).as_posix() == "segments/0000"
-    assert [type(path) for path in (child.parent, child.with_name("x"), root.joinpath("a"))] == [ObjectPath] * 3
+    assert [type(path) for path in (child.parent, child.with_name("x"), root.joinpath("a"))] == [RemotePath] * 3
     assert (root.key, root.name, root.absolute()) == ("a/books.knnstore", "books.knnstore", root)
     assert pickle.loads(pickle.dumps(child)) == child
     assert path_of(str(child)) == child
@@ -38,7 +48,7 @@ def test_a_url_is_a_path_and_stays_one():
 @pytest.mark.parametrize("use", [open, np.fromfile, shutil.rmtree, io.FileIO])
 def test_what_would_hand_a_url_to_the_operating_system_is_refused(use):
     with pytest.raises(UsageError, match=r"s3://bucket/x is in object storage.*copy the store to a disk"):
-        use(ObjectPath("s3://bucket/x"))
+        use(RemotePath("s3://bucket/x"))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_folders_are_what_objects_lie_in(url):
     assert not (url / "a").is_file()
     assert not (url / "b").exists()
     assert (url / "top.json").stat().st_size == 8
-    assert (url / "a").remove_below() == 11 + 7 + 7
+    assert files_of(url).remove_below(url / "a") == 11 + 7 + 7
     assert [path.name for path in url.iterdir()] == ["ab", "top.json"]
     (url / "top.json").unlink()
     (url / "top.json").unlink(missing_ok=True)
@@ -91,17 +101,17 @@ def test_what_is_written_durably_on_a_disk_is_written_so_to_a_bucket(url):
 
 
 def test_of_two_that_replace_the_same_version_one_is_refused(url):
-    first = url.put(b"one", only=None)
+    first = files_of(url).write(url, b"one", only=None)
     with pytest.raises(ConditionError):
-        url.put(b"other", only=None)
-    url.put(b"two", only=first)
+        files_of(url).write(url, b"other", only=None)
+    files_of(url).write(url, b"two", only=first)
     with pytest.raises(ConditionError):
-        replace_only(url, b"three", first)
+        files_of(url).replace_only(url, b"three", first)
     assert url.read_bytes() == b"two"
 
 
 def test_a_conditional_write_whose_answer_was_lost_counts_as_done(url, s3):
-    first = url.put(b"one")
+    first = files_of(url).write(url, b"one")
     s3.forget()
     s3.faults.lost = 1
 
@@ -109,7 +119,7 @@ def test_a_conditional_write_whose_answer_was_lost_counts_as_done(url, s3):
         s3.faults.lost = 0
 
     threading.Timer(0.05, mend).start()
-    replace_only(url, b"two", first)
+    files_of(url).replace_only(url, b"two", first)
     assert s3.struck["lost"] >= 1
     assert url.read_bytes() == b"two"
 
@@ -149,7 +159,7 @@ def test_a_service_that_refuses_is_named_with_the_next_step_and_without_a_secret
         url.write_bytes(b"x")
     s3.faults.broken = 0
     with pytest.raises(ResourceError, match=r"NoSuchBucket. Create the bucket s3://no-such-bucket first") as raised:
-        ObjectPath("s3://no-such-bucket/x").write_bytes(b"x")
+        RemotePath("s3://no-such-bucket/x").write_bytes(b"x")
     assert SECRET not in str(raised.value)
 
 
@@ -160,7 +170,7 @@ def test_a_profile_that_is_not_there_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     with pytest.raises(UsageError, match=r"the AWS profile nobody can't be used"):
-        ObjectPath("s3://bucket/x").exists()
+        RemotePath("s3://bucket/x").exists()
 
 
 def test_keys_of_a_profile_are_used(s3, url, monkeypatch, tmp_path):
@@ -179,4 +189,4 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
     service.bucket_of.cache_clear()
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UsageError, match=r"pip install 'knnstore\[cloud\]'"):
-        ObjectPath(f"s3://{BUCKET}/x").exists()
+        RemotePath(f"s3://{BUCKET}/x").exists()

@@ -23,11 +23,11 @@ from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.errors import CorruptStoreError
+from knnstore.files import RemotePath
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.objects.path import ObjectPath
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner, cluster_runner
 from knnstore.score import ScoreOptions, score
@@ -71,7 +71,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
 ):
     s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 53, 59, 61, 67
     s3.faults.pause = 0.02
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     report = ingest(options(store=str(root)), SerialRunner())
     assert dry_run(Datastore(root), INDEX).nlist == INDEX.nlist
     build_index(Datastore(root), INDEX, SerialRunner(), Reporter())
@@ -96,7 +96,7 @@ def test_zarr_itself_reads_the_arrays(here, url, s3, client):
     import zarr
     from obstore.store import from_url
 
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     copied(client, here / "books.knnstore", root.key)
     store = zarr.storage.ObjectStore(
         from_url(f"{root}/segments/0000", endpoint=s3.url, client_options={"allow_http": True}), read_only=True
@@ -108,7 +108,7 @@ def test_zarr_itself_reads_the_arrays(here, url, s3, client):
 
 
 def test_a_store_that_was_copied_to_a_bucket_is_searched_verified_and_its_damage_found(here, url, s3, client):
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     copied(client, here / "books.knnstore", root.key)
     queries = Segment(segment_root(here / "books.knnstore", "0000")).queries()[:50]
     local = Searcher(Datastore(here / "books.knnstore")).search(queries, 20, rows=True)
@@ -133,7 +133,7 @@ def test_a_store_that_was_copied_to_a_bucket_is_searched_verified_and_its_damage
 def test_an_index_that_is_interrupted_goes_on_with_the_tasks_that_are_left(
     here, url, client, counting_runner, bytes_of
 ):
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     copied(client, here / "keys.knnstore", root.key)
     with pytest.raises(InterruptedError):
         build_index(Datastore(root), INDEX, counting_runner(most=4), Reporter())
@@ -150,7 +150,7 @@ def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, clien
     monkeypatch.chdir(tmp_path)
     shutil.copytree(here / "books", tmp_path / "books")
     shutil.copytree(here / "books.knnstore", tmp_path / "books.knnstore")
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     copied(client, tmp_path / "books.knnstore", root.key)
     gone = sorted(path.name for path in (tmp_path / "books").iterdir())[0]
     (tmp_path / "books" / "new.txt").write_text("A text that was written for this test alone. " * 30)
@@ -170,7 +170,7 @@ def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, clien
 
 
 def test_an_ingest_that_is_killed_goes_on_by_the_same_command(here, url, s3, client, bytes_of):
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     command = [sys.executable, "-m", "knnstore", "ingest", "--corpus", "books/", "--store", str(url), "--workers", "0"]
     command += ["--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT), "--json"]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -216,7 +216,7 @@ def killed_when(cluster, worker, s3, seen):
 
 
 def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(here, url, s3, client, bytes_of):
-    root = ObjectPath(f"{url}.knnstore")
+    root = RemotePath(f"{url}.knnstore")
     cluster = LoopbackCluster(here.parent / f"dask-{url.name}")
     cluster.folder.mkdir()
     cluster.start(workers=3)

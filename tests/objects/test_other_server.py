@@ -7,10 +7,10 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import LockedError
+from knnstore.files import RemotePath, lease
+from knnstore.files.objects import cache, service
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.objects import cache, lease, service
-from knnstore.objects.path import ObjectPath
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, score
@@ -40,7 +40,7 @@ def test_seaweedfs_holds_a_store_as_a_disk_does_and_keeps_writers_apart(
     monkeypatch.chdir(small_reference)
     monkeypatch.setattr(lease, "RENEWED_SECONDS", 0.1)
     monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.1)
-    root = ObjectPath(f"s3://{BUCKET}/books.knnstore")
+    root = RemotePath(f"s3://{BUCKET}/books.knnstore")
     copied(seaweed, small_reference / "keys.knnstore", root.key)
     build_index(Datastore(root), IndexOptions(nlist=32, pq_bytes=8), SerialRunner(), Reporter())
     found = objects_of(seaweed, root.key)

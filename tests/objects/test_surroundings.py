@@ -5,8 +5,8 @@ import pwd
 import pytest
 
 from knnstore.errors import UsageError
-from knnstore.objects import cache, service
-from knnstore.objects.path import ObjectPath
+from knnstore.files import RemotePath
+from knnstore.files.objects import cache, service
 
 MALFORMED = ["http://", "localhost:9000", "http:/host", "http://[::1", "http://host:99999", "http://a%zz"]
 MALFORMED += ["http://user:secret@host", "ftp://host", "http://host:port", "http://host:0", "x", "https://ho st"]
@@ -32,7 +32,7 @@ def test_a_user_without_a_home_or_keys_is_told_of_the_keys_that_are_missing(home
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UsageError, match="the AWS profile nobody can't be used"):
-        ObjectPath("s3://bucket/object").is_file()
+        RemotePath("s3://bucket/object").is_file()
 
 
 def test_a_user_without_a_home_or_a_folder_for_the_cache_is_told_to_give_one(url, homeless, monkeypatch):
@@ -47,5 +47,5 @@ def test_a_malformed_endpoint_is_refused_in_a_sentence_that_does_not_repeat_it(n
     service.bucket_of.cache_clear()
     monkeypatch.setenv(name, endpoint)
     with pytest.raises(UsageError, match=rf"^\${name} isn't the URL of a service") as told:
-        ObjectPath("s3://bucket/object").is_file()
+        RemotePath("s3://bucket/object").is_file()
     assert "secret" not in str(told.value)

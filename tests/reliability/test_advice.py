@@ -12,8 +12,8 @@ from faults.forking import in_process
 from faults.material import INDEX, INGEST, make_corpus, make_model, run
 from index_stores import clustered_keys, make_store
 
-from knnstore.atomic import write_atomically
 from knnstore.errors import DiskFullError
+from knnstore.files import write_atomically
 
 NOBODY = 65534
 

@@ -11,10 +11,10 @@ from faults.forking import in_process
 from faults.layer import Layer
 
 import knnstore.datastore.commits
-from knnstore.atomic import make_folder, sync_all, write_json
 from knnstore.datastore.commits import DONE, CommitLog, file_damage
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import ResourceError
+from knnstore.files import make_folder, sync_all, write_json
 
 
 def work(root):

@@ -10,11 +10,11 @@ from faults.layer import FAILURES, Layer
 from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
 from small_disks import small_disk
 
-from knnstore.atomic import write_atomically
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.sampling import sample_text
 from knnstore.corpus.sources import find_sources
 from knnstore.errors import DiskFullError, ResourceError
+from knnstore.files import write_atomically
 
 SENTENCES = {
     "full": "no space left to ",

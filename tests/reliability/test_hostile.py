@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from faults.material import run
 
-from knnstore.atomic import write_json
 from knnstore.datastore.arrays import create_array, open_array, read_rows, write_chunk
 from knnstore.datastore.documents import Document
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError
+from knnstore.files import write_json
 from knnstore.index.ivfpq.quantiser import load_training_errors
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import open_index

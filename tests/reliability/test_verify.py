@@ -9,14 +9,13 @@ import pytest
 from faults.flips import flip_in
 from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus, run
 
-from knnstore.atomic import seal_json, unseal_json, write_json
 from knnstore.datastore import sweeping
-from knnstore.datastore.contents import entries_below
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, LockedError
+from knnstore.files import files_of, seal_json, unseal_json, write_json
 from knnstore.ingest import making
 from knnstore.progress import Reporter
 from knnstore.verify import verify
@@ -345,7 +344,7 @@ def test_a_folder_that_goes_while_a_store_is_listed_is_passed_over(root, monkeyp
             raise FileNotFoundError(folder)
         return scandir(folder)
 
-    monkeypatch.setattr("knnstore.datastore.contents.os.scandir", gone)
-    names = {path.relative_to(root).parts[2] for path, _ in entries_below(root) if "segments" in path.parts}
+    monkeypatch.setattr("knnstore.files.local.os.scandir", gone)
+    names = {path.relative_to(root).parts[2] for path, *_ in files_of(root).entries(root) if "segments" in path.parts}
     assert {"keys", "segment.json"} <= names
     assert "values" not in names

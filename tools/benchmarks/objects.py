@@ -20,8 +20,8 @@ from benchmarks.measuring import Result, Settings
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
+from knnstore.files.objects import cache, service
 from knnstore.ingest import IngestOptions, ingest
-from knnstore.objects import cache, service
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner
 from knnstore.score import ScoreOptions, score

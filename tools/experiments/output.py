@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from knnstore.atomic import write_atomically, write_json
 from knnstore.cli.report.words import table
+from knnstore.files import write_atomically, write_json
 
 # Khandelwal et al. 2020, tables 1 and 4: test perplexities of LM, with the store, with cache alone, with both.
 PAPER = {

@@ -30,8 +30,7 @@ from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.selection import origins_of
 from knnstore.datastore.store import Datastore
 from knnstore.errors import StoreNotFoundError
-from knnstore.objects import lease
-from knnstore.objects.path import path_of
+from knnstore.files import lease, path_of
 from knnstore.score.tuned_record import TUNED_FILE
 from knnstore.verify import verify
 

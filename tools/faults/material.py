@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from knnstore.atomic import encode_json, unseal_json
 from knnstore.cli import main
+from knnstore.files import encode_json, unseal_json
 from knnstore.lm.spec import SHIPPED_MODELS
 
 # fmt: off

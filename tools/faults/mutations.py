@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numcodecs import zstd
 
-from knnstore.atomic import CHECKSUM_FIELD, seal_json
 from knnstore.datastore.commits import chunk_number
+from knnstore.files import CHECKSUM_FIELD, seal_json
 
 Files = dict[str, bytes]
 _NUMBERS = (-1, 0, 1, 7, 2**31, 2**32, 2**40, 2**50, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 0.5, 1e308, -0.0)

@@ -6,8 +6,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from knnstore.atomic import sync_file, sync_folder
 from knnstore.errors import CorruptStoreError
+from knnstore.files import flush
 from training.telling import first_line
 from training.trainer import Trainer
 
@@ -23,9 +23,9 @@ def save_checkpoint(path: Path, trainer: Trainer, step: int) -> None:
         tensors |= {f"{name}:{key}": state[key] for key in MOMENTS} | {name: parameter.data}
     aside = path.with_suffix(".tmp")
     save_file(tensors, aside, metadata={"step": str(step)})
-    sync_file(aside)
+    flush(aside)
     aside.replace(path)
-    sync_folder(path.parent)
+    flush(path.parent)
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from knnstore.atomic import TEMPORARY_SUFFIX, encode_json, write_atomically
 from knnstore.errors import NumericsError, UsageError
+from knnstore.files import TEMPORARY_SUFFIX, encode_json, write_atomically
 from training.checkpoint import CHECKPOINT
 from training.recipe import Recipe, differences
 from training.tokens import sync_files

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from knnstore.atomic import write_atomically
+from knnstore.files import write_atomically
 from training.telling import say
 from training.trainer import Trainer
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from knnstore.atomic import sync_file, sync_folder
 from knnstore.corpus import ReadCounts, ReadOptions, Source, read_documents
 from knnstore.errors import UsageError
+from knnstore.files import flush
 from training.recipe import SEPARATOR
 from training.telling import first_line, say
 
@@ -71,7 +71,7 @@ def separator_of(tokenizer: Any) -> int:
 def sync_files(folder: Path) -> None:
     """Flush a folder and the files right in it to the device."""
     for path in (*folder.iterdir(), folder):
-        sync_file(path)
+        flush(path)
 
 
 def prepare_tokenizer(folder: Path, given: str | None, train: Callable[[], Tokenizer], context: int) -> Any:
@@ -89,7 +89,7 @@ def prepare_tokenizer(folder: Path, given: str | None, train: Callable[[], Token
         tokenizer.save_pretrained(aside)
         sync_files(aside)
         aside.rename(folder)
-        sync_folder(folder.parent)
+        flush(folder.parent)
     return load_tokenizer(folder)
 
 
@@ -125,9 +125,9 @@ def token_file(path: Path, sources: Sequence[Source], options: ReadOptions, toke
             for ids in encode(read_pieces(sources, options, counts), tokenizer):
                 file.write(np.asarray(ids, dtype).tobytes())
         say(", ".join(f"{number} {what}" for what, number in asdict(counts).items()))
-        sync_file(aside)
+        flush(aside)
         aside.replace(path)
-        sync_folder(path.parent)
+        flush(path.parent)
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
 
 

@@ -3,11 +3,11 @@
 from knnstore.cli.report.index import index_text
 from knnstore.cli.report.words import documents, one_line, shown_store, table, wrapped
 from knnstore.datastore.history import History
+from knnstore.files import files_of
 from knnstore.living.compact import CompactReport
 from knnstore.living.derived import DeriveReport
 from knnstore.living.remove import RemoveReport
 from knnstore.living.restore import RestoreReport
-from knnstore.objects.path import ObjectPath
 from knnstore.sizes import format_size
 
 _SHOWN = 10
@@ -51,7 +51,7 @@ def compact_text(report: CompactReport, *, planned: bool = False) -> str:
     if report.held:
         states = ", ".join(map(str, report.held))
         why = "while a reader has them open: run 'knnstore compact' again after it ends"
-        if isinstance(report.store, ObjectPath):
+        if files_of(report.store).leases:
             why = "for a day, because readers of a bucket can't be seen: run 'knnstore compact' again after that"
         lines += wrapped("", f"the files of state {states} are kept {why}")
     return "\n".join(lines)

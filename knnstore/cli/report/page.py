@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.atomic import write_atomically
 from knnstore.cli.report.svg import bars, heat_map, lines
 from knnstore.cli.report.words import documents, gain_words, one_line, setting_words
+from knnstore.files import write_atomically
 from knnstore.outputs import output_file
 from knnstore.perplexity import Likelihood, gain_interval, gain_percent
 from knnstore.score.details import Details, Telling

@@ -1,7 +1,7 @@
 """The final report of a repair."""
 
 from knnstore.cli.report.words import shown_store
-from knnstore.objects.path import path_of
+from knnstore.files import path_of
 from knnstore.repair import RepairReport
 
 

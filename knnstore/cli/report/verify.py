@@ -1,7 +1,7 @@
 """The final report of a verification."""
 
 from knnstore.cli.report.words import shown_store
-from knnstore.objects.path import path_of
+from knnstore.files import path_of
 from knnstore.sizes import format_size
 from knnstore.verify import Damage, Source, VerifyReport
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from knnstore.datastore.mapped import ASKED_AT_ONCE, Pieces
+from knnstore.datastore.mapped import Pieces
+from knnstore.files.local import ASKED_AT_ONCE
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.kernel import Survivors, address, addresses
 from knnstore.index.compute.native_filling import NativeFilling

@@ -1,6 +1,5 @@
 """The reference: NumPy keeps and selects, torch multiplies, faiss assigns and encodes. It needs nothing else."""
 
-import mmap
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from knnstore.datastore.block_sums import first_damaged
-from knnstore.datastore.mapped import ASKED_AT_ONCE, Pieces
+from knnstore.datastore.mapped import Pieces
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, Uint8, Uint32, spare_slots
 from knnstore.index.compute.rotation import rotate
@@ -68,18 +67,15 @@ class ReferenceEngine:
         piece, row = column.find(places)
         chunks = column.pieces.chunks[piece]
         at = column.pieces.starts[piece] // column.dtype.itemsize + row
-        for chunk, (mapped, _) in column.pieces.maps.items():
+        for chunk, mapped in column.pieces.maps.items():
             here = chunks == chunk
-            numbers[here] = np.frombuffer(mapped, column.dtype)[at[here]]
+            numbers[here] = np.frombuffer(mapped.memory, column.dtype)[at[here]]
         return numbers
 
     def read_ahead(self, pieces: Pieces, begins: Int64, ends: Int64) -> None:
         """See ``Reads``."""
-        begins = begins // mmap.PAGESIZE * mmap.PAGESIZE
         for chunk, begin, end in np.stack([pieces.chunks, begins, ends], axis=1).tolist():
-            mapped, _ = pieces.maps[chunk]
-            for at in range(begin, end, ASKED_AT_ONCE):
-                mapped.madvise(mmap.MADV_WILLNEED, at, min(ASKED_AT_ONCE, end - at))
+            pieces.maps[chunk].will_need(begin, end)
 
     def first_damaged(self, data: Uint8, begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
         """See ``Reads``."""

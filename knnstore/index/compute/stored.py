@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from knnstore.datastore.mapped import Pieces
+from knnstore.files.local import LocalMap
 from knnstore.neighbours import Float32, Int64, Neighbours
 
 Residuals = Callable[[np.ndarray[Any, Any], int], torch.Tensor]
@@ -28,17 +29,17 @@ class Column:
         """Return the rows of an array in memory, cut into pieces of ``counts`` rows, int64 (pieces,)."""
         array = np.ascontiguousarray(array)
         starts = (np.cumsum(counts) - counts) * (array.dtype.itemsize * math.prod(array.shape[1:]))
-        ranges, maps = np.arange(len(counts)), {0: (array, None)}
-        pieces = Pieces(ranges, np.zeros_like(ranges), starts, counts, starts + array.ctypes.data, maps)  # type: ignore[arg-type]
+        ranges, maps = np.arange(len(counts)), {0: LocalMap(array.nbytes, array)}  # type: ignore[arg-type]
+        pieces = Pieces(ranges, np.zeros_like(ranges), starts, counts, starts + array.ctypes.data, maps)
         return cls(pieces, array.dtype, array.shape[1:])
 
     def rows(self, piece: int, first: int = 0, last: int | None = None) -> np.ndarray[Any, Any]:
         """Return a view of a piece's rows ``[first, last)``, to its end if ``last`` is None."""
         count = (int(self.pieces.counts[piece]) if last is None else last) - first
         items = math.prod(self.shape)
-        mapped, _ = self.pieces.maps[int(self.pieces.chunks[piece])]
+        memory = self.pieces.maps[int(self.pieces.chunks[piece])].memory
         start = int(self.pieces.starts[piece]) + first * items * self.dtype.itemsize
-        return np.frombuffer(mapped, self.dtype, count * items, start).reshape(count, *self.shape)
+        return np.frombuffer(memory, self.dtype, count * items, start).reshape(count, *self.shape)
 
     def find(self, places: Int64) -> tuple[Int64, Int64]:
         """Return the piece of each place, of the rows laid end to end, and its row there: int64 (n,) each."""

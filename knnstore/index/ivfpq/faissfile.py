@@ -12,8 +12,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from knnstore.atomic import storage_errors
 from knnstore.datastore.store import Datastore
+from knnstore.files import storage_errors
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.ivfpq.quantiser import Quantiser
 from knnstore.index.ivfpq.search import Searcher

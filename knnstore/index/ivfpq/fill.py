@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from knnstore.atomic import remove_folder, replacing_together, storage_errors, write_json
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
+from knnstore.files import path_of, remove_folder, replacing_together, storage_errors, write_json
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index
 from knnstore.neighbours import Int64
-from knnstore.objects.path import path_of
 from knnstore.records import from_json, to_json
 
 LAYOUT_FILE = "layout.json"

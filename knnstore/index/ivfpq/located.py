@@ -12,7 +12,6 @@ from knnstore.index.compute.protocols import Reads
 from knnstore.index.compute.stored import Column
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.neighbours import Bool, Int64
-from knnstore.objects.path import ObjectPath
 
 _READS = 16  # of checksums, at the same time
 
@@ -58,7 +57,7 @@ class Located:
     def ask_for(self, *, again: bool = False) -> None:
         """Have the disk read the first array, and the rest where it is met for the first time or ``again``."""
         self._fresh = [(array, pieces) for array, pieces in self._pieces if not array.is_verified(pieces)]
-        if isinstance(self.part.keys.path, ObjectPath):
+        if self.part.keys.fetches:
             for array, _ in self._pieces:
                 for begin, count in zip(self.begins.tolist(), self.counts.tolist(), strict=True):
                     array.will_need(begin, begin + count)

@@ -11,18 +11,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from knnstore.atomic import read_raw, storage_errors
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
 from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
+from knnstore.files import at_once, files_of, path_of, read_raw
 from knnstore.index.ivfpq.cuts import Uint64, cut_list
 from knnstore.index.ivfpq.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.neighbours import Int64
-from knnstore.objects.path import ObjectPath, path_of
-from knnstore.objects.service import at_once
 from knnstore.wording import command
 
 OFFSETS = "offsets"
@@ -186,16 +184,12 @@ def _gather(
 
 def _each(runs: Path, read: Callable[[Item], Part], items: Iterable[Item]) -> Iterator[Part]:
     """``read(item)`` of each; of runs in a bucket, where a small part takes as long as a large one, many at a time."""
-    return at_once(read, items) if isinstance(runs, ObjectPath) else map(read, items)
+    return at_once(read, items) if files_of(runs).fetches else map(read, items)
 
 
 def _read(path: Path, dtype: np.dtype[Any], first: int, count: int) -> np.ndarray[Any, Any]:
-    begin = first * dtype.itemsize
-    with storage_errors("read", path):
-        if isinstance(path, ObjectPath):
-            part = np.frombuffer(read_raw(path, begin, begin + count * dtype.itemsize), dtype)
-        else:
-            part = np.fromfile(path, dtype, count, offset=begin)
-    if len(part) != count:
+    begin, size = first * dtype.itemsize, count * dtype.itemsize
+    data = read_raw(path, begin, begin + size)
+    if len(data) != size:
         raise CorruptStoreError(f"{path} is shorter than its offsets say: run {command('index', overwrite=True)}")
-    return part
+    return np.frombuffer(data, dtype)

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knnstore.atomic import read_raw, replacing_together
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.parts import SAMPLE
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, open_segment, segment_root
 from knnstore.errors import CorruptStoreError
+from knnstore.files import path_of, read_raw, replacing_together
 from knnstore.index.ivfpq.train import Sample
 from knnstore.index.plan import IndexFolder, IndexPlan, open_index
 from knnstore.neighbours import Int64
-from knnstore.objects.path import path_of
 from knnstore.records import fingerprint
 
 _BLOCK_ROWS = 256

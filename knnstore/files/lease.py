@@ -14,15 +14,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from knnstore.errors import KnnstoreError, LockedError, ResourceError, UsageError
-from knnstore.objects.guard import Guard
-from knnstore.objects.path import ObjectPath, Version, replace_only
-from knnstore.objects.service import ConditionError
+from knnstore.files.guard import Guard
+from knnstore.files.protocol import ConditionError, Files, Say, Version
 
 RENEWED_SECONDS = 5.0
 LAPSED_SECONDS = 30.0
@@ -38,7 +36,8 @@ class Lease:
     service lacks conditional writes.
     """
 
-    def __init__(self, path: ObjectPath, holder: dict[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(self, files: Files, path: Path, holder: dict[str, Any], say: Say) -> None:
+        self._files = files
         self._path = path
         self._identity = {**holder, "machine": _machine(), "token": secrets.token_hex(16)}
         self._beat = 0
@@ -60,12 +59,12 @@ class Lease:
         if not self._guard.lost:
             data = json.dumps({"epoch": self.epoch}).encode() if self.epoch else b""
             with suppress(KnnstoreError, ConditionError, FileNotFoundError):
-                replace_only(self._path, data, self._version)
+                self._files.replace_only(self._path, data, self._version)
 
     def require(self) -> None:
         """Raise LockedError if another writer has taken over the lock, by asking the service."""
         try:
-            data = self._path.read_bytes()
+            data = self._files.read(self._path)
         except FileNotFoundError:
             data = b""
         if parse_holder(data).get("token") != self._identity["token"]:
@@ -86,13 +85,13 @@ class Lease:
         epoch = {"epoch": self.epoch} if self.epoch else {}
         return json.dumps({**self._identity, **epoch, "beat": self._beat}).encode()
 
-    def _take(self, say: Callable[[str], None]) -> Version:
+    def _take(self, say: Say) -> Version:
         try:
-            return replace_only(self._path, self._body(), None)
+            return self._files.replace_only(self._path, self._body(), None)
         except ConditionError:
             return self._take_over(say)
 
-    def _take_over(self, say: Callable[[str], None]) -> Version:
+    def _take_over(self, say: Say) -> Version:
         """Wait until the lock is released or its holder no longer responds, and take it."""
         version, record = self._look()
         beat, since, reported = record.get("beat"), time.monotonic(), False
@@ -110,7 +109,7 @@ class Lease:
         self.taken_over = is_held(record)
         self.epoch = _epoch_of(record) + self.taken_over
         try:
-            return replace_only(self._path, self._body(), version)
+            return self._files.replace_only(self._path, self._body(), version)
         except ConditionError:
             raise LockedError(
                 f"another process has just begun to write {self._path.parent}: wait until it has finished"
@@ -118,14 +117,14 @@ class Lease:
 
     def _look(self) -> tuple[Version, dict[str, Any]]:
         """Return the version of the lock and its record."""
-        version, data = self._path.read_version()
+        version, data = self._files.read_version(self._path)
         return version, parse_holder(data)
 
     def _require_conditions(self) -> None:
         """Raise UsageError unless the service refuses a write whose condition doesn't hold."""
         for condition in (None, _NEVER):
             with suppress(ConditionError):
-                self._path.put(self._body(), only=condition)
+                self._files.write(self._path, self._body(), only=condition)
                 self._path.unlink(missing_ok=True)
                 raise UsageError(
                     f"the service of {self._path.parent} ignores conditional writes (If-None-Match and If-Match), "
@@ -145,7 +144,7 @@ class Lease:
 
     def _renew_once(self) -> None:
         with self._renewing:
-            self._version = replace_only(self._path, self._body(), self._version)
+            self._version = self._files.replace_only(self._path, self._body(), self._version)
 
 
 def parse_holder(data: bytes) -> dict[str, Any]:

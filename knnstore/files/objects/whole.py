@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.errors import CorruptStoreError
-from knnstore.objects.cache import Cache, the_cache
-from knnstore.objects.path import Described, ObjectPath, Version, described
-from knnstore.objects.service import UnchangedError, count, load_obstore, request
-from knnstore.objects.sums import Sums, block_bytes
+from knnstore.files.objects.cache import Cache, the_cache
+from knnstore.files.objects.service import UnchangedError, client_of, count, described, load_obstore, request
+from knnstore.files.protocol import Description, Version
+from knnstore.files.remote import RemotePath
+from knnstore.files.sums import Sums, block_bytes
 
 _SMALL = 2**16  # smaller objects are fetched again instead of cached
 _afresh: list[bool] = []
@@ -29,7 +30,7 @@ def read_afresh() -> Iterator[None]:
         _afresh.pop()
 
 
-def read_object(path: ObjectPath) -> bytes:
+def read_object(path: RemotePath) -> bytes:
     """Return a whole object, from the cache if the service says that it hasn't changed.
 
     Raises FileNotFoundError if it doesn't exist, and CorruptStoreError if its bytes aren't what was written.
@@ -38,9 +39,9 @@ def read_object(path: ObjectPath) -> bytes:
     known = None if _afresh else _known(cache, path)
     options = {"if_none_match": known[0].e_tag} if known else {}
 
-    def get() -> tuple[Described, bytes]:
+    def get() -> tuple[Description, bytes]:
         count(gets=1)
-        answer = load_obstore().get(path.client, path.key, options=options)
+        answer = load_obstore().get(client_of(path), path.key, options=options)
         return described(answer), bytes(answer.bytes())
 
     try:
@@ -58,7 +59,7 @@ def read_object(path: ObjectPath) -> bytes:
     return data
 
 
-def _known(cache: Cache, path: ObjectPath) -> tuple[Version, bytes] | None:
+def _known(cache: Cache, path: RemotePath) -> tuple[Version, bytes] | None:
     """Return the version and the verified bytes of a whole object in the cache; None if it isn't cached."""
     try:
         note = json.loads(cache.note(path).read_text())
@@ -74,7 +75,7 @@ def _known(cache: Cache, path: ObjectPath) -> tuple[Version, bytes] | None:
     return None
 
 
-def _keep(cache: Cache, path: ObjectPath, description: Described, data: bytes) -> None:
+def _keep(cache: Cache, path: RemotePath, description: Description, data: bytes) -> None:
     assert description.sums is not None
     cache.make_room(len(data))
     with suppress(OSError):  # a full disk must not prevent reading

@@ -17,7 +17,8 @@ from pathlib import Path
 from threading import Lock
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.objects.path import ObjectPath, Version
+from knnstore.files.protocol import Version
+from knnstore.files.remote import RemotePath
 from knnstore.sizes import format_size, parse_size
 
 LIMIT_VARIABLE = "KNNSTORE_STORE_CACHE"
@@ -36,13 +37,13 @@ class Cache:
         self._lock = Lock()
         self._room = 0  # bytes that may be added before the folder has to be scanned again
 
-    def file(self, path: ObjectPath, version: Version) -> Path:
+    def file(self, path: RemotePath, version: Version) -> Path:
         """Return the file of a version of an object."""
         identity = json.dumps([str(path), version.e_tag, version.version])
         name = sha256(identity.encode()).hexdigest()[:32]
         return self.folder / name[:2] / name
 
-    def note(self, path: ObjectPath) -> Path:
+    def note(self, path: RemotePath) -> Path:
         """Return the file that records which version of a whole object is cached."""
         name = sha256(str(path).encode()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.json"

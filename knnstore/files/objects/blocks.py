@@ -1,6 +1,7 @@
 """Objects that are read in parts: files of the cache that are filled block by block, on demand."""
 
 import fcntl
+import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,9 +13,9 @@ import google_crc32c
 import numpy as np
 
 from knnstore.errors import CorruptStoreError
-from knnstore.objects.cache import disk_errors, the_cache
-from knnstore.objects.path import ObjectPath
-from knnstore.objects.service import ConditionError
+from knnstore.files.objects.cache import disk_errors, the_cache
+from knnstore.files.protocol import ConditionError
+from knnstore.files.remote import RemotePath
 
 _REQUEST_BYTES = 2**23  # maximum bytes per request
 _REQUESTS_AT_ONCE = 16
@@ -27,7 +28,9 @@ def _requests() -> ThreadPoolExecutor:
 
 
 class CachedObject:
-    """A chunk of an uncompressed array, cached on disk as far as it was requested. ``file`` is as long as the object.
+    """A chunk of an uncompressed array, cached on disk as far as it was requested: a file as long as the object.
+
+    Its first ``mapped`` bytes are mapped as ``memory``.
 
     Objects without sums are fetched whole and verified by the checksum at the end of every chunk.
 
@@ -35,9 +38,9 @@ class CachedObject:
     FileNotFoundError if the object doesn't exist.
     """
 
-    def __init__(self, path: ObjectPath) -> None:
+    def __init__(self, path: RemotePath, mapped: int) -> None:
         self.path = path
-        description = path.describe()
+        description = path.files.describe(path)
         self.size = description.size
         self._version, self._sums = description.version, description.sums
         self._block = description.sums.block_bytes if description.sums else max(1, description.size)
@@ -46,6 +49,8 @@ class CachedObject:
         self._good = np.zeros(-(-self.size // self._block), np.bool_)
         self._coming: dict[int, Future[None]] = {}
         self._lock = Lock()
+        # copy-on-write, though nobody writes: torch takes no array that is read-only
+        self.memory = mmap.mmap(self.file.fileno(), min(mapped, self.size), access=mmap.ACCESS_COPY)
 
     def require(self, begin: int, end: int) -> None:
         """Make sure that bytes ``[begin, end)`` are in the file and verified."""
@@ -106,7 +111,7 @@ class CachedObject:
         begin, end = first * self._block, min(last * self._block, self.size)
         self._cache.make_room(end - begin)
         try:
-            data = self.path.read_range(begin, end, self._version)
+            data = self.path.files.get(self.path, begin, end, self._version)
         except ConditionError as error:
             raise CorruptStoreError(
                 f"{self.path} was replaced while it was read: run the same command again"

@@ -7,8 +7,7 @@ nothing here keeps, prints or logs them.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -19,13 +18,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from knnstore.errors import KnnstoreError, ResourceError, UsageError
+from knnstore.files.protocol import ConditionError, Description, Version
+from knnstore.files.sums import sums_from
 
 SCHEMES = ("s3", "gs", "az")
 _EXTRA = "pip install 'knnstore[cloud]'"
 _STALLED = timedelta(seconds=30)  # without receiving a byte
 _TIMEOUT = timedelta(minutes=10)  # per request, including the body
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
-_REQUESTS_AT_ONCE = 32
 _BODY_ATTEMPTS = 4  # after an answer was interrupted
 _SERVICE = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[!-~]*)?")
 _CREDENTIALS = {
@@ -34,12 +34,7 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class ConditionError(Exception):
-    """The object doesn't satisfy the condition of the request."""
 
 
 class UnchangedError(Exception):
@@ -112,6 +107,11 @@ def bucket_of(root: str) -> Any:
         raise UsageError(
             f"{root} can't be used: {reason(error)}; credentials are taken from {_CREDENTIALS[scheme]}"
         ) from error
+
+
+def client_of(path: Path) -> Any:
+    """Return the client of the bucket of a path."""
+    return bucket_of(f"{path.parts[0]}//{path.parts[1]}")
 
 
 def _profile() -> Any:
@@ -206,10 +206,11 @@ def request(action: str, url: str, work: Callable[[], Result]) -> Result:
         attempt += 1
 
 
-def at_once(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield ``read(item)`` of each item in order, with many requests at a time."""
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        yield from pool.map(read, items)
+def described(answer: Any) -> Description:
+    """Return the description of an object in an answer of obstore."""
+    meta = answer.meta
+    sums = sums_from(answer.attributes, meta["size"])
+    return Description(meta["size"], meta["last_modified"].timestamp(), Version(meta["e_tag"], meta["version"]), sums)
 
 
 def reason(error: BaseException) -> str:
