@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PosixPath
-from typing import IO, Any, BinaryIO, NoReturn, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 import google_crc32c
 
@@ -35,20 +35,92 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class RemotePath(PosixPath):
-    """``s3://bucket/key`` as a path. It has no state besides its text.
+# Whatever takes the path of a store takes a RemotePath too, so for type checkers it is a Path. At run time it isn't,
+# so that Path(remote), which would silently name a local file, is refused like every use by the operating system.
+if TYPE_CHECKING:
+    _Base = Path
+else:
+    _Base = object
 
-    Methods of ``pathlib`` that access the file system send requests; passing the path to the operating system raises
-    UsageError. A folder exists as long as there is an object below it, so folders are neither made nor removed.
+
+class RemotePath(_Base):
+    """``s3://bucket/key`` as a path, with the methods of ``pathlib`` that stores need.
+
+    Those that access the file system send requests; passing the path to the operating system raises UsageError. A
+    folder exists as long as there is an object below it, so folders are neither made nor removed.
 
     Raises ResourceError if a request fails after several attempts.
     """
 
-    __slots__ = ()
+    __slots__ = ("_pure",)
+
+    def __init__(self, text: "str | PurePosixPath") -> None:
+        self._pure = text if isinstance(text, PurePosixPath) else PurePosixPath(text)
 
     def __str__(self) -> str:
-        scheme, colon, rest = super().__str__().partition(":/")
-        return f"{scheme}://{rest.lstrip('/')}" if colon and scheme in _kinds else scheme + colon + rest
+        scheme, *names = self._pure.parts
+        return f"{scheme}//{'/'.join(names)}"
+
+    def __repr__(self) -> str:
+        return f"RemotePath({str(self)!r})"
+
+    def __hash__(self) -> int:
+        return hash(self._pure)
+
+    def __eq__(self, other: object) -> bool:
+        return self._pure == other._pure if isinstance(other, RemotePath) else NotImplemented
+
+    def __lt__(self, other: "RemotePath") -> bool:  # type: ignore[override]
+        return self._pure < other._pure
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> "RemotePath":
+        return RemotePath(self._pure / name)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return scheme, bucket and names."""
+        return self._pure.parts
+
+    @property
+    def name(self) -> str:
+        """Return the last name."""
+        return self._pure.name
+
+    @property
+    def stem(self) -> str:
+        """Return the last name without its suffix."""
+        return self._pure.stem
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix of the last name."""
+        return self._pure.suffix
+
+    @property
+    def parent(self) -> "RemotePath":
+        """Return the folder of the path."""
+        return RemotePath(self._pure.parent)
+
+    @property
+    def parents(self) -> "tuple[RemotePath, ...]":
+        """Return all folders of the path, the nearest first."""
+        return tuple(RemotePath(parent) for parent in self._pure.parents)
+
+    def joinpath(self, *names: str | os.PathLike[str]) -> "RemotePath":
+        """Return the path of names below this one."""
+        return RemotePath(self._pure.joinpath(*names))
+
+    def with_name(self, name: str) -> "RemotePath":
+        """Return the path with another last name."""
+        return RemotePath(self._pure.with_name(name))
+
+    def relative_to(self, root: "RemotePath") -> PurePosixPath:  # type: ignore[override]
+        """Return the names below ``root``. Raises ValueError if the path isn't below it."""
+        return self._pure.relative_to(root._pure)
+
+    def as_posix(self) -> str:
+        """Return the text of the path."""
+        return str(self)
 
     def __fspath__(self) -> NoReturn:
         raise UsageError(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knnstore.datastore.mapped import Pieces
+from knnstore.files.local import LocalMap
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.device import DeviceEngine
@@ -216,7 +217,7 @@ def test_mapped_memory_is_asked_for(engine, tmp_path):
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
         address = np.frombuffer(mapped, np.uint8).ctypes.data
         starts, counts, zeros = np.array([20_000, 199_000]), np.array([180_000, 51_000]), np.zeros(2, np.int64)
-        pieces = Pieces(np.arange(2), zeros, starts, counts, address + starts, {0: (mapped, None)})
+        pieces = Pieces(np.arange(2), zeros, starts, counts, address + starts, {0: LocalMap(250_000, mapped)})
         engine.read_ahead(pieces, starts // 16_384 * 16_384, starts + counts)
         assert mapped[:] == path.read_bytes()
 

@@ -45,7 +45,7 @@ def test_a_url_is_a_path_and_stays_one():
     assert path_of("a/b") == Path("a/b")
 
 
-@pytest.mark.parametrize("use", [open, np.fromfile, shutil.rmtree, io.FileIO])
+@pytest.mark.parametrize("use", [open, np.fromfile, shutil.rmtree, io.FileIO, Path])
 def test_what_would_hand_a_url_to_the_operating_system_is_refused(use):
     with pytest.raises(UsageError, match=r"s3://bucket/x is in object storage.*copy the store to a disk"):
         use(RemotePath("s3://bucket/x"))
