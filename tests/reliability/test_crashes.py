@@ -14,7 +14,7 @@ import knnstore.datastore.commits
 from knnstore.datastore.commits import DONE, CommitLog, file_damage
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import ResourceError
-from knnstore.files import make_folder, sync_all, write_json
+from knnstore.files import flush, make_folder, write_json
 
 
 def work(root):
@@ -74,7 +74,7 @@ def test_after_a_power_cut_at_any_operation_what_is_marked_done_is_there(quick):
 @pytest.mark.parametrize("left_out", [Path.is_file, Path.is_dir], ids=["files", "folders"])
 def test_without_a_sync_the_same_cuts_break_promises(quick, monkeypatch, left_out):
     monkeypatch.setattr(
-        knnstore.datastore.commits, "sync_all", lambda paths: sync_all(path for path in paths if not left_out(path))
+        knnstore.datastore.commits, "flush", lambda *paths: flush(*(path for path in paths if not left_out(path)))
     )
     _, told = power_cuts(quick, seeds=1)
     assert told != []  # else the test above would prove nothing
