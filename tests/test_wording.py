@@ -16,8 +16,8 @@ from knnstore.wording import command, option, speaking
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
 # Rooms whose messages still name flags.
 LEFT = {
-    *("datastore", "objects"),
-    *("atomic", "terminal", "__init__"),
+    *("datastore", "files"),
+    *("terminal", "__init__"),
 }
 LIBRARY = [
     path
