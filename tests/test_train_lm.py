@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,9 +234,10 @@ def test_the_tokenizer_doesnt_depend_on_the_number_of_threads(texts, finished, t
 
 
 @pytest.mark.parametrize("change", ["--lr 0.002", "--width 64", "--steps 41", "--seed 1", "--dtype fp16"])
-def test_a_resumed_run_with_another_setting_is_refused_by_its_name(change, finished, texts, capsys):
+def test_a_resumed_run_with_another_setting_is_refused_by_its_name(change, finished, texts, tmp_path, capsys):
     valid = " ".join(str(path) for path in sorted(texts.iterdir())[:2])
-    assert train(texts, finished, f"--steps 40 --valid {valid} {change}") == 2
+    out = shutil.copytree(finished, tmp_path / "lm")
+    assert train(texts, out, f"--steps 40 --valid {valid} {change}") == 2
     message = capsys.readouterr().err
     name, value = change.split()
     assert f"{name} " in message
