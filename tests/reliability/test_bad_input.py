@@ -211,7 +211,7 @@ def test_a_line_of_json_of_a_gigabyte_is_refused_by_its_length(here):
     (here / "books" / "bomb.jsonl.zst").write_bytes(sink.getvalue().to_pybytes())
     assert (here / "books" / "bomb.jsonl.zst").stat().st_size < 100_000
     told, megabytes = read_alone("books/bomb.jsonl.zst")
-    assert "'books/bomb.jsonl.zst', line 1: more than 250000000 bytes; split it or use --errors skip" in told
+    assert "'books/bomb.jsonl.zst', line 1: more than 250000000 bytes; split it or use errors='skip'" in told
     assert megabytes < 800  # the limit and a copy, not the line
 
 
