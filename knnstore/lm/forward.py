@@ -73,9 +73,10 @@ class KeyModel:
                 width = ids.shape[1] if ids.shape[1] == context else len(source)
                 return self.keys(ids, SourceBatch.of([source] * len(ids), self.loaded.pad, width)).numpy()
 
-            self._paddings[context] = find_padding(
-                keys, self.loaded.model, context=context, vocabulary=embedded, filler=bos, dtype=self.loaded.dtype
-            )
+            with memory_errors(f"the LM's first passes over windows of {context} tokens"):
+                self._paddings[context] = find_padding(
+                    keys, self.loaded.model, context=context, vocabulary=embedded, filler=bos, dtype=self.loaded.dtype
+                )
         return self._paddings[context]
 
     @torch.inference_mode()

@@ -88,8 +88,15 @@ def test_a_batch_that_does_not_fit_is_run_in_halves_and_the_keys_are_the_same(mo
 
 
 def test_a_single_window_that_does_not_fit_is_one_sentence(model, monkeypatch):
-    monkeypatch.setattr(KeyModel, "keys", lambda *_: (_ for _ in ()).throw(MemoryError("Unable to allocate 9 GB")))
-    with pytest.raises(OutOfMemoryError, match=r"pass over 1 windows of .* \(Unable to allocate 9 GB\): .*workers="):
+    def refuse(*_):
+        raise MemoryError("Unable to allocate 9 GB")
+
+    model.padding(WINDOWS.context)
+    monkeypatch.setattr(KeyModel, "keys", refuse)
+    with pytest.raises(OutOfMemoryError, match=r"pass over 1 windows of .* \(Unable to allocate 9 GB\): .*workers"):
+        list(window_keys(model, WINDOWS, tokens, 4096))
+    monkeypatch.setattr(model, "_paddings", {})
+    with pytest.raises(OutOfMemoryError, match=r"first passes over windows of 32 tokens \(Unable to allocate 9 GB\)"):
         list(window_keys(model, WINDOWS, tokens, 4096))
 
 
