@@ -8,8 +8,10 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and the quota of its container."""
+    from dask.system import cpu_count  # noqa: PLC0415 - dask isn't needed to print help
+
+    return int(cpu_count())
 
 
 def visible_gpus(driver: Path = _NVIDIA) -> tuple[str, ...]:

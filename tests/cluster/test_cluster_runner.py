@@ -17,7 +17,15 @@ from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 
 from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
-from knnstore.scheduling import cluster_runner, clusters, dask_runner, local_runner, visible_gpus, worker
+from knnstore.scheduling import (
+    available_cores,
+    cluster_runner,
+    clusters,
+    dask_runner,
+    local_runner,
+    visible_gpus,
+    worker,
+)
 from knnstore.scheduling.dask_runner import DaskRunner, _Run
 from knnstore.scheduling.worker import Terms
 
@@ -310,6 +318,11 @@ def work():
 if __name__ == "__main__":
     main(["work"])
 """
+
+
+def test_the_quota_of_a_container_counts(monkeypatch):
+    monkeypatch.setattr("dask.system._try_extract_cgroup_cpu_quota", lambda: (100_000, 100_000))
+    assert available_cores() == 1
 
 
 def test_a_command_that_is_terminated_closes_its_workers_and_says_only_how_to_go_on(tmp_path):
