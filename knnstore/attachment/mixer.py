@@ -8,8 +8,8 @@ import torch
 
 from knnstore.attachment.sequences import SequenceText, sequence_texts
 from knnstore.errors import NumericsError
-from knnstore.lm.forward import expectations
 from knnstore.lm.reading import ForwardPass
+from knnstore.lm.scoring import expectations
 from knnstore.mixing.cache import stacked
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook

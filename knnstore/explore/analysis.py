@@ -7,7 +7,8 @@ import numpy as np
 
 from knnstore.attachment import Search
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.lm.forward import KeyModel, expectations, padded_ids, scored_positions
+from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
+from knnstore.lm.scoring import expectations
 from knnstore.mixing.cache import cache_neighbours
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook

@@ -11,17 +11,9 @@ from socket import gethostname
 
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import MismatchError
-from knnstore.lm.forward import (
-    InputBatch,
-    KeyModel,
-    ScoredTokens,
-    batch_scores,
-    batches_to_score,
-    key_model,
-    scored_spans,
-    window_scores,
-)
+from knnstore.lm.forward import InputBatch, KeyModel, key_model
 from knnstore.lm.loading import load_model
+from knnstore.lm.scoring import ScoredTokens, batch_scores, batches_to_score, scored_spans, window_scores
 from knnstore.lm.sources import SourceReader
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Runner, kept

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.errors import NumericsError
-from knnstore.lm.forward import KeyModel, ScoredTokens
+from knnstore.lm.forward import KeyModel
 from knnstore.lm.loading import LoadedModel
+from knnstore.lm.scoring import ScoredTokens
 from knnstore.mixing.cache import CacheScores, Past, cache_probabilities
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook

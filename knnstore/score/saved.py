@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.files import encode_json
-from knnstore.lm.forward import ScoredTokens
+from knnstore.lm.scoring import ScoredTokens
 from knnstore.mixing.cache import CacheScores
 from knnstore.mixing.evidence import Evidence
 from knnstore.neighbours import ABSENT, Neighbours

@@ -15,7 +15,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.index.compute.tiles import squared_distances
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.lm.forward import ScoredTokens, key_model
+from knnstore.lm.forward import key_model
+from knnstore.lm.scoring import ScoredTokens
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import SerialRunner

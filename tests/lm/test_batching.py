@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from knnstore.lm.forward import KeyModel, window_keys, window_scores
+from knnstore.lm.forward import KeyModel, window_keys
 from knnstore.lm.loading import adopt_model
+from knnstore.lm.scoring import window_scores
 from knnstore.windows import cut_windows
 
 SIZE = {

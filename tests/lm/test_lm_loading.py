@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from knnstore.errors import ModelError
-from knnstore.lm.forward import describe, key_model, padded_ids, window_keys, window_scores
+from knnstore.lm.forward import describe, key_model, padded_ids, window_keys
 from knnstore.lm.loading import load_model
+from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec, default_model, resolve_model
 from knnstore.windows import cut_windows
 

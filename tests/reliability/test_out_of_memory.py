@@ -14,7 +14,8 @@ from knnstore.cli import main
 from knnstore.errors import OutOfMemoryError
 from knnstore.index.ivfpq.fill import fill_run
 from knnstore.ingest.tasks import KeyTask
-from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
+from knnstore.lm.forward import KeyModel, key_model, window_keys
+from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.outofmemory import is_out_of_memory
 from knnstore.progress import Reporter

@@ -7,9 +7,10 @@ from translation import FAMILIES, WORDS, numbers, tiny_model, word_tokenizer
 
 from knnstore.attachment.mixer import Mixer
 from knnstore.datastore.manifest import ModelIdentity
-from knnstore.lm.forward import KeyModel, window_keys, window_scores
+from knnstore.lm.forward import KeyModel, window_keys
 from knnstore.lm.hooks import MixtureHooks
 from knnstore.lm.loading import LoadedModel
+from knnstore.lm.scoring import window_scores
 from knnstore.lm.sources import SourceBatch
 from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting

@@ -14,7 +14,8 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.lm.forward import KeyModel, key_model, window_keys, window_scores
+from knnstore.lm.forward import KeyModel, key_model, window_keys
+from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.neighbours import Float32, Int64
 from knnstore.progress import Reporter

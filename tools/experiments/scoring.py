@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments.material import perplexity
 from knnstore.datastore.manifest import KeyRecipe
-from knnstore.lm.forward import KeyModel, ScoredTokens, window_scores
+from knnstore.lm.forward import KeyModel
+from knnstore.lm.scoring import ScoredTokens, window_scores
 from knnstore.mixing.interpolation import mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import Neighbours
