@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """The interface for programs, imported when it is first used: ``knnstore --help`` needs none of it."""
+    """The interface for programs, imported when it is first used: the command's help needs none of it."""
     if name in __all__:
         from knnstore import api  # noqa: PLC0415 - that is the point
 

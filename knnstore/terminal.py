@@ -4,7 +4,6 @@ import codecs
 import io
 import os
 import re
-import shlex
 import sys
 import textwrap
 from typing import TextIO
@@ -76,11 +75,6 @@ def escaped(text: str) -> str:
 def escaped_json(text: str) -> str:
     r"""Return a JSON text with control characters as JSON's own escapes, such as ``\u009b``."""
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def shell_command(*words: str) -> str:
-    """Return a command line that a shell reads as these words: ``knnstore index --store 'my books'``."""
-    return shlex.join(("knnstore", *words))
 
 
 def never_fail_on_characters(*streams: TextIO | None) -> None:

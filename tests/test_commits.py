@@ -57,7 +57,7 @@ def test_a_task_whose_file_is_not_as_it_was_left_has_to_run_again(log, files, da
 def test_a_commit_of_other_settings_is_refused_naming_both(log, files):
     log.commit("task", files)
     other = CommitLog(log.folder, log.root, "e" * 64)
-    with pytest.raises(MismatchError, match=f"other settings \\({'f' * 12}, now {'e' * 12}\\).*--overwrite"):
+    with pytest.raises(MismatchError, match=f"other settings \\({'f' * 12}, now {'e' * 12}\\).*overwrite=True"):
         other.find("task")
 
 

@@ -14,15 +14,10 @@ from knnstore.scheduling import worker
 from knnstore.wording import command, option, speaking
 
 PACKAGE = Path(__file__).resolve().parent.parent / "knnstore"
-# Rooms whose messages still name flags.
-LEFT = {
-    *("datastore", "files"),
-    *("terminal", "__init__"),
-}
 LIBRARY = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.relative_to(PACKAGE).with_suffix("").parts[0] not in {"cli", "wording", *LEFT}
+    if path.relative_to(PACKAGE).with_suffix("").parts[0] not in {"cli", "wording"}
 ]
 PARAMETERS = [parameter for each in (main, *main.commands.values()) for parameter in each.params]
 FLAGS = {flag for parameter in PARAMETERS for flag in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}

@@ -22,6 +22,7 @@ from numcodecs import zstd
 from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, ResourceError, UsageError
 from knnstore.files import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
+from knnstore.wording import command, option
 
 Compression = Literal["none", "values", "keys"]
 CHECKSUM_BYTES = 4
@@ -216,7 +217,8 @@ def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
     form = open_array(path)
     if form.shape != shape or form.dtype != dtype:
         raise CorruptStoreError(
-            f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: run the command that made it with --overwrite"
+            f"{path} is {form.dtype} {form.shape}, not {dtype} {shape}: run the command that made it with "
+            f"{option('overwrite', True)}"
         )
     return read_rows(path, 0, shape[0])
 
@@ -239,13 +241,13 @@ def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
     except ResourceError:
         raise
     except FileNotFoundError:
-        raise CorruptStoreError(f"{where} is missing: see what else is, with 'knnstore verify'") from None
+        raise CorruptStoreError(f"{where} is missing: see what else is, with {command('verify')}") from None
     except OSError as error:
         raise CorruptStoreError(f"{where} can't be read: {error.strerror or error}") from error
     try:
         return np.frombuffer(_unpack(data, form), form.dtype).reshape(form.chunk_rows, *form.shape[1:])
     except (ValueError, RuntimeError) as error:
-        raise CorruptStoreError(f"{where} is damaged: {error}. See what else is, with 'knnstore verify'") from error
+        raise CorruptStoreError(f"{where} is damaged: {error}. See what else is, with {command('verify')}") from error
 
 
 def _unpack(data: bytes, form: ArrayForm) -> Any:

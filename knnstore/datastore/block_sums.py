@@ -15,6 +15,7 @@ import numpy as np
 from knnstore.datastore.arrays import METADATA_FILE, ArrayForm, create_array, open_array, read_chunk
 from knnstore.errors import CorruptStoreError
 from knnstore.files import files_of
+from knnstore.wording import option
 
 BLOCK_BYTES = 2**14
 
@@ -58,7 +59,8 @@ class BlockSums:
         self._path, self._size, self._chunk_bytes = path, blocks_a_chunk(form), form.chunk_bytes
         found = open_array(path)
         if found.shape != (form.chunks * self._size,) or found.chunk_rows != self._size or found.dtype != np.uint32:
-            raise CorruptStoreError(f"{path} isn't of the array beside it: build the index again with --overwrite")
+            again = f"build the index again with {option('overwrite', True)}"
+            raise CorruptStoreError(f"{path} isn't of the array beside it: {again}")
         self._form = found
         self._verified = np.zeros(form.chunks * self._size, np.bool_)
         self._sums: dict[int, Uint32] = {}

@@ -19,6 +19,7 @@ from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.files import at_once, files_of, flush, make_folder, open_regular, storage_errors, write_json
 from knnstore.records import from_json, to_json
+from knnstore.wording import command, option
 
 COMMITS_FOLDER = "commits"
 DONE = "done"
@@ -111,7 +112,8 @@ class CommitLog:
         if commit.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"{path} was written by a run with other settings ({commit.fingerprint[:12]}, "
-                f"now {self.fingerprint[:12]}): run with the same settings, or start anew with --overwrite"
+                f"now {self.fingerprint[:12]}): run with the same settings, or start anew with "
+                f"{option('overwrite', True)}"
             )
         return commit if all(size_of(file.path) == file.bytes for file in commit.files) else None
 
@@ -193,7 +195,7 @@ class CommitLog:
         record = next((file for file in self.require(task).files if file.path == path), None)
         damage = "is in no commit record" if record is None else file_damage(self.root, record)
         if damage:
-            raise CorruptStoreError(f"{self.root / path} {damage}: see what else is, with 'knnstore verify'")
+            raise CorruptStoreError(f"{self.root / path} {damage}: see what else is, with {command('verify')}")
 
     def _record(self, file: Path) -> FileRecord:
         path, chunk = file.relative_to(self.root).as_posix(), chunk_number(file.as_posix()) is not None

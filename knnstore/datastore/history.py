@@ -24,6 +24,7 @@ from knnstore.datastore.manifest import Manifest, load_json, load_manifest
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.files import files_of
 from knnstore.records import from_json
+from knnstore.wording import command
 
 FOLDER = "log"
 TAKEDOWN = "takedown"
@@ -103,7 +104,7 @@ def load_change(root: Path, state: int) -> Change:
     """The record of a state. Raises UsageError if there is none."""
     path = record_path(root, state)
     if not path.is_file():
-        raise UsageError(f"{root} has no state {state}: 'knnstore log' lists those it has")
+        raise UsageError(f"{root} has no state {state}: {command('log')} lists those it has")
     change = from_json(Change, load_json(path), str(path))
     if change.state.state != state:
         raise CorruptStoreError(f"{path} tells of state {change.state.state}")

@@ -14,6 +14,7 @@ from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.rowranges import Int64
 from knnstore.errors import CorruptStoreError
+from knnstore.wording import command
 
 
 def find_rows(lists: Path, name: str, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
@@ -32,7 +33,7 @@ def find_rows(lists: Path, name: str, rows: Int64) -> Iterator[tuple[Int64, np.n
             found += int(wanted.sum())
             yield places[wanted], data.take(begin + near[wanted])
     if found != len(rows):
-        raise CorruptStoreError(f"{lists} holds {found} of {len(rows)} rows that are wanted: see 'knnstore verify'")
+        raise CorruptStoreError(f"{lists} holds {found} of {len(rows)} rows that are wanted: see {command('verify')}")
 
 
 def gather_rows(lists: Path, name: str, begin: int, end: int) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ from knnstore.errors import (
 )
 from knnstore.files import open_regular, unseal_json, write_json
 from knnstore.records import LATER, from_json, to_json
-from knnstore.terminal import shell_command
+from knnstore.wording import command
 
 MANIFEST_FILE = "knnstore.json"
 FORMAT_VERSION = 1
@@ -129,8 +129,8 @@ def load_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST_FILE
     if not path.is_file():
-        command = shell_command("ingest", "--corpus", "PATH", "--store", str(root))
-        raise StoreNotFoundError(f"no store at {root}: make one with {command!r}")
+        ingest = command("ingest", corpus="PATH", store=str(root))
+        raise StoreNotFoundError(f"no store at {root}: make one with {ingest}")
     value = load_json(path)
     _require_this_version(root, value)
     return from_json(Manifest, value, str(path))
@@ -158,9 +158,9 @@ def _require_this_version(root: Path, value: Any) -> None:
     step = "Read it with the version that made it"
     if version > FORMAT_VERSION:
         step = "Upgrade with 'pip install --upgrade knnstore'"
-    command = shell_command("ingest", "--corpus", "PATH", "--store", str(root), "--overwrite")
+    ingest = command("ingest", corpus="PATH", store=str(root), overwrite=True)
     raise MismatchError(
-        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store again with {command!r}"
+        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store again with {ingest}"
     )
 
 
@@ -195,5 +195,5 @@ def load_json(path: Path) -> object:
         raise
     except (ValueError, OSError, RecursionError) as error:
         raise CorruptStoreError(
-            f"{path} is damaged, or isn't JSON: {error}. See what else is with 'knnstore verify'"
+            f"{path} is damaged, or isn't JSON: {error}. See what else is with {command('verify')}"
         ) from error

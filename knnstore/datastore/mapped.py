@@ -22,14 +22,18 @@ from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums, FindDamaged, first_damaged
 from knnstore.errors import CorruptStoreError
 from knnstore.files import Mapped, files_of, open_regular, storage_errors
+from knnstore.wording import command
 
 # Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
 MAPPED_BYTES = 2**27
 _BLOCK = 2**22
-_MEND = "build the index again with 'knnstore index --overwrite'"
 ReadSums = Callable[[], None]
 """Reads checksums of blocks; several may be called at the same time."""
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _rebuild() -> str:
+    return f"build the index again with {command('index', overwrite=True)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +150,7 @@ class MappedArray:
             last = chunk * self.chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
             raise CorruptStoreError(
                 f"{chunk_file(self.path, chunk, len(self.shape))} (rows {first} to {min(last, self.shape[0])}) is "
-                f"damaged (CRC-32C of block {number}): {_MEND}"
+                f"damaged (CRC-32C of block {number}): {_rebuild()}"
             )
 
     def read_here_and_there(self, maps: int) -> None:
@@ -228,9 +232,9 @@ class MappedArray:
         try:
             mapped = self._files.map(file, self.chunk_bytes)
         except FileNotFoundError:
-            raise CorruptStoreError(f"{where} is missing: {_MEND}") from None
+            raise CorruptStoreError(f"{where} is missing: {_rebuild()}") from None
         if mapped.size != wanted:
-            raise CorruptStoreError(f"{where} has {mapped.size} bytes, not {wanted}: {_MEND}")
+            raise CorruptStoreError(f"{where} has {mapped.size} bytes, not {wanted}: {_rebuild()}")
         return mapped
 
     def _where(self, file: Path, chunk: int) -> str:
@@ -242,7 +246,7 @@ class MappedArray:
         size = file.stat().st_size if file.is_file() else -1
         if size != self.chunk_bytes + CHECKSUM_BYTES:
             found = "is missing" if size < 0 else f"has {size} bytes, not {self.chunk_bytes + CHECKSUM_BYTES}"
-            raise CorruptStoreError(f"{where} {found}: {_MEND}")
+            raise CorruptStoreError(f"{where} {found}: {_rebuild()}")
         if self._sums is not None:
             return  # its blocks are verified when they are touched
         checksum, left = 0, self.chunk_bytes
@@ -252,4 +256,5 @@ class MappedArray:
                 left -= len(block)
             expected = int.from_bytes(handle.read(CHECKSUM_BYTES), "little")
         if checksum != expected:
-            raise CorruptStoreError(f"{where} is damaged (CRC-32C {checksum:08x}, recorded {expected:08x}): {_MEND}")
+            damage = f"is damaged (CRC-32C {checksum:08x}, recorded {expected:08x})"
+            raise CorruptStoreError(f"{where} {damage}: {_rebuild()}")

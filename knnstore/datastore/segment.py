@@ -34,6 +34,7 @@ from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
 from knnstore.records import LATER, fingerprint, from_json
 from knnstore.windows import PADDINGS
+from knnstore.wording import command
 
 PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
@@ -329,5 +330,5 @@ def _require_form(path: Path, planned: PlannedForm) -> None:
     if form.shape != planned.shape or form.dtype != planned.dtype:
         raise CorruptStoreError(
             f"{path} is {form.dtype} {form.shape}, not {planned.dtype} {planned.shape}: see what else is damaged, with "
-            "'knnstore verify'"
+            f"{command('verify')}"
         )

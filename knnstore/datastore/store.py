@@ -15,6 +15,7 @@ from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
 from knnstore.files import files_of, is_url, path_of, schemes
 from knnstore.urls import file_path, split_url
+from knnstore.wording import command, option
 
 SUFFIX = ".knnstore"
 SEGMENTS, INDEX, LISTS = "segments", "index", "lists"
@@ -38,7 +39,7 @@ class Datastore:
             state, self._lock = open_state(root)
         self.manifest = state
         if not self.manifest.segments:
-            raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same 'knnstore ingest' again")
+            raise UnfinishedError(f"the ingest into {root} hasn't ended: run the same {command('ingest')} again")
         self.mask: Removed = {}
 
     @property
@@ -151,16 +152,18 @@ def store_path(store: str) -> Path:
     if parts is not None and not is_url(store):
         if parts.scheme != "file":
             known = ", ".join(f"{scheme}://" for scheme in schemes())
-            raise UsageError(f"--store {store}: {parts.scheme}:// isn't known; give a path, file://, {known}")
+            remedy = f"{parts.scheme}:// isn't known; give a path, file://, {known}"
+            raise UsageError.about("store", store, remedy=remedy)
         store = file_path(parts)
     if "\0" in store:
-        raise UsageError(f"--store {store!r} has a NUL, which no path can have")
+        raise UsageError.about("store", store, "has a NUL, which no path can have", quoted=True)
     path = path_of(store)
     if is_url(store) and len(path.parts) == 2:
-        example = f"{store.rstrip('/')}/books"
-        raise UsageError(f"--store {store} is a whole bucket: give the store a name in it, such as {example}")
+        remedy = f"give the store a name in it, such as {store.rstrip('/')}/books"
+        raise UsageError.about("store", store, "is a whole bucket", remedy=remedy)
     if not path.name or path.name == "..":
-        raise UsageError(f"--store {store!r} has no name: give a name such as 'books', or a path that ends in one")
+        remedy = "give a name such as 'books', or a path that ends in one"
+        raise UsageError.about("store", store, "has no name", remedy=remedy, quoted=True)
     if path.name.endswith(SUFFIX) or (path / MANIFEST_FILE).is_file():
         return path
     return path.with_name(path.name + SUFFIX)
@@ -179,8 +182,8 @@ def only_store(folder: Path) -> Path:
     """The one store in a folder. Raises StoreNotFoundError if there is none, UsageError that lists them if many."""
     found = sorted(path.parent for path in folder.glob(f"*{SUFFIX}/{MANIFEST_FILE}"))
     if not found:
-        raise StoreNotFoundError(f"no store in {folder.resolve()}: make one with 'knnstore ingest --corpus PATH'")
+        raise StoreNotFoundError(f"no store in {folder.resolve()}: make one with {command('ingest', corpus='PATH')}")
     if len(found) > 1:
         names = ", ".join(path.name.removesuffix(SUFFIX) for path in found)
-        raise UsageError(f"several stores here ({names}): say which with --store NAME")
+        raise UsageError(f"several stores here ({names}): say which with {option('store', 'NAME')}")
     return found[0]

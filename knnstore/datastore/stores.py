@@ -18,7 +18,7 @@ class Stores:
         roots = [store.root.resolve() for store in stores]
         for root in roots:
             if roots.count(root) > 1:
-                raise UsageError(f"--store {root.name} is given twice: its keys would count double")
+                raise UsageError.about("store", root.name, "is given twice", remedy="its keys would count double")
 
     @property
     def only(self) -> Datastore | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from knnstore.errors import DiskFullError, ResourceError
 from knnstore.sizes import format_size
+from knnstore.wording import option
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def explained(error: OSError, action: str, path: Path) -> ResourceError:
         free = format_size(disk_free(path))
         return DiskFullError(f"can't {action} {where}: your quota is exhausted (the disk has {free} free): {again}")
     if error.errno == errno.EROFS:
-        why = "the file system is read-only; choose another place with --store"
+        why = f"the file system is read-only; choose another place with {option('store')}"
     elif error.errno in (errno.EACCES, errno.EPERM):
         why = "permission denied; ask the owner for permission or choose another place"
     elif error.errno == errno.EIO:

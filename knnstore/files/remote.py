@@ -25,6 +25,7 @@ from knnstore.files.guard import check_removal, check_write
 from knnstore.files.lease import Lease, describe_holder, is_held, parse_holder
 from knnstore.files.protocol import ConditionError, Description, Entry, Files, Mapped, Say, Version
 from knnstore.urls import split_url
+from knnstore.wording import command, option
 
 _TAIL = 4  # bytes of the checksum that a chunk ends in
 _REQUESTS_AT_ONCE = 32
@@ -125,7 +126,7 @@ class RemotePath(_Base):
     def __fspath__(self) -> NoReturn:
         raise UsageError(
             f"{self} is in object storage, which doesn't support this: copy the store to a disk with the service's own "
-            "tools ('aws s3 sync', 'gcloud storage rsync', 'azcopy sync') and give the copy with --store"
+            f"tools ('aws s3 sync', 'gcloud storage rsync', 'azcopy sync') and give the copy with {option('store')}"
         )
 
     @property
@@ -290,7 +291,7 @@ class RemoteFiles(Files):
         """See Files. Raises CorruptStoreError if the chunk fails the checksum that it ends in."""
         data = self.read(path)
         if int(google_crc32c.value(data[:-_TAIL])).to_bytes(_TAIL, "little") != data[-_TAIL:]:
-            raise CorruptStoreError(f"{path} is damaged: build the index again with 'knnstore index --overwrite'")
+            raise CorruptStoreError(f"{path} is damaged: build the index again with {command('index', overwrite=True)}")
         memory = mmap.mmap(-1, size)
         memory[:] = data[:size].ljust(size, b"\0")  # the caller refuses one of another size
         return _Fetched(len(data), memory)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from knnstore.cli import main
 from knnstore.cli.output import show_json
 from knnstore.cli.report.words import gain_words, shown_store, table
-from knnstore.terminal import columns, escaped, fit, never_fail_on_characters, shell_command
+from knnstore.terminal import columns, escaped, fit, never_fail_on_characters
+from knnstore.wording import command
 
 PACKAGE = Path(__file__).resolve().parents[2] / "knnstore"
 
@@ -111,7 +113,7 @@ def test_a_table_that_is_too_wide_becomes_lines_of_its_cells(monkeypatch):
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_a_printed_command_is_read_by_a_shell_as_it_was_meant(name):
-    assert shlex.split(shell_command("index", "--store", name)) == ["knnstore", "index", "--store", name]
+    assert shlex.split(literal_eval(command("index", store=name))) == ["knnstore", "index", "--store", name]
     assert shlex.split(f"knnstore index --store {shown_store(Path(name))}")[-1:] == [
         str(Path(name)).removesuffix(".knnstore")
     ]

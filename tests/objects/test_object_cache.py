@@ -202,7 +202,7 @@ def test_an_array_in_a_bucket_is_mapped_like_one_on_a_disk(url, tmp_path, s3, co
 def test_a_cache_that_is_too_small_or_has_no_place_is_a_sentence(object_of_ten, monkeypatch, tmp_path):
     url, _ = object_of_ten
     monkeypatch.setenv(cache.LIMIT_VARIABLE, "1MB")
-    with pytest.raises(UsageError, match=r"a cache of 1MB can't hold.*--store-cache at least 64.0 MB"):
+    with pytest.raises(UsageError, match=r"a cache of 1MB can't hold.*store_cache= at least 64.0 MB"):
         CachedObject(url, 1)
     monkeypatch.delenv(cache.LIMIT_VARIABLE)
     (tmp_path / "file").write_text("")

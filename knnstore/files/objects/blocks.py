@@ -16,6 +16,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.files.objects.cache import disk_errors, the_cache
 from knnstore.files.protocol import ConditionError
 from knnstore.files.remote import RemotePath
+from knnstore.wording import command
 
 _REQUEST_BYTES = 2**23  # maximum bytes per request
 _REQUESTS_AT_ONCE = 16
@@ -121,7 +122,7 @@ class CachedObject:
             if not self._matches(block, data[at : at + self._block]):
                 raise CorruptStoreError(
                     f"{self.path} is damaged in bytes {begin + at} to {min(begin + at + self._block, self.size)}: "
-                    "build the index again with 'knnstore index --overwrite'"
+                    f"build the index again with {command('index', overwrite=True)}"
                 )
         with disk_errors(self._cache):
             os.pwrite(self.file.fileno(), data, begin)

@@ -20,6 +20,7 @@ from knnstore.errors import ResourceError, UsageError
 from knnstore.files.protocol import Version
 from knnstore.files.remote import RemotePath
 from knnstore.sizes import format_size, parse_size
+from knnstore.wording import option
 
 LIMIT_VARIABLE = "KNNSTORE_STORE_CACHE"
 FOLDER_VARIABLE = "KNNSTORE_STORE_CACHE_FOLDER"
@@ -94,9 +95,8 @@ def the_cache() -> Cache:
     limit = parse_size(text)
     if limit < SMALLEST_LIMIT:
         least = format_size(SMALLEST_LIMIT)
-        raise UsageError(
-            f"a cache of {text} can't hold the files that a search has open: give --store-cache at least {least}"
-        )
+        remedy = f"give {option('store_cache')} at least {least}"
+        raise UsageError(f"a cache of {text} can't hold the files that a search has open: {remedy}")
     return _cache(os.environ.get(FOLDER_VARIABLE) or str(_caches() / "knnstore" / "objects"), limit)
 
 
@@ -118,5 +118,5 @@ def disk_errors(cache: Cache) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(
             f"can't use the cache {cache.folder}: {error.strerror or error}; set another folder with "
-            f"${FOLDER_VARIABLE} or give a smaller --store-cache"
+            f"${FOLDER_VARIABLE} or give a smaller {option('store_cache')}"
         ) from error

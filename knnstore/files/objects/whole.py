@@ -15,6 +15,7 @@ from knnstore.files.objects.service import UnchangedError, client_of, count, des
 from knnstore.files.protocol import Description, Version
 from knnstore.files.remote import RemotePath
 from knnstore.files.sums import Sums, block_bytes
+from knnstore.wording import command
 
 _SMALL = 2**16  # smaller objects are fetched again instead of cached
 _afresh: list[bool] = []
@@ -53,7 +54,7 @@ def read_object(path: RemotePath) -> bytes:
     if description.sums is None or _afresh:
         return data  # without sums a copy couldn't be verified; in ``read_afresh`` the caller verifies
     if not description.sums.fits(data):
-        raise CorruptStoreError(f"{path} isn't what was written: check the store with 'knnstore verify'")
+        raise CorruptStoreError(f"{path} isn't what was written: check the store with {command('verify')}")
     if len(data) >= _SMALL and description.version.e_tag:
         _keep(cache, path, description, data)
     return data
