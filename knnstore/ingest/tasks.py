@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, cast
 
+import google_crc32c
 import numpy as np
 
 from knnstore.corpus.options import ReadOptions
@@ -19,7 +20,7 @@ from knnstore.corpus.tokens import PairTokens, PartSummary, survey_part, tokenis
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
-from knnstore.errors import MismatchError, NumericsError
+from knnstore.errors import CorruptStoreError, MismatchError, NumericsError
 from knnstore.files import flush, replacing_path, storage_errors
 from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
@@ -84,11 +85,17 @@ class KeyTask:
 
 @dataclass(frozen=True, slots=True)
 class SamplesTask:
-    """Compute the int8 scales and the queries; ``scales_of``: a segment whose scales will do if they suit the keys."""
+    """Compute the int8 scales and the queries.
+
+    ``scales_of``: a segment whose scales will do if they suit the keys. For a repair: ``kept``, the facts recorded of
+    scales that are right and stay; or ``crc32c``, of the only scales that are right for the segment's keys.
+    """
 
     segment: Path
     spec: LmSpec
     scales_of: Path | None = None
+    kept: dict[str, Any] | None = None
+    crc32c: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +228,21 @@ def write_samples(task: SamplesTask) -> int:
     model = _key_model(task.spec, segment)
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
-    with SegmentWriter(segment).task(SAMPLES_TASK, scales_of=None) as samples:
-        if plan.key_dtype == "int8":
+    with SegmentWriter(segment).task(SAMPLES_TASK) as samples:
+        if task.kept is not None:
+            samples.facts |= task.kept
+            samples.write_whole(key_scales=cast(Float32, segment.codec.scales))
+        elif plan.key_dtype == "int8":
             rows, sample = _sampled_keys(segment, model, cut(table.first_row, table.tokens), _stored, _SCALE_WINDOWS)
             _require_finite(segment, rows, sample)
             scales, samples.facts["scales_of"] = _scales(sample, task.scales_of)
+            if task.crc32c not in (None, google_crc32c.value(scales.tobytes())):
+                raise CorruptStoreError(
+                    f"{segment.root} wasn't made by an LM alone, so its scales can't be made again: use a copy"
+                )
             samples.write_whole(key_scales=scales)
+        else:
+            samples.facts["scales_of"] = None
         windows = cut(table.heldout_first, table.heldout_tokens)
         tokens, queries = _sampled_keys(segment, model, windows, _heldout, _QUERY_WINDOWS)
         _require_finite(segment, tokens, queries, heldout=True)

@@ -12,7 +12,6 @@ from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.datastore.arrays import METADATA_FILE, create_array
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
 from knnstore.datastore.listed import gather_rows
-from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import (
     ARRAYS,
     DOCUMENTS_FILE,
@@ -97,19 +96,26 @@ class Remaker:
         return "from the index's copy"
 
     def samples(self) -> str:
-        """The int8 scales and the held-out queries, by the LM."""
-        task = SamplesTask(self.segment.root, self._lm(), self._scales_of())
+        """The int8 scales and the held-out queries, by the LM. Scales that are right stay.
+
+        Raises CorruptStoreError where the LM can't make the scales: those of a compaction or a merge are its sources'.
+        """
+        root = self.segment.root
+        path = root / "commits" / f"{SAMPLES_TASK}.json"
+        record = load_commit(path) if path.is_file() else None
+        facts = {name: value for name, value in (record.facts if record else {}).items() if name == "scales_of"}
+        scales = next(
+            (file for file in (record.files if record else ()) if file.path.startswith("key_scales/c/")), None
+        )
+        task = SamplesTask(root, self._lm())
+        if scales is not None and file_damage(root, scales) is None:
+            task = replace(task, kept=facts)
+        elif facts:
+            task = replace(task, scales_of=root.parent / str(facts["scales_of"]) if facts["scales_of"] else None)
+        elif self.segment.plan.key_dtype == "int8":
+            task = replace(task, crc32c=scales.crc32c if scales else -1)
         list(self.runner.run(write_samples, [task]))
         return "by the LM"
-
-    def _scales_of(self) -> Path | None:
-        """The segment whose scales this one took. Raises CorruptStoreError where the LM can't make these scales."""
-        root = self.segment.root
-        record = root / "commits" / f"{SAMPLES_TASK}.json"
-        facts = load_commit(record).facts if record.is_file() else {}
-        if "scales_of" not in facts and root.name != load_manifest(root.parent.parent).segments[0]:
-            raise CorruptStoreError(f"{root} wasn't made by an LM alone, so its scales can't be made again: use a copy")
-        return root.parent / str(facts["scales_of"]) if facts.get("scales_of") else None
 
     def layout(self) -> str:
         """The array of keys itself, without its chunks."""

@@ -44,6 +44,17 @@ def test_repair_ends_on_lists_that_were_carried_over_and_all_keys_are_found_agai
     assert repair_one(store, path.relative_to(store).as_posix(), neighbours(kinds[kind])) == ("repaired", "")
 
 
+@pytest.mark.parametrize(("name", "how"), [("query_tokens/c/0", "repaired"), ("key_scales/c/0", "left")])
+@pytest.mark.parametrize("kind", ["recentred", "dropped and compacted"])
+def test_scales_that_the_lm_did_not_make_are_never_replaced_by_its_own(kinds, store_of, kind, name, how):
+    store = store_of(kind)
+    (path,) = store.glob(f"segments/*/{name}")
+    before = {path: path.read_bytes() for path in store.glob("segments/*/key_scales/c/0")}
+    assert repair_one(store, path.relative_to(store).as_posix(), neighbours(kinds[kind])) == (how, "")
+    if how == "repaired":
+        assert {path: path.read_bytes() for path in before} == before
+
+
 class Killed(BaseException):
     """What no command handles."""
 
