@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = command_line().parse_args(arguments)
     if parsed.jobs > 1:
         return share_out(parsed)
+    if parsed.work:
+        parsed.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parsed.work) as folder:
         module = importlib.import_module(f"faults.{parsed.name}")
         options = {"part": parsed.part, "stories": parsed.case}
