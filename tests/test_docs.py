@@ -1,5 +1,6 @@
 """Every command and every line of Python that the documentation shows is run; every link in it leads somewhere."""
 
+import importlib
 import os
 import re
 import runpy
@@ -200,3 +201,20 @@ def test_a_command_that_fails_anywhere_in_a_block_fails_it(
 ) -> None:
     with pytest.raises(AssertionError, match="exit code"):
         type_in(command, tmp_path, monkeypatch)
+
+
+def _named_in_architecture() -> list[str]:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walks = text[text.index("## From a text file") :]
+    return sorted(set(re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)`", walks)))
+
+
+@pytest.mark.parametrize("name", _named_in_architecture())
+def test_what_the_architecture_names_exists(name):
+    words = ["knnstore", *name.split(".")]
+    paths = {n: REPOSITORY / "/".join(words[:n]) for n in range(len(words), 1, -1)}
+    depth = next(n for n, path in paths.items() if path.with_suffix(".py").is_file())
+    thing = importlib.import_module(".".join(words[:depth]))
+    for word in words[depth:]:
+        thing = getattr(thing, word)
+    assert thing is not None
