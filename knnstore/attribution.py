@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knnstore.attachment import Joined
-from knnstore.datastore.documents import Document
+from knnstore.datastore.documents import DocumentName
 from knnstore.mixing.mixture import Credit
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import Passage, Passages
@@ -23,7 +23,7 @@ class DocumentShare:
     ``passage``: the one that earned most of any token.
     """
 
-    document: Document
+    document: DocumentName
     tokens: float
     share: float
     passage: Passage

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.attachment import Joined, attach_store
-from knnstore.attachment.mixer import Step
+from knnstore.attachment.mixer import MixedStep
 from knnstore.attribution import Attribution, Ledger
 from knnstore.errors import UsageError
 from knnstore.lm.asked import asked_otherwise, asked_penalties, asked_sampling
@@ -123,7 +123,7 @@ class Generation:
         else:
             ids = [model.loaded.bos, *model.loaded.tokenise(self.prompt).tolist()]
             stream = TextStream(model.loaded, ids)
-        steps: list[Step] = []
+        steps: list[MixedStep] = []
         mixed_by = self._joined.mixed_by
 
         def take(token: int) -> None:
@@ -133,7 +133,7 @@ class Generation:
             write_tokens(model.loaded, ids, self._most, self._sampling, take, penalties=self.generation_config)
 
 
-def _explained(token: int, text: str, step: Step, mixture: Mixture) -> tuple[WrittenToken, Neighbours, Credit]:
+def _explained(token: int, text: str, step: MixedStep, mixture: Mixture) -> tuple[WrittenToken, Neighbours, Credit]:
     neighbours, log_lm = step.neighbours, step.log_lm[:, token].double().cpu().numpy()
     credit = mixture.credit(step.evidence, np.array([token]), log_lm)
     best = int(np.argmax(credit.credit[0]))

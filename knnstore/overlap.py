@@ -26,7 +26,7 @@ _MOST_BITS = 24
 _SPARE_BITS = 4  # at most one in 16 entries of a filter is set, so one window in 256 passes both filters by chance
 
 
-class Windows:
+class Shingles:
     """The windows of LENGTH tokens of a text, to be found in other texts.
 
     ``starts``: int64 (n,), ascending start positions. Equal windows form a group: ``group`` is the group number of each

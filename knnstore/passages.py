@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.datastore.documents import Document
+from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
@@ -22,7 +22,7 @@ _AFTER_TOKENS = 12
 class Passage:
     """A stored token in its context: the text before it, the token, and the text after it; ``row`` is its row."""
 
-    document: Document
+    document: DocumentName
     row: int
     before: str
     token: str
@@ -49,7 +49,7 @@ class Passages:
             result[here] = segment.documents.locate(rows[here] - first_row) + first
         return result
 
-    def document(self, number: int) -> Document:
+    def document(self, number: int) -> DocumentName:
         """Return a document by its number over all segments."""
         owner = int(np.searchsorted(self._documents, number, side="right"))
         documents = self._segments[owner].documents

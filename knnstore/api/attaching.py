@@ -6,7 +6,7 @@ from typing import Any
 
 from knnstore.api.store import Store, open, warn_of_mismatch
 from knnstore.attachment import Attachment, adopted_model, attach_store, choose_mixture
-from knnstore.attachment.mixer import Step
+from knnstore.attachment.mixer import MixedStep
 
 
 def attach(
@@ -19,7 +19,7 @@ def attach(
     nprobe: int | None = None,
     exact: bool = False,
     allow_mismatch: bool = False,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[MixedStep], None] | None = None,
 ) -> Attachment:
     """Attach a store to an LM of transformers, causal or encoder-decoder, until ``detach()`` or the end of a ``with``.
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from knnstore.attachment.defaults import AttachedMixture
-from knnstore.attachment.mixer import Mixer, Step
+from knnstore.attachment.mixer import MixedStep, Mixer
 from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.datastore.store import Datastore
@@ -75,7 +75,7 @@ def attach_store(
     search: Search,
     mixed_by: AttachedMixture,
     *,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[MixedStep], None] | None = None,
     only_here: bool = False,
 ) -> Attachment:
     """Join ``model`` to what ``search`` searches; with ``only_here``, for this thread alone."""

@@ -23,7 +23,7 @@ _MOST_PROBABILITIES = 2**26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class MixedStep:
     """What one forward pass asked of the store: n positions of its batch, in order.
 
     ``evidence``: what the mixture was made of. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device,
@@ -53,7 +53,7 @@ class Mixer:
     mixture: Mixture
     suffixes: Suffixes | None = None
     bos: int = -1
-    on_step: Callable[[Step], None] | None = None
+    on_step: Callable[[MixedStep], None] | None = None
 
     def __call__(self, forward: ForwardPass) -> torch.Tensor:
         """Return the mixture's logits, float32 (b, n, V)."""
@@ -80,7 +80,7 @@ class Mixer:
         evidence = self._evidence(neighbours, logits.detach(), texts, places)
         mixed = self.mixture.distribution(evidence, logits)
         if self.on_step is not None:
-            self.on_step(Step(evidence, logits.log_softmax(dim=-1), mixed.log_softmax(dim=-1)))
+            self.on_step(MixedStep(evidence, logits.log_softmax(dim=-1), mixed.log_softmax(dim=-1)))
         return mixed
 
     def _evidence(

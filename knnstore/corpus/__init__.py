@@ -7,7 +7,7 @@ from knnstore.corpus.parts import Parts, TokenPart, plan_parts
 from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_pairs, find_sources, fingerprint
 from knnstore.corpus.tokens import (
-    DOCUMENTS_SCHEMA,
+    PART_SCHEMA,
     PairTokens,
     PartSummary,
     Tokenise,
@@ -15,7 +15,7 @@ from knnstore.corpus.tokens import (
 )
 
 __all__ = [
-    "DOCUMENTS_SCHEMA",
+    "PART_SCHEMA",
     "Document",
     "Listing",
     "PairTokens",

@@ -23,7 +23,7 @@ from knnstore.records import LATER
 Tokenise = Callable[[str], Sequence[int] | npt.NDArray[np.integer[Any]]]
 """Converts a piece of text to token ids, without special tokens."""
 
-DOCUMENTS_SCHEMA = pa.schema(
+PART_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("record", pa.int64()),
@@ -40,7 +40,7 @@ For a pair, ``bytes`` and ``tokens`` are those of the target, ``source_tokens`` 
 covers both.
 """
 
-SURVEY_SCHEMA = pa.schema([DOCUMENTS_SCHEMA.field(name) for name in ("path", "record", "id", "sha256")])
+SURVEY_SCHEMA = pa.schema([PART_SCHEMA.field(name) for name in ("path", "record", "id", "sha256")])
 
 _ROW_GROUP = 16_384
 
@@ -86,7 +86,7 @@ def tokenise_part(  # noqa: PLR0917  the two files are the outputs, in the order
 
     For ``pairs``, the ids are those of the targets, and the ids of the sources are written as well; pairs that are too
     long are left out. Each piece of a document is tokenised separately. Existing files are replaced, and nothing is
-    synced; the same part gives the same bytes. The table is Parquet (``DOCUMENTS_SCHEMA``), with one row per document
+    synced; the same part gives the same bytes. The table is Parquet (``PART_SCHEMA``), with one row per document
     that has tokens.
 
     Raises the errors of ``read_documents``, ModelError for ids that aren't integers in the range of ``dtype``, and
@@ -101,7 +101,7 @@ def tokenise_part(  # noqa: PLR0917  the two files are the outputs, in the order
         storage_errors("write", tokens_file),
         tokens_file.open("wb") as file,
         pairs.file.open("wb") if pairs else nullcontext() as sources,
-        pq.ParquetWriter(documents_file, DOCUMENTS_SCHEMA, compression="zstd") as table,
+        pq.ParquetWriter(documents_file, PART_SCHEMA, compression="zstd") as table,
     ):
         stored = dtype.newbyteorder("<")
         write = partial(_write_tokens, tokenise=tokenise, dtype=stored, file=file)
@@ -109,7 +109,7 @@ def tokenise_part(  # noqa: PLR0917  the two files are the outputs, in the order
             write = partial(_write_pair, tokenise=tokenise, pairs=pairs, dtype=stored, files=(file, sources))
         rows = (row for row in map(write, _documents(part, options, counts)) if row["tokens"])
         while group := list(islice(rows, _ROW_GROUP)):
-            table.write_table(pa.Table.from_pylist(group, DOCUMENTS_SCHEMA))
+            table.write_table(pa.Table.from_pylist(group, PART_SCHEMA))
             documents += len(group)
             tokens += sum(row["tokens"] for row in group)
             size += sum(row["bytes"] for row in group)

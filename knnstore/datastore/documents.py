@@ -47,7 +47,7 @@ _MOST_ROWS_A_BYTE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class DocumentName:
     """One document's origin, for people: ``path``, and its record number or id if the file holds many."""
 
     path: str
@@ -86,9 +86,9 @@ class DocumentTable:
         """Rows of all documents together."""
         return int(self.first_row[-1] + self.tokens[-1]) if len(self) else 0
 
-    def __getitem__(self, index: int) -> Document:
+    def __getitem__(self, index: int) -> DocumentName:
         record = self.table.slice(index, 1).select(["path", "record", "id"]).to_pylist()[0]
-        return Document(**record)
+        return DocumentName(**record)
 
     def locate(self, rows: Int64) -> Int64:
         """Index of the document that holds each row; shape and order of ``rows``."""
@@ -123,10 +123,10 @@ class DocumentTable:
         numbers = np.flatnonzero(pc.is_in(column, value_set=pa.array(digests, pa.binary(32))).to_numpy())
         return list(zip(numbers.tolist(), column.take(numbers).to_pylist(), strict=True))
 
-    def origins(self) -> Iterator[Document]:
+    def origins(self) -> Iterator[DocumentName]:
         """Where each document came from, in order."""
         for batch in self.table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
-            yield from (Document(**record) for record in batch.to_pylist())
+            yield from (DocumentName(**record) for record in batch.to_pylist())
 
     def paths(self) -> set[str]:
         """The files that the documents came from."""

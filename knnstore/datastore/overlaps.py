@@ -7,10 +7,10 @@ import numpy as np
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS
 from knnstore.datastore.rowranges import Int64, RowRanges
 from knnstore.datastore.segment import Segment
-from knnstore.overlap import LENGTH, Windows
+from knnstore.overlap import LENGTH, Shingles
 
 
-def find_windows(windows: Windows, segment: Segment, hidden: RowRanges) -> Iterator[tuple[Int64, Int64]]:
+def find_windows(windows: Shingles, segment: Segment, hidden: RowRanges) -> Iterator[tuple[Int64, Int64]]:
     """Where windows stand within a document of which no row is ``hidden``: rows of the segment, ascending, and groups.
 
     int64 (n,) each. Reads ``values`` once, chunk by chunk.

@@ -6,7 +6,7 @@ from fnmatch import translate
 
 import numpy as np
 
-from knnstore.datastore.documents import Document
+from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
@@ -92,7 +92,7 @@ def others(store: Datastore, documents: Removed) -> Removed:
     return {name: numbers for name, numbers in left.items() if len(numbers)}
 
 
-def origins_of(store: Datastore, documents: Removed) -> list[Document]:
+def origins_of(store: Datastore, documents: Removed) -> list[DocumentName]:
     """Where some documents came from."""
     return [segment.documents[int(n)] for segment in store.segments for n in documents.get(segment.root.name, ())]
 

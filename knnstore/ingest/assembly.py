@@ -24,7 +24,7 @@ from knnstore.files import files_of, read_raw
 from knnstore.holdout import Int64, Repeats
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
-from knnstore.overlap import LENGTH, Windows, covered, window_starts
+from knnstore.overlap import LENGTH, Shingles, covered, window_starts
 
 Choose = Callable[[Int64, Iterable[Any], Repeats | None], Int64]
 """How many tokens at the end of each document are held out, by the tokens of each (documents,), the tables of all,
@@ -94,7 +94,7 @@ class _Parts:
         self.source_tokens = self._all_sources[self._kept]
 
     def tables(self) -> Iterator[Any]:
-        """What the documents of each part are, of its ``DOCUMENTS_SCHEMA``."""
+        """What the documents of each part are, of its ``PART_SCHEMA``."""
         begin = 0
         for table in self._every():
             yield table.filter(pa.array(self._kept[begin : begin + len(table)])) if self.copies else table
@@ -141,7 +141,7 @@ def _repeated_tokens(reading: _Parts, store: Datastore | None, documents: Int64)
     ids = np.concatenate([end for _, end, _ in _split(reading.ids(), tokens, wanted)])
     last = np.cumsum(tokens[documents])
     starts = window_starts(last - tokens[documents], tokens[documents], 0, len(ids))
-    windows = Windows(ids, starts)
+    windows = Shingles(ids, starts)
     # each window stands in its own document; those that stand in a second one are repeated
     lowest, highest = np.full(windows.groups, len(tokens)), np.full(windows.groups, -1)
     begin = 0

@@ -11,7 +11,7 @@ from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.stores import Stores
 from knnstore.neighbours import Bool, Int64
-from knnstore.overlap import LENGTH, MOST_WINDOWS, Windows, covered, window_starts
+from knnstore.overlap import LENGTH, MOST_WINDOWS, Shingles, covered, window_starts
 from knnstore.score.texts import Texts, TokenIds
 from knnstore.suffixes.build import open_suffixes
 from knnstore.suffixes.overlaps import find_by_suffixes
@@ -157,7 +157,7 @@ class _Found:
         if not len(starts):
             return
         ids = texts.ids[begin : end + LENGTH - 1]
-        windows = Windows(ids, starts)
+        windows = Shingles(ids, starts)
         source = np.full(windows.groups, -1, np.int64)  # the first stored document that has it
         for number, rows, groups in self._places(windows, ids):
             documents = self.stores.segments[number].documents.locate(rows) + self.begins[number]
@@ -216,7 +216,7 @@ class _Found:
         ]
         return [{name: numbers for name, numbers in one.items() if len(numbers)} for one in each]
 
-    def _places(self, windows: Windows, ids: TokenIds) -> Iterator[tuple[int, Int64, Int64]]:
+    def _places(self, windows: Shingles, ids: TokenIds) -> Iterator[tuple[int, Int64, Int64]]:
         """Where windows stand: a segment's number among those of all stores, its rows, and the windows' groups."""
         first = 0
         for store in self.stores.each:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.store import Datastore
-from knnstore.overlap import LENGTH, Windows
+from knnstore.overlap import LENGTH, Shingles
 from knnstore.suffixes.contexts import DEPTH, Int64
 from knnstore.suffixes.plan import live_documents
 from knnstore.suffixes.search import Suffixes
@@ -21,7 +21,7 @@ _PAIRS = 2**15  # pairs of a position in the text and one in the store, compared
 
 
 def find_by_suffixes(
-    suffixes: Suffixes, store: Datastore, windows: Windows, ids: Any
+    suffixes: Suffixes, store: Datastore, windows: Shingles, ids: Any
 ) -> Iterator[tuple[int, Int64, Int64]]:
     """Yield where windows of the text ``ids`` (tokens,) occur in the store: number of a segment, its rows, and groups.
 

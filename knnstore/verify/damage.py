@@ -11,7 +11,7 @@ from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, L
 from knnstore.datastore.store import INDEX, SEGMENTS
 from knnstore.errors import CorruptStoreError
 
-Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
+RepairSource = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
 """What a damaged file can be made again from.
 
 ``checksum``: one bit alone is wrong, and the file's own checksum says which. ``plan``: what is recorded beside it.
@@ -19,7 +19,7 @@ Source = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM
 that the store was made with. ``values``: the stored tokens, as ``suffixes`` did.
 """
 
-_TASK_SOURCES: dict[str, Source] = {DOCUMENTS_TASK: "corpus", LAYOUT_TASK: "copy or LM", SAMPLES_TASK: "LM"}
+_TASK_SOURCES: dict[str, RepairSource] = {DOCUMENTS_TASK: "corpus", LAYOUT_TASK: "copy or LM", SAMPLES_TASK: "LM"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Damage:
 
     path: str
     problem: str
-    source: Source
+    source: RepairSource
     chunk: int | None = None
     rows: tuple[int, int] | None = None
 
@@ -62,7 +62,7 @@ def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
     return {parts[3]} & set(dropped) if parts[2:3] == ("lists",) and len(parts) > 3 else set(dropped)
 
 
-def source_of(path: str) -> Source:
+def source_of(path: str) -> RepairSource:
     """What a file of this path in a store can be made again from."""
     match PurePosixPath(path).parts:
         case (folder, *_) if folder in (INDEX, SUFFIXES):

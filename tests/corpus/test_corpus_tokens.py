@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.corpus import (
-    DOCUMENTS_SCHEMA,
+    PART_SCHEMA,
     PartSummary,
     ReadOptions,
     Source,
@@ -71,7 +71,7 @@ def test_a_part_is_written_as_ids_and_a_table(corpus, tmp_path, dtype):
     summary, tokens_file, documents_file = run(corpus, tmp_path, dtype=dtype, errors="replace")
     assert np.fromfile(tokens_file, np.dtype(dtype).newbyteorder("<")).tolist() == characters("abcdéfg\ufffd")
     table = pq.read_table(documents_file)
-    assert table.schema.equals(DOCUMENTS_SCHEMA)
+    assert table.schema.equals(PART_SCHEMA)
     texts = ["ab\nc", "dé", "f", "g\ufffd"]
     folder = tmp_path / "corpus"
     assert table.to_pydict() == {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore import overlap
-from knnstore.overlap import LENGTH, Windows, covered, window_starts
+from knnstore.overlap import LENGTH, Shingles, covered, window_starts
 
 # few tokens and long repeats, so that windows coincide, overlap themselves and differ in a single token
 pieces = st.lists(st.integers(0, 5), min_size=1, max_size=12)
@@ -32,7 +32,7 @@ def test_every_window_that_both_texts_have_is_found_once_and_no_other(one, other
     first, tokens = np.array([0, cut]), np.array([cut, len(text) - cut])
     starts = window_starts(first, tokens, 0, len(text))
     assert starts.tolist() == [s for s in range(len(text)) if s + LENGTH <= (cut if s < cut else len(text))]
-    windows = Windows(text, starts)
+    windows = Shingles(text, starts)
     known = {bytes(text[s : s + LENGTH]): int(g) for s, g in zip(starts, windows.group, strict=True)}
     assert windows.groups == len(known)
     expected = [
@@ -46,17 +46,17 @@ def test_every_window_that_both_texts_have_is_found_once_and_no_other(one, other
 def test_blocks_meet_without_a_gap(monkeypatch):
     ids = np.random.default_rng(0).integers(0, 3, 700).astype(np.uint32)
     starts = window_starts(np.array([0]), np.array([700]), 0, 700)
-    whole = positions(Windows(ids, starts), ids)
+    whole = positions(Shingles(ids, starts), ids)
     monkeypatch.setattr(overlap, "_BLOCK", 64)
     overlap._powers.cache_clear()
-    assert positions(Windows(ids, starts), ids) == whole
+    assert positions(Shingles(ids, starts), ids) == whole
     overlap._powers.cache_clear()
     assert [place for place, _ in whole] == starts.tolist()
 
 
 def test_equal_hashes_of_other_tokens_are_no_overlap(monkeypatch):
     ids = np.arange(200, dtype=np.uint32)
-    windows = Windows(ids, np.arange(100))
+    windows = Shingles(ids, np.arange(100))
     hashed = overlap._hashed
     monkeypatch.setattr(overlap, "_hashed", lambda _: hashed(ids))  # whatever is looked up has the text's hashes
     assert positions(windows, ids[::-1].copy()) == []
@@ -65,7 +65,7 @@ def test_equal_hashes_of_other_tokens_are_no_overlap(monkeypatch):
 @pytest.mark.parametrize("length", [0, 1, LENGTH - 1])
 def test_a_text_shorter_than_a_window_has_none(length):
     ids = np.zeros(length, np.uint32)
-    windows = Windows(ids, window_starts(np.array([0]), np.array([length]), 0, length))
+    windows = Shingles(ids, window_starts(np.array([0]), np.array([length]), 0, length))
     assert (windows.groups, positions(windows, np.zeros(100, np.uint32))) == (0, [])
 
 

@@ -8,7 +8,7 @@ import pytest
 from faults.material import run
 
 from knnstore.datastore.arrays import create_array, open_array, read_rows, write_chunk
-from knnstore.datastore.documents import Document
+from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.locking import LOCK_FILE, writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
@@ -104,8 +104,8 @@ def test_a_chunk_that_unpacks_to_more_than_it_should_is_refused_unpacked(tmp_pat
 
 
 def test_names_from_a_store_do_not_move_the_cursor_of_a_terminal():
-    assert str(Document("a\x1b[2J.txt", 3, None)) == r"a\x1b[2J.txt#3"
-    assert str(Document("é – 書.txt", None, "x")) == "é – 書.txt#x"
+    assert str(DocumentName("a\x1b[2J.txt", 3, None)) == r"a\x1b[2J.txt#3"
+    assert str(DocumentName("é – 書.txt", None, "x")) == "é – 書.txt#x"
 
 
 def changed(root, name, change):
