@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
-from knnstore.overlap import Windows, window_starts
+from knnstore.overlap import Shingles, window_starts
 from knnstore.score.overlap import measure_overlap
 from knnstore.score.texts import heldout_texts
 from knnstore.suffixes.build import open_suffixes
@@ -31,9 +31,9 @@ def run(settings: Settings, work: Path) -> Result:
     text = draws.integers(0, VOCABULARY, TEXT_TOKENS).astype(np.uint32)
     stored = draws.integers(0, VOCABULARY, tokens).astype(np.uint16)
     starts = window_starts(np.array([0]), np.array([len(text)]), 0, len(text))
-    windows = Windows(text, starts)
+    windows = Shingles(text, starts)
     rows = [
-        row("table of the text", len(text), least(lambda: Windows(text, starts), rounds)),
+        row("table of the text", len(text), least(lambda: Shingles(text, starts), rounds)),
         row("stored tokens, none repeated", len(stored), least(lambda: list(windows.find(stored)), rounds)),
         row("stored tokens, all repeated", len(text), least(lambda: list(windows.find(text)), rounds)),
     ]

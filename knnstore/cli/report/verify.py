@@ -3,10 +3,10 @@
 from knnstore.cli.report.words import shown_store
 from knnstore.files import path_of
 from knnstore.sizes import format_size
-from knnstore.verify import Damage, Source, VerifyReport
+from knnstore.verify import Damage, RepairSource, VerifyReport
 
 _MOST_LINES = 40
-_WAYS: dict[Source, str] = {
+_WAYS: dict[RepairSource, str] = {
     "checksum": "one bit is wrong, and the checksum shows which",
     "plan": "from the records beside it",
     "keys": "from the segments' keys",
