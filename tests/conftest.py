@@ -37,11 +37,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes run the suite with ``-n auto``: as many as there are cores, and memory for."""
+    """How many processes run the suite with ``-n auto``: one more than there are cores, if there is memory for it.
+
+    Tests wait for workers, servers, leases and disks, and the cores are idle for a third of the time otherwise.
+    """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # a container may have less; "max" is no number
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return max(1, min(available_cores(), memory // BYTES_PER_PROCESS))
+    return max(1, min(available_cores() + 1, memory // BYTES_PER_PROCESS))
 
 
 # Files whose few tests take minutes: begun first, so that no process is left alone with them at the end.
