@@ -1,6 +1,6 @@
 """``knnstore demo``: adapt a Wikipedia LM to Python's documentation, which is on every machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from knnstore.build import IndexOptions, IndexReport, build_index
@@ -9,7 +9,7 @@ from knnstore.demo_corpus import write_corpus
 from knnstore.files import storage_errors
 from knnstore.ingest import IngestOptions, IngestReport, choose_workers, ingest
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner, available_cores, local_runner
+from knnstore.scheduling import Job, available_cores, local_runner
 from knnstore.score import ScoreOptions, ScoreReport, score
 from knnstore.sizes import format_size
 
@@ -41,9 +41,10 @@ def demo(folder: Path, reporter: Reporter, corpus_bytes: int = _CORPUS_BYTES) ->
         "docstrings of the standard library and of installed packages"
     )
     options = IngestOptions(corpus=(str(corpus),), store=str(store), model="wiki-lm", holdout=_HOLDOUT)
-    options = choose_workers(options, available_cores())
-    with local_runner(options.workers) as runner:
-        ingested = ingest(options, runner, reporter)
-    indexed = build_index(Datastore(store), IndexOptions(), SerialRunner(), reporter)
+    job = Job(reporter=reporter)
+    workers = choose_workers(options, job.memory, available_cores())
+    with local_runner(workers) as runner:
+        ingested = ingest(options, replace(job, runner=runner, workers=workers))
+    indexed = build_index(Datastore(store), IndexOptions(), job)
     scored = score(ScoreOptions(model="wiki-lm"), Datastore(store), reporter)
     return DemoReport(ingested, indexed, scored)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from knnstore.scheduling import SerialRunner, available_cores
+from knnstore.scheduling import Job, SerialRunner, available_cores
 
 # The arrays here are tiny, and OpenMP threads that spin while they wait for each other make faiss' k-means several
 # times slower on a busy machine. Set before torch and faiss are imported, and inherited by commands that tests start.
@@ -191,7 +191,6 @@ def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
     from knnstore.ingest import IngestOptions, ingest
-    from knnstore.progress import Reporter
 
     folder = tmp_path_factory.mktemp("small")
     (folder / "books").mkdir()
@@ -199,10 +198,10 @@ def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory)
         shutil.copy(file, folder / "books")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128), SerialRunner())
+        ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128), Job())
         shutil.copytree("books.knnstore", "keys.knnstore")
         options = IndexOptions(nlist=32, pq_bytes=8)
-        build_index(Datastore(folder / "books.knnstore"), options, SerialRunner(), Reporter())
+        build_index(Datastore(folder / "books.knnstore"), options, Job())
     return folder
 
 
@@ -215,7 +214,6 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
     from knnstore.ingest import IngestOptions, ingest
-    from knnstore.progress import Reporter
 
     folder = tmp_path_factory.mktemp("two")
     files = sorted(tiny_corpus.iterdir())
@@ -228,6 +226,6 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             shutil.copy(file, folder / name)
         store = folder / f"{name}.knnstore"
         options = IngestOptions(corpus=(str(folder / name),), store=str(store), model="wiki-lm", holdout=0)
-        ingest(options, SerialRunner(), Reporter())
-        build_index(Datastore(store), IndexOptions(pq_bytes=8), SerialRunner(), Reporter())
+        ingest(options, Job())
+        build_index(Datastore(store), IndexOptions(pq_bytes=8), Job())
     return folder

@@ -25,11 +25,10 @@ def store(tmp_path_factory):
 
     from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
-    from knnstore.progress import Reporter
-    from knnstore.scheduling import SerialRunner
+    from knnstore.scheduling import Job
 
     made = make_store(tmp_path_factory.mktemp("synthetic") / "keys", 6000, dimension=16)
-    build_index(made, IndexOptions(nlist=32), SerialRunner(), Reporter())
+    build_index(made, IndexOptions(nlist=32), Job())
     return Datastore(made.root)
 
 
@@ -221,9 +220,10 @@ def test_bare_lm_and_ingest_read_the_same_tokens(tmp_path, tiny_corpus):
 
     from knnstore.datastore.segment import Segment
     from knnstore.ingest import IngestOptions, ingest
+    from knnstore.scheduling import Job
 
     runner = KeepingKeyTasks()
-    ingest(IngestOptions(corpus=(str(tiny_corpus),), store=str(tmp_path / "s"), chunk_rows=1024, workers=0), runner)
+    ingest(IngestOptions(corpus=(str(tiny_corpus),), store=str(tmp_path / "s"), chunk_rows=1024), Job(runner))
     segment = Segment(runner.kept[0].segment)
     batches, read = task_batches(runner.kept)
     assert len(runner.kept) == segment.chunks > 1

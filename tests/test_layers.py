@@ -25,9 +25,9 @@ FLOORS: list[set[str]] = [
     PURE,
     {"mixing"},  # pure as well, over neighbours
     {"datastore"},
+    {"scheduling"},
     {"corpus", "lm"},
     {"index", "suffixes", "passages", "recognition"},
-    {"scheduling"},
     {"ingest", "build", "score", "verify"},
     {"attachment", "repair", "living", "info", "exchange"},
     {"attribution"},

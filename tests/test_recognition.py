@@ -21,7 +21,7 @@ from knnstore.lm.identity import identify
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 from knnstore.score import ScoreOptions, score
 
 WIKI = SHIPPED_MODELS / "wiki-lm"
@@ -81,8 +81,8 @@ def make(folder, corpus, model, **options):
     heard = Heard()
     store = folder / "s.knnstore"
     wanted = {"holdout": 0.2, "context": 64, "chunk_rows": 1024, "dtype": "float32"} | options
-    runner = wanted.pop("runner", SerialRunner())
-    ingest(IngestOptions(corpus=(str(corpus),), store=str(store), model=str(model), **wanted), runner, heard)
+    job = Job(wanted.pop("runner", SerialRunner()), heard)
+    ingest(IngestOptions(corpus=(str(corpus),), store=str(store), model=str(model), **wanted), job)
     return store, heard.lines
 
 
@@ -171,8 +171,8 @@ def test_an_older_store_grows_is_indexed_and_compacted(old, corpus, lm, tmp_path
     store = Datastore(old)
     assert len(store.segments) == 2
     assert {segment.plan.model.config for segment in store.segments} == {OTHER_CONFIG}
-    build_index(store, IndexOptions(pq_bytes=8), SerialRunner(), Reporter())
-    compact(old, CompactOptions(), SerialRunner())
+    build_index(store, IndexOptions(pq_bytes=8), Job())
+    compact(old, CompactOptions(), Job())
     assert len(Datastore(old).segments) == 1
     assert len(perplexities(old, lm)[1]) == 1
 
@@ -225,7 +225,7 @@ def test_an_older_store_and_a_new_one_are_merged(old, corpus, lm, tmp_path):
     (tmp_path / "more" / "new.txt").write_text("A river runs past the mill. " * 30)
     new, _ = make(tmp_path / "new", tmp_path / "more", lm, holdout=0)
     merged = tmp_path / "both.knnstore"
-    merge([Datastore(old), Datastore(new)], merged, SerialRunner())
+    merge([Datastore(old), Datastore(new)], merged, Job())
     report, said = perplexities(merged, lm, text=(str(tmp_path / "more"),))
     assert report.tokens > 0
     assert len(said) == 1

@@ -32,7 +32,7 @@ from knnstore.index.plan import CHECKED_NEIGHBOURS, IndexFolder, IndexPlan
 from knnstore.neighbours import Float32
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 _CHUNKS = 2
 _SHARE = 4  # of the points of the first k-means one in so many is clustered
@@ -71,7 +71,7 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
             index.begin()
             save_quantiser(index, quantiser, TrainingErrors(1.0, None))
             clock = StageClock()
-            fill_lists(index, excerpt.root, segment, 1, runner=SerialRunner(), reporter=clock)
+            fill_lists(index, excerpt.root, segment, 1, Job(reporter=clock))
             check_key, check_once = _checking_seconds(excerpt, index, keys, quantiser)
         finally:
             excerpt.close()

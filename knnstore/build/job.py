@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from knnstore.build.dropping import drop_keys
-from knnstore.build.lists import check_lists, fill_lists, run_tasks
+from knnstore.build.lists import check_lists, fill_lists
 from knnstore.build.plan import IndexOptions, Work, plan_work, sentences
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import load_manifest
@@ -20,11 +20,10 @@ from knnstore.files import path_of, remove_folder
 from knnstore.index.adopting import own_index
 from knnstore.index.ivfpq.merge import OFFSETS
 from knnstore.index.ivfpq.quantiser import TASK, load_training_errors, save_quantiser
-from knnstore.index.ivfpq.sample import gather_part, load_sample, sample_commits, sample_tasks
+from knnstore.index.ivfpq.sample import load_sample, sample_stage
 from knnstore.index.ivfpq.train import train
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index, segment_reference
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.wording import command, option
 
 DRIFT_DUE = 1.25
@@ -55,7 +54,7 @@ class IndexReport:
     freed: int = 0
 
 
-def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporter: Reporter) -> IndexReport:
+def build_index(store: Datastore, options: IndexOptions, job: Job) -> IndexReport:
     """Index all the store's keys that aren't yet, or go on with a build that was interrupted, and publish the result.
 
     The bytes on disk depend on the keys and the options alone, not on memory, workers or interruptions. ``store`` is
@@ -64,10 +63,11 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
     Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
     """
     store.close()
-    with editing(store.root, reporter.say) as edit:
-        runner.require_shared(store.root, [])
+    say = job.reporter.say
+    with editing(store.root, say) as edit:
+        job.runner.require_shared(store.root, [])
         store = edit.store  # as it is now that nobody else can change it
-        work = plan_work(store, options)
+        work = plan_work(store, options, job)
         folder, plan = work.folder, work.folder.plan
         if options.overwrite and store.manifest.index == folder.name:
             _require_other_keys(store)
@@ -76,33 +76,33 @@ def build_index(store: Datastore, options: IndexOptions, runner: Runner, reporte
         if options.overwrite:
             remove_folder(folder.root)
         elif not work.new and store.manifest.index == folder.name:
-            reporter.say("          the index is finished already")
-            return _finish(edit, folder, options, reporter)
+            say("          the index is finished already")
+            return _finish(edit, folder, options, job)
         else:
             folder = own_index(edit, folder)
             begun = store.manifest.index != work.folder.name
             if begun and (damaged := folder.commits.damaged()):
-                reporter.say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
+                say(f"          {damaged[TASK]}: what an earlier run left of this index is removed")
                 remove_folder(folder.root)
         for sentence in sentences(store, work, options):
-            reporter.say(sentence)
+            say(sentence)
         _prepare(store, replace(work, folder=folder))
         with telling_need("What is left of the index", lambda: work.room):
-            _train(folder, store, runner, reporter)
+            _train(folder, store, job)
             for segment in work.new:
-                fill_lists(folder, store.root, segment, work.resources.run_chunks, runner=runner, reporter=reporter)
-                check_lists(folder, store, segment, options.memory, reporter)
+                fill_lists(folder, store.root, segment, work.resources.run_chunks, job)
+                check_lists(folder, store, segment, job)
         names = tuple(segment.root.name for segment in store.segments)
         done = replace(store.manifest, index=folder.name, indexed=names)
         what = f"index {work.rows:,} keys in {plan.nlist:,} lists"
         edit.publish(done, "index", what, keys=work.rows, index=folder.name)
-        return replace(_finish(edit, folder, options, reporter), new_rows=work.rows, built=True)
+        return replace(_finish(edit, folder, options, job), new_rows=work.rows, built=True)
 
 
-def _finish(edit: Edit, folder: IndexFolder, options: IndexOptions, reporter: Reporter) -> IndexReport:
+def _finish(edit: Edit, folder: IndexFolder, options: IndexOptions, job: Job) -> IndexReport:
     """Drop the keys that aren't wanted any longer, clean up, and say what the published index is."""
     store = edit.store
-    dropped = drop_keys(edit, reporter) if options.drop_keys else 0
+    dropped = drop_keys(edit, job.reporter) if options.drop_keys else 0
     edit.give_up(INDEX)
     freed = edit.sweep().bytes
     return replace(describe_index(store, folder), dropped=dropped, freed=freed if dropped else 0)
@@ -143,17 +143,17 @@ def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
     save_quantiser(folder, *train(sample, folder.plan, advance))
 
 
-def _train(folder: IndexFolder, store: Datastore, runner: Runner, reporter: Reporter) -> None:
+def _train(folder: IndexFolder, store: Datastore, job: Job) -> None:
     """Train on one worker from a sample that all of them gather."""
     if folder.commits.find(TASK):
         return
-    tasks, commits = sample_tasks(store, folder), sample_commits(folder)
-    commits.prepare()
-    run_tasks(commits, tasks, gather_part, stage="sample", runner=runner, reporter=reporter)
-    with reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
-        task = TrainTask(str(store.root.absolute()), folder.name, len(tasks))
-        runner.run_alone(train_quantiser, task, advance)
-    remove_folder(commits.root)
+    sample = sample_stage(store, folder)
+    sample.part.prepare()
+    sample.resume(job)
+    with job.reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
+        task = TrainTask(str(store.root.absolute()), folder.name, len(sample.tasks))
+        job.runner.run_alone(train_quantiser, task, advance)
+    remove_folder(sample.part.root)
 
 
 def describe_index(store: Datastore, folder: IndexFolder) -> IndexReport:

@@ -34,7 +34,7 @@ from knnstore.planning import (
     shorter_codes,
 )
 from knnstore.progress import duration
-from knnstore.scheduling import available_cores
+from knnstore.scheduling import Job, available_cores
 from knnstore.sizes import format_size
 
 _MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
@@ -42,10 +42,8 @@ _MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What a user may decide; None leaves it to the planner. ``memory`` is for all processes together, in bytes.
-
-    ``workers``: processes that the runner uses besides this one, 0 if it works in this one. ``drop_keys``: in the end
-    keep the keys in the lists alone.
+    """What a user may decide; None leaves it to the planner. ``drop_keys``: in the end keep the keys in the lists
+    alone.
     """
 
     nlist: int | None = None
@@ -54,8 +52,6 @@ class IndexOptions:
     nprobe: int | None = None
     rotation: str | None = None
     seed: int = 0
-    memory: int = 4 * 10**9
-    workers: int = 0
     overwrite: bool = False
     drop_keys: bool = False
 
@@ -100,21 +96,21 @@ class DryRun:
     sentences: tuple[str, ...]
 
 
-def dry_run(store: Datastore, options: IndexOptions) -> DryRun:
+def dry_run(store: Datastore, options: IndexOptions, job: Job) -> DryRun:
     """What a build would be and take, the time by a short measurement; nothing is left on the disk.
 
     Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
     """
     from knnstore.build.calibration import measure_rates  # noqa: PLC0415 - a build needs none of it
 
-    work = plan_work(store, options)
+    work = plan_work(store, options, job)
     plan = work.folder.plan
     says, seconds = sentences(store, work, options), None
     if work.new:
         started = time.perf_counter()
         rates = measure_rates(store, plan)
         trains = options.overwrite or store.manifest.index != work.folder.name
-        seconds = forecast(rates, work.rows, trains=trains, workers=options.workers, cores=available_cores())
+        seconds = forecast(rates, work.rows, trains=trains, workers=job.workers, cores=available_cores())
         says.append(_time_sentence(seconds, time.perf_counter() - started))
     return DryRun(
         nlist=plan.nlist,
@@ -135,13 +131,13 @@ def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
     return f"time      about {duration(seconds.total)}: {told} (measured here on two chunks of keys, in {spent:.0f} s)"
 
 
-def plan_work(store: Datastore, options: IndexOptions) -> Work:
+def plan_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
     """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
     kept = None if options.overwrite else _present_plan(store, options)
-    return _work(store, options, kept, trains=False) if kept else _fitting_work(store, options)
+    return _work(store, job, kept, trains=False) if kept else _fitting_work(store, options, job)
 
 
-def _work(store: Datastore, options: IndexOptions, plan: IndexPlan, *, trains: bool) -> Work:
+def _work(store: Datastore, job: Job, plan: IndexPlan, *, trains: bool) -> Work:
     indexed = set() if trains else set(store.manifest.indexed)
     new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
     resources = plan_resources(
@@ -149,8 +145,8 @@ def _work(store: Datastore, options: IndexOptions, plan: IndexPlan, *, trains: b
         nlist=plan.nlist,
         pq_bytes=plan.pq_bytes,
         train_rows=plan.train_rows if trains else 1,
-        memory=options.memory,
-        workers=options.workers,
+        memory=job.memory,
+        workers=job.workers,
     )
     if trains or store.manifest.index is None:
         folder = new_index(store.root, plan, store.manifest.epoch)
@@ -159,7 +155,7 @@ def _work(store: Datastore, options: IndexOptions, plan: IndexPlan, *, trains: b
     return Work(folder, new, resources)
 
 
-def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
+def _fitting_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
     """The work on a new index: the usual one, or fewer lists and shorter codes where memory or disk can't do and the
     user leaves them to the planner. Raises ResourceError if no such plan fits the memory.
     """
@@ -171,7 +167,7 @@ def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
     while True:
         plan = _new_plan(store, replace(options, pq_bytes=pq_bytes), nlist)
         try:
-            work = _work(store, options, plan, trains=True)
+            work = _work(store, job, plan, trains=True)
         except ResourceError as error:
             refused = refused or error
             if options.nlist is not None or nlist // 2 < FEWEST_LISTS:
@@ -183,7 +179,7 @@ def _fitting_work(store: Datastore, options: IndexOptions) -> Work:
             break
         pq_bytes = shorter
     if nlist < usual.nlist:
-        memory = format_size(options.memory)
+        memory = format_size(job.memory)
         notes.append(f"{nlist:,} lists, not {usual.nlist:,}, to keep to {memory} of memory: a query reads more keys")
     if pq_bytes < usual.pq_bytes:
         notes.append(f"codes of {pq_bytes} bytes, not {usual.pq_bytes}, to fit on the disk: fewer are found by codes")

@@ -49,12 +49,12 @@ def compact(
     from knnstore.living.compact import CompactOptions, plan_compaction
     from knnstore.living.compact import compact as run
 
-    root, reporter = store_root(store), reporter_for(quiet)
-    options = CompactOptions(auto=auto, most_segments=most_segments, memory=memory, workers=workers.count)
+    root = store_root(store)
+    options = CompactOptions(auto=auto, most_segments=most_segments)
     if dry_run:
         planned = plan_compaction(Datastore(root), options)
         print_result(as_json, planned, compact_text(planned, planned=True))
         return
-    with workers.runner(memory, reporter) as runner:
-        report = run(root, options, runner, reporter)
+    with workers.job(memory, reporter_for(quiet)) as job:
+        report = run(root, options, job)
     print_result(as_json, report, compact_text(report))

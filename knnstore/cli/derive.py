@@ -32,13 +32,11 @@ def merge(
     """
     from knnstore.cli.report.living import derive_text
     from knnstore.datastore.store import store_path
-    from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import merge as run
 
-    opened, reporter = [open_store(store) for store in stores], reporter_for(quiet)
-    options = DeriveOptions(overwrite, memory, workers.count)
-    with workers.runner(memory, reporter) as runner:
-        report = run(opened, store_path(into), runner, reporter, options=options)
+    opened = [open_store(store) for store in stores]
+    with workers.job(memory, reporter_for(quiet)) as job:
+        report = run(opened, store_path(into), job, overwrite=overwrite)
     print_result(as_json, report, derive_text(report))
 
 
@@ -76,11 +74,9 @@ def subset(
     from knnstore.cli.report.living import derive_text
     from knnstore.datastore.selection import parse_share
     from knnstore.datastore.store import store_path
-    from knnstore.living.derived import DeriveOptions
     from knnstore.living.deriving import subset as run
 
     opened, share = open_store(store), parse_share(sample, "sample") if sample else None
-    options, reporter = DeriveOptions(overwrite, memory, workers.count), reporter_for(quiet)
-    with workers.runner(memory, reporter) as runner:
-        report = run(opened, store_path(into), runner, reporter, share=share, documents=documents, options=options)
+    with workers.job(memory, reporter_for(quiet)) as job:
+        report = run(opened, store_path(into), job, share=share, documents=documents, overwrite=overwrite)
     print_result(as_json, report, derive_text(report))

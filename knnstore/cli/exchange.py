@@ -63,9 +63,10 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
     from knnstore.cli.report.exchange import import_text
     from knnstore.exchange.importing import ImportOptions, import_memmaps
     from knnstore.exchange.rawfile import Form
+    from knnstore.scheduling import Job
 
     form = Form(*(options.pop(name) for name in ("dimension", "rows", "key_type", "value_type")))
-    report = import_memmaps(ImportOptions(form=form, **options), reporter_for(quiet))
+    report = import_memmaps(ImportOptions(form=form, **options), Job(reporter=reporter_for(quiet)))
     print_result(as_json, report, import_text(report))
 
 

@@ -1,5 +1,6 @@
 """``knnstore index``."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -43,16 +44,16 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
     """
     from knnstore.build import IndexOptions, build_index, dry_run
     from knnstore.cli.report.index import index_text
-    from knnstore.scheduling import local_runner
+    from knnstore.scheduling import Job, local_runner
 
     opened, reporter = open_store(store), reporter_for(quiet)
-    workers, only_say = options.pop("workers"), options.pop("dry_run")
+    workers, memory, only_say = options.pop("workers"), options.pop("memory"), options.pop("dry_run")
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
-    settings = IndexOptions(**options, workers=workers or 0)
+    settings, job = IndexOptions(**options), Job(reporter=reporter, memory=memory, workers=workers or 0)
     if only_say:
-        planned = dry_run(opened, settings)
+        planned = dry_run(opened, settings, job)
         print_result(as_json, planned, "\n".join(planned.sentences))
         return
-    with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers) as runner:
-        report = build_index(opened, settings, runner, reporter)
+    with cluster.runner(memory, reporter) if cluster else local_runner(job.workers) as runner:
+        report = build_index(opened, settings, replace(job, runner=runner))
     print_result(as_json, report, index_text(report, opened.root))

@@ -84,15 +84,16 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     from knnstore.cli.report.ingest import ingest_text
     from knnstore.ingest import IngestOptions, check_memory_first, choose_workers
     from knnstore.ingest import ingest as run
-    from knnstore.scheduling import available_cores, local_runner, visible_gpus
+    from knnstore.scheduling import Job, available_cores, local_runner, visible_gpus
 
-    workers, reporter = options.pop("workers"), reporter_for(quiet)
+    workers, memory, reporter = options.pop("workers"), options.pop("memory"), reporter_for(quiet)
     cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
-    settings = IngestOptions(corpus=(*corpus, *more), **options, workers=workers or 0)
+    settings = IngestOptions(corpus=(*corpus, *more), **options)
     gpus = visible_gpus() if settings.device in ("auto", "cuda") else ()
     if workers is None and cluster is None:
-        settings = replace(settings, workers=len(gpus)) if gpus else choose_workers(settings, available_cores())
-    check_memory_first(settings)
-    with cluster.runner(settings.memory, reporter) if cluster else local_runner(settings.workers, gpus) as runner:
-        report = run(settings, runner, reporter)
+        workers = len(gpus) or choose_workers(settings, memory, available_cores())
+    job = Job(reporter=reporter, memory=memory, workers=workers or 0)
+    check_memory_first(settings, job)
+    with cluster.runner(memory, reporter) if cluster else local_runner(job.workers, gpus) as runner:
+        report = run(settings, replace(job, runner=runner))
     print_result(as_json, report, ingest_text(report))

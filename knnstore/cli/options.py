@@ -1,8 +1,8 @@
 """Options, and ways to print a result, that several commands share."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -16,7 +16,7 @@ from knnstore.sizes import parse_size
 
 if TYPE_CHECKING:
     from knnstore.datastore.store import Datastore
-    from knnstore.scheduling import Runner
+    from knnstore.scheduling import Job, Runner
 
 if TYPE_CHECKING:
     from click import ParamType
@@ -288,11 +288,13 @@ class Workers:
     count: int
     cluster: Cluster | None
 
-    def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
-        """Return a runner for the tasks; ``memory`` is in bytes."""
-        from knnstore.scheduling import local_runner
+    @contextmanager
+    def job(self, memory: int, reporter: Reporter) -> "Iterator[Job]":
+        """Provide a job that runs tasks there; ``memory`` is in bytes."""
+        from knnstore.scheduling import Job, local_runner
 
-        return self.cluster.runner(memory, reporter) if self.cluster else local_runner(self.count)
+        with self.cluster.runner(memory, reporter) if self.cluster else local_runner(self.count) as runner:
+            yield Job(runner, reporter, memory, self.count)
 
 
 def workers_options(command: Command) -> Command:

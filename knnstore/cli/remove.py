@@ -57,7 +57,6 @@ def remove(
         return
     report, compacted = run(root, patterns, note), None
     if now:
-        options, reporter = CompactOptions(memory=memory, workers=workers.count), reporter_for(quiet)
-        with workers.runner(memory, reporter) as runner:
-            compacted = compact(root, options, runner, reporter)
+        with workers.job(memory, reporter_for(quiet)) as job:
+            compacted = compact(root, CompactOptions(), job)
     print_result(as_json, report, remove_text(report, compacted))

@@ -23,7 +23,7 @@ from knnstore.cli.options import print_result, reporter_for, selection_options, 
 )
 @shared_options
 @click.pass_context
-def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, **options: Any) -> None:
+def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, memory: int, **options: Any) -> None:
     """Rebuild what 'knnstore verify' finds damaged.
 
     Keys and values are taken from the index's copy of the same rows, else computed from the corpus by the LM; the index
@@ -32,10 +32,10 @@ def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, 
     from knnstore.cli.report.repair import repair_text
     from knnstore.repair import RepairOptions
     from knnstore.repair import repair as run
-    from knnstore.scheduling import local_runner
+    from knnstore.scheduling import Job, local_runner
 
     root, corpus = store_root(options.pop("store")), (*options.pop("corpus"), *options.pop("more"))
     with local_runner(workers) as runner:
-        report = run(root, RepairOptions(corpus=corpus, **options), runner, reporter_for(quiet))
+        report = run(root, RepairOptions(corpus=corpus, **options), Job(runner, reporter_for(quiet), memory, workers))
     print_result(as_json, report, repair_text(report))
     context.exit(1 if report.left else 0)

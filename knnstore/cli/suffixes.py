@@ -16,8 +16,9 @@ def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None
     it again after an interruption to resume.
     """
     from knnstore.cli.report.suffixes import suffixes_text
+    from knnstore.scheduling import Job
     from knnstore.suffixes.build import build_suffixes
 
     opened = open_store(store)
-    report = build_suffixes(opened, memory, reporter_for(quiet))
+    report = build_suffixes(opened, Job(reporter=reporter_for(quiet), memory=memory))
     print_result(as_json, report, suffixes_text(report, opened.root))

@@ -21,6 +21,7 @@ from knnstore.files import encode_json, make_folder
 from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
+from knnstore.scheduling import Job
 from knnstore.wording import option
 
 _UNKNOWN = "unknown"
@@ -77,14 +78,14 @@ class ImportReport:
     tasks_kept: int
 
 
-def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> ImportReport:
+def import_memmaps(options: ImportOptions, job: Job) -> ImportReport:
     """Make a store of two memmaps, or finish one that an interrupted run began.
 
     The same call after an interruption writes only the chunks that are missing. Raises CorpusError for files that
     don't fit, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys that
     can't be stored.
     """
-    reporter = reporter or Reporter()
+    reporter = job.reporter
     memmaps = open_memmaps(options.keys, options.values, options.form)
     reporter.say(f"memmaps   {memmaps.found}")
     plan, match = _plan(options, memmaps, reporter)
@@ -96,7 +97,7 @@ def import_memmaps(options: ImportOptions, reporter: Reporter | None = None) -> 
         segment, finished = writer.segment, bool(edit.state.segments)
         if not finished:
             segment.commits.forget_damaged()  # of what an earlier run left
-        run, kept, speed = write_segment(writer, memmaps, reporter)
+        run, kept, speed = write_segment(writer, memmaps, job)
         if not finished:
             what = f"import {memmaps.rows:,} keys of {options.keys.name}"
             edit.publish(replace(edit.state, segments=(segment.root.name,)), "import", what, keys=memmaps.rows)

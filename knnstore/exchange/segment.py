@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from knnstore.exchange.rawfile import Memmaps
 from knnstore.ingest.plan import differences, key_bytes
 from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
+from knnstore.scheduling import Job, Stage
 from knnstore.wording import option
 
 _SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
@@ -82,26 +84,44 @@ def begin_segment(edit: Edit, plan: SegmentPlan, *, overwrite: bool) -> SegmentW
     return SegmentWriter.begin(own_segment(edit, path), plan)
 
 
-def write_segment(writer: SegmentWriter, memmaps: Memmaps, reporter: Reporter) -> tuple[int, int, float]:
+@dataclass(frozen=True, slots=True)
+class ImportTask:
+    """Encode and write a chunk of ``rows`` keys."""
+
+    segment: Path
+    memmaps: Memmaps
+    chunk: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """Of its commit record."""
+        return keys_task(self.chunk)
+
+
+def import_keys(task: ImportTask) -> int:
+    """Write a chunk of keys; return its rows."""
+    segment = Segment(task.segment)
+    keys = _encoded(segment, task.memmaps, *segment.chunk_range(task.chunk))
+    return SegmentWriter(segment).write_keys(task.chunk, keys)
+
+
+def write_segment(writer: SegmentWriter, memmaps: Memmaps, job: Job) -> tuple[int, int, float]:
     """Write what isn't there; return chunks written, chunks kept, keys per second."""
     segment = writer.segment
     if writer.lacks(DOCUMENTS_TASK):
-        _write_documents(writer, memmaps, reporter)
-    done = segment.commits.find_all(map(keys_task, range(segment.chunks)))
-    todo = [chunk for chunk in range(segment.chunks) if keys_task(chunk) not in done]
-    require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
+        _write_documents(writer, memmaps, job.reporter)
+    ranges = map(segment.chunk_range, range(segment.chunks))
+    tasks = [ImportTask(segment.root, memmaps, chunk, end - begin) for chunk, (begin, end) in enumerate(ranges)]
+    stage = Stage("keys", segment.commits, tasks, import_keys)
+    require_room(segment.root, key_bytes(segment, len(stage.missing)), f"{segment.rows:,} keys")
     writer.lay_out_keys()
     if writer.lacks(SAMPLES_TASK):
         _write_samples(writer, memmaps)
-    started, written = time.perf_counter(), 0
-    waiting = sum(end - begin for begin, end in map(segment.chunk_range, todo))
-    with reporter.bar("keys", segment.rows, "keys", segment.rows - waiting) as advance:
-        for chunk in todo:
-            rows = writer.write_keys(chunk, _encoded(segment, memmaps, *segment.chunk_range(chunk)))
-            advance(rows)
-            written += rows
-    speed = written / (time.perf_counter() - started) if written else 0.0
-    return len(todo), segment.chunks - len(todo), speed
+    started = time.perf_counter()
+    written = stage.resume(job)
+    speed = sum(task.rows for task in written) / (time.perf_counter() - started)
+    return len(written), segment.chunks - len(written), speed
 
 
 def _write_documents(writer: SegmentWriter, memmaps: Memmaps, reporter: Reporter) -> None:

@@ -42,8 +42,7 @@ from knnstore.ingest.survey import (
     survey_corpus,
 )
 from knnstore.lm.spec import LmSpec
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.wording import option
 
 FOLDER = "append"
@@ -74,15 +73,14 @@ class Append:
     plan: SegmentPlan
     spec: LmSpec
     sources: Sequence[Source]
-    runner: Runner
-    reporter: Reporter
+    job: Job
 
     def run(self) -> Appended:
         """Mend what was lost, finish what an earlier run began, and add what is new, in one state."""
         store = self.edit.store
         self._require_same_keys(store.segments[0])
         makings = [making for segment in store.segments if (making := self._mend(segment))]
-        corpus = survey_corpus(self.sources, self.options.reading, self.runner, self.reporter)
+        corpus = survey_corpus(self.sources, self.options.reading, self.job)
         found = self._compare(store, corpus)
         if earlier := self._finish_earlier(replace(self.plan, sources=digest_of(found))):
             makings += earlier
@@ -125,7 +123,7 @@ class Append:
         # in a segment that another LM made, on purpose, this one isn't known by its name
         own = replace(segment.plan.model, name=self.plan.model.name) == self.plan.model
         spec = self.spec if own else replace(self.spec, identity=None)
-        return Making(segment, spec, self.runner, self.reporter, first)
+        return Making(segment, spec, self.job, first)
 
     def _require_same_keys(self, first: Segment) -> None:
         found, wanted = first.plan, self.plan
@@ -145,7 +143,7 @@ class Append:
             )
         if never := [what for what in told if what.startswith(_NEVER)]:
             raise MismatchError(f"{self.edit.root} can't hold both, {allowed} or not: {'; '.join(never)}")
-        self.reporter.say(f"mismatch  {sentence}")
+        self.job.reporter.say(f"mismatch  {sentence}")
 
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""
@@ -175,7 +173,9 @@ class Append:
                 making.forget_damaged()
                 if not making.tokenised:
                     continue
-                self.reporter.say(f"          first the {making.segment.rows:,} keys that an earlier run began with")
+                self.job.reporter.say(
+                    f"          first the {making.segment.rows:,} keys that an earlier run began with"
+                )
                 making.write_keys()
                 self._publish(making.segment, _read_replaced(path), {})
                 done.append(making)
@@ -195,10 +195,10 @@ class Append:
                 continue
             if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
                 path = own_segment(self.edit, begun)
-                continued(Segment(path).plan, plan, self.reporter.say)
+                continued(Segment(path).plan, plan, self.job.reporter.say)
             else:
                 remove_tree(begun)  # not tokenised yet: little or nothing is lost
-        plan = Segment(path).plan if path else padded(plan, self.spec, self.runner, self.reporter)
+        plan = Segment(path).plan if path else padded(plan, self.spec, self.job)
         path = path or own_segment(self.edit, None)
         write_table(_replaced_path(path), removed_table(found.replaced))
         return SegmentWriter.begin(path, plan).segment

@@ -14,7 +14,7 @@ from knnstore.files import free_bytes
 from knnstore.ingest.plan import row_bytes
 from knnstore.ingest.tasks import text_tokens
 from knnstore.lm.spec import LmSpec
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 
 _FILES = 8  # that a sample is drawn from
 _SURE = 0.8  # of the estimate is surely needed: what is refused for too little room can't have had enough
@@ -35,7 +35,7 @@ class EstimateTask:
         return "estimate"
 
 
-def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOptions, runner: Runner) -> None:
+def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOptions, job: Job) -> None:
     """Raise DiskFullError, with both numbers, if what is left to tokenise can't fit on the disk with its keys.
 
     No text is looked at where there is room for as many tokens as the files could possibly hold. Of pairs of texts
@@ -47,7 +47,7 @@ def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOpti
     if size * _MOST_EXPANDED * row_bytes(segment) <= free_bytes(segment.root):
         return
     task = EstimateTask(spec, tuple(_spread(_wanted_whole(parts), size)), reading)
-    tokens = size * next(iter(runner.run(tokens_a_byte, [task])))
+    tokens = size * job.run_one(tokens_a_byte, task)
     needed = int(_SURE * tokens * row_bytes(segment))
     require_room(segment.root, needed, f"the keys of about {tokens:,.0f} tokens, by a sample of the text,")
 

@@ -27,9 +27,8 @@ from knnstore.ingest.partner import continued, partner_of
 from knnstore.ingest.plan import IngestOptions, check_memory, differences, dtypes_of, older_plan, segment_plan
 from knnstore.ingest.tasks import TOKENS_TASKS, describe_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmFacts, LmSpec, default_model, resolve_model
-from knnstore.progress import Reporter
 from knnstore.records import fingerprint as record_fingerprint
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.sizes import format_size
 from knnstore.wording import option
 
@@ -75,7 +74,7 @@ class IngestReport:
     special_spellings: int = 0
 
 
-def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = None) -> IngestReport:
+def ingest(options: IngestOptions, job: Job) -> IngestReport:
     """Make a store of a corpus, finish one that an interrupted run began, or add what a finished one doesn't have.
 
     Documents are known by the digests of their texts, so that only new ones go through the LM; one with the name of a
@@ -83,15 +82,14 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
     leaves the very bytes of an uninterrupted run. Raises UsageError, StoreError or ResourceError with the next step in
     the message.
     """
-    reporter = reporter or Reporter()
-    root = store_path(options.store or default_store(options.named[0]))
+    reporter, root = job.reporter, store_path(options.store or default_store(options.named[0]))
     require_free(root)
     found = options.files()
     reporter.say(f"corpus    {_corpus_line(found, options)}")
     model = options.model or default_model()
     folder = resolve_model(model)
     spec = LmSpec(str(folder.resolve()), options.layer, _dtype(root, options), options.device)
-    facts = next(iter(runner.run(describe_model, [spec])))
+    facts = job.run_one(describe_model, spec)
     spec = replace(spec, dtype=facts.dtype)  # every task's, whatever suits the processor that it runs on
     reporter.say(_model_line(model, folder, facts, options.layer))
     if facts.bfloat16_speed is not None:
@@ -99,23 +97,22 @@ def ingest(options: IngestOptions, runner: Runner, reporter: Reporter | None = N
         speed = f"{facts.bfloat16_speed:.2f} × the speed of float32 on this machine"
         reporter.say(f"dtype     {facts.dtype}: {subject}{speed}")
     plan = segment_plan(options, facts, fingerprint(found))
-    check_memory(options, facts, plan, len(found))
+    check_memory(options, facts, plan, len(found), job)
     make_folder(root)
     with editing(root, reporter.say) as edit:
-        runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
+        job.runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
         open_store(edit, plan.model, plan.key, parameter="store", overwrite=options.overwrite)
         begun = _begun(root)
         if begun is not None:
             allow = options.allow_mismatch
-            partner = partner_of(begun, plan, spec, runner, reporter.say, allow=allow)
+            partner = partner_of(begun, plan, spec, job, allow=allow)
             plan, spec = partner.plan, partner.spec
         if begun is not None and edit.state.segments:
-            done = Append(edit, options, _as_stored(root, plan, begun), spec, found, runner, reporter).run()
+            done = Append(edit, options, _as_stored(root, plan, begun), spec, found, job).run()
         else:
             plan = plan if begun is None else continued(begun.plan, plan, reporter.say)
-            segment = _first_segment(edit, plan, lambda: padded(plan, spec, runner, reporter))
-            making = Making(segment, spec, runner, reporter)
-            done = _make_first(edit, making, plan_parts(found), options)
+            segment = _first_segment(edit, plan, lambda: padded(plan, spec, job))
+            done = _make_first(edit, Making(segment, spec, job), plan_parts(found), options)
         return _report(edit.store, done, found)
 
 

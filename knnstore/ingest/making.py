@@ -1,7 +1,7 @@
 """Making one segment: tokens first, keys second; each step goes on where an earlier run stopped."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from knnstore.corpus.options import ReadOptions
@@ -16,21 +16,19 @@ from knnstore.ingest.estimate import require_disk
 from knnstore.ingest.plan import key_bytes
 from knnstore.ingest.tasks import (
     DecodeTask,
-    KeyTask,
-    PaddingTask,
     SamplesTask,
     TokenTask,
     committed_summaries,
     decoded_bytes,
-    find_padding,
+    key_model_of,
+    keys_stage,
     remove_parts,
     tokenise,
-    write_keys,
     write_samples,
 )
 from knnstore.lm.spec import LmSpec
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
+from knnstore.windows import Padding
 from knnstore.wording import option
 
 
@@ -41,22 +39,19 @@ class Making:
     the text ``empty``, ``skipped`` and ``too_long`` documents and ``replaced`` characters.
     """
 
-    def __init__(
-        self, segment: Segment, spec: LmSpec, runner: Runner, reporter: Reporter, scales_of: Path | None = None
-    ) -> None:
+    def __init__(self, segment: Segment, spec: LmSpec, job: Job, scales_of: Path | None = None) -> None:
         self.segment = segment
         self.tasks_run = self.tasks_kept = self.rows = 0
         self.seconds = 0.0
         self.empty = self.skipped = self.replaced = self.too_long = self.special_spellings = 0
         self._spec = spec
-        self._runner = runner
-        self._reporter = reporter
+        self._job = job
         self._scales_of = scales_of
 
     def forget_damaged(self) -> None:
         """Have made again what isn't what an earlier run recorded. For a segment that isn't finished: all is read."""
         for damage in self.segment.commits.forget_damaged():
-            self._reporter.say(f"          {damage}: it is made again")
+            self._job.reporter.say(f"          {damage}: it is made again")
 
     @property
     def tokenised(self) -> bool:
@@ -83,7 +78,7 @@ class Making:
         remove_parts(self.segment.root)
         table = self.segment.documents
         heldout, heldout_tokens = len(table.heldout()), int(table.heldout_tokens.sum())
-        self._reporter.say(
+        self._job.reporter.say(
             f"tokens    {self.segment.rows + heldout_tokens:,} in {count(len(table), 'document')}; "
             f"{heldout_tokens:,} of {count(heldout, 'document')} are held out to measure on"
         )
@@ -91,32 +86,20 @@ class Making:
 
     def write_keys(self) -> None:
         """Compute the keys that aren't there."""
-        segment = self.segment
-        tasks = [KeyTask(segment.root.absolute(), self._spec, chunk) for chunk in range(segment.chunks)]
-        done = segment.commits.find_all(task.name for task in tasks)
-        todo = [task for task in tasks if task.name not in done]
-        require_room(segment.root, key_bytes(segment, len(todo)), f"{segment.rows:,} keys")
-        with telling_need("The keys that are left", lambda: key_bytes(segment, sum(map(self._is_left, tasks)))):
-            self._write_keys(tasks, todo)
-        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
-
-    def _is_left(self, task: KeyTask) -> bool:
-        return self.segment.commits.find(task.name) is None
-
-    def _write_keys(self, tasks: list[KeyTask], todo: list[KeyTask]) -> None:
         segment, writer = self.segment, SegmentWriter(self.segment)
-        writer.lay_out_keys()
-        if writer.lacks(SAMPLES_TASK):
-            list(self._runner.run(write_samples, [SamplesTask(segment.root.absolute(), self._spec, self._scales_of)]))
-        self._tally(len(todo), len(tasks) - len(todo))
-        ranges = [segment.chunk_range(task.chunk) for task in todo]
-        waiting = sum(end - begin for begin, end in ranges)
-        started = time.perf_counter()
-        with self._reporter.bar("keys", segment.rows, "tokens", segment.rows - waiting) as advance:
-            for rows in self._runner.run(write_keys, todo):
-                advance(rows)
-        self.rows += waiting
-        self.seconds += time.perf_counter() - started
+        stage = keys_stage(segment, self._spec)
+        require_room(segment.root, key_bytes(segment, len(stage.missing)), f"{segment.rows:,} keys")
+        with telling_need("The keys that are left", lambda: key_bytes(segment, len(stage.missing))):
+            writer.lay_out_keys()
+            if writer.lacks(SAMPLES_TASK):
+                task = SamplesTask(segment.root.absolute(), self._spec, self._scales_of)
+                self._job.run_one(write_samples, task)
+            started = time.perf_counter()
+            made = stage.resume(self._job)
+            self.seconds += time.perf_counter() - started
+        self._tally(len(made), len(stage.tasks) - len(made))
+        self.rows += sum(task.rows for task in made)
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
 
     def _tokenise(self, parts: Parts, reading: ReadOptions) -> bool:
         segment = self.segment
@@ -124,11 +107,11 @@ class Making:
         kept = committed_summaries(segment, len(parts))
         todo = parts.without(kept)
         if todo:
-            require_disk(segment, self._spec, todo, reading, self._runner)
+            require_disk(segment, self._spec, todo, reading, self._job)
         summaries = list(kept.values())
         tasks = (TokenTask(segment.root.absolute(), self._spec, part, reading) for part in todo)
-        with self._reporter.bar("tokens", parts.bytes, "B", sum(summary.bytes for summary in summaries)) as advance:
-            for summary in self._runner.run(tokenise, tasks):
+        with self._job.reporter.bar("tokens", parts.bytes, "B", sum(summary.bytes for summary in summaries)) as advance:
+            for summary in self._job.runner.run(tokenise, tasks):
                 summaries.append(summary)
                 advance(summary.bytes)
         self._tally(len(todo), len(kept))
@@ -148,28 +131,41 @@ class Making:
         if self.replaced:
             told.append(f"{count(self.replaced, 'undecodable character')} replaced")
         if told:
-            self._reporter.say(f"          left out: {', '.join(told)}")
+            self._job.reporter.say(f"          left out: {', '.join(told)}")
         if self.special_spellings:
             ordinary = self.segment.plan.special_tokens is False
             other = f"ordinary text ({option('special_tokens', True)} makes tokens of them)"
             what = other if ordinary else "special tokens"
             spelled = count(self.special_spellings, "spelling")
-            self._reporter.say(f"          {spelled} of special tokens in the text: taken as {what}")
+            self._job.reporter.say(f"          {spelled} of special tokens in the text: taken as {what}")
 
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
-        return next(iter(self._runner.run(decoded_bytes, [DecodeTask(self._spec, texts)])))
+        return self._job.run_one(decoded_bytes, DecodeTask(self._spec, texts))
 
     def _tally(self, run: int, kept: int) -> None:
         self.tasks_run += run
         self.tasks_kept += kept
 
 
-def padded(plan: SegmentPlan, spec: LmSpec, runner: Runner, reporter: Reporter) -> SegmentPlan:
+@dataclass(frozen=True, slots=True)
+class PaddingTask:
+    """Find out how windows of up to ``context`` positions may share a batch."""
+
+    spec: LmSpec
+    context: int
+
+
+def find_padding(task: PaddingTask) -> Padding:
+    """How windows may share a batch so that each has the keys that it has alone."""
+    return key_model_of(task.spec).padding(task.context)
+
+
+def padded(plan: SegmentPlan, spec: LmSpec, job: Job) -> SegmentPlan:
     """The plan of a new segment with the padding that suits the LM."""
-    padding = next(iter(runner.run(find_padding, [PaddingTask(spec, plan.key.context)])))
+    padding = job.run_one(find_padding, PaddingTask(spec, plan.key.context))
     if padding != "ladder":
         shared = "only windows of equal length share" if padding == "exact" else "no windows share"
-        reporter.say(f"batches   {shared} a batch: this LM's results depend on the rest of it")
+        job.reporter.say(f"batches   {shared} a batch: this LM's results depend on the rest of it")
     return replace(plan, padding=padding)
 
 

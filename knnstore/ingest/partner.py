@@ -7,7 +7,7 @@ from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import MismatchError
 from knnstore.ingest.tasks import RecogniseTask, recognise_model
 from knnstore.lm.spec import LmSpec
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.wording import option
 
 
@@ -19,9 +19,7 @@ class Partner:
     spec: LmSpec
 
 
-def partner_of(
-    segment: Segment, plan: SegmentPlan, spec: LmSpec, runner: Runner, say: Callable[[str], None], *, allow: bool
-) -> Partner:
+def partner_of(segment: Segment, plan: SegmentPlan, spec: LmSpec, job: Job, *, allow: bool) -> Partner:
     """``plan`` and ``spec`` with the segment's own identity of the LM, if it is the one that made the segment.
 
     They are returned as they are for another LM, whose differences the caller knows how to tell. Raises MismatchError
@@ -31,19 +29,17 @@ def partner_of(
     renamed = replace(plan, model=replace(given, name=made.name))
     if renamed.model == made and segment.plan.versions.get("transformers") in (None, plan.versions["transformers"]):
         return Partner(renamed, spec)
-    recognition = next(
-        iter(runner.run(recognise_model, [RecogniseTask(segment.root.absolute(), spec, segment.listed)]))
-    )
+    recognition = job.run_one(recognise_model, RecogniseTask(segment.root.absolute(), spec, segment.listed))
     if recognition.differing == ("computation",):
         sentence = f"{segment.root} was made with other versions of the libraries: {recognition.keys}"
         if not allow:
             allowed = option("allow_mismatch", True)
             raise MismatchError(f"{sentence}. Use {_versions(segment.plan)}, or give {allowed} if you mean it")
-        say(f"mismatch  {sentence}")
+        job.reporter.say(f"mismatch  {sentence}")
     elif recognition.differing:
         return Partner(plan, spec)
     if recognition.keys:
-        say(
+        job.reporter.say(
             f"model     {segment.root} knows it by digests that other versions of the libraries made; it is the same "
             f"LM: {recognition.keys}"
         )

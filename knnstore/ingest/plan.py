@@ -17,6 +17,7 @@ from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.errors import ResourceError, UsageError
 from knnstore.lm.spec import LmFacts, default_model, weight_bytes
 from knnstore.records import LATER
+from knnstore.scheduling import Job
 from knnstore.sizes import format_need, format_size
 from knnstore.wording import option
 
@@ -39,7 +40,7 @@ _COMPRESSED_SHARE = 0.95
 class IngestOptions:
     """What to ingest and how. ``None`` stands for the default that the LM or the corpus gives.
 
-    ``memory`` in bytes, over all processes of a local run; ``holdout`` is a share of the documents. ``prune`` removes
+    ``holdout`` is a share of the documents. ``prune`` removes
     documents of the store that the corpus has no more, ``readmit`` takes in again what was removed on purpose.
     ``include``, ``exclude`` and ``follow_links``: which files are read, see ``Selection``.
     ``special_tokens``: the spelling of a special token in a document is that token, not ordinary text.
@@ -68,8 +69,6 @@ class IngestOptions:
     holdout: float = 0.01
     dtype: str = "auto"
     device: str = "auto"
-    memory: int = 4_000_000_000
-    workers: int = 1
     overwrite: bool = False
     prune: bool = False
     readmit: bool = False
@@ -175,43 +174,43 @@ def chunk_rows(dimension: int, key_dtype: KeyDtype) -> int:
     return min(max(1 << rows.bit_length() - 1, _FEWEST_CHUNK_ROWS), _MOST_CHUNK_ROWS)
 
 
-def choose_workers(options: IngestOptions, cores: int) -> IngestOptions:
-    """``options`` with as many worker processes as there are cores, or as the memory holds if those are fewer.
+def choose_workers(options: IngestOptions, memory: int, cores: int) -> int:
+    """As many worker processes as there are cores, or as the memory holds if those are fewer.
 
     Processes of few threads waste nothing on waiting for each other; only a large LM is worth all the threads.
     """
     weights = weight_bytes(options.model or default_model())
     # files hold two bytes a parameter as a rule, and a worker may need four
-    affordable = (options.memory - _CLIENT_BYTES) // (_WORKER_BYTES + 2 * weights + _CHUNK_COPIES * _CHUNK_BYTES)
-    return replace(options, workers=int(min(max(1, affordable), cores)))
+    affordable = (memory - _CLIENT_BYTES) // (_WORKER_BYTES + 2 * weights + _CHUNK_COPIES * _CHUNK_BYTES)
+    return int(min(max(1, affordable), cores))
 
 
-def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan, files: int) -> None:
+def check_memory(options: IngestOptions, facts: LmFacts, plan: SegmentPlan, files: int, job: Job) -> None:
     """Raise ResourceError if a run over so many files can't stay within the memory promised."""
     chunk = plan.chunk_rows * facts.dimension * stored_dtype(options.key_dtype).itemsize
     weights = facts.parameters * (4 if facts.dtype == "float32" else 2)
-    _require_memory(options, facts.identity.name, weights + _CHUNK_COPIES * chunk, files)
+    _require_memory(job, facts.identity.name, weights + _CHUNK_COPIES * chunk, files)
 
 
-def check_memory_first(options: IngestOptions) -> None:
+def check_memory_first(options: IngestOptions, job: Job) -> None:
     """Raise ResourceError if the memory promised can't hold the LM at all: before a worker is started to load it.
 
     One that is killed while it starts would be started again, for ever.
     """
     model = options.model or default_model()
-    _require_memory(options, model, weight_bytes(model), least="at least ")
+    _require_memory(job, model, weight_bytes(model), least="at least ")
 
 
-def _require_memory(options: IngestOptions, model: str, worker: int, files: int = 0, least: str = "") -> None:
+def _require_memory(job: Job, model: str, worker: int, files: int = 0, least: str = "") -> None:
     """Raise ResourceError unless each worker can have so many bytes besides its libraries, and all a list of files."""
-    workers, held = max(1, options.workers), _DOCUMENT_BYTES * files
+    workers, held = max(1, job.workers), _DOCUMENT_BYTES * files
     needed = _CLIENT_BYTES + held + workers * (_WORKER_BYTES + worker + held)
-    if needed > options.memory:
+    if needed > job.memory:
         processes = "1 worker" if workers == 1 else f"{workers} workers"
         many = f" and {files:,} files" if held > worker else ""
         fewer = f", or fewer {option('workers')}" if workers > 1 else ""
         remedy = f"{model} with {processes}{many} needs {least}{format_need(needed)}; give more{fewer}"
-        raise ResourceError.about("memory", format_size(options.memory), "is too little", limit=needed, remedy=remedy)
+        raise ResourceError.about("memory", format_size(job.memory), "is too little", limit=needed, remedy=remedy)
 
 
 def row_bytes(segment: Segment) -> float:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from knnstore.corpus.listing import Source
 from knnstore.corpus.options import ReadOptions
-from knnstore.corpus.parts import Chosen, Parts, plan_parts
-from knnstore.corpus.tokens import SURVEY_SCHEMA
+from knnstore.corpus.parts import Chosen, Parts, TokenPart, plan_parts
+from knnstore.corpus.tokens import SURVEY_SCHEMA, survey_part
 from knnstore.datastore.documents import digests_of
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.rowranges import Bool, Int64
@@ -22,10 +22,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import Digests
 from knnstore.files import encode_json
 from knnstore.ingest.copies import first_of_each
-from knnstore.ingest.tasks import SurveyTask, survey
-from knnstore.progress import Reporter
 from knnstore.records import fingerprint
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 
 _BATCH = 8192  # documents that are Python's objects at a time
 
@@ -51,13 +49,26 @@ class Differences:
     gone: Removed
 
 
-def survey_corpus(sources: Sequence[Source], options: ReadOptions, runner: Runner, reporter: Reporter) -> Any:
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """Say which documents are in one part of the corpus."""
+
+    part: TokenPart
+    options: ReadOptions
+
+
+def survey(task: SurveyTask) -> tuple[int, Any]:
+    """The part's number and its documents, as ``survey_part`` tells them."""
+    return task.part.index, survey_part(task.part, task.options)
+
+
+def survey_corpus(sources: Sequence[Source], options: ReadOptions, job: Job) -> Any:
     """All documents of the corpus, in order: a table of ``SURVEY_SCHEMA``."""
     parts = plan_parts(sources)
     sizes = parts.sizes()
     tables: dict[int, Any] = {}
-    with reporter.bar("survey", parts.bytes, "B") as advance:
-        for index, table in runner.run(survey, (SurveyTask(part, options) for part in parts)):
+    with job.reporter.bar("survey", parts.bytes, "B") as advance:
+        for index, table in job.runner.run(survey, (SurveyTask(part, options) for part in parts)):
             tables[index] = table
             advance(sizes[index])
     return pa.concat_tables([SURVEY_SCHEMA.empty_table(), *(tables[index] for index in sorted(tables))])

@@ -16,7 +16,7 @@ import numpy as np
 
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import TokenPart
-from knnstore.corpus.tokens import PairTokens, PartSummary, survey_part, tokenise_part
+from knnstore.corpus.tokens import PairTokens, PartSummary, tokenise_part
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
 from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
@@ -24,7 +24,7 @@ from knnstore.errors import CorruptStoreError, MismatchError, NumericsError
 from knnstore.files import flush, replacing_path, storage_errors
 from knnstore.lm.spec import LmFacts, LmSpec, Recognition
 from knnstore.records import from_json, to_json
-from knnstore.scheduling import kept
+from knnstore.scheduling import Stage, kept
 from knnstore.windows import Padding, Windows, cut_windows
 from knnstore.wording import option
 
@@ -66,11 +66,12 @@ class TokenTask:
 
 @dataclass(frozen=True, slots=True)
 class KeyTask:
-    """Compute and write one chunk of keys."""
+    """Compute and write one chunk of keys, of ``rows``."""
 
     segment: Path
     spec: LmSpec
     chunk: int
+    rows: int
     shrunk: int = 1  # the tokens of a forward pass are divided by it
 
     @property
@@ -96,22 +97,6 @@ class SamplesTask:
     scales_of: Path | None = None
     kept: dict[str, Any] | None = None
     crc32c: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SurveyTask:
-    """Say which documents are in one part of the corpus."""
-
-    part: TokenPart
-    options: ReadOptions
-
-
-@dataclass(frozen=True, slots=True)
-class PaddingTask:
-    """Find out how windows of up to ``context`` positions may share a batch."""
-
-    spec: LmSpec
-    context: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +135,7 @@ def recognise_model(task: RecogniseTask) -> Recognition:
     """Whether the LM is the one that the segment was made with, and by what."""
     from knnstore.recognition import recognise  # noqa: PLC0415 - imports torch
 
-    return recognise(Segment(task.segment, task.listed), _key_model(task.spec), made_only=True)
+    return recognise(Segment(task.segment, task.listed), key_model_of(task.spec), made_only=True)
 
 
 def describe_model(spec: LmSpec) -> LmFacts:
@@ -162,21 +147,11 @@ def describe_model(spec: LmSpec) -> LmFacts:
     return replace(describe(chosen), bfloat16_speed=speed)
 
 
-def find_padding(task: PaddingTask) -> Padding:
-    """How windows may share a batch so that each has the keys that it has alone."""
-    return _key_model(task.spec).padding(task.context)
-
-
-def survey(task: SurveyTask) -> tuple[int, Any]:
-    """The part's number and its documents, as ``survey_part`` tells them."""
-    return task.part.index, survey_part(task.part, task.options)
-
-
 def tokenise(task: TokenTask) -> PartSummary:
     """Write a part's token ids and documents."""
     segment = Segment(task.segment)
     files = [file(task.segment, task.part.index) for file in (part_tokens, part_table)]
-    loaded = _key_model(task.spec, segment).loaded
+    loaded = key_model_of(task.spec, segment).loaded
     if pairs := task.options.pairs is not None:
         files.append(part_sources(task.segment, task.part.index))
     spellings = 0
@@ -213,19 +188,19 @@ def committed_summaries(segment: Segment, parts: int) -> dict[int, PartSummary]:
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
     """UTF-8 bytes of the text of each list of token ids."""
-    model = _key_model(task.spec)
+    model = key_model_of(task.spec)
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
 def text_tokens(spec: LmSpec, text: str) -> int:
     """Tokens of a text."""
-    return len(_key_model(spec).loaded.tokenise(text))
+    return len(key_model_of(spec).loaded.tokenise(text))
 
 
 def write_samples(task: SamplesTask) -> int:
     """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
     segment = Segment(task.segment)
-    model = _key_model(task.spec, segment)
+    model = key_model_of(task.spec, segment)
     plan, table = segment.plan, segment.documents
     cut = partial(cut_windows, context=plan.key.context, stride=plan.key.stride)
     with SegmentWriter(segment).task(SAMPLES_TASK) as samples:
@@ -250,11 +225,19 @@ def write_samples(task: SamplesTask) -> int:
     return len(queries)
 
 
+def keys_stage(segment: Segment, spec: LmSpec) -> Stage[KeyTask]:
+    """The stage that computes the keys of a segment whose documents are there."""
+    ranges = map(segment.chunk_range, range(segment.chunks))
+    root = segment.root.absolute()
+    tasks = [KeyTask(root, spec, chunk, end - begin) for chunk, (begin, end) in enumerate(ranges)]
+    return Stage("keys", segment.commits, tasks, write_keys, "tokens")
+
+
 def write_keys(task: KeyTask) -> int:
     """Write one chunk of keys; return its number of rows. Raises NumericsError that names document and token."""
     segment = Segment(task.segment)
     begin, end = segment.chunk_range(task.chunk)
-    model, plan, table = _key_model(task.spec, segment), segment.plan, segment.documents
+    model, plan, table = key_model_of(task.spec, segment), segment.plan, segment.documents
     codec = segment.codec
     windows = cut_windows(
         table.first_row, table.tokens, context=plan.key.context, stride=plan.key.stride, rows=(begin, end)
@@ -273,7 +256,7 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
-def _key_model(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
+def key_model_of(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     """The LM, loaded once a process; ``spec.identity`` is what it has to be, where the segment's plan has another.
 
     Raises MismatchError if it isn't the one that the segment was planned with, or runs otherwise here: on a cluster

@@ -27,8 +27,7 @@ from knnstore.index.plan import IndexFolder, IndexPlan, RecentredPlan, new_index
 from knnstore.living.copying import Origins, Source
 from knnstore.living.lists import Listed, regroup_lists
 from knnstore.planning import choose_nprobe, plan_resources
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 
 _SAMPLE_BYTES = 12  # a number of the sample: decoded, less its centroid, and once more while codebooks are trained
 
@@ -48,16 +47,12 @@ def carry_index(
     edit: Edit,
     segment: Segment,
     sources: Sequence[Source],
-    *,
-    memory: int,
-    workers: int,
-    runner: Runner,
-    reporter: Reporter,
+    job: Job,
 ) -> IndexFolder | None:
     """Give the copied ``segment`` of the writer's store lists by the index of ``base``, or go on with that.
 
     None, and nothing is done, if none of the copied keys is in that index. The caller checks the lists and publishes
-    them. Raises ResourceError if ``memory`` bytes can't do.
+    them. Raises ResourceError if the memory can't do.
     """
     root = edit.root
     given = _given(base)
@@ -71,8 +66,8 @@ def carry_index(
         nlist=plan.nlist,
         pq_bytes=plan.pq_bytes,
         train_rows=1 if whole else _SAMPLE_BYTES * min(segment.rows, PQ_ROWS),
-        memory=memory,
-        workers=workers,
+        memory=job.memory,
+        workers=job.workers,
     )
     if whole and base.root.resolve() == root.resolve():
         folder = given
@@ -85,9 +80,9 @@ def carry_index(
             save_quantiser(folder, load_quantiser(given), load_training_errors(given))
         elif folder.commits.find(TASK) is None:
             task = RecentreTask(root.absolute(), folder.name, segment.root.name, listed)
-            with reporter.bar("recentre", plan.nlist, "lists") as advance:
-                runner.run_alone(recentre_quantisers, task, advance)
-    regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, runner=runner, reporter=reporter)
+            with job.reporter.bar("recentre", plan.nlist, "lists") as advance:
+                job.runner.run_alone(recentre_quantisers, task, advance)
+    regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, job=job)
     return folder
 
 

@@ -19,8 +19,7 @@ from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER
 from knnstore.living.copying import Source
 from knnstore.living.segments import copy_segment
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.suffixes.plan import discard_others, suffix_folder
 
 MOST_SEGMENTS = 8
@@ -30,15 +29,10 @@ MOST_REMOVED = 0.1
 
 @dataclass(frozen=True, slots=True)
 class CompactOptions:
-    """``auto``: only if there are more than ``most_segments`` segments, or a tenth of the keys is removed.
-
-    ``memory`` in bytes for all processes; ``workers``: those that the runner uses besides this one.
-    """
+    """``auto``: only if there are more than ``most_segments`` segments, or a tenth of the keys is removed."""
 
     auto: bool = False
     most_segments: int = MOST_SEGMENTS
-    memory: int = 4 * 10**9
-    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +74,21 @@ def plan_compaction(store: Datastore, options: CompactOptions) -> CompactReport:
     )
 
 
-def compact(root: Path, options: CompactOptions, runner: Runner, reporter: Reporter | None = None) -> CompactReport:
+def compact(root: Path, options: CompactOptions, job: Job) -> CompactReport:
     """Merge the store's segments, and their lists, into one, or go on with a compaction that was interrupted.
 
     Memory stays within the promise whatever the sizes. Readers that are open keep their state; its files go when the
     last of them ends, with the next command that writes. Raises ResourceError before any work if the disk can't do.
     """
-    reporter = reporter or Reporter()
     with editing(root) as edit:
-        runner.require_shared(root, [])
+        job.runner.require_shared(root, [])
         store = edit.store
         report = plan_compaction(store, options)
         if report.due:
             _require_room(store)
             sources = live_sources(store)
-            segment = copy_segment(edit, sources, runner=runner, reporter=reporter)
-            index = _make_lists(edit, segment, sources, options, runner=runner, reporter=reporter)
+            segment = copy_segment(edit, sources, job)
+            index = _make_lists(edit, segment, sources, job)
             state = replace(
                 store.manifest,
                 segments=(segment.root.name,),
@@ -124,34 +117,17 @@ def live_sources(store: Datastore) -> list[Source]:
     ]
 
 
-def _make_lists(
-    edit: Edit,
-    segment: Segment,
-    sources: Sequence[Source],
-    options: CompactOptions,
-    *,
-    runner: Runner,
-    reporter: Reporter,
-) -> IndexFolder | None:
+def _make_lists(edit: Edit, segment: Segment, sources: Sequence[Source], job: Job) -> IndexFolder | None:
     """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
     store = edit.store
     if store.manifest.index is None or not segment.rows:
         return None
-    folder = carry_index(
-        store,
-        edit,
-        segment,
-        sources,
-        memory=options.memory,
-        workers=options.workers,
-        runner=runner,
-        reporter=reporter,
-    )
+    folder = carry_index(store, edit, segment, sources, job)
     if folder is not None:
         state = replace(
             store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None, dropped=None
         )
-        check_lists(folder, store.at(state), segment, options.memory, reporter)
+        check_lists(folder, store.at(state), segment, job)
     return folder
 
 

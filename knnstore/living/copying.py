@@ -23,6 +23,7 @@ from knnstore.datastore.store import open_segment
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError
 from knnstore.files import read_raw
+from knnstore.scheduling import Stage
 
 FOLDER = "copy"
 _KEPT = pa.schema([("source", pa.int32()), ("document", pa.int64()), ("rows", pa.bool_()), ("heldout", pa.bool_())])
@@ -58,22 +59,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """One chunk of keys of the segment at ``target``; ``sources``: folders of the segments, as in ``kept.parquet``."""
+    """A chunk of ``rows`` keys of the segment at ``target``; ``sources``: folders of those in ``kept.parquet``."""
 
     target: Path
     sources: tuple[Path, ...]
     chunk: int
+    rows: int
 
     @property
     def name(self) -> str:
         """Of its commit record."""
         return keys_task(self.chunk)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the chunk."""
-        begin, end = Segment(self.target).chunk_range(self.chunk)
-        return end - begin
 
 
 def copy_tables(writer: SegmentWriter, sources: Sequence[Source]) -> None:
@@ -97,6 +93,14 @@ def copy_tables(writer: SegmentWriter, sources: Sequence[Source]) -> None:
                 scales = [scales for source in sources if (scales := source.segment.codec.scales) is not None]
                 task.write_whole(key_scales=np.max(scales, axis=0).astype(np.float32))
             _copy_queries(task, sources)
+
+
+def copy_stage(segment: Segment, sources: Sequence[Source]) -> Stage[CopyTask]:
+    """The stage that copies the keys of a segment whose documents are there."""
+    target, folders = segment.root.absolute(), tuple(source.segment.root.absolute() for source in sources)
+    ranges = map(segment.chunk_range, range(segment.chunks))
+    tasks = [CopyTask(target, folders, chunk, end - begin) for chunk, (begin, end) in enumerate(ranges)]
+    return Stage("copy", segment.commits, tasks, copy_chunk)
 
 
 def copy_chunk(task: CopyTask) -> int:

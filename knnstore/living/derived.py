@@ -23,22 +23,10 @@ from knnstore.living.carrying import carry_index
 from knnstore.living.copying import FOLDER as COPY_FOLDER
 from knnstore.living.copying import Source
 from knnstore.living.segments import copied_plan, copy_segment
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.wording import option
 
 _FEWEST_A_LIST = 8  # keys, below which a query would probe more lists than it reads keys in each
-
-
-@dataclass(frozen=True, slots=True)
-class DeriveOptions:
-    """``overwrite`` discards what the new store holds; ``memory`` in bytes for all processes; ``workers``: those that
-    the runner uses besides this one.
-    """
-
-    overwrite: bool = False
-    memory: int = 4 * 10**9
-    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +47,21 @@ class DeriveReport:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The store to make at ``root``: by which command, of ``what`` in words, from which ``stores``."""
+    """The store to make at ``root``: by which command, of ``what`` in words, from which ``stores``.
+
+    ``overwrite``: discard what it holds.
+    """
 
     kind: str
     what: str
     stores: Sequence[Datastore]
     root: Path
-    options: DeriveOptions
+    overwrite: bool
 
 
-def derive(
-    target: Target, sources: list[Source], runner: Runner, reporter: Reporter | None, *, doubles: int
-) -> DeriveReport:
+def derive(target: Target, sources: list[Source], job: Job, *, doubles: int) -> DeriveReport:
     """Make the target of the sources, or go on with it; raises as ``merge`` and ``subset`` say."""
-    into, reporter = target.root, reporter or Reporter()
+    into = target.root
     if into.resolve() in {store.root.resolve() for store in target.stores}:
         remedy = "give the new one a name of its own"
         raise UsageError.about("into", str(into), "is one of the stores to be read", remedy=remedy)
@@ -85,19 +74,19 @@ def derive(
     with storage_errors("make", into):
         into.mkdir(parents=True, exist_ok=True)
     with editing(into) as edit:
-        open_store(edit, plan.model, plan.key, parameter="into", overwrite=target.options.overwrite)
-        runner.require_shared(into, [store.root.absolute() for store in target.stores])
+        open_store(edit, plan.model, plan.key, parameter="into", overwrite=target.overwrite)
+        job.runner.require_shared(into, [store.root.absolute() for store in target.stores])
         present = edit.state
         finished = [Segment(segment_root(into, name)) for name in present.segments]
         if finished and [segment.plan for segment in finished] != [plan]:
             raise MismatchError(f"{into} holds something else: {other_store('into')}")
         if not finished:
             _require_room(into, sources, rows, base)
-            finished = [copy_segment(edit, sources, runner=runner, reporter=reporter)]
+            finished = [copy_segment(edit, sources, job)]
             _publish(edit, target, finished[0])
         # an index is carried over as long as it is known from where each document came
         if base is not None and present.index is None and (finished[0].root / COPY_FOLDER).exists():
-            _carry(edit, base, sources, target.options, runner=runner, reporter=reporter)
+            _carry(edit, base, sources, job)
         edit.give_up(COPY_FOLDER, INDEX)
         edit.sweep()
         return _report(edit.store, doubles)
@@ -126,31 +115,14 @@ def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
     return best if rows >= _FEWEST_A_LIST * nlist else None
 
 
-def _carry(
-    edit: Edit,
-    base: Datastore,
-    sources: Sequence[Source],
-    options: DeriveOptions,
-    *,
-    runner: Runner,
-    reporter: Reporter,
-) -> None:
+def _carry(edit: Edit, base: Datastore, sources: Sequence[Source], job: Job) -> None:
     """Give the new store the index of ``base``, as a state of its own."""
     store = edit.store
     (segment,) = store.segments
-    folder = carry_index(
-        base,
-        edit,
-        segment,
-        sources,
-        memory=options.memory,
-        workers=options.workers,
-        runner=runner,
-        reporter=reporter,
-    )
+    folder = carry_index(base, edit, segment, sources, job)
     if folder is None:
         return
-    check_lists(folder, store, segment, options.memory, reporter)
+    check_lists(folder, store, segment, job)
     state = replace(store.manifest, index=folder.name, indexed=(segment.root.name,))
     what = f"carry over the {folder.plan.nlist:,} lists of {base.name}"
     edit.publish(state, "index", what, keys=segment.rows, index=folder.name)

@@ -12,20 +12,12 @@ from knnstore.datastore.takedowns import Digests, load_takedowns
 from knnstore.errors import UsageError
 from knnstore.living.compact import live_sources
 from knnstore.living.copying import Source
-from knnstore.living.derived import DeriveOptions, DeriveReport, Target, derive
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.living.derived import DeriveReport, Target, derive
+from knnstore.scheduling import Job
 from knnstore.wording import command, option
 
 
-def merge(
-    stores: Sequence[Datastore],
-    into: Path,
-    runner: Runner,
-    reporter: Reporter | None = None,
-    *,
-    options: DeriveOptions | None = None,
-) -> DeriveReport:
+def merge(stores: Sequence[Datastore], into: Path, job: Job, *, overwrite: bool = False) -> DeriveReport:
     """Make the store ``into`` of all documents of several, each text once: the first store that has it wins.
 
     So no text is held out of one and stored from another; and what was removed from one on purpose isn't taken from
@@ -49,19 +41,18 @@ def merge(
             doubles += int((known & ~withheld).sum())
             parts.append(Source.whole(source.segment, source.documents[~known & ~withheld]))
     names = " and ".join(store.name for store in stores)
-    target = Target("merge", names, stores, into, options or DeriveOptions())
-    return derive(target, parts, runner, reporter, doubles=doubles)
+    target = Target("merge", names, stores, into, overwrite)
+    return derive(target, parts, job, doubles=doubles)
 
 
 def subset(
     store: Datastore,
     into: Path,
-    runner: Runner,
-    reporter: Reporter | None = None,
+    job: Job,
     *,
     share: float | None = None,
     documents: Sequence[str] = (),
-    options: DeriveOptions | None = None,
+    overwrite: bool = False,
 ) -> DeriveReport:
     """Make the store ``into`` of some documents of another: about a ``share`` of the keys, or those matching patterns.
 
@@ -74,8 +65,8 @@ def subset(
     chosen = matching(store, documents, "documents") if share is None else sampled(store, share)
     what = store.name if share is None else f"{store.name}, a sample of {share:.4g}"
     sources = [_part(source, chosen, heldout=share is not None) for source in live_sources(store)]
-    target = Target("subset", what, [store], into, options or DeriveOptions())
-    return derive(target, sources, runner, reporter, doubles=0)
+    target = Target("subset", what, [store], into, overwrite)
+    return derive(target, sources, job, doubles=0)
 
 
 def _part(source: Source, chosen: Removed, *, heldout: bool) -> Source:

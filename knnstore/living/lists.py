@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.lists import discard_unusable_lists, make_runs, merge_runs
+from knnstore.build.lists import begin_lists, make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
-from knnstore.index.ivfpq.merge import OFFSETS, merge_tasks
+from knnstore.index.ivfpq.merge import OFFSETS
 from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
 from knnstore.living.copying import Origins, recoded
-from knnstore.progress import Reporter
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +67,11 @@ def regroup_lists(
     sources: Sequence[Listed],
     *,
     run_chunks: int,
-    runner: Runner,
-    reporter: Reporter,
+    job: Job,
 ) -> None:
     """Make the lists of a copied segment; ``sources`` in the order in which it was copied from them."""
     reference = segment_reference(segment)
-    discard_unusable_lists(folder, reference, reporter)
-    commits = folder.list_commits(reference)
-    names = [task.name for task in merge_tasks(store, folder, reference, ())]
-    if len(commits.find_all(names)) == len(names):
+    if not begin_lists(folder, store, reference, job):
         return
     size = run_layout(folder, reference, run_chunks) * reference.chunk_rows
     tasks = [
@@ -84,8 +79,9 @@ def regroup_lists(
         for number, source in enumerate(sources)
         for begin, end in _ranges(Segment(source.segment), size)
     ]
-    make_runs(folder.run_commits(reference), tasks, regroup, stage="regroup", runner=runner, reporter=reporter)
-    merge_runs(folder, store, segment, tuple(task.name for task in tasks), runner=runner, reporter=reporter)
+    stage = Stage("regroup", folder.run_commits(reference), tasks, regroup)
+    make_runs(stage, job)
+    merge_runs(folder, store, segment, stage, job)
 
 
 def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:

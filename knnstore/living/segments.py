@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.lists import run_tasks
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.sweeping import discard_begun, unfinished
 from knnstore.errors import MismatchError
-from knnstore.living.copying import FOLDER, CopyTask, Source, copy_chunk, copy_tables, write_kept
+from knnstore.living.copying import FOLDER, Source, copy_stage, copy_tables, write_kept
 from knnstore.lm.identity import is_stable, may_be_same
-from knnstore.progress import Reporter
 from knnstore.records import fingerprint, to_json
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 
 
 def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
@@ -58,7 +56,7 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
     )
 
 
-def copy_segment(edit: Edit, sources: Sequence[Source], *, runner: Runner, reporter: Reporter) -> Segment:
+def copy_segment(edit: Edit, sources: Sequence[Source], job: Job) -> Segment:
     """Make the segment in the writer's store, or go on with it; other copies that were begun there are given up.
 
     The caller publishes the segment, and gives up copies after that.
@@ -72,9 +70,7 @@ def copy_segment(edit: Edit, sources: Sequence[Source], *, runner: Runner, repor
     segment = writer.segment
     segment.commits.forget_damaged()  # of what an earlier run left
     copy_tables(writer, sources)
-    folders = tuple(source.segment.root.absolute() for source in sources)
-    tasks = [CopyTask(path.absolute(), folders, chunk) for chunk in range(segment.chunks)]
-    run_tasks(segment.commits, tasks, copy_chunk, stage="copy", runner=runner, reporter=reporter)
+    copy_stage(segment, sources).resume(job)
     return segment
 
 

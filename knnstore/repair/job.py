@@ -22,10 +22,9 @@ from knnstore.errors import KnnstoreError, LockedError
 from knnstore.files import write_atomically
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
-from knnstore.progress import Reporter
 from knnstore.records import from_json, to_json
 from knnstore.repair.segments import Remaker, work_of
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.suffixes.build import build_suffixes
 from knnstore.verify import UNRECORDED, Damage, VerifyReport, require_store, verify
 from knnstore.verify.damage import needed_keys
@@ -49,7 +48,7 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """What a repair may use: the LM (None: the default one), the corpus (if any is given), bytes of memory.
+    """What a repair may use: the LM (None: the default one), the corpus (if any is given).
 
     ``include``, ``exclude`` and ``follow_links``: which files of the corpus are read, as for the ingest.
     """
@@ -60,7 +59,6 @@ class RepairOptions:
     exclude: tuple[str, ...] = ()
     follow_links: bool = False
     device: str = "auto"
-    memory: int = 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +74,40 @@ class RepairReport:
     resumed: bool = False
 
 
-def repair(root: Path, options: RepairOptions, runner: Runner, reporter: Reporter | None = None) -> RepairReport:
+def repair(root: Path, options: RepairOptions, job: Job) -> RepairReport:
     """Repair the store at ``root`` as far as its copies, the LM and the corpus allow.
 
     Raises LockedError while another process writes, or if one has taken the store over; StoreNotFoundError if there is
     no store. What can't be repaired is reported, never guessed.
     """
-    reporter = reporter or Reporter()
     require_store(root)
-    with editing(root, reporter.say) as edit:
-        work = _Repair(edit, options, runner, reporter)
-        before = _verified(edit, reporter)
+    with editing(root, job.reporter.say) as edit:
+        work = _Repair(edit, options, job)
+        before = _verified(edit, job)
         resumed = work.interrupted() is not None
         if before.intact and not resumed:
             return RepairReport(str(root), (), ())
         work.mend(before.damages)
-        now = _verified(edit, reporter) if work.done else before
+        now = _verified(edit, job) if work.done else before
         if work.bring_back(now.damages):
-            now = _verified(edit, reporter)
+            now = _verified(edit, job)
         work.segments(now.damages)
         damaged_index = [damage for damage in now.damages if damage.source == "keys"]
         work.drop_from_index(damaged_index)
     work.rebuild_suffixes([damage for damage in now.damages if damage.source == "values"])
     if rebuild := work.interrupted():
         work.rebuild_index(rebuild, damaged_index)
-    with editing(root, reporter.say) as edit:
-        after = _verified(edit, reporter)
+    with editing(root, job.reporter.say) as edit:
+        after = _verified(edit, job)
     return replace(work.report(before, after), resumed=resumed)
 
 
-def _verified(edit: Edit, reporter: Reporter) -> VerifyReport:
+def _verified(edit: Edit, job: Job) -> VerifyReport:
     """What is damaged in a store that is held for writing.
 
     Raises LockedError if another writer has taken it over: files that are in the making look like damage.
     """
-    report = verify(edit.root, reporter)
+    report = verify(edit.root, job.reporter)
     edit.require()
     return report
 
@@ -118,12 +115,11 @@ def _verified(edit: Edit, reporter: Reporter) -> VerifyReport:
 class _Repair:
     """One repair; ``done`` and ``failed`` say how, and why not, by the damage's path."""
 
-    def __init__(self, edit: Edit, options: RepairOptions, runner: Runner, reporter: Reporter) -> None:
+    def __init__(self, edit: Edit, options: RepairOptions, job: Job) -> None:
         self._edit = edit
         self._root = edit.root
         self._options = options
-        self._runner = runner
-        self._reporter = reporter
+        self._job = job
         self.done: dict[str, str] = {}
         self.failed: dict[str, str] = {}
 
@@ -162,7 +158,7 @@ class _Repair:
     def _remaker(self, segment: Segment, spec: LmSpec) -> Remaker:
         options = self._options
         selection = Selection(options.include, options.exclude, options.follow_links)
-        return Remaker(segment, self._index(), spec, options.corpus, selection, self._runner)
+        return Remaker(segment, self._index(), spec, options.corpus, selection, self._job)
 
     def _bring_back(self, name: str) -> str:
         segment = Segment(segment_root(self._root, name))
@@ -238,9 +234,8 @@ class _Repair:
             nprobe=rebuild.nprobe,
             rotation=rebuild.rotation,
             seed=rebuild.seed,
-            memory=self._options.memory,
         )
-        build_index(Datastore(self._root), options, self._runner, self._reporter)
+        build_index(Datastore(self._root), options, self._job)
         self.done |= {damage.path: "built again from the keys" for damage in damages}
 
     def rebuild_suffixes(self, damages: list[Damage]) -> None:
@@ -248,7 +243,7 @@ class _Repair:
         if not damages:
             return
         try:
-            build_suffixes(Datastore(self._root), self._options.memory, self._reporter, again=True)
+            build_suffixes(Datastore(self._root), self._job, again=True)
             self.done |= {damage.path: "made again from the values" for damage in damages}
         except KnnstoreError as error:
             self.failed |= {damage.path: str(error) for damage in damages}
@@ -296,7 +291,7 @@ class _Repair:
             self.failed |= {damage.path: str(error) for damage in damages}
             return False
         self.done |= {damage.path: how for damage in damages}
-        self._reporter.say(f"repaired  {damages[0].path} {how}")
+        self._job.reporter.say(f"repaired  {damages[0].path} {how}")
         return True
 
     def _spec(self, segment: Segment) -> LmSpec:

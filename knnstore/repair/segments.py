@@ -29,11 +29,11 @@ from knnstore.index.plan import IndexFolder
 from knnstore.ingest.assembly import assemble
 from knnstore.ingest.tasks import (
     DecodeTask,
-    KeyTask,
     RecogniseTask,
     SamplesTask,
     TokenTask,
     decoded_bytes,
+    keys_stage,
     recognise_model,
     remove_parts,
     tokenise,
@@ -41,7 +41,7 @@ from knnstore.ingest.tasks import (
     write_samples,
 )
 from knnstore.lm.spec import LmSpec
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.wording import option
 
 
@@ -54,12 +54,12 @@ class Remaker:
     spec: LmSpec
     corpus: tuple[str, ...]
     selection: Selection
-    runner: Runner
+    job: Job
 
     def _lm(self) -> LmSpec:
         """The LM for workers. Raises MismatchError unless it is the one that made the segment."""
         task = RecogniseTask(self.segment.root, self.spec, self.segment.listed)
-        recognition = next(iter(self.runner.run(recognise_model, [task])))
+        recognition = self.job.run_one(recognise_model, task)
         if recognition.differing:
             raise MismatchError(
                 f"{self.segment.root} was made by model {self.segment.plan.model.name!r}, and "
@@ -90,7 +90,7 @@ class Remaker:
             with SegmentWriter(self.segment).task(keys_task(chunk)) as task:
                 task.facts["rows"] = self._copy(task, "keys", chunk, record)
         except CorruptStoreError:
-            list(self.runner.run(write_keys, [KeyTask(self.segment.root, self._lm(), chunk)]))
+            self.job.run_one(write_keys, keys_stage(self.segment, self._lm()).tasks[chunk])
             same = record is not None and file_damage(self.segment.root, record) is None
             return "by the LM" if same or record is None else "by the LM, in other bytes than before"
         return "from the index's copy"
@@ -114,7 +114,7 @@ class Remaker:
             task = replace(task, scales_of=root.parent / str(facts["scales_of"]) if facts["scales_of"] else None)
         elif self.segment.plan.key_dtype == "int8":
             task = replace(task, crc32c=scales.crc32c if scales else -1)
-        list(self.runner.run(write_samples, [task]))
+        self.job.run_one(write_samples, task)
         return "by the LM"
 
     def layout(self) -> str:
@@ -140,7 +140,7 @@ class Remaker:
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
         parts = plan_parts(found)
         make_folder(self.segment.root / "parts")
-        list(self.runner.run(tokenise, (TokenTask(self.segment.root, spec, part, reading) for part in parts)))
+        list(self.job.runner.run(tokenise, (TokenTask(self.segment.root, spec, part, reading) for part in parts)))
         (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
         for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
             (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)
@@ -155,7 +155,7 @@ class Remaker:
         return "from the corpus"
 
     def _decoded_bytes(self, texts: tuple[tuple[int, ...], ...]) -> list[int]:
-        return next(iter(self.runner.run(decoded_bytes, [DecodeTask(self.spec, texts)])))
+        return self.job.run_one(decoded_bytes, DecodeTask(self.spec, texts))
 
     def _copy(self, task: TaskWriter, name: str, chunk: int, record: FileRecord | None) -> int:
         """Write a chunk of keys or values as the index has them; return its rows."""

@@ -23,6 +23,7 @@ from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
 from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
+from knnstore.scheduling import Job
 from knnstore.sizes import format_need, format_size
 from knnstore.suffixes.contexts import sorted_positions
 from knnstore.suffixes.plan import SuffixFolder, chunk_rows, discard_others, live_documents, suffix_folder
@@ -44,30 +45,27 @@ class SuffixReport:
     built: bool
 
 
-def build_suffixes(
-    store: Datastore, memory: int, reporter: Reporter | None = None, *, again: bool = False
-) -> SuffixReport:
+def build_suffixes(store: Datastore, job: Job, *, again: bool = False) -> SuffixReport:
     """Build the exact-match memory, or go on with one that was interrupted; older ones are removed.
 
     ``again``: make again what is damaged of one that is finished.
 
     Raises ResourceError before any work if memory or disk can't do, LockedError, CorruptStoreError.
     """
-    reporter = reporter or Reporter()
     folder = suffix_folder(store)
-    most = (memory - _BASE_BYTES) // _SORT_BYTES
+    most = (job.memory - _BASE_BYTES) // _SORT_BYTES
     if most < _SMALLEST_RANGE:
         needed = _BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES
         remedy = f"give {format_need(needed)} or more"
-        raise ResourceError.about("memory", format_size(memory), "is too little", limit=needed, remedy=remedy)
+        raise ResourceError.about("memory", format_size(job.memory), "is too little", limit=needed, remedy=remedy)
     with editing(store.root):
         if not again and folder.finished:
             discard_others(store.root, folder.root.name)
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
         with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
-            _write_stream(folder, store, reporter)
-            _write_order(folder, most, reporter)
+            _write_stream(folder, store, job.reporter)
+            _write_order(folder, most, job.reporter)
         folder.commits.commit(DONE, [folder.root / SUFFIX_PLAN, *metadata])
         discard_others(store.root, folder.root.name)
     return SuffixReport(folder.plan.rows, folder.plan.bytes, built=True)

@@ -18,6 +18,7 @@ from knnstore.errors import ModelError
 from knnstore.mixing.features import FEATURES_WITH_MATCHES
 from knnstore.mixing.gate import MATCH_SOURCES, Gate, MemorySource
 from knnstore.mixing.setting import Setting
+from knnstore.scheduling import Job
 from knnstore.score.tuned_record import Measured, TunedRecord, save_tuned
 from knnstore.suffixes.build import build_suffixes
 
@@ -45,7 +46,7 @@ def folder(built, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
     shutil.copytree(built[0] / "books.knnstore", folder / "books.knnstore")
     store = Datastore(folder / "books.knnstore")
-    build_suffixes(store, 4 * 10**9)
+    build_suffixes(store, Job(memory=4 * 10**9))
     manifest, alone = store.manifest, Setting(16, 0.3, 10.0)
     record = TunedRecord(
         version=1,

@@ -12,8 +12,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner, cluster_runner
+from knnstore.scheduling import Job, cluster_runner
 
 KEYS = clustered_keys(1640, 16)
 
@@ -26,21 +25,21 @@ def reference(tmp_path_factory):
     options = {"document_rows": 50, "chunk_rows": 256, "key_dtype": "int8", "queries": KEYS[1600:]}
     digests = [bytes([number]) * 32 for number in range(1, 60)]
     store = make_store(folder / "a.knnstore", segments, **options, digests=digests)
-    build_index(store, IndexOptions(nlist=24), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=24), Job())
     make_store(folder / "b.knnstore", [KEYS[1300:1600]], **options, digests=digests[50:])
     return folder
 
 
-def changed(folder, runner):
+def changed(folder, job):
     """Every change that copies: merged and divided with the index, then compacted, with and without a removal."""
     one, other = (Datastore(folder / name) for name in ("a.knnstore", "b.knnstore"))
-    merge([other, one], folder / "both.knnstore", runner)
-    subset(one, folder / "half.knnstore", runner, share=0.5)
+    merge([other, one], folder / "both.knnstore", job)
+    subset(one, folder / "half.knnstore", job, share=0.5)
     one.close()
     shutil.copytree(one.root, folder / "clean.knnstore")
-    compact(folder / "clean.knnstore", CompactOptions(), runner)
+    compact(folder / "clean.knnstore", CompactOptions(), job)
     remove(one.root, ["100.txt"])
-    compact(one.root, CompactOptions(), runner)
+    compact(one.root, CompactOptions(), job)
 
 
 def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
@@ -49,11 +48,11 @@ def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         shutil.copytree(reference, folder)
-    changed(here, SerialRunner())
+    changed(here, Job())
     monkeypatch.chdir(there)  # paths that aren't absolute mean nothing to the workers
     with cluster_runner(cluster.address, patience=60) as runner:
         assert runner.workers >= 2
-        changed(there.relative_to(there), runner)
+        changed(there.relative_to(there), Job(runner))
     for name in ("a", "both", "half", "clean"):
         assert bytes_of(there / f"{name}.knnstore") == bytes_of(here / f"{name}.knnstore"), name
 
@@ -61,7 +60,7 @@ def test_each_change_made_on_a_cluster_leaves_the_bytes_of_one_made_here(
 def test_the_commands_join_a_cluster(cluster, reference, tmp_path, monkeypatch, bytes_of):
     shutil.copytree(reference, tmp_path / "w")
     remove(reference / "b.knnstore", ["0.txt"])
-    compact(reference / "b.knnstore", CompactOptions(), SerialRunner())
+    compact(reference / "b.knnstore", CompactOptions(), Job())
     monkeypatch.chdir(tmp_path / "w")
     command = ["remove", "--store", "b", "--document", "0.txt", "--now"]
     done = CliRunner().invoke(main, [*command, "--scheduler-file", str(cluster.scheduler_file)])

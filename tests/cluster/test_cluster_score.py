@@ -18,8 +18,7 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.lm.forward import key_model
 from knnstore.lm.scoring import ScoredTokens
 from knnstore.lm.spec import LmSpec
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 from knnstore.score import batches, shards
 from knnstore.score.batches import BatchesTask, score_batches, scored_parts
 from knnstore.score.shards import NearestOfShards, ShardTask, SharedSearch, list_ranges, search_shard, search_sharded
@@ -45,7 +44,7 @@ class ManyWorkers(SerialRunner):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     made = make_store(tmp_path_factory.mktemp("sharded") / "keys", 6000, dimension=DIMENSION)
-    build_index(made, IndexOptions(nlist=64), SerialRunner(), Reporter())
+    build_index(made, IndexOptions(nlist=64), Job())
     return Datastore(made.root)
 
 

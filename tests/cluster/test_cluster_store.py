@@ -16,8 +16,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.index.ivfpq import sample
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm.forward import KeyModel
-from knnstore.progress import Reporter
-from knnstore.scheduling import cluster_runner
+from knnstore.scheduling import Job, cluster_runner
 from knnstore.score import ScoreOptions, score
 
 pytestmark = pytest.mark.slow
@@ -55,7 +54,7 @@ def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, ref
     assert f"3 workers at {cluster.address}" in done.stderr
     assert json.loads(done.stdout)["tasks_run"] > 3
     with cluster_runner(scheduler_file=str(cluster.scheduler_file), patience=60) as runner:
-        build_index(Datastore(folder / "books.knnstore"), IndexOptions(nlist=32, pq_bytes=8), runner, Reporter())
+        build_index(Datastore(folder / "books.knnstore"), IndexOptions(nlist=32, pq_bytes=8), Job(runner))
         assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(KeyModel, "keys_and_logits", None)  # the workers run the LM, not this process
@@ -76,7 +75,7 @@ def test_workers_that_die_or_freeze_in_the_middle_change_nothing(cluster, refere
     with cluster_runner(cluster.address, patience=60) as runner:
         runner._patience = runner._roster.patience = PATIENCE
         striking.start()
-        report = ingest(options(), runner)
+        report = ingest(options(), Job(runner))
     striking.join()
     cluster.thaw(1)
     assert report.tasks_kept == 0

@@ -19,6 +19,7 @@ from knnstore.exchange.importing import ImportOptions, default_name, import_memm
 from knnstore.exchange.rawfile import Form
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.lm.spec import SHIPPED_MODELS
+from knnstore.scheduling import Job
 
 WIDTH = 8
 
@@ -136,7 +137,7 @@ def test_removed_documents_are_in_no_export(here, tmp_path):
 
 def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmaps, tmp_path, monkeypatch, bytes_of):
     monkeypatch.setattr("knnstore.exchange.importing.chunk_rows", lambda *_: 1024)
-    whole = import_memmaps(ImportOptions(*memmaps[0], store=str(tmp_path / "whole"), form=Form(WIDTH)))
+    whole = import_memmaps(ImportOptions(*memmaps[0], store=str(tmp_path / "whole"), form=Form(WIDTH)), Job())
     assert (whole.tasks_run, whole.tasks_kept) == (3, 0)
     write, calls = segmentwriter.write_chunk, []
 
@@ -148,17 +149,17 @@ def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmap
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
         patched.setattr(segmentwriter, "write_chunk", dying)
-        import_memmaps(options(memmaps[0], tmp_path))
-    report = import_memmaps(options(memmaps[0], tmp_path))
+        import_memmaps(options(memmaps[0], tmp_path), Job())
+    report = import_memmaps(options(memmaps[0], tmp_path), Job())
     assert (report.tasks_run, report.tasks_kept) == (1, 2)
     assert bytes_of(tmp_path / "x.knnstore") == bytes_of(tmp_path / "whole.knnstore")
-    assert import_memmaps(options(memmaps[0], tmp_path)).tasks_run == 0
+    assert import_memmaps(options(memmaps[0], tmp_path), Job()).tasks_run == 0
 
 
 def test_int8_keys_are_near_and_float16_keys_are_equal(memmaps, tmp_path):
     paths, (keys, values) = memmaps
     for kind in ("float16", "int8"):
-        import_memmaps(options(paths, tmp_path, key_dtype=kind, overwrite=True))
+        import_memmaps(options(paths, tmp_path, key_dtype=kind, overwrite=True), Job())
         (segment,) = Datastore(tmp_path / "x.knnstore").segments
         stored = segment.codec.decode(segment.keys(0, segment.rows))
         np.testing.assert_allclose(stored, keys.astype(np.float32), atol=0 if kind == "float16" else 0.04)
@@ -196,7 +197,7 @@ def test_keys_of_another_layer_or_another_order_are_refused(here, tmp_path):
 
 def test_a_model_of_another_width_is_refused(memmaps, tmp_path):
     with pytest.raises(MismatchError, match="are 256 wide"):
-        import_memmaps(options(memmaps[0], tmp_path, model="wiki-lm"))
+        import_memmaps(options(memmaps[0], tmp_path, model="wiki-lm"), Job())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,8 @@ def test_values_that_are_no_tokens_are_named(tmp_path, values, vocabulary, told)
     form = Form(WIDTH, 3, "float16", values.dtype.name)
     with pytest.raises(CorpusError, match=told):
         import_memmaps(
-            ImportOptions(tmp_path / "k", tmp_path / "v", form, store=str(tmp_path / "s"), vocabulary=vocabulary)
+            ImportOptions(tmp_path / "k", tmp_path / "v", form, store=str(tmp_path / "s"), vocabulary=vocabulary),
+            Job(),
         )
 
 
@@ -224,7 +226,7 @@ def test_int16_values_that_overflowed_are_told_where_the_vocabulary_is_small_eno
     tokens.astype(np.int16).tofile(tmp_path / "v")
     form = Form(WIDTH, 3, "float16", "int16")
     given = ImportOptions(tmp_path / "k", tmp_path / "v", form, store=str(tmp_path / "s"), vocabulary=50257)
-    import_memmaps(given)
+    import_memmaps(given, Job())
     assert Datastore(tmp_path / "s.knnstore").segments[0].values(0, 3).tolist() == tokens.tolist()
 
 
@@ -233,17 +235,17 @@ def test_a_key_that_is_no_number_is_named_with_its_row(memmaps, tmp_path):
     keys[1234, 3] = np.nan
     keys.tofile(paths[0])
     with pytest.raises(NumericsError, match="row 1,234"):
-        import_memmaps(options(paths, tmp_path))
+        import_memmaps(options(paths, tmp_path), Job())
 
 
 def test_a_store_of_something_else_is_never_overwritten_unasked(memmaps, tmp_path, exported):
     shutil.copytree(exported / "books.knnstore", tmp_path / "x.knnstore")
     with pytest.raises(MismatchError, match="holds something else"):
-        import_memmaps(options(memmaps[0], tmp_path))
+        import_memmaps(options(memmaps[0], tmp_path), Job())
     (tmp_path / "y.knnstore").mkdir()
     (tmp_path / "y.knnstore" / "letters.txt").write_text("mine")
     with pytest.raises(UsageError, match="isn't empty"):
-        import_memmaps(ImportOptions(*memmaps[0], Form(WIDTH), store=str(tmp_path / "y")))
+        import_memmaps(ImportOptions(*memmaps[0], Form(WIDTH), store=str(tmp_path / "y")), Job())
 
 
 def test_an_export_replaces_nothing_unasked_and_leaves_nothing_half_done(here, tmp_path):
@@ -259,7 +261,7 @@ def test_an_export_replaces_nothing_unasked_and_leaves_nothing_half_done(here, t
 
 
 def test_a_faiss_file_needs_an_index(memmaps, tmp_path):
-    import_memmaps(options(memmaps[0], tmp_path))
+    import_memmaps(options(memmaps[0], tmp_path), Job())
     assert "has no finished index" in run("export", "--store", tmp_path / "x", "--to", "faiss", code=1)
 
 

@@ -18,8 +18,7 @@ from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import subset
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.verify import verify
 
 KEYS = clustered_keys(2740, 13)  # a width that is no multiple of eight bytes
@@ -46,7 +45,7 @@ def twins(tmp_path):
 
 
 def build(store, **options):
-    return build_index(store, IndexOptions(**options), SerialRunner(), Reporter())
+    return build_index(store, IndexOptions(**options), Job())
 
 
 def keys_on_disk(root):
@@ -99,8 +98,8 @@ def test_a_compaction_keeps_keys_once_and_a_subset_gives_a_store_like_any_other(
     dropped, whole = twins
     made = []
     for store in twins:
-        subset(store, store.root.parent / "part.knnstore", SerialRunner(), documents=["*0.txt"])
-        compact(store.root, CompactOptions(), SerialRunner())
+        subset(store, store.root.parent / "part.knnstore", Job(), documents=["*0.txt"])
+        compact(store.root, CompactOptions(), Job())
         made.append(bytes_of(store.root.parent / "part.knnstore"))
     assert made[0] == made[1]
     assert (keys_on_disk(dropped.root), keys_on_disk(whole.root)) == ([], ["0002"])

@@ -18,12 +18,11 @@ from knnstore.index.ivfpq.sample import choose_rows
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.ivfpq.train import divide
 from knnstore.index.plan import open_index
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 
 def index(store, **options):
-    return build_index(store, IndexOptions(**options), SerialRunner(), Reporter())
+    return build_index(store, IndexOptions(**options), Job())
 
 
 def remove(store, documents):

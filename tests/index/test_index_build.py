@@ -19,7 +19,7 @@ from knnstore.files import write_json
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import IndexFolder, open_index
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 
 
 class Says(Reporter):
@@ -30,8 +30,9 @@ class Says(Reporter):
         self.lines.append(text)
 
 
-def build(store, runner=None, reporter=None, **options):
-    return build_index(store, IndexOptions(**options), runner or SerialRunner(), reporter or Reporter())
+def build(store, runner=None, reporter=None, memory=4 * 10**9, **options):
+    job = Job(runner or SerialRunner(), reporter or Reporter(), memory)
+    return build_index(store, IndexOptions(**options), job)
 
 
 def snapshot(root):
@@ -163,27 +164,27 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
 def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit_and_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("knnstore.build.plan.FEWEST_LISTS", 8)
     store = make_store(tmp_path / "s", [clustered_keys(5000, 256)], chunk_rows=512)
-    usual = dry_run(store, IndexOptions())
+    usual = dry_run(store, IndexOptions(), Job())
     least = usual.resources.peak_bytes - 512 * 256  # less than the usual lists take, whatever the runs
     memory = next(at for at in range(least, 10**8, -(10**5)) if lists_at(store, at) < usual.nlist)
-    told = dry_run(store, IndexOptions(memory=memory))
+    told = dry_run(store, IndexOptions(), Job(memory=memory))
     assert told.resources.peak_bytes <= memory
     assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
     with pytest.raises(ResourceError, match="memory="):
-        dry_run(store, IndexOptions(memory=memory, nlist=usual.nlist))
+        dry_run(store, IndexOptions(nlist=usual.nlist), Job(memory=memory))
     monkeypatch.setattr("knnstore.build.plan.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
-    told = dry_run(store, IndexOptions())
+    told = dry_run(store, IndexOptions(), Job())
     assert told.pq_bytes == 32
     assert any("codes of 32 bytes, not 64, to fit on the disk" in sentence for sentence in told.sentences)
 
 
 def lists_at(store, memory):
-    return plan_work(store, IndexOptions(memory=memory)).folder.plan.nlist
+    return plan_work(store, IndexOptions(), Job(memory=memory)).folder.plan.nlist
 
 
 def test_a_dry_run_says_what_a_build_takes_and_leaves_nothing(store):
     before = sorted(store.root.parent.rglob("*"))
-    told = dry_run(store, IndexOptions())
+    told = dry_run(store, IndexOptions(), Job())
     assert (told.nlist, told.new_rows) == (64, 2700)
     assert told.resources.disk_bytes > 0
     assert told.total_seconds > sum((told.seconds.train, told.seconds.fill, told.seconds.merge)) > 0
@@ -194,7 +195,7 @@ def test_a_dry_run_says_what_a_build_takes_and_leaves_nothing(store):
 
 def test_a_dry_run_of_a_finished_index_says_that_nothing_is_to_be_done(store):
     build(store)
-    told = dry_run(Datastore(store.root), IndexOptions())
+    told = dry_run(Datastore(store.root), IndexOptions(), Job())
     assert (told.seconds, told.new_rows) == (None, 0)
     assert "nothing to do" in told.sentences[0]
 

@@ -17,8 +17,7 @@ from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.kernel import KernelWarning, load_kernel
 from knnstore.index.compute.native import NativeEngine
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 compiled = pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler, or the kernel is switched off")
 
@@ -38,7 +37,7 @@ def fresh(tmp_path, monkeypatch):
 def test_a_search_finds_the_same_with_and_without_the_kernel(tmp_path, switch_kernel_off, key_dtype):
     keys = clustered_keys(6060, 24)
     store = make_store(tmp_path / "s", [keys[:5000], keys[5000:6000]], key_dtype=key_dtype)
-    build_index(store, IndexOptions(nlist=8), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=8), Job())
     queries = keys[6000:]
 
     def searched():

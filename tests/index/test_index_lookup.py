@@ -10,8 +10,7 @@ from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.index.ivfpq.lookup import FEW
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 ROWS = 3000
 
@@ -21,7 +20,7 @@ def searcher(tmp_path_factory, request):
     keys = clustered_keys(ROWS, 24)
     root = tmp_path_factory.mktemp("lookup") / "s"
     store = make_store(root, [keys[:2000], keys[2000:]], key_dtype=request.param)
-    build_index(store, IndexOptions(nlist=24), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=24), Job())
     return Searcher(Datastore(store.root))
 
 

@@ -17,9 +17,8 @@ from knnstore.index.plan import IndexPlan, SegmentReference, open_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation
-from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json, to_json
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 
 def mixed_keys(rows):
@@ -29,7 +28,7 @@ def mixed_keys(rows):
 
 
 def indexed(store, **options):
-    build_index(store, IndexOptions(nlist=16, **options), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=16, **options), Job())
     return Datastore(store.root)
 
 
@@ -71,7 +70,7 @@ def test_codes_of_a_rotated_index_outlive_a_removal_and_a_compaction(tmp_path):
     before = load_quantiser(open_index(store.root, store.manifest.index)).axes
     store.close()
     remove(store.root, ["0.txt", "500.txt", "1100.txt"])
-    compact(store.root, CompactOptions(), SerialRunner())
+    compact(store.root, CompactOptions(), Job())
     store = Datastore(store.root)
     axes = Searcher(store).quantiser.axes
     assert store.rows == 1700
@@ -98,8 +97,8 @@ def test_a_rotation_that_is_none_is_refused_and_another_one_is_another_index(tmp
         with pytest.raises(UsageError, match="rotation="):
             parse_rotation(wrong, 16)
     store = indexed(make_store(tmp_path / "s", [mixed_keys(600)]))
-    assert dry_run(store, IndexOptions(nlist=16)).seconds is None
-    assert dry_run(store, IndexOptions(nlist=16, rotation="PCA8")).seconds is not None
+    assert dry_run(store, IndexOptions(nlist=16), Job()).seconds is None
+    assert dry_run(store, IndexOptions(nlist=16, rotation="PCA8"), Job()).seconds is not None
 
 
 def test_a_plan_without_a_rotation_is_the_record_that_it_was_before_there_were_any():

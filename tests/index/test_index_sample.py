@@ -11,12 +11,11 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.files import make_folder, write_json
 from knnstore.index.ivfpq import sample
-from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_commits, sample_tasks
+from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_stage
 from knnstore.index.plan import open_index
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
 from knnstore.records import to_json
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 
 OPTIONS = IndexOptions(nlist=16, train_sample=3000)
 
@@ -36,15 +35,15 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(store):
     """The folder of the index to be, with the plan alone."""
-    planned = plan_work(store, OPTIONS).folder
+    planned = plan_work(store, OPTIONS, Job()).folder
     make_folder(planned.root)
     write_json(planned.root / INDEX_PLAN, to_json(planned.plan))
-    sample_commits(planned).prepare()
+    sample_stage(store, planned).part.prepare()
     return open_index(store.root, planned.plan.name)
 
 
 def test_the_parts_are_shares_of_whole_chunks(store, folder):
-    tasks = sample_tasks(store, folder)
+    tasks = sample_stage(store, folder).tasks
     assert len(tasks) >= 4
     for name, rows in zip(("0000", "0001"), choose_rows(store, 3000, 0), strict=True):
         parts = [task.wanted for task in tasks if task.segment == name]
@@ -54,7 +53,7 @@ def test_the_parts_are_shares_of_whole_chunks(store, folder):
 
 
 def test_the_sample_is_the_same_in_whatever_order_and_however_often_its_parts_are_gathered(store, folder):
-    tasks = sample_tasks(store, folder)
+    tasks = sample_stage(store, folder).tasks
     for task in [*reversed(tasks), tasks[1]]:
         assert gather_part(task) == task.rows
     read = load_sample(store, folder, len(tasks), lambda _: None)
@@ -66,10 +65,10 @@ def test_the_sample_is_the_same_in_whatever_order_and_however_often_its_parts_ar
 
 def test_a_build_that_was_interrupted_gathers_the_parts_that_are_left(store, counting_runner):
     with pytest.raises(InterruptedError):
-        build_index(Datastore(store.root), OPTIONS, counting_runner(most=2), Reporter())
+        build_index(Datastore(store.root), OPTIONS, Job(counting_runner(most=2)))
     resumed = counting_runner()
-    report = build_index(Datastore(store.root), OPTIONS, resumed, Reporter())
-    parts = len(sample_tasks(store, open_index(store.root, report.plan.name)))
+    report = build_index(Datastore(store.root), OPTIONS, Job(resumed))
+    parts = len(sample_stage(store, open_index(store.root, report.plan.name)).tasks)
     assert resumed.ran["gather_part"] == parts - 2
     assert not list(store.root.glob("index/*/runs"))
 
@@ -86,7 +85,7 @@ def test_a_part_that_was_damaged_is_told_and_gathered_again(store, counting_runn
             return function(task, advance)
 
     with pytest.raises(CorruptStoreError, match=r"part-000001 isn't what was written .*run the same command again"):
-        build_index(Datastore(store.root), OPTIONS, Damaging(), Reporter())
+        build_index(Datastore(store.root), OPTIONS, Job(Damaging()))
     again = counting_runner()
-    build_index(Datastore(store.root), OPTIONS, again, Reporter())
+    build_index(Datastore(store.root), OPTIONS, Job(again))
     assert again.ran["gather_part"] == 1

@@ -10,8 +10,7 @@ from knnstore.index.compute.choice import host_engine
 from knnstore.index.ivfpq.batch import Batch
 from knnstore.index.ivfpq.scan import scan_lists
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 NPROBE, LIMIT = 12, 5000  # bytes
 
@@ -21,7 +20,7 @@ def searcher(tmp_path):
     """Two segments in 40 lists of some 2,400 bytes."""
     keys = clustered_keys(6000, 16)
     store = make_store(tmp_path / "s", [keys[:4000], keys[4000:]], key_dtype="int8")
-    build_index(store, IndexOptions(nlist=40), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=40), Job())
     return Searcher(Datastore(store.root))
 
 

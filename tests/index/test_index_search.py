@@ -14,12 +14,11 @@ from knnstore.index.exact import exact_search
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import ABSENT
 from knnstore.planning import Lookup
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 
 def indexed(store, **options):
-    build_index(store, IndexOptions(**options), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(**options), Job())
     return Datastore(store.root)
 
 

@@ -9,8 +9,7 @@ from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
 from knnstore.index.ivfpq.recentre import recentre
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 KEYS = clustered_keys(3000, 16)
 
@@ -19,7 +18,7 @@ KEYS = clustered_keys(3000, 16)
 def store(tmp_path):
     """Two segments of 2000 and 1000 keys in documents of 50, in 32 lists; every third document is hidden."""
     made = make_store(tmp_path / "s.knnstore", [KEYS[:2000], KEYS[2000:]], document_rows=50, chunk_rows=256)
-    build_index(made, IndexOptions(nlist=32), SerialRunner(), Reporter())
+    build_index(made, IndexOptions(nlist=32), Job())
     every = {"0000": np.arange(0, 40, 3), "0001": np.arange(0, 20, 3)}
     return Datastore(made.root).masked(every)
 
@@ -73,7 +72,7 @@ def test_no_hidden_key_is_read(store, monkeypatch):
 def test_lists_that_lost_all_their_keys_are_probed_after_all_others(tmp_path):
     keys = clustered_keys(2000, 8, clusters=10)
     made = make_store(tmp_path / "s", [keys], document_rows=1)
-    build_index(made, IndexOptions(nlist=40), SerialRunner(), Reporter())
+    build_index(made, IndexOptions(nlist=40), Job())
     (part,) = Searcher(Datastore(made.root)).parts
     lost = np.concatenate([part.store_rows(*part.bounds(number)) for number in range(12)])
     searcher = Searcher(Datastore(made.root).masked({"0000": np.sort(lost)}))

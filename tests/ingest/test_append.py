@@ -14,7 +14,7 @@ from knnstore.errors import MismatchError
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 NAMES = [f"{letter}.txt" for letter in "abcdefgh"]
 
@@ -42,7 +42,7 @@ def run(counting_runner):
     def ingested(most=None, **options):
         runner = counting_runner(most)
         settings = {"corpus": ("books",), "store": "s", "chunk_rows": 128, "context": 64} | options
-        return ingest(IngestOptions(**settings), runner), runner.ran
+        return ingest(IngestOptions(**settings), Job(runner)), runner.ran
 
     return ingested
 
@@ -181,7 +181,7 @@ def test_what_was_removed_on_purpose_stays_out_until_it_is_readmitted(run, books
     remove(tmp_path / "s.knnstore", [f"books/{name}"])
     report, _ = run(holdout=0.0)
     assert counts(report) == NOTHING | {"unchanged": 4, "withheld": 1}
-    compact(tmp_path / "s.knnstore", CompactOptions(), SerialRunner())
+    compact(tmp_path / "s.knnstore", CompactOptions(), Job())
     assert counts(run(holdout=0.0)[0]) == NOTHING | {"unchanged": 4, "withheld": 1}
     assert "1 removed earlier" in ingest_text(report)
     assert counts(run(holdout=0.0, readmit=True)[0]) == NOTHING | {"added": 1, "unchanged": 4}
@@ -202,7 +202,7 @@ def test_held_out_documents_stay_held_out_in_their_new_versions_too(run, books, 
     assert store.segments[1].rows == 0
     assert report.heldout_documents == 2
     assert (tmp_path / "s.knnstore" / "segments" / "0001").is_dir()
-    compact(tmp_path / "s.knnstore", CompactOptions(), SerialRunner())
+    compact(tmp_path / "s.knnstore", CompactOptions(), Job())
     (segment,) = Datastore(tmp_path / "s.knnstore").segments
     assert len(segment.documents.heldout()) == 2
     assert len(segment.queries()) == len(segment.query_tokens()) > 0

@@ -13,7 +13,7 @@ from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm import speed
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def run(cache, tmp_path, monkeypatch):
     def ingested(runner=None, **options):
         reporter = Saying()
         given = {"corpus": ("text",), "store": "s", "context": 32, "holdout": 0, "device": "cpu"} | options
-        ingest(IngestOptions(**given), runner or SerialRunner(), reporter)
+        ingest(IngestOptions(**given), Job(runner or SerialRunner(), reporter))
         computed = [segment.plan.compute for segment in Datastore(tmp_path / "s.knnstore").segments]
         return computed, "\n".join(reporter.said)
 

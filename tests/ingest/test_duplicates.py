@@ -19,7 +19,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.ingest import IngestOptions, append, ingest, job, survey
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.plan import older_plan, segment_plan
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
 
@@ -46,7 +46,7 @@ def run(counting_runner):
     def ingested(store="s", corpus="books", most=None, **options):
         settings = {"chunk_rows": 64, "context": 64, "holdout": 0.2} | options
         runner = counting_runner(most)
-        return ingest(IngestOptions((corpus,), store=store, **settings), runner), runner.ran
+        return ingest(IngestOptions((corpus,), store=store, **settings), Job(runner)), runner.ran
 
     return ingested
 
@@ -149,7 +149,7 @@ def test_the_order_in_which_parts_are_done_changes_nothing(run, books, monkeypat
             yield from SerialRunner.run(self, function, reversed(list(tasks)))
 
     options = {"chunk_rows": 64, "context": 64, "holdout": 0.2}
-    ingest(IngestOptions(("books",), store="back", **options), Backwards())
+    ingest(IngestOptions(("books",), store="back", **options), Job(Backwards()))
     assert bytes_of(books.parent / "back.knnstore") == bytes_of(books.parent / "forth.knnstore")
     each_once(books.parent / "back.knnstore", 6)
 
@@ -241,7 +241,7 @@ def test_the_report_of_a_corpus_with_each_text_twice(shared, tmp_path, monkeypat
     runpy.run_path(str(script))
 
     def made(store, holdout=0.1):
-        return ingest(IngestOptions(("dup",), store=store, holdout=holdout), SerialRunner())
+        return ingest(IngestOptions(("dup",), store=store, holdout=holdout), Job())
 
     def perplexity(store):
         return score(ScoreOptions(exact=True), Datastore(tmp_path / f"{store}.knnstore")).knn.perplexity

@@ -5,6 +5,7 @@ import pytest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UnfinishedError, UsageError
 from knnstore.ingest import IngestOptions, ingest
+from knnstore.scheduling import Job
 
 TASKS = 8  # describe, find the padding, tokenise, samples and four chunks of keys
 
@@ -26,7 +27,7 @@ def run(corpus, tmp_path, counting_runner):
     def ingested(name="s", most=None, **options):
         runner = counting_runner(most)
         options = {"corpus": (str(corpus),), "store": str(tmp_path / name), "chunk_rows": 256, "context": 64} | options
-        return ingest(IngestOptions(**options), runner), runner.ran
+        return ingest(IngestOptions(**options), Job(runner)), runner.ran
 
     return ingested
 
@@ -35,7 +36,7 @@ def run(corpus, tmp_path, counting_runner):
 def whole(corpus, tmp_path_factory, counting_runner, bytes_of):
     """The bytes of a run that nothing interrupted."""
     runner, root = counting_runner(), tmp_path_factory.mktemp("whole") / "s.knnstore"
-    ingest(IngestOptions((str(corpus),), store=str(root), chunk_rows=256, context=64), runner)
+    ingest(IngestOptions((str(corpus),), store=str(root), chunk_rows=256, context=64), Job(runner))
     assert runner.ran == {
         "describe_model": 1,
         "find_padding": 1,

@@ -16,7 +16,7 @@ from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.lm.spellings import Spellings
 from knnstore.records import to_json
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import gather_texts
 
@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     def ingested(**options):
         reporter = Saying()
         given = {"corpus": ("text",), "store": "s", "context": 32, "holdout": 0, "dtype": "float32"} | options
-        report = ingest(IngestOptions(**given), SerialRunner(), reporter)
+        report = ingest(IngestOptions(**given), Job(reporter=reporter))
         store = Datastore(tmp_path / "s.knnstore")
         tokens = [segment.values(0, segment.rows).tolist() for segment in store.segments]
         return report, "\n".join(reporter.said), tokens, store
@@ -80,7 +80,7 @@ def test_an_append_that_asks_for_the_other_choice_is_refused(run):
 def test_a_store_from_before_there_was_a_choice_keeps_its_way(run, wiki, tmp_path, counting_runner):
     options = IngestOptions(corpus=("text",), store="s", context=32, holdout=0, dtype="float32")
     with pytest.raises(InterruptedError):
-        ingest(options, counting_runner(most=2))
+        ingest(options, Job(counting_runner(most=2)))
     plan = tmp_path / "s.knnstore" / "segments" / "0000" / PLAN_FILE
     write_json(plan, to_json(replace(Segment(plan.parent).plan, special_tokens=None)))
     tokens = run()[2][0]

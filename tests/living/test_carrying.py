@@ -16,10 +16,8 @@ from knnstore.datastore.selection import others, sampled
 from knnstore.datastore.store import Datastore
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.living.compact import CompactOptions, compact
-from knnstore.living.derived import DeriveOptions
 from knnstore.living.deriving import merge, subset
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 KEYS = clustered_keys(3040, 16)
 QUERIES = KEYS[3000:]
@@ -32,7 +30,7 @@ def made(root, keys, *, first=0, nlist=None, **options):
         root, [keys], queries=QUERIES, document_rows=20, chunk_rows=256, digests=digests, key_dtype="int8", **options
     )
     if nlist:
-        build_index(store, IndexOptions(nlist=nlist), SerialRunner(), Reporter())
+        build_index(store, IndexOptions(nlist=nlist), Job())
     return Datastore(root)
 
 
@@ -56,7 +54,7 @@ def merged(indexed, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("knnstore.planning._RUN_BYTES", 1)
         patched.setattr("knnstore.planning._MOST_RUNS", 10**6)
-        whole = merge([bare, indexed], folder / "whole.knnstore", every).store
+        whole = merge([bare, indexed], folder / "whole.knnstore", Job(every)).store
     return bare, whole, sorted(every.ran)
 
 
@@ -68,7 +66,7 @@ def found_in(store, **arguments):
 
 def test_a_subset_searches_as_the_masked_store_does(indexed, tmp_path):
     half = sampled(indexed, 0.5)
-    report = subset(indexed, tmp_path / "half.knnstore", SerialRunner(), share=0.5)
+    report = subset(indexed, tmp_path / "half.knnstore", Job(), share=0.5)
     part, masked = Datastore(report.store), indexed.masked(others(indexed, half))
     np.testing.assert_allclose(found_in(part), found_in(masked), rtol=1e-3)
     assert (report.index.plan.nlist, report.index.rows) == (32, report.rows)
@@ -77,12 +75,12 @@ def test_a_subset_searches_as_the_masked_store_does(indexed, tmp_path):
     told = derive_text(report)
     assert "index     32 lists" in told
     assert "next      knnstore score --store" in told
-    again = build_index(Datastore(report.store), IndexOptions(nlist=32), SerialRunner(), Reporter())
+    again = build_index(Datastore(report.store), IndexOptions(nlist=32), Job())
     assert not again.built
 
 
 def test_with_nothing_left_out_quantisers_and_codes_stay(indexed, tmp_path, bytes_of):
-    report = subset(indexed, tmp_path / "all.knnstore", SerialRunner(), share=1.0)
+    report = subset(indexed, tmp_path / "all.knnstore", Job(), share=1.0)
     assert report.index.name == indexed.manifest.index
     before, after = (
         {name: data for name, data in bytes_of(root / "index").items() if "commits" not in name and "check" not in name}
@@ -92,7 +90,7 @@ def test_with_nothing_left_out_quantisers_and_codes_stay(indexed, tmp_path, byte
 
 
 def test_too_few_keys_for_the_lists_are_told_what_to_run(indexed, tmp_path):
-    report = subset(indexed, tmp_path / "few.knnstore", SerialRunner(), share=0.05)
+    report = subset(indexed, tmp_path / "few.knnstore", Job(), share=0.05)
     assert report.index is None
     assert derive_text(report).splitlines()[-1].startswith("next      knnstore index --store")
 
@@ -100,19 +98,19 @@ def test_too_few_keys_for_the_lists_are_told_what_to_run(indexed, tmp_path):
 def test_a_merge_takes_the_largest_index_and_fills_in_the_others(indexed, tmp_path):
     small = made(tmp_path / "b.knnstore", KEYS[2000:2500], first=2000, nlist=8)
     bare = made(tmp_path / "c.knnstore", KEYS[2500:3000], first=2500)
-    report = merge([small, bare, indexed], tmp_path / "d.knnstore", SerialRunner())
+    report = merge([small, bare, indexed], tmp_path / "d.knnstore", Job())
     store = Datastore(report.store)
     assert (store.rows, report.index.plan.nlist, report.index.rows) == (3000, 32, 3000)
     np.testing.assert_allclose(found_in(store), found_in(store, method="exact"), rtol=1e-3)
     assert report.index.check.recall >= Searcher(indexed).check.recall - 0.02
     assert 0.5 < report.index.drift < 1.2  # of all keys, two thirds of which were trained on
     assert "carry over the 32 lists of a" in changes(report.store)[-1].what
-    assert merge([small, bare, indexed], tmp_path / "d.knnstore", DyingRunner(0)) == report
+    assert merge([small, bare, indexed], tmp_path / "d.knnstore", Job(DyingRunner(0))) == report
 
 
 def test_stores_without_an_index_make_one_without(tmp_path):
     stores = [made(tmp_path / f"{name}.knnstore", KEYS[n : n + 500], first=n) for name, n in (("a", 0), ("b", 500))]
-    report = merge(stores, tmp_path / "c.knnstore", SerialRunner())
+    report = merge(stores, tmp_path / "c.knnstore", Job())
     assert report.index is None
     assert "next      knnstore index" in derive_text(report)
 
@@ -121,7 +119,7 @@ def test_stores_without_an_index_make_one_without(tmp_path):
 def test_killed_anywhere_it_ends_with_the_same_bytes(indexed, merged, tmp_path, bytes_of):
     bare, whole, tasks = merged
     points = [5, 8, 12, 18, 25]
-    assert killed_at(points, lambda runner: merge([bare, indexed], tmp_path / "d.knnstore", runner)) == tasks
+    assert killed_at(points, lambda runner: merge([bare, indexed], tmp_path / "d.knnstore", Job(runner))) == tasks
     assert bytes_of(tmp_path / "d.knnstore") == bytes_of(whole)
 
 
@@ -130,17 +128,14 @@ def test_the_memory_leaves_no_trace_in_the_bytes(indexed, tmp_path, bytes_of, mo
     for name, run_bytes, memory in (("one", 1, 10**9), ("two", 60_000, 2 * 10**9), ("three", 2**29, 4 * 10**9)):
         monkeypatch.setattr("knnstore.planning._RUN_BYTES", run_bytes)
         monkeypatch.setattr("knnstore.planning._MOST_RUNS", 10**6)
-        options = DeriveOptions(memory=memory)
-        made_of.append(
-            bytes_of(subset(indexed, tmp_path / f"{name}.knnstore", SerialRunner(), share=0.6, options=options).store)
-        )
+        made_of.append(bytes_of(subset(indexed, tmp_path / f"{name}.knnstore", Job(memory=memory), share=0.6).store))
     assert made_of[0] == made_of[1] == made_of[2]
 
 
 def test_compaction_assigns_those_segments_alone_that_have_no_lists_yet(tmp_path, monkeypatch):
     store = make_store(tmp_path / "s", [KEYS[:2000], KEYS[2000:2700]], queries=QUERIES, chunk_rows=256)
     publish(store.root, replace(store.manifest, segments=("0000",)), "restore", "for a test")
-    build_index(Datastore(store.root), IndexOptions(nlist=32), SerialRunner(), Reporter())
+    build_index(Datastore(store.root), IndexOptions(nlist=32), Job())
     state = Datastore(store.root).manifest
     publish(store.root, replace(state, segments=("0000", "0001")), "ingest", "for a test")
     assigned = []
@@ -150,7 +145,7 @@ def test_compaction_assigns_those_segments_alone_that_have_no_lists_yet(tmp_path
         "quantised_rows",
         lambda segment, *rest: assigned.append(segment.root.name) or given(segment, *rest),
     )
-    compact(store.root, CompactOptions(), SerialRunner())
+    compact(store.root, CompactOptions(), Job())
     assert set(assigned) == {"0001"}
     after = Datastore(store.root)
     assert (after.manifest.index, after.manifest.indexed) == (state.index, ("0002",))

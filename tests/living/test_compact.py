@@ -18,8 +18,7 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.living.compact import CompactOptions, compact, plan_compaction
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 KEYS = clustered_keys(2740, 16)
 
@@ -39,7 +38,7 @@ def living(tmp_path_factory):
         root = tmp_path_factory.mktemp("indexed") / "s.knnstore"
         segments = [KEYS[:1200], KEYS[1200:2000], KEYS[2000:2700]]
         make_store(root, segments, queries=KEYS[2700:], document_rows=100, chunk_rows=256, key_dtype=key_dtype)
-        build_index(Datastore(root), IndexOptions(nlist=16), SerialRunner(), Reporter())
+        build_index(Datastore(root), IndexOptions(nlist=16), Job())
         return root
 
     def living(root, removed=("200.txt",), key_dtype="float16"):
@@ -66,7 +65,7 @@ def compacted(living, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("knnstore.planning._RUN_BYTES", 1)
         patched.setattr("knnstore.planning._MOST_RUNS", 10**6)
-        compact(whole, CompactOptions(), every)
+        compact(whole, CompactOptions(), Job(every))
     return whole, sorted(every.ran)
 
 
@@ -84,7 +83,7 @@ def test_a_compacted_store_finds_what_it_found_before(root):
     )
     before, exact = search(root), search(root, method="exact")
     store.close()
-    report = compact(root, CompactOptions(), SerialRunner())
+    report = compact(root, CompactOptions(), Job())
     assert (report.due, report.segments, report.rows, report.removed_documents, report.removed_rows) == (
         True, 3, 2400, 3, 300,
     )  # fmt: skip
@@ -110,7 +109,7 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_pa
     """Same quantisers, same keys: regrouping the old lists and filling new ones leave the same bytes."""
     root = living(tmp_path / "s.knnstore", removed=())
     name = Datastore(root).manifest.index
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     assert Datastore(root).manifest.index == name
     copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
     from knnstore.build.lists import fill_lists
@@ -119,7 +118,7 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_pa
 
     folder = open_index(root, name)
     remove_folder(folder.lists("0003"))
-    fill_lists(folder, root, Datastore(root).segments[0], 2, runner=SerialRunner(), reporter=Reporter())
+    fill_lists(folder, root, Datastore(root).segments[0], 2, Job())
     made = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
     assert {k for k in copied if k != "0003/check.json"} == set(made)
     assert all(copied[k] == made[k] for k in made)
@@ -135,7 +134,7 @@ def test_a_compaction_that_is_killed_again_and_again_ends_with_the_same_bytes(li
         np.testing.assert_array_equal(search(killed)[0], before[0])
 
     points = [0, 3, 9, 12, 15, 20]
-    ran = killed_at(points, lambda runner: compact(killed, CompactOptions(), runner), nothing_has_happened_yet)
+    ran = killed_at(points, lambda runner: compact(killed, CompactOptions(), Job(runner)), nothing_has_happened_yet)
     assert ran == tasks  # nothing twice
     assert bytes_of(killed) == bytes_of(whole)
 
@@ -143,9 +142,9 @@ def test_a_compaction_that_is_killed_again_and_again_ends_with_the_same_bytes(li
 def test_a_compaction_that_was_given_up_leaves_nothing_behind(living, tmp_path, bytes_of):
     root = living(tmp_path / "s.knnstore")
     with pytest.raises(KilledError):
-        compact(root, CompactOptions(), DyingRunner(4))
+        compact(root, CompactOptions(), Job(DyingRunner(4)))
     remove(root, ["300.txt"])  # so that it isn't the same compaction any more
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     assert len(list((root / "segments").iterdir())) == 1
     assert Datastore(root).rows == 2100
 
@@ -157,7 +156,7 @@ def test_what_is_removed_leaves_the_disk(living, tmp_path):
     gone = [key.tobytes() for block in keys for key in block]
     texts = b"".join(path.read_bytes() for path in root.glob("index/*/lists/*/keys/c/**/*") if path.is_file())
     assert all(key in texts for key in gone)
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     everything = b"".join(path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file())
     assert not [key for key in gone if key in everything]
     assert KEYS[0].astype(np.float16).tobytes() in everything
@@ -174,7 +173,7 @@ def test_held_out_text_that_is_removed_leaves_the_disk_too(living, tmp_path):
     assert all(needle in before for needle in needles)
     assert remove(root, ["held out.txt"]).heldout_tokens == 40
     assert not any(len(Datastore(root).heldout(segment)) for segment in Datastore(root).segments)
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     after = everything_in(root)
     assert not [needle for needle in needles if needle in after]
 
@@ -195,7 +194,7 @@ def test_a_reader_that_was_there_before_keeps_its_state(living, tmp_path):
     searcher = Searcher(reader)
     before, values = searcher.search(KEYS[2700:], 80, 16, rows=True), reader.segments[2].values(0, 700)
     state = reader.manifest.state
-    report = compact(root, CompactOptions(), SerialRunner())
+    report = compact(root, CompactOptions(), Job())
     assert report.held == (state,)
     assert Datastore(root).rows == 2400
     again = Searcher(reader).search(KEYS[2700:], 80, 16, rows=True)
@@ -203,7 +202,7 @@ def test_a_reader_that_was_there_before_keeps_its_state(living, tmp_path):
     assert (reader.segments[2].values(0, 700) == values).all()
     assert {path.name for path in (root / "segments").iterdir()} == {"0000", "0001", "0002", "0003"}
     reader.close()
-    swept = compact(root, CompactOptions(), SerialRunner())
+    swept = compact(root, CompactOptions(), Job())
     assert (swept.due, swept.held) == (False, ())
     assert swept.freed > 0
     assert {path.name for path in (root / "segments").iterdir()} == {"0003"}
@@ -218,7 +217,7 @@ def test_the_policy_waits_for_many_segments_or_removed_keys(living, tmp_path):
     assert due()
     assert not due(auto=True)
     assert due(auto=True, most_segments=2)
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     assert not due()
 
 
@@ -228,7 +227,7 @@ def test_a_removal_once_more_changes_nothing_even_when_its_bytes_are_gone(living
     again = remove(root, ["200.txt"])
     assert (again.documents, again.rows, again.state, Datastore(root).manifest.state) == (3, 300, state, state)
     assert remove(root, ["200.txt", "300.txt"]).rows == 300
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     state = Datastore(root).manifest.state
     again = remove(root, ["300.txt", "200.txt"])
     assert (again.documents, again.rows, again.state, Datastore(root).manifest.state) == (0, 0, state, state)
@@ -260,7 +259,7 @@ def test_an_earlier_state_can_be_returned_to_until_compaction(living, tmp_path):
     assert restore(root, 3).rows == 2400  # and forward again
     with pytest.raises(UsageError, match="can't return to state 77"):
         restore(root, 77)
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     with pytest.raises(UsageError, match="no earlier state"):
         restore(root)
     with pytest.raises(UsageError, match="can't return to state 2"):
@@ -270,7 +269,7 @@ def test_an_earlier_state_can_be_returned_to_until_compaction(living, tmp_path):
 def test_a_store_without_an_index_is_compacted_too(tmp_path):
     make_store(tmp_path / "s", [KEYS[:700], KEYS[700:1200]], document_rows=100)
     remove(tmp_path / "s", ["0.txt"])
-    report = compact(tmp_path / "s", CompactOptions(), SerialRunner())
+    report = compact(tmp_path / "s", CompactOptions(), Job())
     store = Datastore(tmp_path / "s")
     assert (report.rows, store.rows, store.manifest.index) == (1000, 1000, None)
 
@@ -280,5 +279,5 @@ def test_everything_can_be_removed(living, tmp_path):
     remove(root, ["*"])
     found = Searcher(Datastore(root)).search(KEYS[:3], 5, 16, rows=True)
     assert (found.rows == -1).all()
-    report = compact(root, CompactOptions(), SerialRunner())
+    report = compact(root, CompactOptions(), Job())
     assert (report.rows, Datastore(root).rows, Datastore(root).manifest.index) == (0, 0, None)

@@ -13,7 +13,7 @@ from knnstore.files import write_json
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.records import to_json
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 WORDS = ["river", "mill", "stone", "bridge", "winter", "captain", "letter", "garden", "market", "silver"]
 
@@ -41,7 +41,7 @@ def keys_of(store):
 
 def made(store, **options):
     given = {"corpus": ("notes",), "key_dtype": "float16", "context": 64, "holdout": 0, "dtype": "float32"} | options
-    ingest(IngestOptions(store=store, **given), SerialRunner())
+    ingest(IngestOptions(store=store, **given), Job())
     return keys_of(Path(f"{store}.knnstore"))
 
 
@@ -85,7 +85,7 @@ def test_what_is_left_after_removals_and_a_compaction_has_the_same_keys(here, at
         (here / "notes" / f"{number:03}.txt").unlink()
     write(here / "notes", range(1, 120, 2))
     made("grown", prune=True)
-    compact(here / "grown.knnstore", CompactOptions(), SerialRunner())
+    compact(here / "grown.knnstore", CompactOptions(), Job())
     keys = keys_of(here / "grown.knnstore")
     assert keys == {name: keys for name, keys in at_once.items() if int(name[-7:-4]) % 6}
 
@@ -96,12 +96,12 @@ def test_a_store_that_was_begun_before_there_was_a_ladder_is_finished_as_it_was_
         corpus=("notes",), store="old", key_dtype="float16", context=64, holdout=0, dtype="float32", chunk_rows=1024
     )
     with pytest.raises(InterruptedError):
-        ingest(options, counting_runner(most=2))
+        ingest(options, Job(counting_runner(most=2)))
     root = here / "old.knnstore" / "segments" / "0000"
     assert Segment(root).plan.padding == "ladder"
     assert not list(root.glob("commits/*.json"))
     write_json(root / PLAN_FILE, to_json(replace(Segment(root).plan, padding=None)))
-    ingest(options, SerialRunner())
+    ingest(options, Job())
     assert Segment(root).plan.padding is None
     different = [name for name, keys in keys_of(here / "old.knnstore").items() if keys != at_once[name]]
     assert 0 < len(different) < 120  # last bits of some: the padding that the batches gave

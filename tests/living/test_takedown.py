@@ -16,8 +16,7 @@ from knnstore.index.plan import RecentredPlan, open_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 DIMENSION = 16
 LONE = range(540, 546)
@@ -42,7 +41,7 @@ def made(request, tmp_path_factory):
         tmp_path_factory.mktemp("made") / "s.knnstore", [keys[:2000]], queries=keys[2000:], document_rows=1,
         key_dtype=request.param, chunk_rows=256, digests=digests,
     )  # fmt: skip
-    build_index(made, IndexOptions(nlist=4096), SerialRunner(), Reporter())
+    build_index(made, IndexOptions(nlist=4096), Job())
     return made.root
 
 
@@ -70,13 +69,13 @@ def traces(root):
 
 
 def compacted(root):
-    compact(root, CompactOptions(), SerialRunner())
+    compact(root, CompactOptions(), Job())
     return root
 
 
 def divided(root):
     """The part that isn't removed, which nobody has compacted yet."""
-    return subset(Datastore(root), root.with_name("part.knnstore"), SerialRunner(), share=1.0).store
+    return subset(Datastore(root), root.with_name("part.knnstore"), Job(), share=1.0).store
 
 
 def merged(root):
@@ -85,7 +84,7 @@ def merged(root):
         root.with_name("other.knnstore"), [clustered_keys(300, DIMENSION, seed=5)], chunk_rows=256,
         key_dtype=Datastore(root).segments[0].plan.key_dtype,
     )  # fmt: skip
-    return merge([other, Datastore(root)], root.with_name("both.knnstore"), SerialRunner()).store
+    return merge([other, Datastore(root)], root.with_name("both.knnstore"), Job()).store
 
 
 @pytest.mark.parametrize("way", [compacted, divided, merged])
@@ -111,7 +110,7 @@ def test_lone_keys_that_were_removed_are_in_no_byte_of_the_store(root, way):
 
 def test_what_was_removed_before_the_training_needs_no_new_quantisers(root):
     remove(root, [f"{row}.txt" for row in LONE])
-    build_index(Datastore(root), IndexOptions(nlist=4096, overwrite=True), SerialRunner(), Reporter())
+    build_index(Datastore(root), IndexOptions(nlist=4096, overwrite=True), Job())
     name = Datastore(root).manifest.index
     compacted(root)
     assert Datastore(root).manifest.index == name
@@ -123,5 +122,5 @@ def test_a_second_takedown_makes_them_anew_once_more(root):
         compacted(root)
         plan = open_index(root, Datastore(root).manifest.index).plan
         assert plan.trained_on[0].name == Datastore(root).manifest.segments[0]
-    report = build_index(Datastore(root), IndexOptions(nlist=4096), SerialRunner(), Reporter())
+    report = build_index(Datastore(root), IndexOptions(nlist=4096), Job())
     assert (report.built, report.drift) == (False, None)  # the same command as ever has nothing to do

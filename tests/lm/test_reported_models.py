@@ -11,7 +11,7 @@ from knnstore.errors import ModelError
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.lm.loading import identify
 from knnstore.lm.spec import SHIPPED_MODELS
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_reported_model_is_refused_in_one_sentence_before_any_key(reported, tm
         corpus=(str(reported / "text"),), store=str(tmp_path / "s"), model=str(reported / model), special_tokens=True
     )
     with pytest.raises(ModelError, match=told) as caught:
-        ingest(options, SerialRunner())
+        ingest(options, Job())
     assert "\n" not in str(caught.value)
     assert not [*tmp_path.rglob("keys")]
     if model != "added":

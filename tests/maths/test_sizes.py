@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from knnstore.errors import ResourceError, UsageError
 from knnstore.ingest.plan import IngestOptions, check_memory_first
+from knnstore.scheduling import Job
 from knnstore.sizes import format_need, format_size, parse_size
 
 
@@ -33,8 +34,8 @@ def test_a_size_that_no_machine_has_is_refused(text):
 
 def test_the_memory_that_a_refusal_names_is_accepted():
     with pytest.raises(ResourceError, match=r"memory='1\.0 GB' is too little") as refused:
-        check_memory_first(IngestOptions(corpus=("books/",), memory=10**9))
+        check_memory_first(IngestOptions(corpus=("books/",)), Job(memory=10**9))
     need = re.search(r"needs at least (\S+ GB)", str(refused.value))
     assert need
     assert need[1] != format_size(10**9)
-    check_memory_first(IngestOptions(corpus=("books/",), memory=parse_size(need[1])))
+    check_memory_first(IngestOptions(corpus=("books/",)), Job(memory=parse_size(need[1])))

@@ -21,7 +21,7 @@ from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import LockedError, UsageError
 from knnstore.files import files_of, guard, lease, version_of
 from knnstore.repair import RepairOptions, repair
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.verify import check
 
 MOST_SECONDS = 60
@@ -233,9 +233,9 @@ def test_a_repair_that_was_replaced_reports_no_damage_where_another_is_at_work(u
 
     monkeypatch.setattr(check, "missing_states", freeze_and_look)
     with pytest.raises(LockedError, match=r"another writer took over .*run the same command again"):
-        repair(url, RepairOptions(), SerialRunner())
+        repair(url, RepairOptions(), Job())
     monkeypatch.setattr(check, "missing_states", real)
-    assert [damage.path for damage, _ in repair(url, RepairOptions(), SerialRunner()).left] == ["notes.txt"]
+    assert [damage.path for damage, _ in repair(url, RepairOptions(), Job()).left] == ["notes.txt"]
 
 
 def test_what_a_dead_writer_left_is_continued_in_a_copy_and_the_epoch_stays(url, asleep, monkeypatch):

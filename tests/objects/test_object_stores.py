@@ -28,8 +28,7 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner, cluster_runner
+from knnstore.scheduling import Job, cluster_runner
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
 
@@ -72,9 +71,9 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_a_disk_through_500s_broken_
     s3.faults.broken, s3.faults.cut, s3.faults.slow, s3.faults.lost = 53, 59, 61, 67
     s3.faults.pause = 0.02
     root = RemotePath(f"{url}.knnstore")
-    report = ingest(options(store=str(root)), SerialRunner())
-    assert dry_run(Datastore(root), INDEX).nlist == INDEX.nlist
-    build_index(Datastore(root), INDEX, SerialRunner(), Reporter())
+    report = ingest(options(store=str(root)), Job())
+    assert dry_run(Datastore(root), INDEX, Job()).nlist == INDEX.nlist
+    build_index(Datastore(root), INDEX, Job())
     expected = bytes_of(here / "books.knnstore")
     assert contents(client, root) == expected
     assert report.store == root
@@ -136,9 +135,9 @@ def test_an_index_that_is_interrupted_goes_on_with_the_tasks_that_are_left(
     root = RemotePath(f"{url}.knnstore")
     copied(client, here / "keys.knnstore", root.key)
     with pytest.raises(InterruptedError):
-        build_index(Datastore(root), INDEX, counting_runner(most=4), Reporter())
+        build_index(Datastore(root), INDEX, Job(counting_runner(most=4)))
     resumed = counting_runner()
-    build_index(Datastore(root), INDEX, resumed, Reporter())
+    build_index(Datastore(root), INDEX, Job(resumed))
     assert resumed.ran["fill_run"] == 0
     assert resumed.ran["merge_chunk"] == Segment(segment_root(root, "0000")).chunks - 1
     assert contents(client, root) == bytes_of(here / "books.knnstore")
@@ -155,10 +154,10 @@ def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, clien
     gone = sorted(path.name for path in (tmp_path / "books").iterdir())[0]
     (tmp_path / "books" / "new.txt").write_text("A text that was written for this test alone. " * 30)
     for store in (root, tmp_path / "books.knnstore"):
-        ingest(options(store=str(store)), SerialRunner())
+        ingest(options(store=str(store)), Job())
         remove(store, [f"books/{gone}"])
-        build_index(Datastore(store), IndexOptions(), SerialRunner(), Reporter())
-        done = compact(store, CompactOptions(), SerialRunner(), Reporter())
+        build_index(Datastore(store), IndexOptions(), Job())
+        done = compact(store, CompactOptions(), Job())
         assert done.due
     local, there = bytes_of(tmp_path / "books.knnstore"), contents(client, root)
     assert {name: there[name] for name in local} == local
@@ -223,9 +222,9 @@ def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(
     try:
         with cluster_runner(cluster.address, patience=60) as runner:
             with killed_when(cluster, 0, s3, lambda method, path: method == "PUT" and "/keys/c/1/" in path):
-                ingest(options(store=str(root)), runner)
+                ingest(options(store=str(root)), Job(runner))
             with killed_when(cluster, 1, s3, lambda method, path: method == "PUT" and "/lists/0000/codes/c/0/" in path):
-                build_index(Datastore(root), INDEX, runner, Reporter())
+                build_index(Datastore(root), INDEX, Job(runner))
             assert contents(client, root) == bytes_of(here / "books.knnstore")
         with (
             cluster_runner(cluster.address, patience=60) as runner,  # a command has a runner of its own

@@ -11,8 +11,7 @@ from knnstore.files import RemotePath, lease
 from knnstore.files.objects import cache, service
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
 
@@ -42,7 +41,7 @@ def test_seaweedfs_holds_a_store_as_a_disk_does_and_keeps_writers_apart(
     monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.1)
     root = RemotePath(f"s3://{BUCKET}/books.knnstore")
     copied(seaweed, small_reference / "keys.knnstore", root.key)
-    build_index(Datastore(root), IndexOptions(nlist=32, pq_bytes=8), SerialRunner(), Reporter())
+    build_index(Datastore(root), IndexOptions(nlist=32, pq_bytes=8), Job())
     found = objects_of(seaweed, root.key)
     expected = bytes_of(small_reference / "books.knnstore")
     assert {name: data for name, data in found.items() if name != ".lock" and "log/" not in name} == expected
@@ -51,5 +50,5 @@ def test_seaweedfs_holds_a_store_as_a_disk_does_and_keeps_writers_apart(
     with writing(root), pytest.raises(LockedError, match="is being written by process"), writing(root):
         pass
     remove(root, [f"books/{min(path.name for path in (small_reference / 'books').iterdir())}"])
-    compact(root, CompactOptions(), SerialRunner(), Reporter())
+    compact(root, CompactOptions(), Job())
     assert verify(root).damages == ()

@@ -14,7 +14,7 @@ from knnstore.ingest.tasks import SamplesTask, committed_summaries, write_sample
 from knnstore.lm import forward
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 
 
 class StoppingRunner(SerialRunner):
@@ -51,13 +51,13 @@ def test_a_bit_that_flips_in_a_run_of_the_index_has_the_run_made_anew(tmp_path, 
         make_store(tmp_path / folder, [clustered_keys(1500, 8)], queries=clustered_keys(20, 8, seed=1))
         for folder in ("whole.knnstore", "s.knnstore")
     )
-    build_index(whole, IndexOptions(nlist=8), SerialRunner(), Reporter())
+    build_index(whole, IndexOptions(nlist=8), Job())
     with pytest.raises(InterruptedError):
-        build_index(root, IndexOptions(nlist=8), StoppingRunner("merge_chunk"), Reporter())
+        build_index(root, IndexOptions(nlist=8), Job(StoppingRunner("merge_chunk")))
     (run_files,) = (root.root / "index").glob("*/runs/0000/run-0000-00000001-*")
     flip(run_files / name)
     reporter = Says()
-    build_index(root, IndexOptions(nlist=8), SerialRunner(), reporter)
+    build_index(root, IndexOptions(nlist=8), Job(reporter=reporter))
     assert any(f"{name} isn't what was written" in line and "made anew" in line for line in reporter.lines)
     assert differences(bytes_of(root.root), bytes_of(whole.root)) == []
 
@@ -66,7 +66,7 @@ def test_a_disk_that_keeps_no_run_is_told_after_three_times(tmp_path, monkeypatc
     store = make_store(tmp_path / "s.knnstore", [clustered_keys(600, 8)])
     monkeypatch.setattr("knnstore.build.lists.run_damage", lambda check: (check, "keys isn't what was written"))
     with pytest.raises(CorruptStoreError, match="3rd time: the disk doesn't keep what is written"):
-        build_index(store, IndexOptions(nlist=8), SerialRunner(), Reporter())
+        build_index(store, IndexOptions(nlist=8), Job())
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.outofmemory import is_out_of_memory
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner, local_runner
+from knnstore.scheduling import Job, local_runner
 from knnstore.windows import cut_windows
 
 
@@ -102,7 +101,7 @@ def test_a_single_window_that_does_not_fit_is_one_sentence(model, monkeypatch):
 
 
 def test_a_task_of_keys_shrinks_until_each_window_is_alone():
-    task, sizes = KeyTask(None, LmSpec("x"), 3), []
+    task, sizes = KeyTask(None, LmSpec("x"), 3, 100), []
     while task is not None:
         sizes.append(4096 // task.shrunk)
         name, task = task.name, task.smaller()
@@ -123,7 +122,7 @@ def test_an_index_whose_runs_are_too_large_for_the_memory_is_built_in_smaller_on
     whole, store = (
         make_store(tmp_path / name, [clustered_keys(2000, 8)], chunk_rows=256) for name in ("w.knnstore", "s.knnstore")
     )
-    build_index(whole, IndexOptions(nlist=8), SerialRunner(), Reporter())
+    build_index(whole, IndexOptions(nlist=8), Job())
     sizes = []
 
     def hungry(task):
@@ -132,8 +131,8 @@ def test_an_index_whose_runs_are_too_large_for_the_memory_is_built_in_smaller_on
             raise MemoryError("Unable to allocate")
         return fill_run(task)
 
-    monkeypatch.setattr("knnstore.build.lists.fill_run", hungry)
-    build_index(store, IndexOptions(nlist=8), SerialRunner(), Reporter())
+    monkeypatch.setattr("knnstore.index.ivfpq.fill.fill_run", hungry)
+    build_index(store, IndexOptions(nlist=8), Job())
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert differences(bytes_of(store.root), bytes_of(whole.root)) == []
 

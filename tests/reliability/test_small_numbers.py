@@ -13,8 +13,7 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.verify import verify
 
 INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--context", "32", "--holdout", "0")
@@ -76,7 +75,7 @@ def small(tmp_path_factory):
     keys = clustered_keys(30, 8)
     keys[10:20] = keys[10]
     store = make_store(tmp_path_factory.mktemp("small") / "s.knnstore", [keys], key_dtype="float16", vocabulary=50)
-    build_index(store, IndexOptions(nlist=8, train_sample=30), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=8, train_sample=30), Job())
     return Datastore(store.root), keys
 
 
@@ -103,7 +102,7 @@ def test_a_list_without_a_key_is_searched_like_any_other(tmp_path):
     keys = np.zeros((200, 4), np.float32)
     keys[:3] = 100  # three keys far off, so that not all lists have one
     store = make_store(tmp_path / "s.knnstore", [keys], key_dtype="float16", vocabulary=50)
-    build_index(store, IndexOptions(nlist=4, train_sample=200), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(nlist=4, train_sample=200), Job())
     searcher = Searcher(Datastore(store.root))
     assert (np.diff(searcher.parts[0].offsets) == 0).any()
     for method in ("lists", "quantised"):

@@ -18,7 +18,7 @@ from knnstore.errors import UsageError
 from knnstore.living.remove import remove
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, resolve_model
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 from knnstore.score import ScoreOptions, overlap, score
 from knnstore.score.overlap import measure_overlap
 from knnstore.score.texts import gather_texts
@@ -145,7 +145,7 @@ def test_the_exact_match_memory_finds_what_a_pass_over_the_tokens_finds(stores, 
     store = Datastore(shutil.copytree(stores[0].root, tmp_path / "a.knnstore"))
     texts = texts_of([store], "text", copied[0], *sorted(stores[1].root.with_name("b").iterdir())[:1])
     passed, removed = measure_overlap(texts, Stores([store]), exclude=False)
-    build_suffixes(store, 10**9)
+    build_suffixes(store, Job(memory=10**9))
     monkeypatch.setattr(overlap, "find_windows", None)
     for pairs in (2**15, 7):
         monkeypatch.setattr(overlaps, "_PAIRS", pairs)

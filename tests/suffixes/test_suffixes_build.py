@@ -7,6 +7,7 @@ import pytest
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, ResourceError
+from knnstore.scheduling import Job
 from knnstore.suffixes import build, plan
 from knnstore.suffixes.build import build_suffixes, open_suffixes
 from knnstore.suffixes.contexts import contexts_of
@@ -26,9 +27,9 @@ def files_of(store, bytes_of):
 
 def test_a_store_without_it_has_none_and_with_it_finds_what_it_holds(store):
     assert open_suffixes(store) is None
-    report = build_suffixes(store, ENOUGH)
+    report = build_suffixes(store, Job(memory=ENOUGH))
     assert (report.rows, report.built) == (store.rows, True)
-    assert not build_suffixes(store, ENOUGH).built
+    assert not build_suffixes(store, Job(memory=ENOUGH)).built
     assert verify(store.root).damages == ()
     suffixes = open_suffixes(store)
     segment = store.segments[0]
@@ -45,7 +46,7 @@ def test_little_memory_many_chunks_and_an_interruption_leave_the_bytes_of_a_plai
     store, bytes_of, monkeypatch, stop_at
 ):
     monkeypatch.setattr(plan, "_CHUNK", 1500)
-    build_suffixes(store, ENOUGH)
+    build_suffixes(store, Job(memory=ENOUGH))
     expected = files_of(store, bytes_of)
     shutil.rmtree(store.root / "suffixes")
     write, calls = build.write_chunk, []
@@ -60,20 +61,20 @@ def test_little_memory_many_chunks_and_an_interruption_leave_the_bytes_of_a_plai
     monkeypatch.setattr(build, "_SMALLEST_RANGE", 1)
     monkeypatch.setattr(build, "_SORT_BYTES", (ENOUGH - build._BASE_BYTES) // 300)  # ranges of 300 tokens or so
     with pytest.raises(InterruptedError):
-        build_suffixes(store, ENOUGH)
+        build_suffixes(store, Job(memory=ENOUGH))
     assert open_suffixes(store) is None
     monkeypatch.setattr(build, "write_chunk", write)
-    build_suffixes(store, ENOUGH)
+    build_suffixes(store, Job(memory=ENOUGH))
     assert files_of(store, bytes_of) == expected
 
 
 def test_too_little_memory_is_refused_with_what_would_do(store):
     with pytest.raises(ResourceError, match="give 4"):
-        build_suffixes(store, 10**8)
+        build_suffixes(store, Job(memory=10**8))
 
 
 def test_damage_is_told(store):
-    build_suffixes(store, ENOUGH)
+    build_suffixes(store, Job(memory=ENOUGH))
     (file,) = (store.root / "suffixes").rglob("order/c/0")
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     with pytest.raises(CorruptStoreError, match="damaged"):
@@ -81,11 +82,11 @@ def test_damage_is_told(store):
 
 
 def test_hidden_documents_are_not_in_it_and_one_that_has_them_is_not_taken(store):
-    build_suffixes(store, ENOUGH)
+    build_suffixes(store, Job(memory=ENOUGH))
     segment = store.segments[0]
     masked = store.masked({segment.root.name: np.array([0])})
     assert open_suffixes(masked) is None
-    report = build_suffixes(masked, ENOUGH)
+    report = build_suffixes(masked, Job(memory=ENOUGH))
     assert report.rows == masked.live_rows == store.rows - int(segment.documents.tokens[0])
     assert open_suffixes(store) is None
     stream = open_suffixes(masked).stream
@@ -105,6 +106,6 @@ def test_memories_of_other_states_go_although_their_removal_was_interrupted(stor
     with monkeypatch.context() as patch:
         patch.setattr(plan, "remove_tree", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            build_suffixes(store, ENOUGH)
-    assert not build_suffixes(store, ENOUGH).built
+            build_suffixes(store, Job(memory=ENOUGH))
+    assert not build_suffixes(store, Job(memory=ENOUGH)).built
     assert not other.exists()

@@ -19,8 +19,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 SHARES = (0.05, 0.1, 0.2)
 
@@ -55,7 +54,7 @@ def run(settings: Settings, work: Path) -> Result:
     store.close()
     removal = cpu_seconds(lambda: remove(grown, names))
     gone = Datastore(grown).rows - Datastore(grown).live_rows
-    compaction = cpu_seconds(lambda: compact(grown, CompactOptions(memory=settings.memory), SerialRunner()))
+    compaction = cpu_seconds(lambda: compact(grown, CompactOptions(), Job(memory=settings.memory)))
     for name, rows, spent in (("remove a tenth", gone, removal), ("compact", Datastore(grown).rows, compaction)):
         table.append((name, rows, round(spent, 2), round(spent / anew_seconds, 4)))
     ratios |= {
@@ -68,9 +67,10 @@ def run(settings: Settings, work: Path) -> Result:
 
 def made(settings: Settings, corpus: Path, store: Path) -> None:
     """Bring the store up to date with the corpus, index included."""
-    options = IngestOptions((str(corpus),), store=str(store), model=settings.model, memory=settings.memory, holdout=0.0)
-    root = ingest(options, SerialRunner()).store
-    build_index(Datastore(root), IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    options = IngestOptions((str(corpus),), store=str(store), model=settings.model, holdout=0.0)
+    job = Job(memory=settings.memory)
+    root = ingest(options, job).store
+    build_index(Datastore(root), IndexOptions(), job)
 
 
 def filled(folder: Path, texts: list[Path], name: str = "") -> Path:

@@ -18,8 +18,7 @@ from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.neighbours import Float32, Int64
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts, gather_texts
 from knnstore.windows import cut_windows
@@ -52,7 +51,7 @@ def keys_and_queries(settings: Settings, work: Path) -> tuple[Datastore, Float32
     rows = settings.size(settings.rows, quick=65_536, full=1_200_000)
     synthetic = settings.quick and settings.corpus is None
     store = make_store(work / "keys", rows, dimension=DIMENSION) if synthetic else text_store(settings, work, rows)
-    build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(), Job(memory=settings.memory))
     store = Datastore(store.root)
     return store, ClusteredKeys(DIMENSION).queries(2, count) if synthetic else text_keys(store, settings, count)
 

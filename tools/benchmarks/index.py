@@ -19,7 +19,7 @@ from benchmarks.measuring import Measured, Result, Settings, in_own_process, in_
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 DIMENSION = 64
 
@@ -73,7 +73,7 @@ class StageClock(Reporter):
 
 def knnstore_seconds(root: Path, memory: int) -> float:
     clock = StageClock()
-    build_index(Datastore(root), IndexOptions(memory=memory, overwrite=True), SerialRunner(), clock)
+    build_index(Datastore(root), IndexOptions(overwrite=True), Job(reporter=clock, memory=memory))
     return clock.seconds["fill"] + clock.seconds["merge"]
 
 

@@ -17,7 +17,7 @@ from knnstore.ingest import IngestOptions, ingest
 from knnstore.ingest.tasks import KeyTask, write_keys
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.keylayer import find_key_point
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job, SerialRunner
 from knnstore.windows import Windows, cut_windows
 
 Batches = list[tuple[Any, Any]]
@@ -57,7 +57,7 @@ def key_tasks(settings: Settings, work: Path, text: Path, dtype: str) -> list[Ke
     """The tasks that made the keys of a store of this text by the LM in ``dtype``."""
     runner = KeepingKeyTasks()
     store = str(work / f"keys-{dtype}")
-    ingest(IngestOptions(corpus=(str(text),), store=store, model=settings.model, dtype=dtype, workers=0), runner)
+    ingest(IngestOptions(corpus=(str(text),), store=store, model=settings.model, dtype=dtype), Job(runner))
     return runner.kept
 
 

@@ -39,8 +39,7 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.neighbours import Float32
 from knnstore.planning import LOOKUP_RERANK
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 
 NEIGHBOURS, NPROBE = (8, 64, 1024), 32
 COLUMNS = ("keys", "d", "k", "contestant", "state", "median ms", "p95 ms", "÷ faiss on disk", "read MB")
@@ -71,7 +70,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 def _made(settings: Settings, work: Path, rows: int, dimension: int) -> Datastore:
     store = make_store(work / f"keys-{rows}", rows, dimension=dimension)
-    build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(), Job(memory=settings.memory))
     return Datastore(store.root)
 
 

@@ -17,7 +17,7 @@ from knnstore.ingest.tasks import KeyTask, write_keys
 from knnstore.lm.forward import padded_ids
 from knnstore.lm.loading import DTYPES
 from knnstore.lm.spec import resolve_model
-from knnstore.scheduling import SerialRunner, Task
+from knnstore.scheduling import Job, SerialRunner, Task
 from knnstore.windows import Windows
 
 BATCH_TOKENS = 4096  # a forward pass on a CPU, as in ingest and score
@@ -59,7 +59,7 @@ class KeepingKeyTasks(SerialRunner):
 
 def ingested(settings: Settings, text: Path, store: Path, **options: Any) -> Datastore:
     """The store of a text, made in this process."""
-    ingest(IngestOptions(corpus=(str(text),), store=str(store), model=settings.model, **options), SerialRunner())
+    ingest(IngestOptions(corpus=(str(text),), store=str(store), model=settings.model, **options), Job())
     return Datastore(store.with_name(f"{store.name}.knnstore"))
 
 

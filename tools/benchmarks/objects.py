@@ -22,8 +22,7 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.files.objects import cache, service
 from knnstore.ingest import IngestOptions, ingest
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score import ScoreOptions, score
 
 _CHUNK_ROWS = 1024
@@ -74,9 +73,9 @@ def stage_of(stage: str, store: str, text: Path, settings: Settings) -> Callable
     root = store_path(store)
     if stage == "ingest":
         options = IngestOptions(corpus=(str(text),), store=store, model=settings.model, chunk_rows=_CHUNK_ROWS)
-        return lambda: ingest(options, SerialRunner())
+        return lambda: ingest(options, Job())
     if stage == "index":
-        return lambda: build_index(Datastore(root), IndexOptions(nlist=64), SerialRunner(), Reporter())
+        return lambda: build_index(Datastore(root), IndexOptions(nlist=64), Job())
     return lambda: score(ScoreOptions(model=settings.model), Datastore(root))
 
 

@@ -28,7 +28,7 @@ from knnstore.datastore.sweeping import bytes_below
 from knnstore.errors import UsageError
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.sizes import format_size
 
 DIMENSION, K, NPROBE = 64, 1024, 32
@@ -98,7 +98,7 @@ def _moving(row: dict[str, Any]) -> float:
 
 def _measured(settings: Settings, work: Path, rows: int, queries: int) -> tuple[Any, ...]:
     store = make_store(work / f"keys-{rows}", rows, dimension=DIMENSION)
-    resources = dry_run(store, IndexOptions(memory=settings.memory)).resources
+    resources = dry_run(store, IndexOptions(), Job(memory=settings.memory)).resources
     store.close()
     built: Measured = in_own_process(build_costs, store.root, settings.memory)
     searched: Measured = in_own_process(search_cost, store.root, settings.memory, queries)
@@ -138,7 +138,7 @@ def build_costs(root: Path, memory: int) -> dict[str, float]:
     """CPU seconds of each stage and what else is to be known of a build; importable, for a process of its own."""
     start, clock = _resident(), CpuClock()
     clock.watched = lambda: bytes_below(root / "index")
-    report = build_index(Datastore(root), IndexOptions(memory=memory), SerialRunner(), clock)
+    report = build_index(Datastore(root), IndexOptions(), Job(reporter=clock, memory=memory))
     written = clock.bytes["merge"] / report.bytes  # runs and lists, by the lists
     return clock.seconds | {
         "lists": report.plan.nlist,

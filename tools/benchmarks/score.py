@@ -17,8 +17,7 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score import ScoreOptions, ScoreReport, score
 from knnstore.score.texts import gather_texts
 from knnstore.windows import cut_windows
@@ -61,7 +60,7 @@ def finished_store(settings: Settings, work: Path) -> Datastore:
         return Datastore(store_path(str(settings.store)))
     tokens = settings.size(settings.rows, quick=16_000, full=400_000)
     store = ingested(settings, text_folder(settings, work, tokens), work / "keys", holdout=0.1, workers=0)
-    build_index(store, IndexOptions(memory=settings.memory), SerialRunner(), Reporter())
+    build_index(store, IndexOptions(), Job(memory=settings.memory))
     return Datastore(store.root)
 
 

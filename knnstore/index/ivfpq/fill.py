@@ -23,6 +23,7 @@ from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import IndexFolder, SegmentReference, open_index
 from knnstore.neighbours import Int64
 from knnstore.records import from_json, to_json
+from knnstore.scheduling import Stage
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
@@ -55,14 +56,15 @@ class FillTask:
         return min(self.last * size, self.segment.rows) - self.first * size
 
 
-def fill_tasks(
+def fill_stage(
     store: Path, folder: IndexFolder, segment: Segment, reference: SegmentReference, *, run_chunks: int
-) -> list[FillTask]:
-    """The runs of a segment."""
-    return [
+) -> Stage[FillTask]:
+    """The stage that writes the runs of a segment."""
+    tasks = [
         FillTask(str(store.absolute()), folder.name, reference, first, min(first + run_chunks, segment.chunks))
         for first in range(0, segment.chunks, run_chunks)
     ]
+    return Stage("fill", folder.run_commits(reference), tasks, fill_run)
 
 
 @dataclass(frozen=True, slots=True)

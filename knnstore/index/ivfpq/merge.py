@@ -21,6 +21,7 @@ from knnstore.index.ivfpq.cuts import Uint64, cut_list
 from knnstore.index.ivfpq.fill import list_order, shuffle_key
 from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
 from knnstore.neighbours import Int64
+from knnstore.scheduling import Stage
 from knnstore.wording import command
 
 OFFSETS = "offsets"
@@ -56,12 +57,13 @@ class MergeTask:
         return self.bounds[1] - self.bounds[0]
 
 
-def merge_tasks(
+def merge_stage(
     store: Path, folder: IndexFolder, reference: SegmentReference, runs: tuple[str, ...]
-) -> list[MergeTask]:
-    """The chunks of a segment."""
+) -> Stage[MergeTask]:
+    """The stage that merges the named runs into the chunks of a segment's lists."""
     chunks = range(-(-reference.rows // reference.chunk_rows))
-    return [MergeTask(str(store.absolute()), folder.name, reference, runs, chunk) for chunk in chunks]
+    tasks = [MergeTask(str(store.absolute()), folder.name, reference, runs, chunk) for chunk in chunks]
+    return Stage("merge", folder.list_commits(reference), tasks, merge_chunk)
 
 
 def array_forms(

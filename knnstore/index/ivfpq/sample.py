@@ -20,6 +20,7 @@ from knnstore.index.ivfpq.train import Sample
 from knnstore.index.plan import IndexFolder, IndexPlan, open_index
 from knnstore.neighbours import Int64
 from knnstore.records import fingerprint
+from knnstore.scheduling import Stage
 
 _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
@@ -48,19 +49,20 @@ class SampleTask:
         return len(self.wanted)
 
 
-def sample_tasks(store: Datastore, folder: IndexFolder) -> list[SampleTask]:
-    """The parts of the sample of a plan, in order: whole chunks' shares of it."""
+def sample_stage(store: Datastore, folder: IndexFolder) -> Stage[SampleTask]:
+    """The stage that gathers the parts of the sample of a plan, in order: whole chunks' shares of it."""
     chosen = choose_rows(store, folder.plan.train_rows, folder.plan.seed)
     root = str(store.root.absolute())
     parts = [
         (segment, part) for segment, rows in zip(store.segments, chosen, strict=True) for part in _parts(segment, rows)
     ]
-    return [
+    tasks = [
         SampleTask(root, folder.name, segment.root.name, number, part) for number, (segment, part) in enumerate(parts)
     ]
+    return Stage("sample", _sample_commits(folder), tasks, gather_part)
 
 
-def sample_commits(folder: IndexFolder) -> CommitLog:
+def _sample_commits(folder: IndexFolder) -> CommitLog:
     """The records of the parts; they go when the parts go."""
     root = folder.runs(SAMPLE)
     return CommitLog(root / "commits", root, fingerprint(folder.plan))
@@ -73,7 +75,7 @@ def gather_part(task: SampleTask) -> int:
     keys = np.empty((task.rows, segment.dimension), segment.codec.stored)
     for places, found in segment.find_keys(task.wanted):
         keys[places] = found
-    log = sample_commits(open_index(store, task.index))
+    log = _sample_commits(open_index(store, task.index))
     file = log.root / task.name
     with replacing_together([file]) as (opened,):
         opened.write(keys.data)
@@ -83,7 +85,7 @@ def gather_part(task: SampleTask) -> int:
 
 def load_sample(store: Datastore, folder: IndexFolder, parts: int, advance: Callable[[int], None]) -> Sample:
     """The sample whose parts are written; ``advance`` is told of keys. Raises CorruptStoreError for a damaged part."""
-    segments, log = store.segments, sample_commits(folder)
+    segments, log = store.segments, _sample_commits(folder)
     names = [segment.root.name for segment in segments]
     stored = np.empty((folder.plan.train_rows, segments[0].dimension), segments[0].codec.stored)
     counts, filled = np.zeros(len(segments), np.int64), 0
