@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
     {"attachment", "repair", "living", "info", "exchange"},
     {"attribution"},
     {"generation"},
+    {"operations"},
     {"api"},
     {"evaluation"},
     {"demo_corpus"},

@@ -1,14 +1,14 @@
 """``knnstore compact``."""
 
+from typing import Any
+
 import click
 
 from knnstore.cli.options import (
-    Workers,
     print_result,
     reporter_for,
     shared_options,
     store_option,
-    store_root,
     workers_options,
 )
 
@@ -28,33 +28,14 @@ from knnstore.cli.options import (
 @click.option("--dry-run", is_flag=True, help="Report what would be done and exit.")
 @workers_options
 @shared_options
-def compact(
-    as_json: bool,
-    quiet: bool,
-    *,
-    memory: int,
-    store: str | None,
-    auto: bool,
-    most_segments: int,
-    dry_run: bool,
-    workers: Workers,
-) -> None:
+def compact(as_json: bool, quiet: bool, **options: Any) -> None:
     """Merge segments and delete removed documents from disk.
 
     Needs no LM and no training: keys, codes and lists are copied in bounded memory. Run it again after an interruption
     to resume. Afterwards the store can no longer be restored to an earlier state.
     """
     from knnstore.cli.report.living import compact_text
-    from knnstore.datastore.store import Datastore
-    from knnstore.living.compact import CompactOptions, plan_compaction
-    from knnstore.living.compact import compact as run
+    from knnstore.operations.compact import compact as run
 
-    root = store_root(store)
-    options = CompactOptions(auto=auto, most_segments=most_segments)
-    if dry_run:
-        planned = plan_compaction(Datastore(root), options)
-        print_result(as_json, planned, compact_text(planned, planned=True))
-        return
-    with workers.job(memory, reporter_for(quiet)) as job:
-        report = run(root, options, job)
-    print_result(as_json, report, compact_text(report))
+    report = run(**options, reporter=reporter_for(quiet))
+    print_result(as_json, report, compact_text(report, planned=options["dry_run"]))

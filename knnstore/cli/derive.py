@@ -1,11 +1,11 @@
 """``knnstore merge`` and ``knnstore subset``."""
 
+from typing import Any
+
 import click
 
 from knnstore.cli.options import (
-    Workers,
     complete_store,
-    open_store,
     print_result,
     reporter_for,
     shared_options,
@@ -23,20 +23,15 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Discard the new sto
 @store_cache_option
 @workers_options
 @shared_options
-def merge(
-    as_json: bool, quiet: bool, *, memory: int, stores: tuple[str, ...], into: str, overwrite: bool, workers: Workers
-) -> None:
+def merge(as_json: bool, quiet: bool, **options: Any) -> None:
     """Merge stores of the same LM into one.
 
     The LM isn't run. A text that several stores hold is kept once.
     """
     from knnstore.cli.report.living import derive_text
-    from knnstore.datastore.store import store_path
-    from knnstore.living.deriving import merge as run
+    from knnstore.operations.merge import merge as run
 
-    opened = [open_store(store) for store in stores]
-    with workers.job(memory, reporter_for(quiet)) as job:
-        report = run(opened, store_path(into), job, overwrite=overwrite)
+    report = run(**options, reporter=reporter_for(quiet))
     print_result(as_json, report, derive_text(report))
 
 
@@ -54,29 +49,14 @@ def merge(
 @store_cache_option
 @workers_options
 @shared_options
-def subset(
-    as_json: bool,
-    quiet: bool,
-    *,
-    memory: int,
-    store: str | None,
-    into: str,
-    sample: str | None,
-    documents: tuple[str, ...],
-    overwrite: bool,
-    workers: Workers,
-) -> None:
+def subset(as_json: bool, quiet: bool, **options: Any) -> None:
     """Make a store from some of another store's documents.
 
     The LM isn't run. A larger sample contains every document of a smaller one, and all held-out documents are included.
     To compare sizes without making stores, use 'knnstore score --only'.
     """
     from knnstore.cli.report.living import derive_text
-    from knnstore.datastore.selection import parse_share
-    from knnstore.datastore.store import store_path
-    from knnstore.living.deriving import subset as run
+    from knnstore.operations.subset import subset as run
 
-    opened, share = open_store(store), parse_share(sample, "sample") if sample else None
-    with workers.job(memory, reporter_for(quiet)) as job:
-        report = run(opened, store_path(into), job, share=share, documents=documents, overwrite=overwrite)
+    report = run(**options, reporter=reporter_for(quiet))
     print_result(as_json, report, derive_text(report))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import OutputFolder, complete_store, open_store, print_result, reporter_for, store_option
+from knnstore.cli.options import OutputFolder, complete_store, print_result, reporter_for, store_option
 
 _FILE = click.Path(path_type=Path)
 
@@ -16,13 +16,12 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--vals",
-    "values",
     type=_FILE,
     required=True,
     metavar="FILE",
     help="File of values: raw int16, int32 or int64 token ids.",
 )
-@click.option("--dim", "dimension", type=int, help="Dimension of a key. Default: from the file names or config.json.")
+@click.option("--dim", type=int, help="Dimension of a key. Default: from the file names or config.json.")
 @click.option("--rows", type=int, help="Number of rows written, if the files are longer. Default: all.")
 @click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Type of the keys. Default: detected.")
 @click.option(
@@ -61,12 +60,9 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
     Run it again after an interruption to resume.
     """
     from knnstore.cli.report.exchange import import_text
-    from knnstore.exchange.importing import ImportOptions, import_memmaps
-    from knnstore.exchange.rawfile import Form
-    from knnstore.scheduling import Job
+    from knnstore.operations.import_ import import_ as run
 
-    form = Form(*(options.pop(name) for name in ("dimension", "rows", "key_type", "value_type")))
-    report = import_memmaps(ImportOptions(form=form, **options), Job(reporter=reporter_for(quiet)))
+    report = run(**options, reporter=reporter_for(quiet))
     print_result(as_json, report, import_text(report))
 
 
@@ -80,7 +76,7 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
     help="memmap: raw keys and values; parquet: a table of both; faiss: the index.",
 )
 @click.option(
-    "--out", "folder", type=OutputFolder(), default=".", show_default=True, metavar="FOLDER", help="Folder to write to."
+    "--out", type=OutputFolder(), default=".", show_default=True, metavar="FOLDER", help="Folder to write to."
 )
 @click.option(
     "--key-type",
@@ -102,8 +98,7 @@ def import_command(as_json: bool, quiet: bool, **options: Any) -> None:
 def export(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
     """Export a store as memmaps or Parquet, or its index for faiss."""
     from knnstore.cli.report.exchange import export_text
-    from knnstore.exchange.exporting import ExportOptions
-    from knnstore.exchange.exporting import export as run
+    from knnstore.operations.export import export as run
 
-    report = run(open_store(store), ExportOptions(**options), reporter_for(quiet))
+    report = run(store, **options, reporter=reporter_for(quiet))
     print_result(as_json, report, export_text(report))

@@ -1,14 +1,11 @@
 """``knnstore index``."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
 
 from knnstore.cli.options import (
     cluster_options,
-    find_cluster,
-    open_store,
     print_result,
     reporter_for,
     shared_options,
@@ -42,18 +39,11 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
 
     Run it again after an interruption to resume.
     """
-    from knnstore.build import IndexOptions, build_index, dry_run
+    from knnstore.build import DryRun
     from knnstore.cli.report.index import index_text
-    from knnstore.scheduling import Job, local_runner
+    from knnstore.operations.index import index as run
+    from knnstore.operations.shared import find_store
 
-    opened, reporter = open_store(store), reporter_for(quiet)
-    workers, memory, only_say = options.pop("workers"), options.pop("memory"), options.pop("dry_run")
-    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
-    settings, job = IndexOptions(**options), Job(reporter=reporter, memory=memory, workers=workers or 0)
-    if only_say:
-        planned = dry_run(opened, settings, job)
-        print_result(as_json, planned, "\n".join(planned.sentences))
-        return
-    with cluster.runner(memory, reporter) if cluster else local_runner(job.workers) as runner:
-        report = build_index(opened, settings, replace(job, runner=runner))
-    print_result(as_json, report, index_text(report, opened.root))
+    report = run(store, **options, reporter=reporter_for(quiet))
+    text = "\n".join(report.sentences) if isinstance(report, DryRun) else index_text(report, find_store(store))
+    print_result(as_json, report, text)

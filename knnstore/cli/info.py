@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from knnstore.cli.options import complete_store, print_result, store_option, store_root
+from knnstore.cli.options import complete_store, print_result, store_option
 from knnstore.cli.output import show, show_json
 
 
@@ -18,11 +18,11 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
     Reads only records and file sizes, so it answers at once for a store of any size.
     """
     from knnstore.cli.report.info import info_text
-    from knnstore.info import describe_store
+    from knnstore.operations.info import info as run
 
     if name and store:
         raise click.UsageError(f"{name!r} and --store {store!r} both name a store: give only one")
-    described = describe_store(store_root(name or store))
+    described = run(name or store)
     print_result(as_json, described, info_text(described))
 
 
@@ -32,10 +32,10 @@ def info(name: str | None, store: str | None, as_json: bool) -> None:
 def stores(folder: Path, as_json: bool) -> None:
     """List the stores in a folder (default: the current one)."""
     from knnstore.cli.report.info import stores_text
-    from knnstore.info import list_stores
+    from knnstore.operations.stores import stores as run
     from knnstore.records import to_json
 
-    summaries = list_stores(folder)
+    summaries = run(folder)
     if as_json:
         show_json([to_json(store) | {"path": str(store.path)} for store in summaries])
     else:

@@ -1,6 +1,5 @@
 """``knnstore ingest``."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -8,7 +7,6 @@ import click
 from knnstore.cli.options import (
     cluster_options,
     complete_store,
-    find_cluster,
     lm_options,
     pair_options,
     print_result,
@@ -82,18 +80,7 @@ def ingest(as_json: bool, quiet: bool, corpus: tuple[str, ...], more: tuple[str,
     records of --corpus: .tsv (two columns), .jsonl or .parquet with the named fields.
     """
     from knnstore.cli.report.ingest import ingest_text
-    from knnstore.ingest import IngestOptions, check_memory_first, choose_workers
-    from knnstore.ingest import ingest as run
-    from knnstore.scheduling import Job, available_cores, local_runner, visible_gpus
+    from knnstore.operations.ingest import ingest as run
 
-    workers, memory, reporter = options.pop("workers"), options.pop("memory"), reporter_for(quiet)
-    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), workers)
-    settings = IngestOptions(corpus=(*corpus, *more), **options)
-    gpus = visible_gpus() if settings.device in ("auto", "cuda") else ()
-    if workers is None and cluster is None:
-        workers = len(gpus) or choose_workers(settings, memory, available_cores())
-    job = Job(reporter=reporter, memory=memory, workers=workers or 0)
-    check_memory_first(settings, job)
-    with cluster.runner(memory, reporter) if cluster else local_runner(job.workers, gpus) as runner:
-        report = run(settings, replace(job, runner=runner))
+    report = run((*corpus, *more), **options, reporter=reporter_for(quiet))
     print_result(as_json, report, ingest_text(report))

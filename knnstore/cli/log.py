@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import json_option, print_result, store_option, store_root
+from knnstore.cli.options import json_option, print_result, store_option
 
 
 @click.command()
@@ -11,9 +11,9 @@ from knnstore.cli.options import json_option, print_result, store_option, store_
 def log(as_json: bool, store: str | None) -> None:
     """List the changes to a store: who, when and what."""
     from knnstore.cli.report.living import log_text
-    from knnstore.datastore.history import load_history
+    from knnstore.operations.log import log as run
 
-    history = load_history(store_root(store))
+    history = run(store)
     print_result(as_json, history, log_text(history))
 
 
@@ -32,7 +32,7 @@ def restore(as_json: bool, store: str | None, state: int | None) -> None:
     --state.
     """
     from knnstore.cli.report.living import restore_text
-    from knnstore.living.restore import restore as run
+    from knnstore.operations.restore import restore as run
 
-    report = run(store_root(store), state)
+    report = run(store, state=state)
     print_result(as_json, report, restore_text(report))

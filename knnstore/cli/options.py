@@ -1,10 +1,7 @@
 """Options, and ways to print a result, that several commands share."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +12,7 @@ from knnstore.progress import Reporter, TerminalReporter
 from knnstore.sizes import parse_size
 
 if TYPE_CHECKING:
-    from knnstore.datastore.store import Datastore
-    from knnstore.scheduling import Job, Runner
+    pass
 
 if TYPE_CHECKING:
     from click import ParamType
@@ -251,80 +247,12 @@ def cluster_options(command: Command) -> Command:
     return command
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The Dask cluster that a command joins."""
-
-    address: str | None
-    scheduler_file: str | None
-
-    def runner(self, memory: int, reporter: Reporter) -> "AbstractContextManager[Runner]":
-        """Return a runner on the cluster's workers, of ``memory`` bytes each."""
-        from knnstore.scheduling import cluster_runner
-
-        return cluster_runner(self.address, self.scheduler_file, memory=memory, say=reporter.say)
-
-
-def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int | None) -> Cluster | None:
-    """Return the cluster named by the options or by Dask's configuration; None for this machine."""
-    from knnstore.scheduling import scheduler_address
-
-    if (scheduler or scheduler_file) and workers is not None:
-        raise click.UsageError(
-            "--workers starts workers on this machine and --scheduler uses a cluster's: give only one."
-        )
-    if scheduler and scheduler_file:
-        raise click.UsageError("--scheduler and --scheduler-file both name a cluster: give only one.")
-    if workers is not None:
-        return None
-    address = None if scheduler_file else scheduler_address(scheduler)
-    return Cluster(address, scheduler_file) if address or scheduler_file else None
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """Where a command's tasks run: on a cluster, on ``count`` workers of this machine, or in this process."""
-
-    count: int
-    cluster: Cluster | None
-
-    @contextmanager
-    def job(self, memory: int, reporter: Reporter) -> "Iterator[Job]":
-        """Provide a job that runs tasks there; ``memory`` is in bytes."""
-        from knnstore.scheduling import Job, local_runner
-
-        with self.cluster.runner(memory, reporter) if self.cluster else local_runner(self.count) as runner:
-            yield Job(runner, reporter, memory, self.count)
-
-
 def workers_options(command: Command) -> Command:
-    """Add ``--workers``, ``--scheduler`` and ``--scheduler-file``, passed to the command as one ``Workers``."""
-
-    @wraps(command)
-    def chosen(
-        *arguments: Any, workers: int | None, scheduler: str | None, scheduler_file: str | None, **rest: Any
-    ) -> Any:
-        cluster = find_cluster(scheduler, scheduler_file, workers)
-        return command(*arguments, workers=Workers(workers or 0, cluster), **rest)
-
+    """Add ``--workers`` and the options of a Dask cluster."""
     option = click.option(
         "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
     )
-    return cluster_options(option(chosen))  # type: ignore[return-value]
-
-
-def store_root(store: str | None) -> Path:
-    """Return the folder of the store with that name or path; by default of the only one in this folder."""
-    from knnstore.datastore.store import only_store, store_path
-
-    return store_path(store) if store else only_store(Path())
-
-
-def open_store(store: str | None) -> "Datastore":
-    """Open the store with that name or path; by default the only one in this folder."""
-    from knnstore.datastore.store import Datastore
-
-    return Datastore(store_root(store))
+    return cluster_options(option(command))
 
 
 def reporter_for(quiet: bool) -> Reporter:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, selection_options, shared_options, store_option, store_root
+from knnstore.cli.options import print_result, reporter_for, selection_options, shared_options, store_option
 
 
 @click.command()
@@ -23,19 +23,23 @@ from knnstore.cli.options import print_result, reporter_for, selection_options, 
 )
 @shared_options
 @click.pass_context
-def repair(context: click.Context, /, as_json: bool, quiet: bool, workers: int, memory: int, **options: Any) -> None:
+def repair(
+    context: click.Context,
+    /,
+    as_json: bool,
+    quiet: bool,
+    corpus: tuple[str, ...],
+    more: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Rebuild what 'knnstore verify' finds damaged.
 
     Keys and values are taken from the index's copy of the same rows, else computed from the corpus by the LM; the index
     is rebuilt from the keys. Whatever can't be rebuilt is listed, with exit code 1.
     """
     from knnstore.cli.report.repair import repair_text
-    from knnstore.repair import RepairOptions
-    from knnstore.repair import repair as run
-    from knnstore.scheduling import Job, local_runner
+    from knnstore.operations.repair import repair as run
 
-    root, corpus = store_root(options.pop("store")), (*options.pop("corpus"), *options.pop("more"))
-    with local_runner(workers) as runner:
-        report = run(root, RepairOptions(corpus=corpus, **options), Job(runner, reporter_for(quiet), memory, workers))
+    report = run(corpus=(*corpus, *more), **options, reporter=reporter_for(quiet))
     print_result(as_json, report, repair_text(report))
     context.exit(1 if report.left else 0)

@@ -7,9 +7,7 @@ import click
 from knnstore.cli.options import (
     OutputFile,
     cluster_options,
-    find_cluster,
     lm_options,
-    open_store,
     pair_options,
     reporter_for,
     shared_options,
@@ -68,20 +66,11 @@ def score(as_json: bool, quiet: bool, text: tuple[str, ...], more: tuple[str, ..
     of the targets given their sources, from --source and --target or from pairs in the files of --text.
     """
     from knnstore.cli.report.score import score_text
-    from knnstore.score import ScoreOptions
-    from knnstore.score import score as run
+    from knnstore.operations.score import score as run
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")
-    names, reporter = options.pop("store"), reporter_for(quiet)
-    store, *beside = (open_store(name) for name in names or [None])
-    cluster = find_cluster(options.pop("scheduler"), options.pop("scheduler_file"), None)
-    settings = ScoreOptions(text=(*text, *more), **options)
-    if cluster is None:
-        report = run(settings, store, reporter, beside=beside)
-    else:
-        with cluster.runner(settings.memory, reporter) as runner:
-            report = run(settings, store, reporter, runner, beside=beside)
+    report = run(options.pop("store"), text=(*text, *more), **options, reporter=reporter_for(quiet))
     if options["report"]:
         from knnstore.cli.report.page import write_page
 

@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import open_store, print_result, reporter_for, shared_options, store_option
+from knnstore.cli.options import print_result, reporter_for, shared_options, store_option
 
 
 @click.command()
@@ -16,9 +16,8 @@ def suffixes(as_json: bool, quiet: bool, memory: int, store: str | None) -> None
     it again after an interruption to resume.
     """
     from knnstore.cli.report.suffixes import suffixes_text
-    from knnstore.scheduling import Job
-    from knnstore.suffixes.build import build_suffixes
+    from knnstore.operations.shared import find_store
+    from knnstore.operations.suffixes import suffixes as run
 
-    opened = open_store(store)
-    report = build_suffixes(opened, Job(reporter=reporter_for(quiet), memory=memory))
-    print_result(as_json, report, suffixes_text(report, opened.root))
+    report = run(store, memory=memory, reporter=reporter_for(quiet))
+    print_result(as_json, report, suffixes_text(report, find_store(store)))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import complete_store, open_store, reporter_for, store_cache_option
+from knnstore.cli.options import complete_store, reporter_for, store_cache_option
 from knnstore.cli.output import show, show_json
 
 
@@ -25,18 +25,16 @@ from knnstore.cli.output import show, show_json
 @click.option("--dry-run", is_flag=True, help="Print the result without storing it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print only the result and errors.")
-def tune(file: str, store: str | None, as_json: bool, quiet: bool, dry_run: bool, **options: Any) -> None:
+def tune(file: str, store: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Find the best mixture from saved neighbours and store it.
 
     'knnstore score --save-neighbours FILE' writes FILE; neither the LM nor a search is run. 'knnstore score' uses the
     stored mixture by default.
     """
     from knnstore.cli.report.tune import tune_json, tune_text
-    from knnstore.score import SavedNeighbours, ScoreOptions
-    from knnstore.score import tune as run
+    from knnstore.operations.tune import tune as run
 
-    saved = SavedNeighbours(file)
-    report = run(saved, open_store(store), ScoreOptions(**options), reporter_for(quiet), keep=not dry_run)
+    report = run(file, store, **options, reporter=reporter_for(quiet))
     if as_json:
         show_json(tune_json(report))
     else:

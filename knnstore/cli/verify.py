@@ -2,7 +2,7 @@
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, store_option, store_root
+from knnstore.cli.options import print_result, reporter_for, store_option
 
 
 @click.command()
@@ -16,8 +16,8 @@ def verify(context: click.Context, store: str | None, as_json: bool, quiet: bool
     Lists each damaged file with its rows and whether it can be rebuilt. Exit code 1 if anything is damaged.
     """
     from knnstore.cli.report.verify import verify_text
-    from knnstore.verify import verify as run
+    from knnstore.operations.verify import verify as run
 
-    report = run(store_root(store), reporter_for(quiet))
+    report = run(store, reporter=reporter_for(quiet))
     print_result(as_json, report, verify_text(report))
     context.exit(0 if report.intact else 1)

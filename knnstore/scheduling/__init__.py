@@ -5,7 +5,7 @@ may run twice, even at the same time. A task, the function that runs it and its 
 Only this package imports dask, and only if a cluster is used.
 """
 
-from knnstore.scheduling.clusters import cluster_runner, local_runner, scheduler_address
+from knnstore.scheduling.clusters import Cluster, cluster_runner, find_cluster, local_runner, open_job
 from knnstore.scheduling.job import Job
 from knnstore.scheduling.machine import available_cores, visible_gpus
 from knnstore.scheduling.runner import Result, Runner, SerialRunner, Task
@@ -13,6 +13,7 @@ from knnstore.scheduling.stage import Stage
 from knnstore.scheduling.worker import kept
 
 __all__ = [
+    "Cluster",
     "Job",
     "Result",
     "Runner",
@@ -21,8 +22,9 @@ __all__ = [
     "Task",
     "available_cores",
     "cluster_runner",
+    "find_cluster",
     "kept",
     "local_runner",
-    "scheduler_address",
+    "open_job",
     "visible_gpus",
 ]

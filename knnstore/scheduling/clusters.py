@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from knnstore.errors import ResourceError, UsageError
+from knnstore.scheduling.job import Job
 from knnstore.scheduling.machine import available_cores
 from knnstore.scheduling.runner import Runner, SerialRunner
 from knnstore.scheduling.worker import Terms, library_versions
@@ -98,11 +100,44 @@ def _muted(*names: str) -> Iterator[None]:
             logger.disabled = False
 
 
-def scheduler_address(given: str | None) -> str | None:
-    """Return the scheduler to join: ``given``, else that of Dask's configuration or ``DASK_SCHEDULER_ADDRESS``."""
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Dask cluster to join, by the address of its scheduler or by the file that the scheduler wrote."""
+
+    address: str | None
+    scheduler_file: str | None
+
+
+def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int | None) -> Cluster | None:
+    """Return the cluster that is named, else that of Dask's configuration; None for this machine.
+
+    ``workers``: processes of this machine to start instead. Raises UsageError if more than one place is named.
+    """
+    if (scheduler or scheduler_file) and workers is not None:
+        raise UsageError(
+            f"{option('workers')} starts workers on this machine and {option('scheduler')} uses a cluster's: "
+            "give only one"
+        )
+    if scheduler and scheduler_file:
+        raise UsageError(f"{option('scheduler')} and {option('scheduler_file')} both name a cluster: give only one")
+    if workers is not None:
+        return None
     import dask  # noqa: PLC0415
 
-    return given or dask.config.get("scheduler-address", None)
+    address = None if scheduler_file else scheduler or dask.config.get("scheduler-address", None)
+    return Cluster(address, scheduler_file) if address or scheduler_file else None
+
+
+@contextmanager
+def open_job(job: Job, cluster: Cluster | None, gpus: Sequence[str] = ()) -> Iterator[Job]:
+    """Give ``job`` a runner: on the workers of ``cluster``, else on its number of processes of this machine."""
+    if cluster is None:
+        running = local_runner(job.workers, gpus)
+    else:
+        say = job.reporter.say
+        running = cluster_runner(cluster.address, cluster.scheduler_file, memory=job.memory, say=say)
+    with running as runner:
+        yield replace(job, runner=runner)
 
 
 @contextmanager

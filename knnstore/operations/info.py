@@ -1,0 +1,9 @@
+"""``knnstore info``."""
+
+from knnstore.info import StoreInfo, describe_store
+from knnstore.operations.shared import StoreName, find_store
+
+
+def info(store: StoreName = None) -> StoreInfo:
+    """Describe a store: model, size, index, recall and health."""
+    return describe_store(find_store(store))

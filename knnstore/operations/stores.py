@@ -1,0 +1,10 @@
+"""``knnstore stores``."""
+
+from pathlib import Path
+
+from knnstore.info import StoreSummary, list_stores
+
+
+def stores(folder: str | Path = ".") -> list[StoreSummary]:
+    """List the stores in a folder."""
+    return list_stores(Path(folder))
