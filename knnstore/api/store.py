@@ -2,16 +2,17 @@
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from knnstore.attachment import Joined, Search, adopted_model, choose_mixture
 from knnstore.attribution import Attribution, attribute_texts
-from knnstore.datastore.store import Datastore, only_store, store_path
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import MismatchWarning, UsageError
 from knnstore.generation import Generation
@@ -20,11 +21,29 @@ from knnstore.lm.sources import SourceBatch
 from knnstore.lm.spec import default_model
 from knnstore.lm.streaming import Sampling
 from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.operations.compact import compact
+from knnstore.operations.export import export
+from knnstore.operations.index import index
+from knnstore.operations.info import info
+from knnstore.operations.log import log
+from knnstore.operations.remove import remove
+from knnstore.operations.repair import repair
+from knnstore.operations.restore import restore
+from knnstore.operations.score import score as score_operation
+from knnstore.operations.shared import StoreName, open_store
+from knnstore.operations.subset import subset
+from knnstore.operations.suffixes import suffixes
+from knnstore.operations.tune import tune as tune_operation
+from knnstore.operations.verify import verify
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store
+from knnstore.score import ScoreReport, TuneReport
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import gather_texts, texts_of
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,24 @@ class Neighbour:
     def context(self) -> str:
         """Return the text before that token."""
         return self.passage.before
+
+
+def _method(
+    operation: Callable[Concatenate[StoreName, Given], Result], *, changes: bool = False
+) -> "Callable[Concatenate[Store, Given], Result]":
+    """Return an operation as a method. One that ``changes`` the store leaves it open in its new state."""
+
+    @wraps(operation)
+    def method(store: "Store", /, *arguments: Given.args, **options: Given.kwargs) -> Result:
+        if not changes:
+            return operation(store.datastore.root, *arguments, **options)
+        store.close()
+        try:
+            return operation(store.datastore.root, *arguments, **options)
+        finally:
+            store.reopen()
+
+    return method
 
 
 class Store:
@@ -83,6 +120,29 @@ class Store:
         self._searches: dict[tuple[int | None, bool], Search] = {}
         self._opening = threading.Lock()
 
+    compact = _method(compact, changes=True)
+    export = _method(export)
+    index = _method(index, changes=True)
+    info = _method(info)
+    log = _method(log)
+    remove = _method(remove, changes=True)
+    repair = _method(repair, changes=True)
+    restore = _method(restore, changes=True)
+    subset = _method(subset)
+    suffixes = _method(suffixes)
+    verify = _method(verify)
+
+    def score(self, **options: Any) -> ScoreReport:
+        """Measure the perplexity of a text with and without the store; see ``knnstore.score``."""
+        if not (self._model is None or isinstance(self._model, str | Path)):
+            raise UsageError("score loads the LM itself: open the store with its name, not with a model in memory")
+        lm = {"model": self._model, "device": self._device, "dtype": self._dtype}
+        return score_operation(self.datastore.root, **lm | {"allow_mismatch": self._allow is not None} | options)
+
+    def tune(self, file: str | Path, **options: Any) -> TuneReport:
+        """Find the best mixture from saved neighbours and store it; see ``knnstore.tune``."""
+        return tune_operation(file, self.datastore.root, **options)
+
     @property
     def name(self) -> str:
         """Return the name of the store, without the suffix."""
@@ -96,6 +156,14 @@ class Store:
     def close(self) -> None:
         """Close the store, so that writers may remove the files of this state once it is replaced."""
         self.datastore.close()
+
+    def reopen(self) -> None:
+        """Read the present state of the store, which other programs may have changed, too."""
+        with self._opening:
+            self.datastore.close()
+            self.datastore = Datastore(self.datastore.root)
+            self._searches.clear()
+            vars(self).pop("passages", None)
 
     def __enter__(self) -> "Store":
         return self
@@ -271,8 +339,7 @@ def open(
 
     Raises StoreNotFoundError, UnfinishedError or CorruptStoreError.
     """
-    root = only_store(Path()) if store is None else store_path(str(store))
-    return Store(Datastore(root), model, tokenizer, device=device, dtype=dtype, allow_mismatch=allow_mismatch)
+    return Store(open_store(store), model, tokenizer, device=device, dtype=dtype, allow_mismatch=allow_mismatch)
 
 
 def warn_of_mismatch(message: str) -> None:
