@@ -7,7 +7,6 @@ import threading
 import time
 from itertools import count, pairwise
 
-import click
 import cluster_jobs as jobs
 import dask
 import pytest
@@ -15,13 +14,13 @@ from distributed import Client, LocalCluster
 from distributed.nanny import WorkerProcess
 from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 
-from knnstore.cli.options import Cluster, find_cluster
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
 from knnstore.scheduling import (
-    available_cores,
+    Cluster,
     cluster_runner,
     clusters,
     dask_runner,
+    find_cluster,
     local_runner,
     visible_gpus,
     worker,
@@ -282,7 +281,7 @@ def test_the_cluster_is_the_one_named_else_that_of_dask_s_configuration():
 
 @pytest.mark.parametrize("workers", [None, 2])
 def test_two_places_to_work_in_are_one_too_many(workers):
-    with pytest.raises(click.UsageError, match="--scheduler"):
+    with pytest.raises(UsageError, match="scheduler="):
         find_cluster("tcp://a:1", "file.json" if workers is None else None, workers)
 
 
