@@ -7,8 +7,9 @@ from knnstore.living.compact import CompactOptions, CompactReport
 from knnstore.living.compact import compact as compact_store
 from knnstore.living.remove import RemoveReport, plan_removal
 from knnstore.living.remove import remove as remove_documents
-from knnstore.operations.shared import Many, StoreName, find_store, strings, working
+from knnstore.operations.shared import Many, StoreName, find_store, size, strings
 from knnstore.progress import Reporter
+from knnstore.scheduling import Job, find_cluster, open_job
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,13 @@ def remove(
     reporter: Reporter | None = None,
 ) -> Removal:
     """Remove documents from a store, so that no search finds them. ``now``: compact it, so that they leave the disk."""
+    cluster = find_cluster(scheduler, scheduler_file, workers)
     root, patterns = find_store(store), strings(document)
     if dry_run:
         return Removal(plan_removal(Datastore(root), patterns))
     removed = remove_documents(root, patterns, note)
     if not now:
         return Removal(removed)
-    with working(memory, reporter, workers, scheduler, scheduler_file) as job:
+    job = Job(reporter=reporter or Reporter(), memory=size(memory), workers=workers or 0)
+    with open_job(job, cluster) as job:
         return Removal(removed, compact_store(root, CompactOptions(), job))

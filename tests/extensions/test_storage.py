@@ -11,8 +11,7 @@ from knnstore.files import files_of, path_of
 from knnstore.ingest import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
-from knnstore.progress import Reporter
-from knnstore.scheduling import SerialRunner
+from knnstore.scheduling import Job
 from knnstore.score import ScoreOptions, score
 from knnstore.verify import verify
 
@@ -24,8 +23,8 @@ def test_a_store_in_another_kind_of_storage_is_that_of_a_disk_through_its_whole_
 ):
     monkeypatch.chdir(small_reference)
     root = path_of(f"memory://tests/{uuid.uuid4().hex}.knnstore")
-    ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128, store=str(root)), SerialRunner())
-    build_index(Datastore(root), IndexOptions(nlist=32, pq_bytes=8), SerialRunner(), Reporter())
+    ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128, store=str(root)), Job())
+    build_index(Datastore(root), IndexOptions(nlist=32, pq_bytes=8), Job())
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path, *_ in files_of(root).entries(root)}
     kept = {name: data for name, data in files.items() if name != ".lock" and "log/" not in name}
     assert kept == bytes_of(small_reference / "books.knnstore")
@@ -33,7 +32,7 @@ def test_a_store_in_another_kind_of_storage_is_that_of_a_disk_through_its_whole_
     assert score(ScoreOptions(k=100), Datastore(root)).to_json()["knn"] == local["knn"]
     gone = min(path.name for path in (small_reference / "books").iterdir())
     assert remove(root, [f"books/{gone}"]).documents
-    build_index(Datastore(root), IndexOptions(), SerialRunner(), Reporter())
-    assert compact(root, CompactOptions(), SerialRunner(), Reporter()).due
+    build_index(Datastore(root), IndexOptions(), Job())
+    assert compact(root, CompactOptions(), Job()).due
     assert verify(root).intact
     assert Datastore(root).rows < Datastore(small_reference / "books.knnstore").rows
