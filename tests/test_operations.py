@@ -71,10 +71,10 @@ def test_a_store_is_made_and_changed_without_the_command_line(tmp_path, monkeypa
         assert store.index(nlist=4).built
         assert store.search(store.key("the sea")[None], 1).rows.shape == (1, 1)
         before = len(store)
-        removal = store.remove(document="a.txt", note="as an example")
+        removal = store.remove(document="books/a.txt", note="as an example")
         assert before - len(store) == removal.removed.rows > 0
         assert store.restore().rows == len(store) == before
-        store.remove(document=["a.txt"], now=True)
+        store.remove(document=["books/a.txt"], now=True)
         assert [change.kind for change in store.log().changes][-1] == "compact"
         assert store.verify().intact
         assert store.info().live_rows == len(store)
