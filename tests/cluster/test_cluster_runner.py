@@ -17,6 +17,7 @@ from loopback import MOST_SECONDS, LoopbackCluster, wait_until
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UsageError
 from knnstore.scheduling import (
     Cluster,
+    available_cores,
     cluster_runner,
     clusters,
     dask_runner,
