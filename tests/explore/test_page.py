@@ -136,7 +136,7 @@ def test_a_prompt_is_written_on_and_every_token_says_what_it_owes(page):
     find(page, "#write")[0].click()
     wait(lambda: find(page, "#owed .choice"))
     assert read(page, "#written .prompt") == "The standard type"
-    assert len(find(page, "#written .tok.owed")) > 20
+    wait(lambda: len(find(page, "#written .tok.owed")) > 20)  # the text appears as it is written
     assert "from the store" in find(page, "#written .tok.owed")[0].get_attribute("title")
     assert "the LM" in read(page, "#owed")
 
