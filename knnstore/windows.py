@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from knnstore.errors import UsageError
+
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 Padding = Literal["longest", "ladder", "exact", "alone"]
@@ -20,6 +22,14 @@ PADDINGS: tuple[Padding, ...] = ("longest", "ladder", "exact", "alone")
 
 ROWS = 16
 """Positions per block of rows that CPU kernels compute identically anywhere in a matrix."""
+
+
+def require_window(context: int, stride: int, *, longest: int, model: str) -> None:
+    """Raise UsageError unless the LM takes windows of ``context`` positions, and ``stride`` of them can be scored."""
+    if not 0 < context <= longest:
+        raise UsageError.about("context", context, limit=longest, remedy=f"{model} takes 1 to {longest} positions")
+    if not 0 < stride <= context:
+        raise UsageError.about("stride", stride, f"is not between 1 and the context {context}", limit=context)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

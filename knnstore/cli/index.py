@@ -5,11 +5,11 @@ from typing import Any
 import click
 
 from knnstore.cli.options import (
-    cluster_options,
     print_result,
     reporter_for,
     shared_options,
     store_option,
+    workers_options,
 )
 
 
@@ -22,9 +22,6 @@ from knnstore.cli.options import (
 @click.option(
     "--nprobe", type=int, help="Lists searched per query, stored as default. Default: 32, more if they are short."
 )
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
-)
 @click.option("--overwrite", is_flag=True, help="Rebuild an existing index.")
 @click.option(
     "--drop-keys",
@@ -32,7 +29,7 @@ from knnstore.cli.options import (
     help="Keep only the copy of the keys in the lists, which halves the disk space.",
 )
 @click.option("--dry-run", is_flag=True, help="Report the plan, with time, memory and disk, and exit.")
-@cluster_options
+@workers_options
 @shared_options
 def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None:
     """Build the IVF-PQ index of a store.

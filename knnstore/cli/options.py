@@ -247,12 +247,14 @@ def cluster_options(command: Command) -> Command:
     return command
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
+)
+
+
 def workers_options(command: Command) -> Command:
     """Add ``--workers`` and the options of a Dask cluster."""
-    option = click.option(
-        "--workers", type=click.IntRange(0), help="Number of Dask worker processes. Default: 0, run in this process."
-    )
-    return cluster_options(option(command))
+    return cluster_options(workers_option(command))
 
 
 def reporter_for(quiet: bool) -> Reporter:

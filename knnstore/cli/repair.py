@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from knnstore.cli.options import print_result, reporter_for, selection_options, shared_options, store_option
+from knnstore.cli.options import (
+    print_result,
+    reporter_for,
+    selection_options,
+    shared_options,
+    store_option,
+    workers_option,
+)
 
 
 @click.command()
@@ -14,13 +21,7 @@ from knnstore.cli.options import print_result, reporter_for, selection_options, 
 @selection_options
 @click.option("--model", help="The LM that made the store. Default: $KNNSTORE_MODEL, else the shipped wiki-lm.")
 @click.option("--device", default="auto", show_default=True, help="Device of the LM: cpu, cuda, cuda:1 …")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Number of Dask worker processes; 0: run in this process.",
-)
+@workers_option
 @shared_options
 @click.pass_context
 def repair(

@@ -22,6 +22,7 @@ from knnstore.ingest.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
+from knnstore.windows import require_window
 from knnstore.wording import option
 
 _UNKNOWN = "unknown"
@@ -146,12 +147,8 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
             )
         model, layer = facts.identity, match.layer if match else facts.layer
         context, longest = options.context or facts.default_context, facts.longest_context
-    if not 0 < context <= longest:
-        remedy = f"{model.name} takes 1 to {longest} positions"
-        raise UsageError.about("context", context, limit=longest, remedy=remedy)
     stride = options.stride or max(1, context // 2)
-    if not 0 < stride <= context:
-        raise UsageError.about("stride", stride, f"is not between 1 and the context {context}", limit=context)
+    require_window(context, stride, longest=longest, model=model.name)
     files = [(array.path.name, array.path.stat().st_size, array.dtype) for array in (memmaps.keys, memmaps.values)]
     plan = SegmentPlan(
         model=model,

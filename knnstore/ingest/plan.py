@@ -19,6 +19,7 @@ from knnstore.lm.spec import LmFacts, default_model, weight_bytes
 from knnstore.records import LATER
 from knnstore.scheduling import Job
 from knnstore.sizes import format_need, format_size
+from knnstore.windows import require_window
 from knnstore.wording import option
 
 _LIBRARIES = ("knnstore", "torch", "transformers", "tokenizers", "numpy")
@@ -139,13 +140,8 @@ def segment_plan(options: IngestOptions, facts: LmFacts, sources: str) -> Segmen
     Raises UsageError for windows that the LM can't take.
     """
     context = options.context or facts.default_context
-    if not 0 < context <= facts.longest_context:
-        longest = facts.longest_context
-        remedy = f"{facts.identity.name} takes 1 to {longest} positions"
-        raise UsageError.about("context", context, limit=longest, remedy=remedy)
     stride = context if options.pairs else options.stride or max(1, context // 2)
-    if not 0 < stride <= context:
-        raise UsageError.about("stride", stride, f"is not between 1 and the context {context}", limit=context)
+    require_window(context, stride, longest=facts.longest_context, model=facts.identity.name)
     return SegmentPlan(
         model=facts.identity,
         key=KeyRecipe(facts.layer, facts.dimension, context, stride),

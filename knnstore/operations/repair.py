@@ -16,12 +16,12 @@ def repair(
     follow_links: bool = False,
     model: str | None = None,
     device: str = "auto",
-    workers: int = 0,
+    workers: int | None = None,
     memory: int | str = "4GB",
     reporter: Reporter | None = None,
 ) -> RepairReport:
     """Rebuild what ``verify`` finds damaged; ``left`` of the report lists what can't be rebuilt."""
     options = options_of(RepairOptions, locals())
     root = find_store(store)
-    with open_job(Job(reporter=reporter or Reporter(), memory=size(memory), workers=workers), None) as job:
+    with open_job(Job(reporter=reporter or Reporter(), memory=size(memory), workers=workers or 0), None) as job:
         return repair_store(root, options, job)

@@ -1,6 +1,7 @@
 """What to score, and how."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from knnstore.errors import UsageError
 from knnstore.wording import option
 
 DEFAULT_K = 1024
+_Range = tuple[str, Callable[[float], bool], int, str]
+_RANGES: tuple[_Range, ...] = (
+    ("k", lambda k: 1 <= k <= 2**16, 2**16, f"give a number of neighbours from 1 to {2**16}"),
+    ("lambda_", lambda weight: 0 <= weight < 1, 1, "the store's weight is at least 0 and below 1"),
+    ("temperature", lambda divisor: 0 < divisor < math.inf, 0, "give a finite number above 0"),
+    ("cache", lambda tokens: 0 <= tokens <= 2**20, 2**20, f"give a number of tokens from 0 to {2**20}"),
+    ("cache_temperature", lambda divisor: 0 < divisor < math.inf, 0, "give a finite number above 0"),
+    ("nprobe", lambda lists: lists >= 1, 1, "give at least 1"),
+)
+"""What an option has to be: its name, a test, the limit, and what to give instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,40 +77,25 @@ class ScoreOptions:
     allow_mismatch: bool = False
 
     def __post_init__(self) -> None:
-        if self.k is not None and not 1 <= self.k <= 2**16:
-            remedy = f"give a number of neighbours from 1 to {2**16}"
-            raise UsageError.about("k", self.k, limit=2**16, remedy=remedy)
-        if self.lambda_ is not None and not 0 <= self.lambda_ < 1:
-            remedy = "the store's weight is at least 0 and below 1"
-            raise UsageError.about("lambda_", self.lambda_, limit=1, remedy=remedy)
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise UsageError.about("temperature", self.temperature, limit=0, remedy="give a finite number above 0")
-        self._check_cache()
-        if self.nprobe is not None and self.nprobe < 1:
-            raise UsageError.about("nprobe", self.nprobe, limit=1, remedy="give at least 1")
-        if self.exact and (self.quantised or self.nprobe is not None):
-            raise UsageError(
-                f"{option('exact', True)} searches every key: it goes with neither {option('quantised', True)} nor "
-                f"{option('nprobe')}"
-            )
-
-    def _check_cache(self) -> None:
-        if self.cache < 0 or self.cache > 2**20:
-            remedy = f"give a number of tokens from 0 to {2**20}"
-            raise UsageError.about("cache", self.cache, limit=2**20, remedy=remedy)
+        for name, fits, limit, remedy in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise UsageError.about(name, value, limit=limit, remedy=remedy)
         if not self.cache and (self.cache_weight is not None or self.cache_temperature is not None):
             parts = f"{option('cache_weight')} and {option('cache_temperature')}"
             raise UsageError(f"{parts} go with {option('cache', 'TOKENS')}")
         if self.cache_weight is not None and not 0 <= self.cache_weight + (self.lambda_ or 0) < 1:
             remedy = "the cache and the store together weigh below 1"
             raise UsageError.about("cache_weight", self.cache_weight, limit=1, remedy=remedy)
-        if self.cache_temperature is not None and not 0 < self.cache_temperature < math.inf:
-            remedy = "give a finite number above 0"
-            raise UsageError.about("cache_temperature", self.cache_temperature, limit=0, remedy=remedy)
         if (self.tuned or self.adaptive) and self.given:
             whole = f"{option('tuned', True)} and {option('adaptive', True)}"
             parts = f"{option('k')}, {option('lambda_')}, {option('temperature')}"
             raise UsageError(f"{whole} go with none of {parts} and the cache's")
+        if self.exact and (self.quantised or self.nprobe is not None):
+            raise UsageError(
+                f"{option('exact', True)} searches every key: it goes with neither {option('quantised', True)} nor "
+                f"{option('nprobe')}"
+            )
 
     @property
     def given(self) -> bool:
