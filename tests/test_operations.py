@@ -8,13 +8,19 @@ import click
 import pytest
 
 import knnstore.api
-from knnstore.api import Store
+from knnstore.api import Sampling, Store
 from knnstore.cli import main
+from knnstore.score import ScoreOptions
 
-READS_TEXT = {"generate", "neighbours", "attribute"}  # methods of Store, which keeps the LM loaded
+# Methods of Store, which keeps the LM loaded, and where the rest of their options are given.
+READS_TEXT = {
+    "attribute": (Store.attribute, Store.joined, ScoreOptions),
+    "generate": (Store.generate, Store.joined, Sampling),
+    "neighbours": (Store.neighbours,),
+}
 FOR_PEOPLE = {"demo", "evaluate", "explore"}  # see the package's docstring
 # How a result is printed, a setting of the process, and further values of the option before it.
-OF_THE_COMMAND_LINE = {"json", "quiet", "store_cache", "more"}
+OF_THE_COMMAND_LINE = {"json", "quiet", "store_cache", "more", "explain"}
 OF_A_STORE = {"compact", "export", "index", "info", "log", "remove", "repair", "restore", "score", "subset", "suffixes"}
 
 
@@ -45,7 +51,7 @@ def operation_of(command: str):
     return getattr(importlib.import_module(f"knnstore.operations.{name}"), name)
 
 
-@pytest.mark.parametrize("command", sorted(main.commands.keys() - READS_TEXT - FOR_PEOPLE))
+@pytest.mark.parametrize("command", sorted(main.commands.keys() - READS_TEXT.keys() - FOR_PEOPLE))
 def test_a_command_is_a_function_with_its_names_and_defaults(command):
     operation = operation_of(command)
     parameters = inspect.signature(operation).parameters
@@ -54,7 +60,14 @@ def test_a_command_is_a_function_with_its_names_and_defaults(command):
     assert getattr(knnstore.api, operation.__name__) is operation
 
 
-@pytest.mark.parametrize("command", sorted(READS_TEXT | OF_A_STORE | {"tune", "verify"}))
+@pytest.mark.parametrize("command", READS_TEXT)
+def test_a_command_that_reads_text_is_a_method_with_its_names(command):
+    given = set().union(*(inspect.signature(part).parameters for part in (knnstore.api.open, *READS_TEXT[command])))
+    names = {name.removeprefix("sampling_") for name in options_of(main.commands[command])}
+    assert names - given == set()
+
+
+@pytest.mark.parametrize("command", sorted(READS_TEXT.keys() | OF_A_STORE | {"tune", "verify"}))
 def test_what_concerns_one_store_is_a_method(command):
     assert callable(getattr(Store, command))
 
