@@ -46,5 +46,5 @@ def demo(folder: Path, reporter: Reporter, corpus_bytes: int = _CORPUS_BYTES) ->
     with local_runner(workers) as runner:
         ingested = ingest(options, replace(job, runner=runner, workers=workers))
     indexed = build_index(Datastore(store), IndexOptions(), job)
-    scored = score(ScoreOptions(model="wiki-lm"), Datastore(store), reporter)
+    scored = score(ScoreOptions(model="wiki-lm"), Datastore(store), job)
     return DemoReport(ingested, indexed, scored)

@@ -109,7 +109,7 @@ def old(made_before, monkeypatch, tmp_path, corpus, lm):
 
 def perplexities(store, model, **options):
     heard = Heard()
-    report = score(ScoreOptions(model=str(model), exact=True, **options), Datastore(store), heard)
+    report = score(ScoreOptions(model=str(model), exact=True, **options), Datastore(store), Job(reporter=heard))
     return report, [line for line in heard.lines if "digests by other library versions" in line]
 
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knnstore.corpus.options import ErrorPolicy
-from knnstore.operations.shared import Many, StoreName, open_store, options_of, size, strings
+from knnstore.operations.shared import Many, StoreName, open_store, options_of, strings, working
 from knnstore.progress import Reporter
-from knnstore.scheduling import Job, find_cluster, open_job
 from knnstore.score import ScoreOptions, ScoreReport
 from knnstore.score import score as score_texts
 
@@ -55,11 +54,8 @@ def score(
     ``text``: files; none for the held-out documents. ``report``: gather the ``details`` for a page at this path, which
     only the command line writes.
     """
-    options = options_of(ScoreOptions, locals() | {"memory": size(memory), "store": None})
+    options = options_of(ScoreOptions, locals() | {"store": None})
     names: tuple[StoreName, ...] = (None,) if store is None else strings(store) or (None,)
     first, *beside = map(open_store, names)
-    cluster, reporter = find_cluster(scheduler, scheduler_file, None), reporter or Reporter()
-    if cluster is None:
-        return score_texts(options, first, reporter, beside=beside)
-    with open_job(Job(reporter=reporter, memory=options.memory), cluster) as job:
-        return score_texts(options, first, reporter, job.runner, beside=beside)
+    with working(memory, reporter, None, scheduler, scheduler_file) as job:
+        return score_texts(options, first, job, beside=beside)

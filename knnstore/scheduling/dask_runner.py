@@ -66,7 +66,7 @@ class DaskRunner(Runner):
     ) -> None:
         self._client = client
         self._terms = terms
-        self._foreign = foreign
+        self.foreign = foreign
         self._patience = patience
         self._roster = Roster(self._identity, patience, say)
 
@@ -96,7 +96,7 @@ class DaskRunner(Runner):
 
     def _results(self, send: Callable[..., Any], tasks: Iterable[Any]) -> Iterator[Any]:
         with _answered(self._client):
-            yield from _Run(self._client, self._roster, send, self._foreign, self._patience).results(tasks)
+            yield from _Run(self._client, self._roster, send, self.foreign, self._patience).results(tasks)
 
     def _scatter(self, shared: Any) -> Any:
         while True:
@@ -108,14 +108,14 @@ class DaskRunner(Runner):
 
     def run_alone(self, function: Callable[[Task, Advance], Result], task: Task, advance: Advance) -> Result:
         """See Runner."""
-        if not self._foreign:
+        if not self.foreign:
             return function(task, advance)
         result: Result = next(iter(self.run(untold, [(function, task)])))
         return result
 
     def require_shared(self, root: Path, reads: Sequence[Path]) -> None:
         """See Runner. Workers that join later are checked by their first task."""
-        if not self._foreign:
+        if not self.foreign:
             return
         seen = tuple(str(path.absolute()) for path in reads)
         self._terms = replace(self._terms, store=str(root.absolute()), holder=read_holder(root), reads=seen)

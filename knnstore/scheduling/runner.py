@@ -21,7 +21,13 @@ class Shrinkable(Protocol):
 
 
 class Runner(Protocol):
-    """Runs tasks and yields their results as they end, in any order."""
+    """Runs tasks and yields their results as they end, in any order.
+
+    ``foreign``: whether the workers are those of a cluster that this command joined. This process may then be on a
+    login node, so they also do what it could do itself.
+    """
+
+    foreign: bool
 
     @property
     def workers(self) -> int:
@@ -54,6 +60,7 @@ class SerialRunner(Runner):
     """Runs one task after the other in this process."""
 
     workers = 1
+    foreign = False
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """See Runner."""

@@ -19,7 +19,7 @@ from knnstore.neighbours import Int64, Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store, require_same_model
-from knnstore.scheduling import Runner
+from knnstore.scheduling import Job
 from knnstore.score.best_mixture import best_mixture
 from knnstore.score.checks import block_memory, check_memory_first
 from knnstore.score.choice import ChosenMixture, given_choice, stored_choice
@@ -45,24 +45,23 @@ _MOST_TUNING_TOKENS = 250_000
 def score(
     options: ScoreOptions,
     store: Datastore,
-    reporter: Reporter | None = None,
-    runner: Runner | None = None,
+    job: Job | None = None,
     *,
     beside: Sequence[Datastore] = (),
 ) -> ScoreReport:
-    """Perplexity of a text by an LM alone and joined to a store; ``runner``: whose workers run the LM and search,
-    None for here.
+    """Perplexity of a text by an LM alone and joined to a store. Workers of a foreign cluster run the LM and search.
 
     ``beside``: more stores that the same LM made, searched along with the first.
 
     Raises MismatchError if a store was made by another LM, tokenizer or key layer; UsageError if there is nothing
     to score; UnfinishedError without an index unless ``options.exact``.
     """
-    reporter = reporter or Reporter()
+    job = job or Job()
+    reporter = job.reporter
     stores = Stores([store, *beside])
     _require_one_for_more(stores, options)
     name = options.model or default_model()
-    check_memory_first(options.memory, name)
+    check_memory_first(job.memory, name)
     allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
     loading = {"dtype": options.dtype, "device": options.device}
 
@@ -74,16 +73,16 @@ def score(
         require_known_model(one.root, one.manifest)
         require_same_model(one, model, allow, say)
     stores = _masked(stores, options, reporter)
-    job = _Job(options, stores, model, reporter, runner)
+    scoring = _Scoring(options, stores, model, job)
     text, texts = gather_texts(options, stores, model.loaded)
     overlap, repeated = measure_overlap(texts, stores, exclude=options.exclude_overlap)
     if overlap.source_documents:
         reporter.say(f"overlap   {overlap.words}")
         if options.exclude_overlap:
-            job = _Job(options, _without_overlap(stores, repeated), model, reporter, runner)
+            scoring = _Scoring(options, _without_overlap(stores, repeated), model, job)
     count = f"{len(texts.names):,} document{'' if len(texts.names) == 1 else 's'}"
-    reporter.say(f"score     {text}: {count}, {len(texts.ids):,} tokens; {job.search.words}")
-    return job.run(text, texts, overlap)
+    reporter.say(f"score     {text}: {count}, {len(texts.ids):,} tokens; {scoring.search.words}")
+    return scoring.run(text, texts, overlap)
 
 
 def _require_one_for_more(stores: Stores, options: ScoreOptions) -> None:
@@ -125,20 +124,19 @@ def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
     return masked
 
 
-class _Job:
+class _Scoring:
     """One run: passes over texts with one model, one store and one clock."""
 
-    def __init__(
-        self, options: ScoreOptions, stores: Stores, model: KeyModel, reporter: Reporter, runner: Runner | None
-    ) -> None:
+    def __init__(self, options: ScoreOptions, stores: Stores, model: KeyModel, job: Job) -> None:
         self._options = options
         self._stores = stores
         self._model = model
-        self._reporter = reporter
-        memory = block_memory(options.memory, model)
+        self._reporter = job.reporter
+        runner = job.runner if job.runner.foreign else None
+        memory = block_memory(job.memory, model)
         self.search = StoresSearch(stores, options, search_memory(memory), runner, model.loaded.device)
         self._pass = Pass(
-            model, stores.manifest.key, self.search, memory, Clock(), reporter, options.cache, runner=runner
+            model, stores.manifest.key, self.search, memory, Clock(), job.reporter, options.cache, runner=runner
         )
         self._saving = NeighboursWriter(options.save_neighbours) if options.save_neighbours else None
         self._cache_grid: tuple[float, ...] = ()

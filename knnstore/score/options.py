@@ -38,7 +38,7 @@ class ScoreOptions:
     take what ``knnstore tune`` stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every
     token; None: if the stored setting has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the
     keys, that alone are searched, or are not. ``exclude_overlap``: nor those that repeat the text to score.
-    ``memory`` in bytes, for the whole process. ``allow_mismatch``: with another LM than the store's, too.
+    ``allow_mismatch``: with another LM than the store's, too.
     ``include``, ``exclude`` and ``follow_links``: which files of ``text`` are read, see ``Selection``.
     """
 
@@ -73,7 +73,6 @@ class ScoreOptions:
     adaptive: bool | None = None
     dtype: str = "auto"
     device: str = "auto"
-    memory: int = 4_000_000_000
     allow_mismatch: bool = False
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ def test_a_cluster_leaves_the_bytes_of_one_process_and_scores_as_it(cluster, ref
         assert bytes_of(folder / "books.knnstore") == bytes_of(reference / "books.knnstore")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(KeyModel, "keys_and_logits", None)  # the workers run the LM, not this process
-            there = score(ScoreOptions(k=100), Datastore(folder / "books.knnstore"), runner=runner).to_json()
+            there = score(ScoreOptions(k=100), Datastore(folder / "books.knnstore"), Job(runner)).to_json()
     here = score(ScoreOptions(k=100), Datastore(reference / "books.knnstore")).to_json()
     for name in ("base", "knn", "tokens", "search"):
         assert there[name] == here[name], name

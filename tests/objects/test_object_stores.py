@@ -230,7 +230,7 @@ def test_workers_that_die_in_ingest_index_and_search_on_a_bucket_change_nothing(
             cluster_runner(cluster.address, patience=60) as runner,  # a command has a runner of its own
             killed_when(cluster, 2, s3, lambda method, path: method == "HEAD" and "/lists/0000/keys/c/" in path),
         ):
-            there = score(ScoreOptions(k=100), Datastore(root), runner=runner).to_json()
+            there = score(ScoreOptions(k=100), Datastore(root), Job(runner)).to_json()
     finally:
         cluster.stop()
     assert not any(SECRET in log.read_text() for log in cluster.folder.glob("*.log"))

@@ -32,6 +32,7 @@ class Workers(SerialRunner):
     """Searches by shards, as a cluster of two does."""
 
     workers = 2
+    foreign = True
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def copied(stores):
 
 def run(stores, *, runner=None, **options):
     settings = ScoreOptions(**({"text": ("text",)} | FIXED | options))
-    return score(settings, stores[0], runner=runner, beside=stores[1:])
+    return score(settings, stores[0], Job(runner or SerialRunner()), beside=stores[1:])
 
 
 def texts_of(stores, *paths):

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore
+from knnstore.scheduling import Job
 from knnstore.score import ScoreOptions, ScoreReport, score
 
 BASELINE = ("float16", "float32")
@@ -22,8 +23,8 @@ def run(settings: Settings, work: Path) -> Result:
     for key_dtype, dtype in product(("float16", "int8"), ("float32", "bfloat16")):
         path = work / f"{key_dtype}-{dtype}"
         store = ingested(settings, text, path, key_dtype=key_dtype, dtype=dtype, holdout=0.1, workers=0)
-        options = ScoreOptions(model=settings.model, exact=True, dtype="float32", memory=settings.memory)
-        found[key_dtype, dtype] = key_bytes(store), score(options, store)
+        options = ScoreOptions(model=settings.model, exact=True, dtype="float32")
+        found[key_dtype, dtype] = key_bytes(store), score(options, store, Job(memory=settings.memory))
     size, report = found[BASELINE]
     best = report.knn.perplexity
     rows = []

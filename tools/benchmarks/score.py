@@ -26,13 +26,15 @@ from knnstore.windows import cut_windows
 def run(settings: Settings, work: Path) -> Result:
     rounds = settings.size(settings.rounds, quick=2, full=5)
     store = finished_store(settings, work)
-    options = ScoreOptions(model=settings.model, dtype="float32", memory=settings.memory)
+    options = ScoreOptions(model=settings.model, dtype="float32")
     batches, tokens = window_batches(store, options)
     model = bare_model(settings.model, "float32")
     forward(model, batches[:1])
     reports: list[ScoreReport] = []
     contestants: dict[str, Contestant] = {
-        "knnstore score": lambda: rate_of(tokens, lambda: reports.append(score(options, store))),
+        "knnstore score": lambda: rate_of(
+            tokens, lambda: reports.append(score(options, store, Job(memory=settings.memory)))
+        ),
         "bare LM": lambda: rate_of(tokens, lambda: forward(model, batches)),
     }
     rates = in_turn(contestants, rounds)
