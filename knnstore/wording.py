@@ -8,6 +8,7 @@ not when a module is imported.
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from keyword import iskeyword
 
 _OPPOSITES = {"tuned": "retune"}
 _shell = False
@@ -42,8 +43,18 @@ def option(name: str, value: object = None, *, quoted: bool = False) -> str:
 
 
 def command(name: str, *words: str, **options: object) -> str:
-    """Return a quoted command line: ``'knnstore index --overwrite'``. Python has no function for most commands."""
-    return repr(shlex.join(["knnstore", name, *words, *(w for given in options.items() for w in _arguments(*given))]))
+    """Return a call or a command line: ``knnstore.api.index(overwrite=True)`` or ``'knnstore index --overwrite'``.
+
+    Several ``words``, as the stores of a merge, are one list in Python.
+    """
+    if _shell:
+        flags = [word for given in options.items() for word in _arguments(*given)]
+        return repr(shlex.join(["knnstore", name, *words, *flags]))
+    function = f"knnstore.api.{name}{'_' * iskeyword(name)}"
+    if "help" in options:
+        return f"help({function})"
+    first = [repr(words[0] if len(words) == 1 else list(words))] if words else []
+    return f"{function}({', '.join([*first, *(f'{key}={value!r}' for key, value in options.items())])})"
 
 
 def _arguments(name: str, value: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Messages name parameters as their reader writes them: ``nlist=`` in Python, ``--nlist`` on the command line."""
 
 import ast
+import inspect
 import pickle
 import re
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import knnstore.api
 from knnstore.cli import main
 from knnstore.errors import KnnstoreError, ResourceError, UsageError
 from knnstore.scheduling import worker
@@ -65,15 +67,20 @@ def test_flags_are_found_and_other_programs_flags_are_not() -> None:
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_messages_name_exists(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    commands, parameters = set[str](), set[tuple[str, bool]]()
+    commands, parameters = set[tuple[str, frozenset[str]]](), set[tuple[str, bool]]()
     for call in calls(tree):
         first = literal(call.args[0]) if call.args else None
         if getattr(call.func, "id", "") == "command":
-            commands |= {first} if first else set()
-            parameters |= {(each.arg, True) for each in call.keywords if each.arg}
+            given = frozenset(each.arg for each in call.keywords if each.arg)
+            commands |= {(first, given)} if first else set()
+            parameters |= {(name, True) for name in given}
         elif first:
             parameters.add((first, "False" not in map(ast.unparse, call.args[1:2])))
-    assert commands <= set(main.commands)
+    with speaking(shell=False):
+        for name, given in commands:
+            function = getattr(knnstore.api, command(name).removeprefix("knnstore.api.").removesuffix("()"))
+            assert given - {"help"} <= inspect.signature(function).parameters.keys()
+    assert {name for name, _ in commands} <= main.commands.keys()
     with speaking(shell=True):
         assert [name for name, on in parameters if option(name, on) not in FLAGS] == []
     assert [ast.unparse(call) for call in made_on_import(tree)] == []
@@ -107,9 +114,15 @@ def test_a_parameter_is_named_as_its_reader_writes_it(name: str, value: object, 
 
 
 def test_a_command_can_be_pasted() -> None:
-    assert command("index", overwrite=True) == "'knnstore index --overwrite'"
-    assert command("index", store="my books") == '''"knnstore index --store 'my books'"'''
-    assert command("merge", "ONE", "OTHER", into="NEW") == "'knnstore merge ONE OTHER --into NEW'"
+    assert command("index", overwrite=True) == "knnstore.api.index(overwrite=True)"
+    assert command("tune", "FILE") == "knnstore.api.tune('FILE')"
+    assert command("import") == "knnstore.api.import_()"
+    assert command("ingest", help=True) == "help(knnstore.api.ingest)"
+    assert command("merge", "ONE", "OTHER", into="NEW") == "knnstore.api.merge(['ONE', 'OTHER'], into='NEW')"
+    with speaking(shell=True):
+        assert command("index", overwrite=True) == "'knnstore index --overwrite'"
+        assert command("index", store="my books") == '''"knnstore index --store 'my books'"'''
+        assert command("merge", "ONE", "OTHER", into="NEW") == "'knnstore merge ONE OTHER --into NEW'"
 
 
 @pytest.mark.parametrize("shell", [False, True])

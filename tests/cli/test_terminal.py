@@ -23,7 +23,7 @@ from knnstore.cli import main
 from knnstore.cli.output import show_json
 from knnstore.cli.report.words import gain_words, shown_store, table
 from knnstore.terminal import columns, escaped, fit, never_fail_on_characters
-from knnstore.wording import command
+from knnstore.wording import command, speaking
 
 PACKAGE = Path(__file__).resolve().parents[2] / "knnstore"
 
@@ -113,7 +113,9 @@ def test_a_table_that_is_too_wide_becomes_lines_of_its_cells(monkeypatch):
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_a_printed_command_is_read_by_a_shell_as_it_was_meant(name):
-    assert shlex.split(literal_eval(command("index", store=name))) == ["knnstore", "index", "--store", name]
+    with speaking(shell=True):
+        line = literal_eval(command("index", store=name))
+    assert shlex.split(line) == ["knnstore", "index", "--store", name]
     assert shlex.split(f"knnstore index --store {shown_store(Path(name))}")[-1:] == [
         str(Path(name)).removesuffix(".knnstore")
     ]

@@ -208,7 +208,7 @@ def test_a_flipped_bit_in_a_chunk_is_named_with_its_rows(store, name):
     data = bytearray(file.read_bytes())
     data[5] ^= 1
     file.write_bytes(data)
-    with pytest.raises(CorruptStoreError, match=r"rows 1536 to 2000.*damaged.*--overwrite"):
+    with pytest.raises(CorruptStoreError, match=r"rows 1536 to 2000.*damaged.*overwrite=True"):
         Searcher(Datastore(store.root)).search(
             np.zeros((1, 16), np.float32), 2700, 10**6
         )  # so that every value is read
@@ -261,7 +261,7 @@ def test_an_index_of_other_segments_is_refused(store, tmp_path):
     other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)], vocabulary=999)
     shutil.rmtree(store.root / "segments" / "0000")
     shutil.copytree(other.root / "segments" / "0000", store.root / "segments" / "0000")
-    with pytest.raises(MismatchError, match=r"made from another segment.*run 'knnstore index --overwrite'"):
+    with pytest.raises(MismatchError, match=r"made from another segment.*run knnstore\.api\.index\(overwrite=True\)"):
         Searcher(Datastore(store.root))
 
 

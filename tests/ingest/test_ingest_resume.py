@@ -52,7 +52,7 @@ def test_an_interrupted_ingest_runs_what_is_left_and_no_more(run, whole, tmp_pat
     with pytest.raises(InterruptedError):
         run(most=most)
     if most:
-        with pytest.raises(UnfinishedError, match="run the same 'knnstore ingest' again"):
+        with pytest.raises(UnfinishedError, match=r"run the same knnstore\.api\.ingest\(\) again"):
             Datastore(tmp_path / "s.knnstore")
     report, ran = run()
     left = {"tokenise": most < 3, "write_samples": most < 4, "write_keys": min(TASKS - 4, TASKS - most)}
