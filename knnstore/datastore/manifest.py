@@ -14,7 +14,7 @@ from knnstore.errors import (
     ResourceError,
     StoreNotFoundError,
 )
-from knnstore.files import open_regular, unseal_json, write_json
+from knnstore.files import open_regular, unseal_json, version_of, write_json
 from knnstore.records import LATER, from_json, to_json
 from knnstore.wording import command
 
@@ -128,7 +128,7 @@ def load_manifest(root: Path) -> Manifest:
     Raises StoreNotFoundError, CorruptStoreError, or MismatchError for one of another version of the format.
     """
     path = root / MANIFEST_FILE
-    if not path.is_file():
+    if version_of(path) is None:
         ingest = command("ingest", corpus="PATH", store=str(root))
         raise StoreNotFoundError(f"no store at {root}: make one with {ingest}")
     value = load_json(path)

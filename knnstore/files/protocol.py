@@ -203,7 +203,7 @@ class Files(ABC):
         """Return the current version of a file; None if it doesn't exist."""
         try:
             return self.describe(path).version
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def replace_only(self, path: Path, data: bytes, version: Version | None) -> Version:

@@ -19,7 +19,7 @@ from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
 from knnstore.datastore.parts import PARTS, SCRATCH, is_done
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.errors import CorruptStoreError, LockedError, StoreNotFoundError
-from knnstore.files import CHECKSUM_FIELD, files_of, unseal_json
+from knnstore.files import CHECKSUM_FIELD, files_of, unseal_json, version_of
 from knnstore.files.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json
@@ -70,9 +70,9 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     require_store(root)
     read: set[Path] = set()
     for _ in range(_MOST_PASSES):
-        state = _state(root)
+        state = version_of(root / MANIFEST_FILE)
         report = _verify(root, reporter, read)
-        if report.intact or _state(root) == state:
+        if report.intact or version_of(root / MANIFEST_FILE) == state:
             return report
         reporter.say("verify    the store has changed meanwhile: reading what is new")
     raise LockedError(
@@ -100,6 +100,7 @@ def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
         problems |= {path: told for path, told in list_problems(root, need.present) if path not in problems}
     dropped = (need.present.dropped if need.present else None) or ()
     missing = {*_missing(finished, coverage, problems, set(files)), *missing_states(root, set(files))}
+    missing |= {root / MANIFEST_FILE} - set(files)  # a folder of its name is none
     problems |= dict.fromkeys(missing - problems.keys(), "is missing")
     return VerifyReport(
         store=str(root),
@@ -109,13 +110,6 @@ def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
         leftovers=tuple(path.relative_to(root).as_posix() for path in leftovers),
         finished=bool(finished),
     )
-
-
-def _state(root: Path) -> bytes:
-    """The manifest as it is now."""
-    with suppress(FileNotFoundError):
-        return (root / MANIFEST_FILE).read_bytes()
-    return b""
 
 
 def _size(path: Path) -> int:

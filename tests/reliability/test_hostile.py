@@ -1,7 +1,7 @@
 """A store from a stranger: errors of ours at worst, nothing read outside of it, nothing allocated on its word."""
 
 import os
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -10,13 +10,14 @@ from faults.material import run
 from knnstore.datastore.arrays import create_array, open_array, read_rows, write_chunk
 from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.locking import LOCK_FILE, writing
-from knnstore.datastore.manifest import load_json
+from knnstore.datastore.manifest import MANIFEST_FILE, load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import write_json
 from knnstore.index.ivfpq.quantiser import load_training_errors
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import open_index
+from knnstore.verify import verify
 
 
 @pytest.mark.slow
@@ -42,6 +43,13 @@ def test_a_fifo_is_not_waited_for(root):
         Datastore(root)
     with pytest.raises(CorruptStoreError, match="not a regular file"):
         load_json(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_manifest_that_is_no_file_is_damage_and_not_waited_for(root, make):
+    (root / MANIFEST_FILE).unlink()
+    make(root / MANIFEST_FILE)
+    assert not verify(root).intact
 
 
 def test_a_lock_that_is_a_link_leaves_the_file_that_it_points_to_alone(here):

@@ -331,7 +331,7 @@ def test_damage_is_found_while_another_command_publishes(here):
 def test_a_store_that_never_stays_the_same_is_refused(root, monkeypatch):
     flip(root / "segments/0000/keys/c/2/0")
     states = iter(range(100))
-    monkeypatch.setattr("knnstore.verify.check._state", lambda _: next(states))
+    monkeypatch.setattr("knnstore.verify.check.version_of", lambda _: next(states))
     with pytest.raises(LockedError, match="10 times"):
         verify(root)
 
