@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import knnstore.api
 from knnstore.cli import main
@@ -134,6 +135,17 @@ def test_an_error_about_a_parameter_carries_it_through_a_pickle(shell: bool) -> 
     subject = "--memory 1.0 GB" if shell else "memory='1.0 GB'"
     assert str(error) == f"{subject} is too little: give 2.0 GB"
     assert (error.field, error.value, error.limit, error.remedy) == ("memory", "1.0 GB", 2 * 10**9, "give 2.0 GB")
+
+
+def test_a_mistake_is_told_in_the_language_in_which_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["ingest", "--corpus", "books", "--holdout", "7"])
+    assert done.stderr == "Error: --holdout 7 is not a share between 0 and 1: 0.01 holds out one in 100\n"
+    with pytest.raises(UsageError, match=r"^holdout=7 is not a share between 0 and 1: 0\.01 holds out") as caught:
+        knnstore.api.ingest("books", holdout=7)
+    assert (caught.value.field, caught.value.value, caught.value.limit) == ("holdout", 7, 1)
 
 
 def test_an_error_about_no_parameter_has_none() -> None:
