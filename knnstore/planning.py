@@ -9,8 +9,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from knnstore.errors import ResourceError, UsageError
-from knnstore.sizes import format_need, format_size
+from knnstore.errors import UsageError
+from knnstore.sizes import format_need, require_memory
 from knnstore.wording import option
 
 FEWEST_LISTS = 256
@@ -265,13 +265,12 @@ def plan_resources(
     fill = quantiser + chunk + sorting + size.chunk_rows * size.key_bytes + SCRATCH_BYTES
     merge = 4 * chunk + sorting
     smallest = base + max(train, tasks * max(fill, merge))
-    if memory < smallest:
-        what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of one chunk each"
-        remedy = (
-            f"{what} and {processes} processes with their libraries need {format_need(smallest)}; give that much, or "
-            f"fewer {option('workers')}, or a smaller {option('nlist')}"
-        )
-        raise ResourceError.about("memory", format_size(memory), "is too little", limit=smallest, remedy=remedy)
+    what = f"training on {train_rows} keys" if train + base == smallest else f"{tasks} tasks of one chunk each"
+    remedy = (
+        f"{what} and {processes} processes with their libraries need {format_need(smallest)}; give that much, or "
+        f"fewer {option('workers')}, or a smaller {option('nlist')}"
+    )
+    require_memory(memory, smallest, remedy)
     extra = chunk + sorting
     affordable = 1 + ((memory - base) // tasks - fill) // extra
     wanted = max(1, _RUN_BYTES // chunk, math.ceil(size.chunks / _MOST_RUNS))

@@ -2,7 +2,7 @@
 
 import re
 
-from knnstore.errors import UsageError
+from knnstore.errors import ResourceError, UsageError
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGTP", start=1)}
@@ -42,3 +42,10 @@ def format_size(count: int | float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} PB"
+
+
+def require_memory(memory: int, needed: int, remedy: str = "") -> None:
+    """Raise ResourceError, with both numbers, unless ``memory`` bytes are enough. ``remedy``: by default, give more."""
+    if memory < needed:
+        remedy = remedy or f"give {format_need(needed)} or more"
+        raise ResourceError.about("memory", format_size(memory), "is too little", limit=needed, remedy=remedy)

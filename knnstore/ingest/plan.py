@@ -14,11 +14,11 @@ from knnstore.corpus.sources import find_pairs, find_sources, local_path, scope
 from knnstore.datastore.keycodec import KeyDtype, stored_dtype
 from knnstore.datastore.manifest import DECODER, KeyRecipe
 from knnstore.datastore.segment import Segment, SegmentPlan
-from knnstore.errors import ResourceError, UsageError
+from knnstore.errors import UsageError
 from knnstore.lm.spec import LmFacts, default_model, weight_bytes
 from knnstore.records import LATER
 from knnstore.scheduling import Job
-from knnstore.sizes import format_need, format_size
+from knnstore.sizes import format_need, require_memory
 from knnstore.windows import require_window
 from knnstore.wording import option
 
@@ -201,12 +201,11 @@ def _require_memory(job: Job, model: str, worker: int, files: int = 0, least: st
     """Raise ResourceError unless each worker can have so many bytes besides its libraries, and all a list of files."""
     workers, held = max(1, job.workers), _DOCUMENT_BYTES * files
     needed = _CLIENT_BYTES + held + workers * (_WORKER_BYTES + worker + held)
-    if needed > job.memory:
-        processes = "1 worker" if workers == 1 else f"{workers} workers"
-        many = f" and {files:,} files" if held > worker else ""
-        fewer = f", or fewer {option('workers')}" if workers > 1 else ""
-        remedy = f"{model} with {processes}{many} needs {least}{format_need(needed)}; give more{fewer}"
-        raise ResourceError.about("memory", format_size(job.memory), "is too little", limit=needed, remedy=remedy)
+    processes = "1 worker" if workers == 1 else f"{workers} workers"
+    many = f" and {files:,} files" if held > worker else ""
+    fewer = f", or fewer {option('workers')}" if workers > 1 else ""
+    remedy = f"{model} with {processes}{many} needs {least}{format_need(needed)}; give more{fewer}"
+    require_memory(job.memory, needed, remedy)
 
 
 def row_bytes(segment: Segment) -> float:

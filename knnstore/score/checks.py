@@ -1,9 +1,8 @@
 """What has to hold before anything is scored: the memory is enough."""
 
-from knnstore.errors import ResourceError
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.spec import weight_bytes
-from knnstore.sizes import format_need, format_size
+from knnstore.sizes import require_memory
 
 # Measured resident memory of a process with torch, transformers and faiss imported, and the least left for a block.
 _BASE_BYTES = 900_000_000
@@ -23,7 +22,5 @@ def block_memory(memory: int, model: KeyModel) -> int:
 
 def _block(memory: int, weights: int) -> int:
     needed = _BASE_BYTES + 2 * weights + _LEAST_BLOCK_BYTES
-    if memory < needed:
-        remedy = f"give {format_need(needed)} or more"
-        raise ResourceError.about("memory", format_size(memory), "is too little", limit=needed, remedy=remedy)
+    require_memory(memory, needed)
     return memory - _BASE_BYTES - 2 * weights

@@ -21,10 +21,9 @@ from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.diskspace import require_room, telling_need
-from knnstore.errors import ResourceError
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
-from knnstore.sizes import format_need, format_size
+from knnstore.sizes import require_memory
 from knnstore.suffixes.contexts import sorted_positions
 from knnstore.suffixes.plan import SuffixFolder, chunk_rows, discard_others, live_documents, suffix_folder
 from knnstore.suffixes.search import Suffixes
@@ -53,11 +52,8 @@ def build_suffixes(store: Datastore, job: Job, *, again: bool = False) -> Suffix
     Raises ResourceError before any work if memory or disk can't do, LockedError, CorruptStoreError.
     """
     folder = suffix_folder(store)
+    require_memory(job.memory, _BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)
     most = (job.memory - _BASE_BYTES) // _SORT_BYTES
-    if most < _SMALLEST_RANGE:
-        needed = _BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES
-        remedy = f"give {format_need(needed)} or more"
-        raise ResourceError.about("memory", format_size(job.memory), "is too little", limit=needed, remedy=remedy)
     with editing(store.root):
         if not again and folder.finished:
             discard_others(store.root, folder.root.name)
