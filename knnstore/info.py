@@ -16,7 +16,9 @@ from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
 from knnstore.datastore.store import SUFFIX, segment_root
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import files_of
-from knnstore.index.plan import Check, load_check, open_index, segment_reference
+from knnstore.index.plan import load_check, segment_reference
+from knnstore.index.protocols import IndexInfo
+from knnstore.index.registry import open_index, type_of
 from knnstore.records import from_json
 from knnstore.wording import command
 
@@ -39,19 +41,6 @@ class CorpusInfo:
     bytes: int
     heldout_documents: int
     heldout_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """The finished index, of ``rows`` keys. ``check`` is the result of its self-check."""
-
-    name: str
-    rows: int
-    nlist: int
-    pq_bytes: int
-    nprobe: int
-    train_rows: int
-    check: Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +226,10 @@ def _index(root: Path, manifest: Manifest, segments: list[Segment]) -> IndexInfo
     if manifest.index is None or not manifest.indexed:
         return None
     folder = open_index(root, manifest.index)
-    plan, indexed = folder.plan, [segment for segment in segments if segment.root.name in manifest.indexed]
+    indexed = [segment for segment in segments if segment.root.name in manifest.indexed]
     check = load_check(folder, [segment_reference(segment) for segment in indexed])
     rows = sum(segment.rows for segment in indexed)
-    return IndexInfo(manifest.index, rows, plan.nlist, plan.pq_bytes, plan.nprobe, plan.train_rows, check)
+    return type_of(folder).describe(folder, rows, check)
 
 
 def _tuned(root: Path) -> TunedInfo | None:

@@ -7,9 +7,8 @@ import numpy as np
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.index.registry import open_searcher
 from knnstore.neighbours import Float32, Neighbours
-from knnstore.sizes import format_size
 
 _MEMORY = 2**30
 
@@ -26,7 +25,7 @@ class Search:
         if exact and nprobe is not None:
             raise UsageError(f"exact searches every key: it goes with no nprobe ({nprobe})")
         self._store = store
-        self._searcher = None if exact else Searcher(store)
+        self._searcher = None if exact else open_searcher(store)
         self.nprobe = None
         if self._searcher is not None:
             self._searcher.prepare()
@@ -46,12 +45,6 @@ class Search:
 
     def words(self, k: int) -> str:
         """How a token's k neighbours are found, for people."""
-        if self._searcher is None:
+        if self._searcher is None or self.nprobe is None:
             return "exact distances of every key"
-        way = self._searcher.lookup(k, self.nprobe)
-        how = (
-            f"codes, and exact distances of the best {way.rerank} × {k},"
-            if way.rerank
-            else "exact distances of all keys"
-        )
-        return f"{how} in {self.nprobe} of {self._searcher.plan.nlist} lists, {format_size(way.bytes)} a token"
+        return self._searcher.words("auto", self.nprobe, k)

@@ -1,14 +1,16 @@
 """``drop_keys``: of keys that lie twice on the disk, in corpus order and in the lists, the latter stay."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError
-from knnstore.index.ivfpq.fill import shuffle_key
-from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.hashing import shuffle_key
+from knnstore.index.plan import IndexFolder
+from knnstore.index.registry import open_index
 from knnstore.progress import Reporter
 from knnstore.wording import command
 
@@ -38,7 +40,7 @@ def drop_keys(edit: Edit, reporter: Reporter) -> int:
     return rows
 
 
-def require_listed(folder: IndexFolder, segment: Segment) -> None:
+def require_listed(folder: IndexFolder[Any], segment: Segment) -> None:
     """Raise CorruptStoreError unless a segment's lists hold the keys, values and rows that it has in corpus order."""
     lists = folder.lists(segment.root.name)
     if _digest(Segment(segment.root)) != _digest(Segment(segment.root, lists)):

@@ -1,235 +1,30 @@
 """Decide what an index build will do before it does any of it."""
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below
-from knnstore.errors import ResourceError
-from knnstore.files import free_bytes
-from knnstore.index.plan import (
-    FORMAT_VERSION,
-    IndexFolder,
-    IndexPlan,
-    new_index,
-    open_index,
-    segment_reference,
-    segment_references,
-)
-from knnstore.planning import (
-    FEWEST_LISTS,
-    BuildSeconds,
-    IndexResources,
-    IndexSize,
-    choose_cells,
-    choose_nlist,
-    choose_nprobe,
-    choose_pq_bytes,
-    choose_train_rows,
-    forecast,
-    parse_rotation,
-    plan_resources,
-    shorter_codes,
-)
-from knnstore.progress import duration
-from knnstore.scheduling import Job, available_cores
+from knnstore.index.plan import IndexPlan
+from knnstore.index.protocols import Forecast
+from knnstore.index.registry import index_type, open_index, type_of
+from knnstore.index.work import IndexOptions, Work
+from knnstore.scheduling import Job
 from knnstore.sizes import format_size
 
-_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
 
-
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """What a user may decide; None leaves it to the planner. ``drop_keys``: in the end keep the keys in the lists
-    alone.
-    """
-
-    nlist: int | None = None
-    pq_bytes: int | None = None
-    train_sample: int | None = None
-    nprobe: int | None = None
-    rotation: str | None = None
-    seed: int = 0
-    overwrite: bool = False
-    drop_keys: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be done: the ``new`` segments, with keys, that have no lists under the plan's quantisers yet.
-
-    ``notes``: what was planned otherwise than is usual, and why, in sentences.
-    """
-
-    folder: IndexFolder
-    new: tuple[Segment, ...]
-    resources: IndexResources
-    notes: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        """Keys of the new segments."""
-        return sum(segment.rows for segment in self.new)
-
-    @property
-    def room(self) -> int:
-        """Bytes on disk that it needs beyond what is written of it."""
-        folder, names = self.folder, [segment.root.name for segment in self.new]
-        written = bytes_below(*(path for name in names for path in (folder.lists(name), folder.runs(name))))
-        return max(0, int((self.resources.disk_bytes + self.resources.temporary_bytes) * _MORE) - written)
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What a build would make and take. ``seconds`` as measured on this machine; None where nothing is left to do."""
-
-    nlist: int
-    pq_bytes: int
-    train_rows: int
-    nprobe: int
-    new_rows: int
-    resources: IndexResources
-    seconds: BuildSeconds | None
-    total_seconds: float
-    sentences: tuple[str, ...]
-
-
-def dry_run(store: Datastore, options: IndexOptions, job: Job) -> DryRun:
+def dry_run(store: Datastore, options: IndexOptions, job: Job) -> Forecast:
     """What a build would be and take, the time by a short measurement; nothing is left on the disk.
 
     Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
     """
-    from knnstore.build.calibration import measure_rates  # noqa: PLC0415 - a build needs none of it
-
     work = plan_work(store, options, job)
-    plan = work.folder.plan
-    says, seconds = sentences(store, work, options), None
-    if work.new:
-        started = time.perf_counter()
-        rates = measure_rates(store, plan)
-        trains = options.overwrite or store.manifest.index != work.folder.name
-        seconds = forecast(rates, work.rows, trains=trains, workers=job.workers, cores=available_cores())
-        says.append(_time_sentence(seconds, time.perf_counter() - started))
-    return DryRun(
-        nlist=plan.nlist,
-        pq_bytes=plan.pq_bytes,
-        train_rows=plan.train_rows,
-        nprobe=plan.nprobe,
-        new_rows=work.rows,
-        resources=work.resources,
-        seconds=seconds,
-        total_seconds=seconds.total if seconds else 0.0,
-        sentences=tuple(says),
-    )
-
-
-def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
-    stages = [("train", seconds.train), ("fill", seconds.fill), ("merge", seconds.merge), ("check", seconds.check)]
-    told = ", ".join(f"{name} {duration(value)}" for name, value in stages if value)
-    return f"time      about {duration(seconds.total)}: {told} (measured here on two chunks of keys, in {spent:.0f} s)"
+    return type_of(work.folder).dry_run(store, work, sentences(store, work, options), job)
 
 
 def plan_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
-    """The work on the store's index if its quantisers serve what is asked for, else on a new one."""
-    kept = None if options.overwrite else _present_plan(store, options)
-    return _work(store, job, kept, trains=False) if kept else _fitting_work(store, options, job)
-
-
-def _work(store: Datastore, job: Job, plan: IndexPlan, *, trains: bool) -> Work:
-    indexed = set() if trains else set(store.manifest.indexed)
-    new = tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)
-    resources = plan_resources(
-        index_size(new or store.segments),
-        nlist=plan.nlist,
-        pq_bytes=plan.pq_bytes,
-        train_rows=plan.train_rows if trains else 1,
-        memory=job.memory,
-        workers=job.workers,
-    )
-    if trains or store.manifest.index is None:
-        folder = new_index(store.root, plan, store.manifest.epoch)
-    else:
-        folder = open_index(store.root, store.manifest.index)
-    return Work(folder, new, resources)
-
-
-def _fitting_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
-    """The work on a new index: the usual one, or fewer lists and shorter codes where memory or disk can't do and the
-    user leaves them to the planner. Raises ResourceError if no such plan fits the memory.
-    """
-    segment_references(store)  # says so where there are no keys to index
-    nlist, note = choose_nlist(store.live_rows, options.nlist)
-    usual = _new_plan(store, options, nlist)
-    notes, pq_bytes = [note] if note else [], usual.pq_bytes
-    refused: ResourceError | None = None
-    while True:
-        plan = _new_plan(store, replace(options, pq_bytes=pq_bytes), nlist)
-        try:
-            work = _work(store, job, plan, trains=True)
-        except ResourceError as error:
-            refused = refused or error
-            if options.nlist is not None or nlist // 2 < FEWEST_LISTS:
-                raise refused from None
-            nlist //= 2
-            continue
-        shorter = None if options.pq_bytes is not None else shorter_codes(plan.coded_dimension, pq_bytes)
-        if shorter is None or work.room <= free_bytes(store.root):
-            break
-        pq_bytes = shorter
-    if nlist < usual.nlist:
-        memory = format_size(job.memory)
-        notes.append(f"{nlist:,} lists, not {usual.nlist:,}, to keep to {memory} of memory: a query reads more keys")
-    if pq_bytes < usual.pq_bytes:
-        notes.append(f"codes of {pq_bytes} bytes, not {usual.pq_bytes}, to fit on the disk: fewer are found by codes")
-    return replace(work, notes=tuple(notes))
-
-
-def _new_plan(store: Datastore, options: IndexOptions, nlist: int) -> IndexPlan:
-    references = segment_references(store)
-    first, rows = store.segments[0], store.live_rows
-    return IndexPlan(
-        version=FORMAT_VERSION,
-        nlist=nlist,
-        cells=choose_cells(nlist),
-        pq_bytes=choose_pq_bytes(_coded_dimension(first.dimension, options.rotation), options.pq_bytes),
-        train_rows=choose_train_rows(rows, nlist, options.train_sample),
-        seed=options.seed,
-        nprobe=choose_nprobe(rows, nlist, options.nprobe),
-        dimension=first.dimension,
-        key_dtype=first.plan.key_dtype,
-        trained_on=references,
-        removed=store.manifest.removed,
-        rotation=options.rotation,
-    )
-
-
-def _present_plan(store: Datastore, options: IndexOptions) -> IndexPlan | None:
-    """The plan of the store's index, unless an option that is given asks for another than it was built with."""
-    if store.manifest.index is None:
-        return None
-    plan = open_index(store.root, store.manifest.index).plan
-    segment_references(store)
-    rows = plan.trained_rows
-    nlist = plan.nlist if options.nlist is None else choose_nlist(rows, options.nlist)[0]
-    if nlist < plan.nlist <= (options.nlist or 0):  # there are more than could be trained today, and no more than asked
-        nlist = plan.nlist
-    rotation = options.rotation or plan.rotation
-    asked = replace(
-        plan,
-        nlist=nlist,
-        rotation=rotation,
-        pq_bytes=choose_pq_bytes(_coded_dimension(plan.dimension, rotation), options.pq_bytes or plan.pq_bytes),
-        train_rows=choose_train_rows(rows, nlist, options.train_sample or plan.train_rows),
-        nprobe=choose_nprobe(rows, nlist, options.nprobe or plan.nprobe),
-        seed=options.seed,
-    )
-    return plan if asked == plan else None
-
-
-def _coded_dimension(dimension: int, rotation: str | None) -> int:
-    return dimension if rotation is None else parse_rotation(rotation, dimension)[1]
+    """The work on the store's index if it serves what is asked for, else on a new one."""
+    name = None if options.overwrite else store.manifest.index
+    present = None if name is None else open_index(store.root, name)
+    there = IndexPlan.kind if present is None else present.plan.kind
+    kind = options.kind or there
+    return index_type(kind).plan(store, options, job, present if kind == there else None)
 
 
 def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
@@ -243,26 +38,4 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
         if not work.new:
             return [f"plan      nothing to do: all {store.rows:,} keys are indexed"]
         return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]
-    chosen = "" if options.nlist else " (chosen from the number of keys)"
-    after = f" after {plan.rotation}" if plan.rotation else ""
-    says = [
-        f"plan      {work.rows:,} keys of {plan.dimension} {plan.key_dtype} into {plan.nlist:,} lists{chosen}, "
-        f"codes of {plan.pq_bytes} bytes{after}, trained on {plan.train_rows:,} keys",
-        disk,
-    ]
-    return [*says, *(f"          {note}" for note in work.notes)]
-
-
-def index_size(segments: Sequence[Segment]) -> IndexSize:
-    """The size of the lists of some segments."""
-    first = segments[0]
-    references = [segment_reference(segment) for segment in segments]
-    return IndexSize(
-        rows=sum(segment.rows for segment in segments),
-        dimension=first.dimension,
-        key_bytes=first.dimension * first.codec.stored.itemsize,
-        value_bytes=max(segment.plan.value_dtype.itemsize for segment in segments),
-        row_bytes=max(reference.row_dtype.itemsize for reference in references),
-        chunk_rows=max(reference.chunk_rows for reference in references),
-        chunks=sum(segment.chunks for segment in segments),
-    )
+    return [f"plan      {work.rows:,} keys of {work.words}", disk, *(f"          {note}" for note in work.notes)]

@@ -36,11 +36,11 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
 
     Run it again after an interruption to resume.
     """
-    from knnstore.build import DryRun
+    from knnstore.build import IndexReport
     from knnstore.cli.report.index import index_text
     from knnstore.operations.index import index as run
     from knnstore.operations.shared import find_store
 
     report = run(store, **options, reporter=reporter_for(quiet))
-    text = "\n".join(report.sentences) if isinstance(report, DryRun) else index_text(report, find_store(store))
+    text = index_text(report, find_store(store)) if isinstance(report, IndexReport) else "\n".join(report.sentences)
     print_result(as_json, report, text)

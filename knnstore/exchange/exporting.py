@@ -17,6 +17,9 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, ResourceError, UsageError
 from knnstore.exchange.rawfile import KeyType, ValueType
 from knnstore.files import TEMPORARY_SUFFIX, flush, free_bytes, storage_errors
+from knnstore.index.plan import finished_index
+from knnstore.index.protocols import FaissFile
+from knnstore.index.registry import open_index, type_of
 from knnstore.outputs import output_path
 from knnstore.progress import Reporter
 from knnstore.sizes import format_size
@@ -105,9 +108,7 @@ def _refuse(store: Datastore, options: ExportOptions, names: list[Path]) -> None
 
 def _bytes(store: Datastore, options: ExportOptions) -> int:
     if options.to == "faiss":
-        from knnstore.index.ivfpq.faissfile import faiss_bytes  # noqa: PLC0415 - the other formats need no faiss
-
-        return faiss_bytes(store)
+        return _faiss_file(store).bytes
     each = store.segments[0].dimension * np.dtype(options.key_type).itemsize
     return store.live_rows * (each + np.dtype(options.value_type).itemsize)
 
@@ -220,6 +221,8 @@ def _parquet(store: Datastore, options: ExportOptions, files: list[Path], advanc
 
 
 def _faiss(store: Datastore, _options: ExportOptions, files: list[Path], advance: Callable[[float], None]) -> None:
-    from knnstore.index.ivfpq.faissfile import write_faiss  # noqa: PLC0415 - the other formats need no faiss
+    _faiss_file(store).write(files[0], advance)
 
-    write_faiss(store, files[0], advance)
+
+def _faiss_file(store: Datastore) -> FaissFile:
+    return type_of(open_index(store.root, finished_index(store))).faiss_file(store)

@@ -8,10 +8,10 @@ from knnstore.datastore.edits import Edit
 from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import index_root
 from knnstore.datastore.sweeping import remove_tree, unpublished_indexes
-from knnstore.index.plan import IndexFolder, new_index
+from knnstore.index.plan import IndexFolder, Plan, new_index
 
 
-def own_index(edit: Edit, folder: IndexFolder) -> IndexFolder:
+def own_index(edit: Edit, folder: IndexFolder[Plan]) -> IndexFolder[Plan]:
     """The folder in which this writer may go on with an index that is published or is to be."""
     own = new_index(edit.root, folder.plan, edit.epoch)
     if not edit.files.leases:
@@ -23,7 +23,7 @@ def own_index(edit: Edit, folder: IndexFolder) -> IndexFolder:
     return own
 
 
-def _adopt(edit: Edit, own: IndexFolder) -> None:
+def _adopt(edit: Edit, own: IndexFolder[Plan]) -> None:
     """Copy what a writer of an earlier epoch left of the same plan, which no state has ever had."""
     for epoch in range((edit.epoch or 0) - 1, -1, -1):
         name = new_index(edit.root, own.plan, epoch or None).name

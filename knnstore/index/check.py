@@ -5,14 +5,14 @@ import numpy as np
 from knnstore.datastore.store import Datastore
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.plan import Check
+from knnstore.index.protocols import OpenIndex
 from knnstore.neighbours import ABSENT, Float32, Int64
 
 MOST_CHECK_QUERIES = 512
 
 
-def self_check(store: Datastore, searcher: Searcher, held_out: Float32, k: int, memory: int) -> Check:
+def self_check(store: Datastore, searcher: OpenIndex, held_out: Float32, k: int, memory: int) -> Check:
     """Search up to 512 of the held-out queries, or stored keys where there are none, exactly and by the index."""
     source = "heldout" if len(held_out) else "stored"
     queries = _spread(held_out) if len(held_out) else _stored_keys(store, searcher.plan.seed)

@@ -1,48 +1,39 @@
-"""What an index is made of, and where its parts lie.
+"""What every index is made of, and where its parts lie.
 
 ::
 
     index/<first 16 digits of the plan's fingerprint, or from the second epoch on of that with the epoch>/
-        index.json           IndexPlan: everything that the quantisers depend on
-        quantizer/           zarr.json, cells/, centroids/, codebooks/          float32; axes/ with a rotation
-        commits/             the record of the training
-        lists/<segment>/     zarr.json, and in list order, uncompressed:
-            offsets/         (nlist + 1,)      int64             list l is rows [offsets[l], offsets[l + 1])
-            keys/            (rows, dimension) float16 | int8    as in the segment
-            codes/           (rows, pq_bytes)  uint8             PQ code of key − centroid
-            values/          (rows,)           uint16 | uint32
-            rows/            (rows,)           uint32 | uint64   the segment's row
-            check.json       Check: the recall of the self-check in these lists
+        index.json           its plan
+        commits/             the records of what it shares between segments, such as quantisers
+        lists/<segment>/     what it holds of a segment
+            check.json       Check: the recall of the self-check in this segment
             commits/         one record a task
-        runs/<segment>/      while its lists are being made
-        runs/sample/         until the quantisers are trained
+        runs/                while it is being made
 
-A segment that is added later gets lists of its own under the same quantisers; nothing that is there is touched.
+The rest is up to the type of the index. A segment that is added later gets a folder of its own; nothing that is there
+is touched.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from knnstore.datastore.commits import CommitLog, begin_part
 from knnstore.datastore.manifest import load_json
-from knnstore.datastore.parts import INDEX_PLAN, QUANTIZER, RUNS
+from knnstore.datastore.parts import INDEX_PLAN, RUNS
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import LISTS, Datastore, index_root
+from knnstore.datastore.store import LISTS, SUFFIX, Datastore, index_root
 from knnstore.errors import MismatchError, UnfinishedError
-from knnstore.planning import parse_rotation
-from knnstore.records import LATER, fingerprint, from_json, to_json
+from knnstore.records import fingerprint, from_json, to_json
 from knnstore.wording import command
 
 CHECK_FILE = "check.json"
 CHECK = "check"
 """The last task of a segment's lists."""
 CHECKED_NEIGHBOURS = 1024
-FORMAT_VERSION = 1
-_LARGEST = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +51,17 @@ class SegmentReference:
         return np.dtype(np.uint32 if self.rows <= 2**32 else np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """Everything that the quantisers depend on. Neither memory nor the number of workers is among them.
+    """Everything that an index depends on besides the keys: a base of frozen dataclasses, which ``index.json`` holds.
 
-    ``rotation``: of the residuals before they are coded, ``OPQ`` or ``PCA`` and the dimensions that are kept.
-    ``trained_on``: the segments that the sample was drawn from, without the documents of the table ``removed``.
+    ``kind``: the index type, a field of all plans but those of IVF-PQ, which came before others. ``nlist``: lists that
+    a search may leave out, 1 if it always reads the whole index. ``seed``: of whatever is drawn at random.
     """
 
-    version: int
+    __slots__ = ()
+    kind: str = "ivfpq"
     nlist: int
-    cells: int
-    pq_bytes: int
-    train_rows: int
     seed: int
-    nprobe: int
-    dimension: int
-    key_dtype: str
-    trained_on: tuple[SegmentReference, ...]
-    removed: str | None = None
-    rotation: str | None = field(default=None, metadata=LATER)
-
-    def __post_init__(self) -> None:
-        if self.version != FORMAT_VERSION:
-            raise ValueError(f"index format {self.version}; this knnstore reads version {FORMAT_VERSION}")
-        sizes = [self.nlist, self.cells, self.pq_bytes, self.train_rows, self.nprobe, self.dimension]
-        sizes += [number for segment in self.trained_on for number in (segment.rows, segment.chunk_rows)]
-        if not all(0 < size <= _LARGEST for size in sizes) or not self.trained_on:
-            raise ValueError("a size is not positive")
-        if max(self.cells, self.nprobe) > self.nlist or self.coded_dimension % self.pq_bytes:
-            raise ValueError(
-                f"impossible nlist {self.nlist}, cells {self.cells}, nprobe {self.nprobe}, pq_bytes {self.pq_bytes}"
-            )
 
     @property
     def name(self) -> str:
@@ -99,24 +69,12 @@ class IndexPlan:
         return fingerprint(self)[:16]
 
     @property
-    def coded_dimension(self) -> int:
-        """Dimensions of what PQ codes: fewer than the keys' if the rotation drops some."""
-        return self.dimension if self.rotation is None else parse_rotation(self.rotation, self.dimension)[1]
-
-    @property
     def trained_rows(self) -> int:
-        """Keys of the segments that the quantisers were trained on."""
-        return sum(segment.rows for segment in self.trained_on)
+        """Keys of the segments that the index was trained on; 0 if it isn't trained."""
+        return 0
 
 
-@dataclass(frozen=True, slots=True)
-class RecentredPlan(IndexPlan):
-    """The plan of quantisers that were made of others, by ``recentre``, from the keys of the segment ``trained_on``.
-
-    ``recentred``: name of the index whose lists those keys were in.
-    """
-
-    recentred: str = ""
+Plan = TypeVar("Plan", bound=IndexPlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +93,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class IndexFolder:
+class IndexFolder(Generic[Plan]):
     """The folder of an index and its plan."""
 
     root: Path
-    plan: IndexPlan
+    plan: Plan
 
     @property
     def name(self) -> str:
@@ -151,13 +109,18 @@ class IndexFolder:
         """The record of the training."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
 
+    @property
+    def store(self) -> Path:
+        """The root of its store."""
+        return self.root.parent.parent
+
+    def absolute(self) -> "IndexFolder[Plan]":
+        """The same folder by its absolute path, for workers elsewhere."""
+        return replace(self, root=self.root.absolute())
+
     def begin(self) -> None:
         """Make the folder, or go on in it."""
         begin_part(self.root, INDEX_PLAN, self.plan)
-
-    def quantizer(self, name: str) -> Path:
-        """One of the quantisers' arrays."""
-        return self.root / QUANTIZER / name
 
     def lists(self, segment: str, name: str = "") -> Path:
         """The folder of a segment's lists, or one of the arrays in it."""
@@ -181,23 +144,41 @@ class IndexFolder:
         return fingerprint({"index": self.plan.name, "segment": to_json(reference)})
 
 
-def new_index(store_root: Path, plan: IndexPlan, epoch: int | None) -> IndexFolder:
+def new_index(store_root: Path, plan: Plan, epoch: int | None) -> IndexFolder[Plan]:
     """The folder that a writer of an epoch makes an index in."""
     name = plan.name if epoch is None else fingerprint({"index": plan.name, "epoch": epoch})[:16]
     return IndexFolder(index_root(store_root, name), plan)
 
 
-def open_index(store_root: Path, name: str) -> IndexFolder:
-    """The index of that name. Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged."""
-    root = index_root(store_root, name)
-    if not (root / INDEX_PLAN).is_file():
-        raise UnfinishedError(f"{root} is missing: run {command('index')} again")
-    value = load_json(root / INDEX_PLAN)
-    kind = RecentredPlan if isinstance(value, dict) and "recentred" in value else IndexPlan
-    return IndexFolder(root, from_json(kind, value, str(root / INDEX_PLAN)))
+def open_folder(store_root: Path, name: str, parse: Callable[[Any, str], Plan]) -> IndexFolder[Plan]:
+    """The index of that name, whose plan ``parse(value, where)`` makes of its JSON.
+
+    Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged.
+    """
+    path = index_root(store_root, name) / INDEX_PLAN
+    if not path.is_file():
+        raise UnfinishedError(f"{path.parent} is missing: run {command('index')} again")
+    return IndexFolder(path.parent, parse(load_json(path), str(path)))
 
 
-def load_check(folder: IndexFolder, references: Sequence[SegmentReference]) -> Check:
+def finished_index(store: Datastore) -> str:
+    """The name of the store's index. Raises UnfinishedError if none is finished, or keys aren't in it."""
+    name = store.manifest.index
+    if name is None:
+        raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)}")
+    new = sum(segment.rows for segment in store.segments if segment.root.name not in store.manifest.indexed)
+    if new:
+        raise UnfinishedError(
+            f"{new:,} keys of {store.root} are not in its index yet: run {_index_command(store)}, which adds them"
+        )
+    return name
+
+
+def _index_command(store: Datastore) -> str:
+    return command("index", store=str(store.root).removesuffix(SUFFIX))
+
+
+def load_check(folder: IndexFolder[Any], references: Sequence[SegmentReference]) -> Check:
     """The self-check over several segments: that of the largest, with the mean of all recalls, weighted by keys.
 
     Each looked for its segment's share of the ``CHECKED_NEIGHBOURS``, so that together they stand for all of them.

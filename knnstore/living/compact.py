@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from knnstore.build.checking import check_lists
 from knnstore.build.dropping import require_listed
-from knnstore.build.lists import check_lists
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
+from knnstore.datastore.origins import COPY_FOLDER, Source
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore
 from knnstore.datastore.sweeping import bytes_below, state_bytes
 from knnstore.diskspace import require_room
 from knnstore.index.plan import IndexFolder
-from knnstore.living.carrying import carry_index
-from knnstore.living.copying import FOLDER as COPY_FOLDER
-from knnstore.living.copying import Source
+from knnstore.index.registry import open_index, type_of
 from knnstore.living.segments import copy_segment
 from knnstore.scheduling import Job
 from knnstore.suffixes.plan import discard_others, suffix_folder
@@ -117,12 +117,13 @@ def live_sources(store: Datastore) -> list[Source]:
     ]
 
 
-def _make_lists(edit: Edit, segment: Segment, sources: Sequence[Source], job: Job) -> IndexFolder | None:
+def _make_lists(edit: Edit, segment: Segment, sources: Sequence[Source], job: Job) -> IndexFolder[Any] | None:
     """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
     store = edit.store
     if store.manifest.index is None or not segment.rows:
         return None
-    folder = carry_index(store, edit, segment, sources, job)
+    given = open_index(store.root, store.manifest.index)
+    folder = type_of(given).carry(store, edit, segment, sources, job)
     if folder is not None:
         state = replace(
             store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None, dropped=None

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.build import IndexReport, describe_index
-from knnstore.build.lists import check_lists
+from knnstore.build.checking import check_lists
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
+from knnstore.datastore.origins import COPY_FOLDER, Source
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore, index_root, segment_root
 from knnstore.datastore.sweeping import bytes_below, state_bytes
@@ -18,10 +19,7 @@ from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError
 from knnstore.files import storage_errors
-from knnstore.index.plan import open_index
-from knnstore.living.carrying import carry_index
-from knnstore.living.copying import FOLDER as COPY_FOLDER
-from knnstore.living.copying import Source
+from knnstore.index.registry import open_index, type_of
 from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.scheduling import Job
 from knnstore.wording import option
@@ -119,7 +117,8 @@ def _carry(edit: Edit, base: Datastore, sources: Sequence[Source], job: Job) -> 
     """Give the new store the index of ``base``, as a state of its own."""
     store = edit.store
     (segment,) = store.segments
-    folder = carry_index(base, edit, segment, sources, job)
+    given = open_index(base.root, str(base.manifest.index))
+    folder = type_of(given).carry(base, edit, segment, sources, job)
     if folder is None:
         return
     check_lists(folder, store, segment, job)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from knnstore.datastore.origins import Source
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.selection import matching, sampled
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import Digests, load_takedowns
 from knnstore.errors import UsageError
 from knnstore.living.compact import live_sources
-from knnstore.living.copying import Source
 from knnstore.living.derived import DeriveReport, Target, derive
 from knnstore.scheduling import Job
 from knnstore.wording import command, option

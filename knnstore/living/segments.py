@@ -9,11 +9,12 @@ import numpy as np
 
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.origins import COPY_FOLDER, Source, write_kept
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.sweeping import discard_begun, unfinished
 from knnstore.errors import MismatchError
-from knnstore.living.copying import FOLDER, Source, copy_stage, copy_tables, write_kept
+from knnstore.living.copying import copy_stage, copy_tables
 from knnstore.lm.identity import is_stable, may_be_same
 from knnstore.records import fingerprint, to_json
 from knnstore.scheduling import Job
@@ -63,7 +64,7 @@ def copy_segment(edit: Edit, sources: Sequence[Source], job: Job) -> Segment:
     """
     plan = copied_plan(sources)
     path = _begun(edit, plan)
-    discard_begun(edit.root, FOLDER, but=path)
+    discard_begun(edit.root, COPY_FOLDER, but=path)
     path = path or own_segment(edit, None)
     write_kept(path, sources)
     writer = SegmentWriter.begin(path, plan)
@@ -76,7 +77,7 @@ def copy_segment(edit: Edit, sources: Sequence[Source], job: Job) -> Segment:
 
 def _begun(edit: Edit, plan: SegmentPlan) -> Path | None:
     for path in unfinished(edit.root):
-        if (path / FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
+        if (path / COPY_FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
             return own_segment(edit, path)
     return None
 

@@ -1,6 +1,6 @@
 """``knnstore index``."""
 
-from knnstore.build import DryRun, IndexOptions, IndexReport, build_index
+from knnstore.build import Forecast, IndexOptions, IndexReport, build_index
 from knnstore.build import dry_run as plan_build
 from knnstore.operations.shared import StoreName, open_store, options_of, size, working
 from knnstore.progress import Reporter
@@ -23,7 +23,7 @@ def index(
     scheduler_file: str | None = None,
     memory: int | str = "4GB",
     reporter: Reporter | None = None,
-) -> IndexReport | DryRun:
+) -> IndexReport | Forecast:
     """Build the IVF-PQ index of a store, or resume an interrupted build. ``dry_run``: return the plan only."""
     options = options_of(IndexOptions, locals())
     opened = open_store(store)

@@ -5,9 +5,10 @@ last the index, which is made of all of them.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.corpus.selection import Selection
@@ -20,9 +21,9 @@ from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import KnnstoreError, LockedError
 from knnstore.files import write_atomically
-from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.plan import IndexFolder
+from knnstore.index.registry import open_index, type_in, type_of
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
-from knnstore.records import from_json, to_json
 from knnstore.repair.segments import Remaker, work_of
 from knnstore.scheduling import Job
 from knnstore.suffixes.build import build_suffixes
@@ -32,18 +33,6 @@ from knnstore.verify.mending import mended_file
 from knnstore.wording import command
 
 _KIND, _REBUILD = "repair", "rebuild"
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuild:
-    """How an index is built again: what the record says of the change that took the damaged one out of the store."""
-
-    nlist: int
-    pq_bytes: int
-    train_rows: int
-    nprobe: int
-    rotation: str | None
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +157,11 @@ class _Repair:
         state = self._edit.state
         dropped = tuple(other for other in state.dropped or () if other != name) or None
         rebuild = self.interrupted()
-        facts = {_REBUILD: to_json(rebuild)} if rebuild else {}
+        facts = {_REBUILD: rebuild} if rebuild else {}
         self._edit.publish(replace(state, dropped=dropped), _KIND, f"give segment {name} its own keys again", **facts)
         return f"after the segment's keys {' and '.join(sorted(ways))}"
 
-    def interrupted(self) -> Rebuild | None:
+    def interrupted(self) -> dict[str, Any] | None:
         """How to build what a repair took out of the index and hasn't put back yet; None if there is nothing.
 
         It is in the record of the present state, so that another repair goes on where one was killed.
@@ -180,7 +169,9 @@ class _Repair:
         try:
             change = load_change(self._root, load_manifest(self._root).state)
             if change.kind == _KIND and _REBUILD in change.facts:
-                return from_json(Rebuild, change.facts[_REBUILD], str(record_path(self._root, change.state.state)))
+                recipe: dict[str, Any] = change.facts[_REBUILD]
+                _options(recipe, record_path(self._root, change.state.state))
+                return recipe
         except KnnstoreError:  # a damaged record is told of by verify
             pass
         return None
@@ -214,27 +205,19 @@ class _Repair:
             )
             self.failed |= {damage.path: why for damage in damages}
             return
-        rebuild = Rebuild(**{field.name: getattr(folder.plan, field.name) for field in fields(Rebuild)})
         if whole:
             state, what = replace(manifest, index=None, indexed=()), "discard a damaged index"
         else:
             kept = tuple(name for name in manifest.indexed if name not in names)
             state, what = replace(manifest, indexed=kept), f"discard lists of {len(names)} segments"
-        self._edit.publish(state, _KIND, what, **{_REBUILD: to_json(rebuild)})
+        self._edit.publish(state, _KIND, what, **{_REBUILD: type_of(folder).recipe(folder.plan)})
         # lists that were carried over have other members than lists that are filled from the keys: none is kept
         for path in [folder.root] if whole else [folder.lists(name) for name in names]:
             remove_tree(path)
 
-    def rebuild_index(self, rebuild: Rebuild, damages: Iterable[Damage]) -> None:
+    def rebuild_index(self, rebuild: dict[str, Any], damages: Iterable[Damage]) -> None:
         """Build again what this repair, or one that was killed, took out. Raises what ``build_index`` does."""
-        options = IndexOptions(
-            nlist=rebuild.nlist,
-            pq_bytes=rebuild.pq_bytes,
-            train_sample=rebuild.train_rows,
-            nprobe=rebuild.nprobe,
-            rotation=rebuild.rotation,
-            seed=rebuild.seed,
-        )
+        options = _options(rebuild, self._root)
         build_index(Datastore(self._root), options, self._job)
         self.done |= {damage.path: "built again from the keys" for damage in damages}
 
@@ -299,7 +282,7 @@ class _Repair:
         plan, folder = segment.plan, resolve_model(self._options.model or default_model())
         return LmSpec(str(folder.resolve()), plan.key.layer, plan.compute.partition(" ")[0], self._options.device)
 
-    def _index(self) -> IndexFolder | None:
+    def _index(self) -> IndexFolder[Any] | None:
         name = load_manifest(self._root).index
         try:
             return None if name is None else open_index(self._root, name)
@@ -337,3 +320,8 @@ def _why_not(damage: Damage) -> str:
     if not damage.rebuildable:
         return "nothing says what it was: restore it from a copy, or ingest the corpus again"
     return "what it would be made from is damaged too"
+
+
+def _options(recipe: Any, where: Path) -> IndexOptions:
+    """The options of what a record says of an index that is to be built again."""
+    return type_in(recipe, str(where)).options(recipe, str(where))

@@ -4,6 +4,7 @@ import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import plan_parts
@@ -50,7 +51,7 @@ class Remaker:
     """Makes files of one segment again. ``spec``: the LM that made it; ``index``: the store's, if its plan is whole."""
 
     segment: Segment
-    index: IndexFolder | None
+    index: IndexFolder[Any] | None
     spec: LmSpec
     corpus: tuple[str, ...]
     selection: Selection

@@ -7,7 +7,8 @@ import torch
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Method, Searcher
+from knnstore.index.protocols import Method
+from knnstore.index.registry import open_searcher
 from knnstore.neighbours import Float32, Neighbours, nearest_of_all
 from knnstore.scheduling import Runner
 from knnstore.score.options import ScoreOptions
@@ -72,8 +73,8 @@ class _StoreSearch:
         self._store = store
         self.name = store.name
         self._memory = memory
-        self._quantised = options.quantised
-        self._searcher = None if options.exact else Searcher(store, device=gpu)
+        self._method: Method = "quantised" if options.quantised else "lists"
+        self._searcher = None if options.exact else open_searcher(store, gpu)
         self.nprobe = None
         if self._searcher is not None:
             self.nprobe = min(options.nprobe or self._searcher.nprobe, self._searcher.plan.nlist)
@@ -86,7 +87,6 @@ class _StoreSearch:
         progress = lambda pairs: advance(pairs / each)  # noqa: E731 - one expression, used in two calls
         if self._searcher is None:
             return exact_search(self._store, queries, k, rows=rows, memory=self._memory, progress=progress)
-        method: Method = "quantised" if self._quantised else "lists"
         if self._runner is not None and not rows and self.nprobe is not None:
             return search_sharded(
                 self._store,
@@ -94,13 +94,13 @@ class _StoreSearch:
                 queries,
                 k,
                 self.nprobe,
-                method=method,
+                method=self._method,
                 memory=self._memory,
                 runner=self._runner,
                 advance=advance,
             )
         return self._searcher.search(
-            queries, k, self.nprobe, method=method, rows=rows, memory=self._memory, progress=progress
+            queries, k, self.nprobe, method=self._method, rows=rows, memory=self._memory, progress=progress
         )
 
     @property
@@ -109,13 +109,12 @@ class _StoreSearch:
         if self._searcher is None or self.nprobe != self._searcher.nprobe:
             return None
         check = self._searcher.check
-        return check.recall_quantised if self._quantised else check.recall
+        return check.recall_quantised if self._method == "quantised" else check.recall
 
     @property
     def words(self) -> str:
         """How neighbours are found, for people."""
-        if self._searcher is None:
+        if self._searcher is None or self.nprobe is None:
             return "exact: every key"
-        how = "distances of the PQ codes" if self._quantised else "exact distances"
         recall = "" if self.recall is None else f", recall {self.recall:.3f} in the index's self-check"
-        return f"{how} in {self.nprobe} of {self._searcher.plan.nlist} lists{recall}"
+        return f"{self._searcher.words(self._method, self.nprobe)}{recall}"

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.files import path_of
-from knnstore.index.ivfpq.search import Method, Searcher
+from knnstore.index.protocols import Method, OpenIndex
+from knnstore.index.registry import open_searcher
 from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
 from knnstore.scheduling import Runner, kept
 
@@ -76,18 +77,18 @@ def search_shard(shared: SharedSearch, task: ShardTask) -> ShardAnswer:
 
 
 @lru_cache(maxsize=1)
-def _open_searcher(root: str, state: int, mask: Mask) -> Searcher:
+def _open_searcher(root: str, state: int, mask: Mask) -> OpenIndex:
     store = Datastore(path_of(root))
     if store.manifest.state != state:
         raise MismatchError(f"{root} has changed since the search began (state {state}, now {store.manifest.state})")
-    searcher = Searcher(store.masked({name: np.frombuffer(numbers, np.int64) for name, numbers in mask}))
+    searcher = open_searcher(store.masked({name: np.frombuffer(numbers, np.int64) for name, numbers in mask}))
     store.close()  # whoever asked holds the state while it needs it; a worker would hold it for as long as it lives
     return searcher
 
 
 def search_sharded(
     store: Datastore,
-    searcher: Searcher,
+    searcher: OpenIndex,
     queries: Float32,
     k: int,
     nprobe: int,

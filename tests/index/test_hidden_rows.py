@@ -17,7 +17,7 @@ from knnstore.index.ivfpq.quantiser import load_training_errors
 from knnstore.index.ivfpq.sample import choose_rows
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.ivfpq.train import divide
-from knnstore.index.plan import open_index
+from knnstore.index.registry import open_index
 from knnstore.scheduling import Job
 
 

@@ -17,7 +17,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.files import write_json
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import IndexFolder, open_index
+from knnstore.index.plan import IndexFolder
+from knnstore.index.registry import open_index
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, SerialRunner
 
@@ -60,7 +61,7 @@ def test_every_key_lies_once_in_its_list_with_its_value_and_row(store, small_run
         assert (arrays["values"] == segment.values(0, segment.rows)[rows]).all()
         offsets = read_rows(folder.lists(name, "offsets"), 0, 21)
         lists = np.repeat(np.arange(20), np.diff(offsets))
-        centroids = read_rows(folder.quantizer("centroids"), 0, 20)
+        centroids = read_rows(folder.root / "quantizer" / "centroids", 0, 20)
         keys = arrays["keys"].astype(np.float32)
         nearest = ((keys[:, None] - centroids) ** 2).sum(-1)
         assert (nearest[np.arange(len(keys)), lists] <= nearest.min(1) + 1e-3).all()
@@ -162,7 +163,7 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
 
 
 def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit_and_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("knnstore.build.plan.FEWEST_LISTS", 8)
+    monkeypatch.setattr("knnstore.index.ivfpq.planning.FEWEST_LISTS", 8)
     store = make_store(tmp_path / "s", [clustered_keys(5000, 256)], chunk_rows=512)
     usual = dry_run(store, IndexOptions(), Job())
     least = usual.resources.peak_bytes - 512 * 256  # less than the usual lists take, whatever the runs
@@ -172,7 +173,7 @@ def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit
     assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
     with pytest.raises(ResourceError, match="memory="):
         dry_run(store, IndexOptions(nlist=usual.nlist), Job(memory=memory))
-    monkeypatch.setattr("knnstore.build.plan.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
+    monkeypatch.setattr("knnstore.index.ivfpq.planning.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
     told = dry_run(store, IndexOptions(), Job())
     assert told.pq_bytes == 32
     assert any("codes of 32 bytes, not 64, to fit on the disk" in sentence for sentence in told.sentences)

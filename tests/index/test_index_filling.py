@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.datastore.arrays import create_array, write_chunk, write_raw_chunks
+from knnstore.index.hashing import shuffle_key
 from knnstore.index.ivfpq.cuts import cut_list
-from knnstore.index.ivfpq.fill import list_order, shuffle_key
+from knnstore.index.ivfpq.fill import list_order
 from knnstore.index.ivfpq.quantiser import Quantiser, train_codebooks
 
 

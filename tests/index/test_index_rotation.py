@@ -10,10 +10,12 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.ivfpq.faissfile import write_faiss
+from knnstore.index.ivfpq.plan import IvfPqPlan
 from knnstore.index.ivfpq.quantiser import load_quantiser
 from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import IndexPlan, SegmentReference, open_index
+from knnstore.index.plan import SegmentReference
+from knnstore.index.registry import open_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation
@@ -102,9 +104,9 @@ def test_a_rotation_that_is_none_is_refused_and_another_one_is_another_index(tmp
 
 
 def test_a_plan_without_a_rotation_is_the_record_that_it_was_before_there_were_any():
-    plan = IndexPlan(1, 4, 1, 2, 40, 0, 4, 8, "int8", (SegmentReference("0000", "f", 40, 40),))
+    plan = IvfPqPlan(1, 4, 1, 2, 40, 0, 4, 8, "int8", (SegmentReference("0000", "f", 40, 40),))
     assert "rotation" not in to_json(plan)
-    assert from_json(IndexPlan, to_json(plan), "here") == plan
-    rotated = from_json(IndexPlan, to_json(plan) | {"rotation": "PCA4"}, "here")
+    assert from_json(IvfPqPlan, to_json(plan), "here") == plan
+    rotated = from_json(IvfPqPlan, to_json(plan) | {"rotation": "PCA4"}, "here")
     assert rotated.coded_dimension == 4
     assert fingerprint(rotated) != fingerprint(plan)

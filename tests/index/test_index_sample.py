@@ -12,7 +12,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.files import make_folder, write_json
 from knnstore.index.ivfpq import sample
 from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_stage
-from knnstore.index.plan import open_index
+from knnstore.index.registry import open_index
 from knnstore.living.remove import remove
 from knnstore.records import to_json
 from knnstore.scheduling import Job, SerialRunner

@@ -8,7 +8,7 @@ import pytest
 from index_stores import clustered_keys, make_store, publish
 from killing import DyingRunner, killed_at
 
-import knnstore.living.lists
+import knnstore.index.ivfpq.regrouping
 from knnstore.build import IndexOptions, build_index
 from knnstore.cli.report.living import derive_text
 from knnstore.datastore.history import changes
@@ -139,9 +139,9 @@ def test_compaction_assigns_those_segments_alone_that_have_no_lists_yet(tmp_path
     state = Datastore(store.root).manifest
     publish(store.root, replace(state, segments=("0000", "0001")), "ingest", "for a test")
     assigned = []
-    given = knnstore.living.lists.quantised_rows
+    given = knnstore.index.ivfpq.regrouping.quantised_rows
     monkeypatch.setattr(
-        knnstore.living.lists,
+        knnstore.index.ivfpq.regrouping,
         "quantised_rows",
         lambda segment, *rest: assigned.append(segment.root.name) or given(segment, *rest),
     )

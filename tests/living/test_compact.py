@@ -112,13 +112,13 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_pa
     compact(root, CompactOptions(), Job())
     assert Datastore(root).manifest.index == name
     copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
-    from knnstore.build.lists import fill_lists
     from knnstore.files import remove_folder
-    from knnstore.index.plan import open_index
+    from knnstore.index.ivfpq.building import fill_lists
+    from knnstore.index.registry import open_index
 
     folder = open_index(root, name)
     remove_folder(folder.lists("0003"))
-    fill_lists(folder, root, Datastore(root).segments[0], 2, Job())
+    fill_lists(folder, Datastore(root).segments[0], 2, Job())
     made = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
     assert {k for k in copied if k != "0003/check.json"} == set(made)
     assert all(copied[k] == made[k] for k in made)

@@ -10,9 +10,10 @@ from living_bytes import everything_in
 
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
+from knnstore.index.ivfpq.plan import RecentredPlan
 from knnstore.index.ivfpq.quantiser import load_quantiser
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import RecentredPlan, open_index
+from knnstore.index.registry import open_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

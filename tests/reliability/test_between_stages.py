@@ -64,7 +64,9 @@ def test_a_bit_that_flips_in_a_run_of_the_index_has_the_run_made_anew(tmp_path, 
 
 def test_a_disk_that_keeps_no_run_is_told_after_three_times(tmp_path, monkeypatch):
     store = make_store(tmp_path / "s.knnstore", [clustered_keys(600, 8)])
-    monkeypatch.setattr("knnstore.build.lists.run_damage", lambda check: (check, "keys isn't what was written"))
+    monkeypatch.setattr(
+        "knnstore.index.ivfpq.building.run_damage", lambda check: (check, "keys isn't what was written")
+    )
     with pytest.raises(CorruptStoreError, match="3rd time: the disk doesn't keep what is written"):
         build_index(store, IndexOptions(nlist=8), Job())
 

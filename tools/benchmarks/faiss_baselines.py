@@ -13,8 +13,8 @@ import torch
 from knnstore.datastore.store import Datastore
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.faissfile import write_faiss
+from knnstore.index.ivfpq.plan import IvfPqPlan, open_ivfpq
 from knnstore.index.ivfpq.quantiser import load_quantiser
-from knnstore.index.plan import IndexPlan, open_index
 from knnstore.neighbours import Float32, Int64
 
 SCRIPT_BLOCK = 1024  # queries a call of the public scripts: one window's tokens
@@ -22,16 +22,16 @@ GATHER_BLOCK = 64  # of which so many are re-ranked at a time: their candidates'
 _DONTNEED = 4  # of madvise
 
 
-def plan_of(store: Datastore) -> IndexPlan:
+def plan_of(store: Datastore) -> IvfPqPlan:
     """The plan of the store's finished index."""
     assert store.manifest.index is not None
-    return open_index(store.root, store.manifest.index).plan
+    return open_ivfpq(store.root, store.manifest.index).plan
 
 
 def empty_index(store: Datastore) -> Any:
     """A trained, empty IndexIVFPQ with the centroids and codebooks of the store's index."""
     plan = plan_of(store)
-    quantiser = load_quantiser(open_index(store.root, plan.name))
+    quantiser = load_quantiser(open_ivfpq(store.root, plan.name))
     coarse = faiss.IndexFlatL2(plan.dimension)
     coarse.add(quantiser.centroids)
     index = faiss.IndexIVFPQ(coarse, plan.dimension, plan.nlist, plan.pq_bytes, 8)

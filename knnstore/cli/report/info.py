@@ -90,11 +90,7 @@ def _index(info: StoreInfo) -> list[str]:
     queries = "held-out" if check.source == "heldout" else "stored"
     behind = f"; {info.rows - index.rows:,} keys aren't indexed yet" if index.rows < info.rows else ""
     return [
-        *wrapped(
-            "index",
-            f"{index.nlist:,} lists, codes of {index.pq_bytes} bytes, trained on {index.train_rows:,} keys; "
-            f"{index.nprobe} lists searched per query{behind}",
-        ),
+        *wrapped("index", f"{index.words}{behind}"),
         *wrapped(
             "recall",
             f"{check.recall:.3f} of the {check.k:,} nearest keys, {check.recall_quantised:.3f} from the codes only "

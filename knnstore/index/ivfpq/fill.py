@@ -17,10 +17,12 @@ import torch
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
-from knnstore.files import path_of, remove_folder, replacing_together, storage_errors, write_json
+from knnstore.files import remove_folder, replacing_together, storage_errors, write_json
 from knnstore.index.compute.stored import decode
+from knnstore.index.hashing import shuffle_key
+from knnstore.index.ivfpq.plan import IvfPqFolder
 from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
-from knnstore.index.plan import IndexFolder, SegmentReference, open_index
+from knnstore.index.plan import SegmentReference
 from knnstore.neighbours import Int64
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import Stage
@@ -30,7 +32,6 @@ _BLOCK = 16384
 _FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block, where threads share them out
 _MOST_THREADS = 16  # each holds some blocks
 MEASURED = 16  # of so many keys one has its quantisation error measured
-_MASK = 2**64 - 1
 Result = TypeVar("Result")
 
 
@@ -38,8 +39,7 @@ Result = TypeVar("Result")
 class FillTask:
     """Chunks ``[first, last)`` of a segment's keys, in whatever order these lie, to be sorted into one run."""
 
-    store: str
-    index: str
+    folder: IvfPqFolder
     segment: SegmentReference
     first: int
     last: int
@@ -56,12 +56,10 @@ class FillTask:
         return min(self.last * size, self.segment.rows) - self.first * size
 
 
-def fill_stage(
-    store: Path, folder: IndexFolder, segment: Segment, reference: SegmentReference, *, run_chunks: int
-) -> Stage[FillTask]:
+def fill_stage(folder: IvfPqFolder, segment: Segment, reference: SegmentReference, run_chunks: int) -> Stage[FillTask]:
     """The stage that writes the runs of a segment."""
     tasks = [
-        FillTask(str(store.absolute()), folder.name, reference, first, min(first + run_chunks, segment.chunks))
+        FillTask(folder.absolute(), reference, first, min(first + run_chunks, segment.chunks))
         for first in range(0, segment.chunks, run_chunks)
     ]
     return Stage("fill", folder.run_commits(reference), tasks, fill_run)
@@ -72,7 +70,7 @@ class _Layout:
     run_chunks: int
 
 
-def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int) -> int:
+def run_layout(folder: IvfPqFolder, reference: SegmentReference, run_chunks: int) -> int:
     """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
     runs = folder.runs(reference.name)
     path = runs / LAYOUT_FILE
@@ -88,9 +86,8 @@ def run_layout(folder: IndexFolder, reference: SegmentReference, run_chunks: int
 
 def fill_run(task: FillTask) -> int:
     """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
-    store = path_of(task.store)
-    folder = open_index(store, task.index)
-    segment = open_segment(segment_root(store, task.segment.name))
+    folder = task.folder
+    segment = open_segment(segment_root(folder.store, task.segment.name))
     quantiser = load_quantiser(folder)
     arrays, lists, error, measured = quantised_rows(segment, quantiser, task.first, task.last)
     rows = arrays["rows"] = arrays["rows"].astype(task.segment.row_dtype)
@@ -102,7 +99,7 @@ def fill_run(task: FillTask) -> int:
 
 
 def write_run(
-    folder: IndexFolder,
+    folder: IvfPqFolder,
     reference: SegmentReference,
     name: str,
     arrays: dict[str, np.ndarray[Any, Any]],
@@ -129,14 +126,6 @@ def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
     if (packed[1:] == packed[:-1]).any():
         return np.lexsort((np.asarray(shuffle_key(rows.astype(np.uint64), seed)), lists))
     return order
-
-
-def shuffle_key(rows: Any, seed: int) -> Any:
-    """A 64-bit hash of row numbers, a bijection (SplitMix64): Python's int or an array of uint64 alike."""
-    mixed = (rows + (seed * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
-    return mixed ^ (mixed >> 31)
 
 
 def quantised_rows(

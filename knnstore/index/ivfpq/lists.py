@@ -11,7 +11,8 @@ from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
 from knnstore.index.ivfpq.merge import OFFSETS, array_forms
-from knnstore.index.plan import CHECK, IndexFolder, SegmentReference, segment_reference
+from knnstore.index.ivfpq.plan import IvfPqFolder
+from knnstore.index.plan import CHECK, SegmentReference, segment_reference
 from knnstore.neighbours import Int64
 from knnstore.wording import command, option
 
@@ -29,7 +30,7 @@ class SegmentLists:
     """
 
     def __init__(
-        self, folder: IndexFolder, segment: Segment, first_row: int, hidden: RowRanges, *, checked: bool = True
+        self, folder: IvfPqFolder, segment: Segment, first_row: int, hidden: RowRanges, *, checked: bool = True
     ) -> None:
         self.first_row = first_row
         self.reference = reference = segment_reference(segment)
@@ -109,7 +110,7 @@ class SegmentLists:
         return bits
 
 
-def _require(folder: IndexFolder, reference: SegmentReference, task: str) -> None:
+def _require(folder: IvfPqFolder, reference: SegmentReference, task: str) -> None:
     try:
         done = folder.list_commits(reference).find(task)
     except MismatchError as error:

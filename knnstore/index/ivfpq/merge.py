@@ -16,10 +16,12 @@ from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
-from knnstore.files import at_once, files_of, path_of, read_raw
+from knnstore.files import at_once, files_of, read_raw
+from knnstore.index.hashing import shuffle_key
 from knnstore.index.ivfpq.cuts import Uint64, cut_list
-from knnstore.index.ivfpq.fill import list_order, shuffle_key
-from knnstore.index.plan import IndexFolder, IndexPlan, SegmentReference, open_index
+from knnstore.index.ivfpq.fill import list_order
+from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan
+from knnstore.index.plan import SegmentReference
 from knnstore.neighbours import Int64
 from knnstore.scheduling import Stage
 from knnstore.wording import command
@@ -34,8 +36,7 @@ Part = TypeVar("Part")
 class MergeTask:
     """One chunk of a segment's list-ordered arrays, from the named runs."""
 
-    store: str
-    index: str
+    folder: IvfPqFolder
     segment: SegmentReference
     runs: tuple[str, ...]
     chunk: int
@@ -57,17 +58,15 @@ class MergeTask:
         return self.bounds[1] - self.bounds[0]
 
 
-def merge_stage(
-    store: Path, folder: IndexFolder, reference: SegmentReference, runs: tuple[str, ...]
-) -> Stage[MergeTask]:
+def merge_stage(folder: IvfPqFolder, reference: SegmentReference, runs: tuple[str, ...]) -> Stage[MergeTask]:
     """The stage that merges the named runs into the chunks of a segment's lists."""
     chunks = range(-(-reference.rows // reference.chunk_rows))
-    tasks = [MergeTask(str(store.absolute()), folder.name, reference, runs, chunk) for chunk in chunks]
+    tasks = [MergeTask(folder.absolute(), reference, runs, chunk) for chunk in chunks]
     return Stage("merge", folder.list_commits(reference), tasks, merge_chunk)
 
 
 def array_forms(
-    plan: IndexPlan, segment: Segment, reference: SegmentReference
+    plan: IvfPqPlan, segment: Segment, reference: SegmentReference
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Width of a row and dtype of each array that is in list order."""
     return {
@@ -78,7 +77,7 @@ def array_forms(
     }
 
 
-def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentReference, runs: tuple[str, ...]) -> None:
+def create_lists(folder: IvfPqFolder, segment: Segment, reference: SegmentReference, runs: tuple[str, ...]) -> None:
     """Make a segment's list-ordered arrays, with ``offsets`` filled in from the runs' counts, and commit that."""
     commits = folder.list_commits(reference)
     if commits.find(OFFSETS):
@@ -103,9 +102,8 @@ def create_lists(folder: IndexFolder, segment: Segment, reference: SegmentRefere
 
 def merge_chunk(task: MergeTask) -> int:
     """Gather one chunk from all runs, write and commit it; return its rows."""
-    store = path_of(task.store)
-    folder = open_index(store, task.index)
-    segment = Segment(segment_root(store, task.segment.name))
+    folder = task.folder
+    segment = Segment(segment_root(folder.store, task.segment.name))
     pieces, lists = _pieces(folder, task)
     forms = array_forms(folder.plan, segment, task.segment)
     runs = folder.runs(task.segment.name)
@@ -130,7 +128,7 @@ class _Piece:
     end: int
 
 
-def _pieces(folder: IndexFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
+def _pieces(folder: IvfPqFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
     """Each run's part of the chunk, and the list of each row of all parts laid end to end."""
     offsets = read_rows(folder.lists(task.segment.name, "offsets"), 0, folder.plan.nlist + 1)
     begin, end = task.bounds

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.datastore.keycodec import LARGEST
+from knnstore.datastore.parts import QUANTIZER
 from knnstore.errors import CorruptStoreError
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.protocols import Filling, Uint8
-from knnstore.index.plan import IndexFolder
+from knnstore.index.ivfpq.plan import IvfPqFolder
 from knnstore.neighbours import Float32, Int64
 from knnstore.wording import command
 
@@ -106,25 +108,25 @@ class TrainingErrors:
         return self.seen if self.unseen is None else self.unseen
 
 
-def save_quantiser(folder: IndexFolder, quantiser: Quantiser, errors: TrainingErrors) -> None:
+def save_quantiser(folder: IvfPqFolder, quantiser: Quantiser, errors: TrainingErrors) -> None:
     """Write the arrays and commit them, with the errors among the commit's facts."""
     files = []
     for name, array in _arrays(quantiser).items():
-        path = folder.quantizer(name)
+        path = _path(folder, name)
         files += create_array(path, array.shape, len(array), array.dtype, "none")
         files.append(write_chunk(path, 0, array))
     unseen = {} if errors.unseen is None else {"unseen_error": errors.unseen}
     folder.commits.commit(TASK, list(dict.fromkeys(files)), error=errors.seen, **unseen)
 
 
-def load_training_errors(folder: IndexFolder) -> TrainingErrors:
+def load_training_errors(folder: IvfPqFolder) -> TrainingErrors:
     """The errors that were measured when the index's quantisers were made."""
     done = folder.commits.require(TASK)
     unseen = None if done.facts.get("unseen_error") is None else done.number("unseen_error")
     return TrainingErrors(float(done.number("error")), None if unseen is None else float(unseen))
 
 
-def load_quantiser(folder: IndexFolder) -> Quantiser:
+def load_quantiser(folder: IvfPqFolder) -> Quantiser:
     """The index's quantisers. Raises CorruptStoreError if an array is damaged or of another shape than planned."""
     plan = folder.plan
     shapes = {
@@ -136,10 +138,10 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
         shapes["axes"] = (plan.dimension, plan.coded_dimension)
     arrays = {}
     for name, shape in shapes.items():
-        array = read_all(folder.quantizer(name), shape, np.dtype(np.float32))
+        array = read_all(_path(folder, name), shape, np.dtype(np.float32))
         if not (np.abs(array) < LARGEST).all():  # nor NaN
             raise CorruptStoreError(
-                f"{folder.quantizer(name)} has a number beyond {LARGEST:g}, or none: run "
+                f"{_path(folder, name)} has a number beyond {LARGEST:g}, or none: run "
                 f"{command('index', overwrite=True)}"
             )
         arrays[name] = array
@@ -149,3 +151,7 @@ def load_quantiser(folder: IndexFolder) -> Quantiser:
 def _arrays(quantiser: Quantiser) -> dict[str, Float32]:
     arrays = {"cells": quantiser.cells, "centroids": quantiser.centroids, "codebooks": quantiser.codebooks}
     return arrays if quantiser.axes is None else arrays | {"axes": quantiser.axes}
+
+
+def _path(folder: IvfPqFolder, name: str) -> Path:
+    return folder.root / QUANTIZER / name

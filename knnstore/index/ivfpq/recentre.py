@@ -15,9 +15,9 @@ import numpy as np
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.kmeans import allot
 from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.plan import IvfPqPlan
 from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors
 from knnstore.index.ivfpq.train import PQ_ROWS, mean_error, train_codes
-from knnstore.index.plan import IndexPlan
 from knnstore.neighbours import Float32, Int64
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it
@@ -26,7 +26,7 @@ _FAR = 16.0  # times the norm of the longest centroid
 
 
 def recentre(
-    quantiser: Quantiser, parts: Sequence[SegmentLists], plan: IndexPlan, advance: Callable[[int], None]
+    quantiser: Quantiser, parts: Sequence[SegmentLists], plan: IvfPqPlan, advance: Callable[[int], None]
 ) -> tuple[Quantiser, TrainingErrors]:
     """The quantisers of the keys in ``parts`` that aren't hidden, and their errors.
 

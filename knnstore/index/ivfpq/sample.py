@@ -15,9 +15,9 @@ from knnstore.datastore.parts import SAMPLE
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, open_segment, segment_root
 from knnstore.errors import CorruptStoreError
-from knnstore.files import path_of, read_raw, replacing_together
+from knnstore.files import read_raw, replacing_together
+from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan
 from knnstore.index.ivfpq.train import Sample
-from knnstore.index.plan import IndexFolder, IndexPlan, open_index
 from knnstore.neighbours import Int64
 from knnstore.records import fingerprint
 from knnstore.scheduling import Stage
@@ -32,8 +32,7 @@ _LISTED_PART_ROWS = 2**18  # of keys in list order, where each part takes a pass
 class SampleTask:
     """Read the ``number``th part of an index's sample: rows ``wanted``, int64 (n,) ascending, of a segment."""
 
-    store: str
-    index: str
+    folder: IvfPqFolder
     segment: str
     number: int
     wanted: Int64
@@ -49,20 +48,19 @@ class SampleTask:
         return len(self.wanted)
 
 
-def sample_stage(store: Datastore, folder: IndexFolder) -> Stage[SampleTask]:
+def sample_stage(store: Datastore, folder: IvfPqFolder) -> Stage[SampleTask]:
     """The stage that gathers the parts of the sample of a plan, in order: whole chunks' shares of it."""
     chosen = choose_rows(store, folder.plan.train_rows, folder.plan.seed)
-    root = str(store.root.absolute())
     parts = [
         (segment, part) for segment, rows in zip(store.segments, chosen, strict=True) for part in _parts(segment, rows)
     ]
     tasks = [
-        SampleTask(root, folder.name, segment.root.name, number, part) for number, (segment, part) in enumerate(parts)
+        SampleTask(folder.absolute(), segment.root.name, number, part) for number, (segment, part) in enumerate(parts)
     ]
     return Stage("sample", _sample_commits(folder), tasks, gather_part)
 
 
-def _sample_commits(folder: IndexFolder) -> CommitLog:
+def _sample_commits(folder: IvfPqFolder) -> CommitLog:
     """The records of the parts; they go when the parts go."""
     root = folder.runs(SAMPLE)
     return CommitLog(root / "commits", root, fingerprint(folder.plan))
@@ -70,12 +68,11 @@ def _sample_commits(folder: IndexFolder) -> CommitLog:
 
 def gather_part(task: SampleTask) -> int:
     """Read and write a part as its keys are stored; return how many."""
-    store = path_of(task.store)
-    segment = open_segment(segment_root(store, task.segment))
+    segment = open_segment(segment_root(task.folder.store, task.segment))
     keys = np.empty((task.rows, segment.dimension), segment.codec.stored)
     for places, found in segment.find_keys(task.wanted):
         keys[places] = found
-    log = _sample_commits(open_index(store, task.index))
+    log = _sample_commits(task.folder)
     file = log.root / task.name
     with replacing_together([file]) as (opened,):
         opened.write(keys.data)
@@ -83,7 +80,7 @@ def gather_part(task: SampleTask) -> int:
     return task.rows
 
 
-def load_sample(store: Datastore, folder: IndexFolder, parts: int, advance: Callable[[int], None]) -> Sample:
+def load_sample(store: Datastore, folder: IvfPqFolder, parts: int, advance: Callable[[int], None]) -> Sample:
     """The sample whose parts are written; ``advance`` is told of keys. Raises CorruptStoreError for a damaged part."""
     segments, log = store.segments, _sample_commits(folder)
     names = [segment.root.name for segment in segments]
@@ -121,7 +118,7 @@ def choose_rows(store: Datastore, count: int, seed: int) -> list[Int64]:
     return [np.concatenate(rows) for rows in chosen]
 
 
-def rows_read(store: Datastore, plan: IndexPlan) -> int:
+def rows_read(store: Datastore, plan: IvfPqPlan) -> int:
     """Keys that have to be read for the sample of a plan: those of all chunks that some of it are from."""
     total = 0
     for segment, rows in zip(store.segments, choose_rows(store, plan.train_rows, plan.seed), strict=True):

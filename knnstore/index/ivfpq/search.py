@@ -1,15 +1,13 @@
 """Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
 
 import os
-from collections.abc import Callable
 from copy import copy
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 
-from knnstore.datastore.store import SUFFIX, Datastore
+from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError, UsageError
 from knnstore.index.compute.choice import host_engine, joins_on
 from knnstore.index.compute.protocols import query_bytes
@@ -19,16 +17,16 @@ from knnstore.index.ivfpq.coded import look_up_codes
 from knnstore.index.ivfpq.join import join_in_threads
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.index.ivfpq.lookup import FEW, look_up, prepare
+from knnstore.index.ivfpq.plan import IvfPqFolder, open_ivfpq
 from knnstore.index.ivfpq.quantiser import load_quantiser
 from knnstore.index.ivfpq.rerank import rerank_exactly
-from knnstore.index.plan import Check, IndexFolder, IndexPlan, load_check, open_index
+from knnstore.index.plan import Check, finished_index, load_check
+from knnstore.index.protocols import Method, Progress
 from knnstore.index.sharing import block_sizes, concatenate
 from knnstore.neighbours import Float32, Int64, Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
+from knnstore.sizes import format_size
 from knnstore.wording import command
-
-Method = Literal["auto", "lists", "quantised", "exact"]
-Progress = Callable[[int], None]
 
 _SCRATCH_BYTES = 2**27
 _PROBE_BLOCK = 16384
@@ -43,24 +41,29 @@ class Searcher:
     """
 
     def __init__(
-        self, store: Datastore, unchecked: IndexFolder | None = None, *, device: torch.device | None = None
+        self,
+        store: Datastore,
+        folder: IvfPqFolder | None = None,
+        *,
+        checked: bool = True,
+        device: torch.device | None = None,
     ) -> None:
-        """``unchecked``: an index of these segments that isn't the store's yet, nor has passed its self-check.
+        """``folder``: an index of these segments, None for the store's; unless ``checked`` it has no self-check yet.
 
         ``device``: where bulk joins are computed, None for this host's engine.
         """
         self._engine = host_engine()
         self._joins = joins_on(device)
         self._store = store
-        self._folder = unchecked or _finished_index(store)
-        self.plan: IndexPlan = self._folder.plan
+        self._folder = folder or open_ivfpq(store.root, finished_index(store))
+        self.plan = self._folder.plan
         self.nprobe: int = self.plan.nprobe
         self.quantiser = load_quantiser(self._folder)
         self._parts: list[SegmentLists] = []
         first_row = 0
         for segment, hidden in zip(store.segments, store.hidden, strict=True):
             if segment.rows:
-                part = SegmentLists(self._folder, segment, first_row, hidden, checked=unchecked is None)
+                part = SegmentLists(self._folder, segment, first_row, hidden, checked=checked)
                 self._parts.append(part)
             first_row += segment.rows
         if not self._parts:
@@ -178,6 +181,16 @@ class Searcher:
             cold=max(0.0, 1 - _machine_bytes() / (rows * key_bytes)) if rows else 0.0,
         )
 
+    def words(self, method: Method, nprobe: int, k: int = 0) -> str:
+        """How ``search`` finds k neighbours, for people."""
+        where = f"in {nprobe} of {self.plan.nlist} lists"
+        if method != "auto":
+            return f"{'distances of the PQ codes' if method == 'quantised' else 'exact distances'} {where}"
+        way, how = self.lookup(k, nprobe), "exact distances of all keys"
+        if way.rerank:
+            how = f"codes, and exact distances of the best {way.rerank} × {k},"
+        return f"{how} {where}, {format_size(way.bytes)} a token"
+
     def _lists_probed(self, nprobe: int | None) -> int:
         nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
         if nprobe < 1:
@@ -194,19 +207,3 @@ class Searcher:
 def _machine_bytes() -> int:
     """Return the bytes of memory that this machine has, which caches what is read again and again."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _index_command(store: Datastore) -> str:
-    return command("index", store=str(store.root).removesuffix(SUFFIX))
-
-
-def _finished_index(store: Datastore) -> IndexFolder:
-    name = store.manifest.index
-    if name is None:
-        raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)}")
-    new = sum(segment.rows for segment in store.segments if segment.root.name not in store.manifest.indexed)
-    if new:
-        raise UnfinishedError(
-            f"{new:,} keys of {store.root} are not in its index yet: run {_index_command(store)}, which adds them"
-        )
-    return open_index(store.root, name)

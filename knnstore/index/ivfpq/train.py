@@ -9,9 +9,9 @@ import numpy as np
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.kmeans import two_level_kmeans
+from knnstore.index.ivfpq.plan import IvfPqPlan
 from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors, train_codebooks
 from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
-from knnstore.index.plan import IndexPlan
 from knnstore.neighbours import Float32, Int64
 from knnstore.planning import UNSEEN_STRETCHES, parse_rotation, unseen_rows
 
@@ -38,7 +38,7 @@ class Sample:
         return keys
 
 
-def train(sample: Sample, plan: IndexPlan, advance: Callable[[int], None]) -> tuple[Quantiser, TrainingErrors]:
+def train(sample: Sample, plan: IvfPqPlan, advance: Callable[[int], None]) -> tuple[Quantiser, TrainingErrors]:
     """The quantisers of a plan, and their errors, against which those of later keys are held.
 
     The same bytes for the same plan and sample. ``advance`` is told of keys done.
@@ -77,7 +77,7 @@ def mean_error(quantiser: Quantiser, keys: Float32, lists: Int64) -> float:
     return float(quantiser.errors(keys, lists, quantiser.encode(keys, lists)).mean(dtype=np.float64))
 
 
-def train_axes(plan: IndexPlan, residuals: Float32) -> Float32 | None:
+def train_axes(plan: IvfPqPlan, residuals: Float32) -> Float32 | None:
     """The axes along which the plan codes residuals (n, d), float32 (d, kept); None for those of the keys."""
     if plan.rotation is None:
         return None
@@ -87,7 +87,7 @@ def train_axes(plan: IndexPlan, residuals: Float32) -> Float32 | None:
     return optimised_axes(residuals, kept, plan.pq_bytes, plan.seed)
 
 
-def train_codes(plan: IndexPlan, residuals: Float32) -> tuple[Float32, Float32 | None]:
+def train_codes(plan: IvfPqPlan, residuals: Float32) -> tuple[Float32, Float32 | None]:
     """Codebooks of a plan's codes, and the axes along which they are, trained on residuals (n, d)."""
     axes = train_axes(plan, residuals)
     return train_codebooks(residuals if axes is None else rotate(residuals, axes), plan.pq_bytes, plan.seed), axes

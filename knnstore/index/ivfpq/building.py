@@ -1,37 +1,64 @@
-"""The lists of one segment under quantisers that are there: fill, merge, check."""
+"""Making an IVF-PQ index: quantisers once, and each segment's lists under them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from knnstore.datastore.commits import CommitLog
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import CorruptStoreError, OutOfMemoryError
-from knnstore.files import write_json
-from knnstore.index.check import self_check
+from knnstore.files import remove_folder
 from knnstore.index.ivfpq.fill import fill_stage, run_layout
-from knnstore.index.ivfpq.merge import create_lists, merge_stage
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import CHECK, CHECK_FILE, CHECKED_NEIGHBOURS, IndexFolder, SegmentReference, segment_reference
-from knnstore.planning import BASE_BYTES
-from knnstore.records import to_json
+from knnstore.index.ivfpq.merge import OFFSETS, create_lists, merge_stage
+from knnstore.index.ivfpq.plan import IvfPqFolder
+from knnstore.index.ivfpq.quantiser import TASK, load_training_errors, save_quantiser
+from knnstore.index.ivfpq.sample import load_sample, sample_stage
+from knnstore.index.ivfpq.train import train
+from knnstore.index.plan import SegmentReference, segment_reference
 from knnstore.scheduling import Job, Stage
 
 _ATTEMPTS = 3  # to write runs that can be read back
 
 
-def fill_lists(folder: IndexFolder, store: Path, segment: Segment, run_chunks: int, job: Job) -> None:
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """Train the quantisers of an index on a sample in so many ``parts``."""
+
+    folder: IvfPqFolder
+    parts: int
+
+
+def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
+    """Read the sample, train and save; ``advance`` is told of keys read and trained on."""
+    folder = task.folder
+    store = Datastore(folder.store, load_manifest(folder.store))
+    sample = load_sample(store, folder, task.parts, advance)
+    save_quantiser(folder, *train(sample, folder.plan, advance))
+
+
+def train_on_sample(folder: IvfPqFolder, store: Datastore, job: Job) -> None:
+    """Train on one worker from a sample that all of them gather."""
+    if folder.commits.find(TASK):
+        return
+    sample = sample_stage(store, folder)
+    sample.part.prepare()
+    sample.resume(job)
+    with job.reporter.bar("train", 2 * folder.plan.train_rows, "keys") as advance:
+        job.runner.run_alone(train_quantiser, TrainTask(folder.absolute(), len(sample.tasks)), advance)
+    remove_folder(sample.part.root)
+
+
+def fill_lists(folder: IvfPqFolder, segment: Segment, run_chunks: int, job: Job) -> None:
     """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
     reference = segment_reference(segment)
-    if not begin_lists(folder, store, reference, job):
+    if not begin_lists(folder, reference, job):
         return
     while True:
         run_chunks = run_layout(folder, reference, run_chunks)
-        fill = fill_stage(store, folder, segment, reference, run_chunks=run_chunks)
+        fill = fill_stage(folder, segment, reference, run_chunks)
         try:
             make_runs(fill, job)
             break
@@ -40,10 +67,10 @@ def fill_lists(folder: IndexFolder, store: Path, segment: Segment, run_chunks: i
                 raise
             run_chunks = -(-run_chunks // 2)
             job.reporter.say(f"          {error}. Once more in runs of {run_chunks} chunks")
-    merge_runs(folder, store, segment, fill, job)
+    merge_runs(folder, segment, fill, job)
 
 
-def begin_lists(folder: IndexFolder, store: Path, reference: SegmentReference, job: Job) -> bool:
+def begin_lists(folder: IvfPqFolder, reference: SegmentReference, job: Job) -> bool:
     """Begin a segment's lists, or resume them; return whether any are missing.
 
     What an earlier run left is removed if some of it is damaged or is another segment's: all of it, since lists
@@ -56,7 +83,7 @@ def begin_lists(folder: IndexFolder, store: Path, reference: SegmentReference, j
         job.reporter.say(f"          {problem}: the lists of segment {reference.name} are made again")
         remove_tree(lists.root)
         remove_tree(runs.root)
-    return bool(merge_stage(store, folder, reference, ()).missing)
+    return bool(merge_stage(folder, reference, ()).missing)
 
 
 def make_runs(stage: Stage[Any], job: Job) -> None:
@@ -100,27 +127,20 @@ def run_damage(check: RunCheck) -> tuple[RunCheck, str | None]:
     return check, check.log.damage(check.run)
 
 
-def merge_runs(folder: IndexFolder, store: Path, segment: Segment, stage: Stage[Any], job: Job) -> None:
+def merge_runs(folder: IvfPqFolder, segment: Segment, stage: Stage[Any], job: Job) -> None:
     """Merge the runs that a stage has made into a segment's lists."""
     reference, runs = segment_reference(segment), tuple(task.name for task in stage.tasks)
     folder.list_commits(reference).prepare()
     create_lists(folder, segment, reference, runs)
-    merge_stage(store, folder, reference, runs).resume(job)
+    merge_stage(folder, reference, runs).resume(job)
 
 
-def check_lists(folder: IndexFolder, store: Datastore, segment: Segment, job: Job) -> None:
-    """Measure the recall within a segment's lists, by its own held-out queries or else the store's."""
-    commits = folder.list_commits(segment_reference(segment))
-    if commits.find(CHECK):
-        return
-    held_out = segment.queries()
-    if not len(held_out):
-        held_out = np.concatenate([other.queries() for other in store.segments])
-    with job.reporter.bar("check", 1, "check") as advance:
-        alone = store.only(segment.root.name)
-        k = max(1, round(min(CHECKED_NEIGHBOURS, store.rows) * segment.rows / store.rows))
-        check = self_check(alone, Searcher(alone, folder), held_out, k, max(2**28, job.memory - BASE_BYTES))
-        path = folder.lists(segment.root.name, CHECK_FILE)
-        write_json(path, to_json(check))
-        commits.commit(CHECK, [path])
-        advance(1)
+def drift(folder: IvfPqFolder, references: Sequence[SegmentReference]) -> float | None:
+    """How much worse than those trained for keys that came later are quantised: error by expected error, if any did."""
+    later = [reference for reference in references if reference not in folder.plan.trained_on]
+    if not later:
+        return None
+    errors = [float(folder.list_commits(reference).require(OFFSETS).number("error")) for reference in later]
+    expected = load_training_errors(folder).expected
+    mean = sum(e * r.rows for e, r in zip(errors, later, strict=True)) / sum(r.rows for r in later)
+    return round(mean / expected, 4) if expected else None

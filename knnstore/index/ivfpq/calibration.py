@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.excerpt import make_excerpt
-from knnstore.build.lists import fill_lists
-from knnstore.datastore.store import Datastore, index_root
+from knnstore.datastore.store import Datastore
 from knnstore.files import files_of
 from knnstore.index.check import MOST_CHECK_QUERIES
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
+from knnstore.index.ivfpq.building import fill_lists
+from knnstore.index.ivfpq.excerpt import make_excerpt
 from knnstore.index.ivfpq.kmeans import assign_flat, coarse_rows, kmeans
+from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan
 from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors, save_quantiser, train_codebooks
 from knnstore.index.ivfpq.sample import rows_read
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.ivfpq.train import PQ_ROWS, train_axes
-from knnstore.index.plan import CHECKED_NEIGHBOURS, IndexFolder, IndexPlan
+from knnstore.index.plan import CHECKED_NEIGHBOURS, new_index
 from knnstore.neighbours import Float32
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
@@ -55,7 +56,7 @@ class StageClock(Reporter):
         self.cpu[stage] = time.process_time() - cpu
 
 
-def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
+def measure_rates(store: Datastore, plan: IvfPqPlan) -> BuildRates:
     """The rates of a build of ``plan`` on this machine; takes seconds, and leaves nothing behind."""
     start = time.process_time()  # what it took to load the libraries, as the build will have to
     read = _reading_seconds(store)
@@ -67,11 +68,11 @@ def measure_rates(store: Datastore, plan: IndexPlan) -> BuildRates:
             segment = excerpt.segments[0]
             keys, decoding = _timed(lambda: decode(segment.keys(0, segment.rows), segment.codec.scales))
             quantiser, train = _train_in_parts(keys, plan)
-            index = IndexFolder(index_root(excerpt.root, plan.name), plan)
+            index = new_index(excerpt.root, plan, None)
             index.begin()
             save_quantiser(index, quantiser, TrainingErrors(1.0, None))
             clock = StageClock()
-            fill_lists(index, excerpt.root, segment, 1, Job(reporter=clock))
+            fill_lists(index, segment, 1, Job(reporter=clock))
             check_key, check_once = _checking_seconds(excerpt, index, keys, quantiser)
         finally:
             excerpt.close()
@@ -99,7 +100,7 @@ def _reading_seconds(store: Datastore) -> float:
     return (time.perf_counter() - started) / size * sum(sizes.values()) / segment.rows
 
 
-def _train_in_parts(keys: Float32, plan: IndexPlan) -> tuple[Quantiser, float]:
+def _train_in_parts(keys: Float32, plan: IvfPqPlan) -> tuple[Quantiser, float]:
     """Quantisers of the planned size that aren't trained, and how long training will take."""
     generator = np.random.default_rng(plan.seed)
 
@@ -130,14 +131,14 @@ def _train_in_parts(keys: Float32, plan: IndexPlan) -> tuple[Quantiser, float]:
 
 
 def _checking_seconds(
-    excerpt: Datastore, index: IndexFolder, keys: Float32, quantiser: Quantiser
+    excerpt: Datastore, index: IvfPqFolder, keys: Float32, quantiser: Quantiser
 ) -> tuple[float, float]:
     """Seconds of the self-check a key, and those that don't depend on the keys."""
     plan, rows = index.plan, len(keys)
     queries = keys[:: max(1, rows // MOST_CHECK_QUERIES)][:MOST_CHECK_QUERIES]
     k = min(CHECKED_NEIGHBOURS, rows)
     _, exact = _timed(lambda: exact_search(excerpt, queries, k, rows=True))
-    searcher = Searcher(excerpt, index)
+    searcher = Searcher(excerpt, index, checked=False)
     _, joins = _timed(lambda: [searcher.search(queries, k, rows=True, method=way) for way in ("lists", "quantised")])
     codes = searcher.parts[0].codes.rows(0, min(rows, 2**14))
     _, decoding = _timed(lambda: quantiser.decode(codes))

@@ -7,12 +7,11 @@ keys that are copied (see ``recentre``), without training or assigning.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 
-from knnstore.build.plan import index_size
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.origins import Origins, Source
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
@@ -20,12 +19,13 @@ from knnstore.datastore.store import Datastore, segment_root
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.index.adopting import own_index
 from knnstore.index.ivfpq.lists import SegmentLists
+from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan, RecentredPlan, open_ivfpq
+from knnstore.index.ivfpq.planning import index_size
 from knnstore.index.ivfpq.quantiser import TASK, load_quantiser, load_training_errors, save_quantiser
 from knnstore.index.ivfpq.recentre import recentre
+from knnstore.index.ivfpq.regrouping import Listed, regroup_lists
 from knnstore.index.ivfpq.train import PQ_ROWS
-from knnstore.index.plan import IndexFolder, IndexPlan, RecentredPlan, new_index, open_index, segment_reference
-from knnstore.living.copying import Origins, Source
-from knnstore.living.lists import Listed, regroup_lists
+from knnstore.index.plan import new_index, segment_reference
 from knnstore.planning import choose_nprobe, plan_resources
 from knnstore.scheduling import Job
 
@@ -34,28 +34,19 @@ _SAMPLE_BYTES = 12  # a number of the sample: decoded, less its centroid, and on
 
 @dataclass(frozen=True, slots=True)
 class RecentreTask:
-    """Make the quantisers of the index ``index`` of a store, for the segment ``target`` that is copied from sources."""
+    """Make the quantisers of an index of those that are ``given``, for the segment ``target`` that is copied."""
 
-    store: Path
-    index: str
+    folder: IvfPqFolder
+    given: IvfPqFolder
     target: str
     sources: tuple[Listed, ...]
 
 
 def carry_index(
-    base: Datastore,
-    edit: Edit,
-    segment: Segment,
-    sources: Sequence[Source],
-    job: Job,
-) -> IndexFolder | None:
-    """Give the copied ``segment`` of the writer's store lists by the index of ``base``, or go on with that.
-
-    None, and nothing is done, if none of the copied keys is in that index. The caller checks the lists and publishes
-    them. Raises ResourceError if the memory can't do.
-    """
-    root = edit.root
-    given = _given(base)
+    base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
+) -> IvfPqFolder | None:
+    """See ``IndexType.carry``."""
+    given = open_ivfpq(base.root, str(base.manifest.index))
     listed = tuple(_listed(source, base, given) for source in sources)
     if not any(one.index and source.tokens.any() for one, source in zip(listed, sources, strict=True)):
         return None
@@ -69,29 +60,29 @@ def carry_index(
         memory=job.memory,
         workers=job.workers,
     )
-    if whole and base.root.resolve() == root.resolve():
+    if whole and base.root.resolve() == edit.root.resolve():
         folder = given
     else:
-        folder = own_index(edit, new_index(root, plan, edit.epoch))
+        folder = own_index(edit, new_index(edit.root, plan, edit.epoch))
         if folder.commits.damaged():  # what an earlier run left of it is damaged
             remove_tree(folder.root)
         folder.begin()
         if folder.commits.find(TASK) is None and whole:
             save_quantiser(folder, load_quantiser(given), load_training_errors(given))
         elif folder.commits.find(TASK) is None:
-            task = RecentreTask(root.absolute(), folder.name, segment.root.name, listed)
+            task = RecentreTask(folder.absolute(), given.absolute(), segment.root.name, listed)
             with job.reporter.bar("recentre", plan.nlist, "lists") as advance:
                 job.runner.run_alone(recentre_quantisers, task, advance)
-    regroup_lists(folder, root, segment, listed, run_chunks=resources.run_chunks, job=job)
+    regroup_lists(folder, segment, listed, resources.run_chunks, job)
     return folder
 
 
-def recentred_plan(plan: IndexPlan, segment: Segment) -> RecentredPlan:
+def recentred_plan(plan: IvfPqPlan, segment: Segment) -> RecentredPlan:
     """The plan of quantisers that are made of a segment's keys and of the lists under those of ``plan``.
 
     A query searches no fewer keys by default than it would if the segment had been indexed by itself.
     """
-    same = {field.name: getattr(plan, field.name) for field in fields(IndexPlan)}
+    same = {field.name: getattr(plan, field.name) for field in fields(IvfPqPlan)}
     nprobe = plan.nprobe
     if nprobe >= choose_nprobe(plan.trained_rows, plan.nlist, None):  # else the user has chosen it
         nprobe = max(nprobe, choose_nprobe(segment.rows, plan.nlist, None))
@@ -109,12 +100,10 @@ def recentred_plan(plan: IndexPlan, segment: Segment) -> RecentredPlan:
 
 def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) -> None:
     """Make and save the quantisers; ``advance`` is told of lists."""
-    folder = open_index(task.store, task.index)
-    segment = Segment(segment_root(task.store, task.target))
+    folder, given = task.folder, task.given
+    segment = Segment(segment_root(folder.store, task.target))
     sources = [Segment(source.segment) for source in task.sources]
     origins, parts = Origins(segment, sources), []
-    (path,) = {one.index for one in task.sources if one.index is not None}
-    given = open_index(path.parent.parent, path.name)
     for number, (source, one) in enumerate(zip(sources, task.sources, strict=True)):
         if one.index is None or not source.rows:
             continue
@@ -125,18 +114,13 @@ def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) ->
     save_quantiser(folder, *recentre(load_quantiser(given), parts, folder.plan, advance))
 
 
-def _given(base: Datastore) -> IndexFolder:
-    assert base.manifest.index is not None
-    return open_index(base.root, base.manifest.index)
-
-
-def _listed(source: Source, base: Datastore, given: IndexFolder) -> Listed:
+def _listed(source: Source, base: Datastore, given: IvfPqFolder) -> Listed:
     root = source.segment.root
     mine = root.parent.parent.resolve() == base.root.resolve() and root.name in base.manifest.indexed
-    return Listed(root.absolute(), given.root.absolute() if mine else None)
+    return Listed(root.absolute(), given.absolute() if mine else None)
 
 
-def _leaves_out(base: Datastore, plan: IndexPlan, sources: Sequence[Source]) -> bool:
+def _leaves_out(base: Datastore, plan: IvfPqPlan, sources: Sequence[Source]) -> bool:
     """Whether a document with keys isn't copied that the quantisers may have been trained on."""
     # of documents that were removed before the training they have seen nothing
     unseen = load_removed(base.root, plan.removed) if plan.removed == base.manifest.removed else {}

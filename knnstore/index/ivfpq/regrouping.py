@@ -12,26 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.lists import begin_lists, make_runs, merge_runs
 from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.origins import Origins, recoded
 from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.compute.stored import decode
+from knnstore.index.ivfpq.building import begin_lists, make_runs, merge_runs
 from knnstore.index.ivfpq.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run
 from knnstore.index.ivfpq.merge import OFFSETS
+from knnstore.index.ivfpq.plan import IvfPqFolder
 from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
-from knnstore.index.plan import IndexFolder, SegmentReference, open_index, segment_reference
-from knnstore.living.copying import Origins, recoded
+from knnstore.index.plan import SegmentReference, segment_reference
 from knnstore.scheduling import Job, Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A segment to copy from, by its folder, and the folder of the index that has its lists, if one does."""
+    """A segment to copy from, by its folder, and the index that has its lists, if one does."""
 
     segment: Path
-    index: Path | None
+    index: IvfPqFolder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,7 @@ class RegroupTask:
     They are counted in list order if the source has lists, else as they lie.
     """
 
-    store: Path
-    index: str
+    folder: IvfPqFolder
     target: SegmentReference
     sources: tuple[Listed, ...]
     source: int
@@ -60,28 +60,20 @@ class RegroupTask:
         return self.end - self.begin
 
 
-def regroup_lists(
-    folder: IndexFolder,
-    store: Path,
-    segment: Segment,
-    sources: Sequence[Listed],
-    *,
-    run_chunks: int,
-    job: Job,
-) -> None:
+def regroup_lists(folder: IvfPqFolder, segment: Segment, sources: Sequence[Listed], run_chunks: int, job: Job) -> None:
     """Make the lists of a copied segment; ``sources`` in the order in which it was copied from them."""
     reference = segment_reference(segment)
-    if not begin_lists(folder, store, reference, job):
+    if not begin_lists(folder, reference, job):
         return
     size = run_layout(folder, reference, run_chunks) * reference.chunk_rows
     tasks = [
-        RegroupTask(store.absolute(), folder.name, reference, tuple(sources), number, begin, end)
+        RegroupTask(folder.absolute(), reference, tuple(sources), number, begin, end)
         for number, source in enumerate(sources)
         for begin, end in _ranges(Segment(source.segment), size)
     ]
     stage = Stage("regroup", folder.run_commits(reference), tasks, regroup)
     make_runs(stage, job)
-    merge_runs(folder, store, segment, stage, job)
+    merge_runs(folder, segment, stage, job)
 
 
 def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:
@@ -94,11 +86,11 @@ def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:
 
 def regroup(task: RegroupTask) -> int:
     """Read a range of a source, renumber, sort and write it as a run; return the rows that were read."""
-    folder = open_index(task.store, task.index)
-    segment = Segment(segment_root(task.store, task.target.name))
+    folder = task.folder
+    segment = Segment(segment_root(folder.store, task.target.name))
     sources = [open_segment(source.segment) for source in task.sources]
     source = sources[task.source]
-    part = _read(task, source, folder)
+    part = _read(task, source)
     rows = Origins(segment, sources).copied(task.source, part.rows)
     kept = np.flatnonzero(rows >= 0)
     order = kept[list_order(rows[kept], part.lists[kept], folder.plan.seed)]
@@ -153,14 +145,13 @@ class _Part:
         return MEASURED * float(errors.sum(dtype=np.float64)), MEASURED * len(some)
 
 
-def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
-    quantiser = load_quantiser(folder)
-    listed = task.sources[task.source].index
-    if listed is None:
+def _read(task: RegroupTask, source: Segment) -> _Part:
+    quantiser = load_quantiser(task.folder)
+    given = task.sources[task.source].index
+    if given is None:
         first, last = task.begin // source.plan.chunk_rows, -(-task.end // source.plan.chunk_rows)
         arrays, lists, _, _ = quantised_rows(source, quantiser, first, last)
         return _Part(**arrays, lists=lists, source=source, quantiser=quantiser, known=None)
-    given = open_index(listed.parent.parent, listed.name)
     reference = segment_reference(source)
     arrays = {
         name: read_rows(given.lists(reference.name, name), task.begin, task.end)
@@ -169,7 +160,7 @@ def _read(task: RegroupTask, source: Segment, folder: IndexFolder) -> _Part:
     offsets = read_rows(given.lists(reference.name, OFFSETS), 0, given.plan.nlist + 1)
     lists = np.searchsorted(offsets, np.arange(task.begin, task.end), side="right") - 1
     known: float | None = None
-    if given.plan == folder.plan:
+    if given.plan == task.folder.plan:
         known = float(given.list_commits(reference).require(OFFSETS).number("error"))
     else:
         arrays["codes"] = _encoded(arrays["keys"], lists, source, quantiser)

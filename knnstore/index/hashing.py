@@ -1,0 +1,13 @@
+"""A hash of row numbers: the order within a list, and sums that don't depend on an order."""
+
+from typing import Any
+
+_MASK = 2**64 - 1
+
+
+def shuffle_key(rows: Any, seed: int) -> Any:
+    """A 64-bit hash of row numbers, a bijection (SplitMix64): Python's int or an array of uint64 alike."""
+    mixed = (rows + (seed * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
+    return mixed ^ (mixed >> 31)
