@@ -34,7 +34,7 @@ class OpenIndex(Protocol):
 
     @property
     def plan(self) -> IndexPlan:
-        """The plan that it was made by."""
+        """Return the plan that it was made by."""
         ...
 
     def search(
@@ -48,7 +48,7 @@ class OpenIndex(Protocol):
         memory: int = 2**30,
         progress: Progress | None = None,
     ) -> Neighbours:
-        """The k nearest keys of each query, as far as the method finds them.
+        """Return the k nearest keys of each query, as far as the method finds them.
 
         Args:
             queries: float32 (n, d), finite.
@@ -70,19 +70,19 @@ class OpenIndex(Protocol):
 
     @property
     def check(self) -> Check:
-        """The result of the self-check, over all segments."""
+        """Return the result of the self-check, over all segments."""
         ...
 
     def words(self, method: Method, nprobe: int, k: int = 0) -> str:
-        """How ``search`` finds k neighbours, for people."""
+        """Return how ``search`` finds k neighbours, for people."""
         ...
 
     def list_sizes(self) -> Int64:
-        """Keys in each list: int64 (nlist,)."""
+        """Return the keys in each list: int64 (nlist,)."""
         ...
 
     def within(self, first: int, last: int) -> "OpenIndex":
-        """The same index with lists ``[first, last)`` alone; the others look empty."""
+        """Return the same index with lists ``[first, last)`` alone; the others look empty."""
         ...
 
 
@@ -91,17 +91,17 @@ class IndexInfo(Protocol):
 
     @property
     def rows(self) -> int:
-        """Keys in it."""
+        """Return the number of keys in it."""
         ...
 
     @property
     def check(self) -> Check:
-        """The result of its self-check."""
+        """Return the result of its self-check."""
         ...
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """Return what it is, for people."""
         ...
 
 
@@ -109,8 +109,8 @@ class IndexInfo(Protocol):
 class FaissFile:
     """An index as a file that ``faiss.read_index`` reads, of about so many bytes.
 
-    ``write(path, advance)`` writes it; ``advance`` is told of keys. Removed documents are left out, and an id is the
-    number of a row among those that are left.
+    ``write(path, advance)`` writes it and calls ``advance`` with numbers of keys. Removed documents are left out, and
+    an id is the number of a row among the others.
     """
 
     bytes: int
@@ -122,84 +122,90 @@ class Forecast(Protocol):
 
     @property
     def resources(self) -> IndexResources:
-        """What it takes of memory and disk."""
+        """Return what it takes of memory and disk."""
         ...
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What it says, for people."""
+        """Return what it says, for people."""
         ...
 
 
 class IndexType(Protocol):
     """A type of index: how it is planned, made, opened, carried over and described.
 
-    An own type inherits what it has no better answer for.
+    Derive a type from it, and override all that it can do better than this. What is in a folder is up to the type,
+    except for ``index.json``, the commit records and the self-check (see ``knnstore.index.plan``).
     """
 
     holds_keys: bool = False
-    """Whether its folder of a segment has ``keys``, ``values`` and ``rows`` in some order, so that others can go."""
+    """Whether what it holds of a segment includes ``keys``, ``values`` and ``rows``, in one order, whatever it is."""
+
+    def parse(self, value: Any, where: str) -> IndexPlan:
+        """Return the plan in the JSON of an index of this type.
+
+        Raises CorruptStoreError, with ``where`` the JSON is from.
+        """
+        ...
 
     def plan(self, store: Datastore, options: IndexOptions, job: Job, present: IndexFolder[Any] | None) -> Work:
-        """The work on the ``present`` index of this type if it serves what is asked for, else on a new one.
+        """Return the work on the ``present`` index of this type if it serves what is asked for, else on a new one.
 
-        Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
+        Raises UsageError for options that don't fit the keys, ResourceError if memory or disk are too small.
         """
         ...
 
     def dry_run(self, store: Datastore, work: Work, says: Sequence[str], job: Job) -> Forecast:
-        """What the work, of which it ``says`` so much, would make and take; nothing is left on the disk."""
+        """Return what the work, described so far as it ``says``, takes; leave nothing on the disk."""
         return DryRun(work.rows, work.resources, None, 0.0, tuple(says))
 
     def train(self, folder: IndexFolder[Any], store: Datastore, job: Job) -> None:
-        """Make what the segments share, in a folder that is begun, unless it is there; commits to ``commits``."""
+        """Make what the segments share, unless it is there, and commit it to ``folder.commits``."""
 
     def fill(self, folder: IndexFolder[Any], segment: Segment, resources: IndexResources, job: Job) -> None:
-        """Make what the index holds of a segment, or go on with that; commits to ``list_commits``."""
-        ...
-
-    def carry(
-        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
-    ) -> IndexFolder[Any] | None:
-        """Index the copied ``segment`` of the writer's store by the index of ``base``, or go on with that.
-
-        Nothing of keys that aren't copied may be left in it. None, and nothing is done, if the segment is to be
-        indexed anew. The caller checks the index and publishes it. Raises ResourceError if the memory can't do.
-        """
-        return None
-
-    def drift(self, folder: IndexFolder[Any], references: Sequence[SegmentReference]) -> float | None:
-        """How much less the index suits the keys of segments that came after its training, 1 if as well; None if none
-        did, or if it isn't trained."""
-        return None
-
-    def recipe(self, plan: Any) -> dict[str, Any]:
-        """What a repair records of an index to make it again: JSON. The ``kind`` is in it as in the plan's."""
-        ...
-
-    def options(self, recipe: Any, where: str) -> IndexOptions:
-        """The options of a recipe, which may be damaged. Raises CorruptStoreError that names ``where`` it is from."""
-        ...
-
-    def parse(self, value: Any, where: str) -> IndexPlan:
-        """The plan in the JSON of an index of this type. Raises CorruptStoreError that names ``where`` it is from."""
+        """Make or resume what the index holds of a segment, and commit it to ``folder.list_commits``."""
         ...
 
     def open(
         self, store: Datastore, folder: IndexFolder[Any], *, checked: bool = True, device: "torch.device | None" = None
     ) -> OpenIndex:
-        """The index of a store's segments, to be searched.
+        """Open the index of all segments of a store.
 
-        ``checked``: whether each segment has to have passed its self-check. ``device``: where many queries are
-        compared, None for this host. Raises UnfinishedError if a segment isn't in the index, MismatchError if it was
-        made from another, CorruptStoreError where what is on disk isn't what was planned.
+        ``checked``: whether each segment needs its self-check. ``device``: where many queries are compared, None for
+        this host. Raises UnfinishedError if a segment isn't in the index, MismatchError if it was made from another,
+        CorruptStoreError if what is on disk isn't what was planned.
         """
         ...
 
+    def carry(
+        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
+    ) -> IndexFolder[Any] | None:
+        """Index the copied ``segment`` of the writer's store by the index of ``base``, or resume that.
+
+        Nothing of keys that aren't copied may be left in it. Return None, with nothing done, if the segment has to be
+        indexed from its keys. The caller checks and publishes the index. Raises ResourceError if memory is too small.
+        """
+        return None
+
     def describe(self, folder: IndexFolder[Any], rows: int, check: Check) -> IndexInfo:
-        """What ``info`` tells of an index of so many keys; reads no array and loads no library."""
+        """Return what ``info`` shows of an index of so many keys; read no array and load no library."""
         ...
 
+    def drift(self, folder: IndexFolder[Any], references: Sequence[SegmentReference]) -> float | None:
+        """Return how much less the index suits segments that are later than its training; 1 if it suits them as well.
+
+        None if none is later, or if the index isn't trained.
+        """
+        return None
+
+    def recipe(self, plan: Any) -> dict[str, Any]:
+        """Return what a repair records to make an index again: JSON, with the plan's ``kind``."""
+        return {"kind": plan.kind}
+
+    def options(self, recipe: Any, where: str) -> IndexOptions:
+        """Return the options of a recipe. Raises CorruptStoreError, with ``where`` it is from, if it is damaged."""
+        return IndexOptions(kind=recipe["kind"])
+
     def faiss_file(self, store: Datastore) -> FaissFile:
-        """The store's index as a file of faiss. Raises UsageError if faiss has no index of this type."""
+        """Return the store's index as a file of faiss. Raises UsageError if faiss has no index of this type."""
         raise UsageError(f"the index of {store.root} is none that faiss has: export the keys, as memmap or parquet")

@@ -13,23 +13,23 @@ if TYPE_CHECKING:  # a store is described without loading it
     import torch
 
 INDEX_TYPES: dict[str, IndexType] = {IndexPlan.kind: IvfPq()}
-"""Another package adds its own here. Worker processes load it with the first of its tasks."""
+"""Other packages add theirs. A worker process imports them with the first of their tasks."""
 
 
 def index_type(kind: str) -> IndexType:
-    """The type of that name. Raises UsageError if there is none."""
+    """Return the type of that name. Raises UsageError if there is none."""
     if kind not in INDEX_TYPES:
         raise UsageError(f"an index of type {kind!r:.40}: known are {', '.join(INDEX_TYPES)}")
     return INDEX_TYPES[kind]
 
 
 def type_of(folder: IndexFolder[Any]) -> IndexType:
-    """The type of an index."""
+    """Return the type of an index."""
     return INDEX_TYPES[folder.plan.kind]
 
 
 def type_in(record: Any, where: str) -> IndexType:
-    """The type that the JSON of a plan or a recipe names. Raises CorruptStoreError for one that isn't known."""
+    """Return the type that the JSON of a plan or a recipe names. Raises CorruptStoreError for one that isn't known."""
     try:
         return index_type(str(record.get("kind", IndexPlan.kind)) if isinstance(record, dict) else IndexPlan.kind)
     except UsageError as error:
@@ -37,7 +37,7 @@ def type_in(record: Any, where: str) -> IndexType:
 
 
 def open_index(root: Path, name: str) -> IndexFolder[Any]:
-    """The index of that name of the store at ``root``.
+    """Open the folder of the index of that name of the store at ``root``.
 
     Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged or of an unknown type.
     """
@@ -45,6 +45,6 @@ def open_index(root: Path, name: str) -> IndexFolder[Any]:
 
 
 def open_searcher(store: Datastore, device: "torch.device | None" = None) -> OpenIndex:
-    """The store's finished index, to be searched. Raises UnfinishedError if it has none, and what ``open`` does."""
+    """Open the store's index for searching. Raises UnfinishedError if it has none, and what ``IndexType.open`` does."""
     folder = open_index(store.root, finished_index(store))
     return type_of(folder).open(store, folder, device=device)
