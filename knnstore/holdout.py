@@ -1,11 +1,11 @@
 """Choose the documents that are held out of a store for measurement (integers in, integers out)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
+from knnstore.arrays import Int64
+
 Repeats = Callable[[Int64], Int64]
 """Maps ascending numbers of documents, int64 (n,), to how many of their tokens other documents repeat, int64 (n,)."""
 

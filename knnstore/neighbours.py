@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Bool = np.ndarray[Any, np.dtype[np.bool_]]
+from knnstore.arrays import Bool, Float32, Int64
 
 ABSENT = -1
 _BLOCK = 512  # queries merged at a time

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-UInt64 = np.ndarray[Any, np.dtype[np.uint64]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Bool = np.ndarray[Any, np.dtype[np.bool_]]
+from knnstore.arrays import Bool, Int64, Uint64
 
 LENGTH = 50
 MOST_WINDOWS = 2**20
@@ -70,7 +68,7 @@ class Shingles:
                 equal = (_windows_of(ids)[places] == self._windows[self._first[group]]).all(axis=1)
                 yield places[equal], group[equal]
 
-    def _bits_of(self, hashes: UInt64, half: int) -> Int64:
+    def _bits_of(self, hashes: Uint64, half: int) -> Int64:
         """Return the highest bits of each hash or, for ``half`` 1, those below them: filter entries, int64 (n,)."""
         bits = (hashes << self._bits * np.uint64(half)) >> np.uint64(64) - self._bits
         return bits.view(np.int64)
@@ -100,7 +98,7 @@ def _windows_of(ids: Any) -> Any:
     return np.lib.stride_tricks.sliding_window_view(ids, LENGTH)
 
 
-def _hashed(ids: Any) -> Iterator[tuple[int, UInt64]]:
+def _hashed(ids: Any) -> Iterator[tuple[int, Uint64]]:
     """Yield the hashes of all windows by block: number of the first window, and uint64 (windows,).
 
     The hash of tokens t is Σ (t[i] + 1) · BASE**i modulo 2**64. It is a difference of two prefix sums over the block,
@@ -119,7 +117,7 @@ def _hashed(ids: Any) -> Iterator[tuple[int, UInt64]]:
 
 
 @lru_cache(maxsize=1)
-def _powers() -> tuple[UInt64, UInt64]:
+def _powers() -> tuple[Uint64, Uint64]:
     """Return BASE**i and its inverse modulo 2**64 for every position in a block."""
     inverse = pow(_BASE, -1, _WORD)
     both = []

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Decode = Callable[[Any], str]
 
 CONTEXT_TOKENS = 24

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
+from knnstore.arrays import Float64, Int64
 
 _RESAMPLES = 2000
 _LEVEL = 0.95

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.datastore.segment import DOCUMENTS_TASK, Segment, keys_task
 from knnstore.datastore.store import Datastore
@@ -16,7 +17,6 @@ from knnstore.lm.loading import LoadedModel, model_task
 from knnstore.lm.matching import (
     LARGEST_ERROR,
     Allow,
-    Float32,
     KeyedWindow,
     key_error,
     require_fitting,

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.errors import UsageError
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 Padding = Literal["longest", "ladder", "exact", "alone"]
 """Which windows share a batch, and the length to which they are padded.

@@ -15,7 +15,7 @@ PURE = {"windows", "neighbours", "perplexity", "planning", "holdout", "overlap"}
 MIXTURE = Path("knnstore/mixing/mixture.py")  # the only module of mixing that needs torch: it works on logits
 FLOORS: list[set[str]] = [
     {"wording"},
-    {"errors"},
+    {"arrays", "errors"},
     {"terminal"},
     {"sizes", "progress", "urls"},
     {"outputs"},
@@ -51,6 +51,7 @@ NARROWED = {
 WITHIN = {
     "knnstore.index.compute": (
         {
+            "knnstore.arrays",
             "knnstore.datastore.block_sums",
             "knnstore.datastore.mapped",
             "knnstore.files.local",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.edits import editing
@@ -29,9 +30,6 @@ from knnstore.datastore.tables import write_table
 from knnstore.errors import KnnstoreError, UsageError
 from knnstore.files import make_folder
 from knnstore.ingest.plan import chunk_rows
-
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 CLUSTERS, TOPICS = 4096, 64
 DOCUMENT_ROWS = 1000

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.attachment import Joined, Search, adopted_model, choose_mixture
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore
@@ -215,7 +216,7 @@ class Store:
         """Return ``causal``, or ``seq2seq`` for a store of pairs of texts, made by an encoder-decoder model."""
         return self.datastore.manifest.key.task
 
-    def key(self, text: str, source: str | None = None) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    def key(self, text: str, source: str | None = None) -> Float32:
         """Return the key after ``text``, float32 (d,): the LM's state when it has read the whole text.
 
         ``source``: for a seq2seq store, the source of which ``text`` is the start of a translation.
@@ -230,7 +231,7 @@ class Store:
             raise UsageError(f"{self.name} holds texts without sources: omit source")
         else:
             read, ids = None, np.concatenate([[loaded.bos], loaded.tokenise(text)])[-context:]
-        key: np.ndarray[Any, np.dtype[np.float32]] = self.lm.keys(ids[None], read)[0, -1].numpy()
+        key: Float32 = self.lm.keys(ids[None], read)[0, -1].numpy()
         return key
 
     def neighbours(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.attachment.sequences import SequenceText, sequence_texts
 from knnstore.errors import NumericsError
 from knnstore.lm.reading import ForwardPass
@@ -14,7 +15,7 @@ from knnstore.mixing.cache import stacked
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.mixture import Mixture
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.suffixes.contexts import DEPTH
 from knnstore.suffixes.search import Suffixes
 

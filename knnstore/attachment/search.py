@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.exact import exact_search
 from knnstore.index.registry import open_searcher
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.neighbours import Neighbours
 
 _MEMORY = 2**30
 

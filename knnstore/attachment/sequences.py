@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.lm.reading import ForwardPass
 from knnstore.mixing.cache import cache_neighbours
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.suffixes.contexts import DEPTH, contexts_of
 
 

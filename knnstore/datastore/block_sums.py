@@ -12,15 +12,13 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from knnstore.arrays import Int64, Uint8, Uint32
 from knnstore.datastore.arrays import METADATA_FILE, ArrayForm, create_array, open_array, read_chunk
 from knnstore.errors import CorruptStoreError
 from knnstore.files import files_of
 from knnstore.wording import option
 
 BLOCK_BYTES = 2**14
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 def sums_path(path: Path) -> Path:
@@ -113,10 +111,10 @@ class BlockSums:
         return None
 
 
-FindDamaged = Callable[[np.ndarray[Any, np.dtype[np.uint8]], Int64, Int64, Uint32], int | None]
+FindDamaged = Callable[[Uint8, Int64, Int64, Uint32], int | None]
 
 
-def first_damaged(data: np.ndarray[Any, np.dtype[np.uint8]], begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
+def first_damaged(data: Uint8, begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
     """Which of some blocks of the data hasn't its CRC-32C, the first of them; None if all have."""
     for number, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
         if google_crc32c.extend(0, data[begin : begin + size]) != sums[number]:

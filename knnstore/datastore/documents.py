@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from knnstore.arrays import Int64
 from knnstore.errors import CorruptStoreError, ResourceError
 from knnstore.files import open_regular
 
@@ -37,7 +38,6 @@ DOCUMENTS_SCHEMA = pa.schema(
 
 _BATCH = 65_536
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 _MOST_TOKENS = 2**48
 _WHAT, _WHERE = DOCUMENTS_SCHEMA.names[:5], DOCUMENTS_SCHEMA.names[5:]

@@ -5,10 +5,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.errors import NumericsError, UsageError
 
 KeyDtype = Literal["float16", "int8"]
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 # The scales come from a sample; this much headroom keeps nearly all other keys from being clipped.
 _HEADROOM = 1.25

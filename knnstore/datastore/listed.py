@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.mapped import MappedArray
-from knnstore.datastore.rowranges import Int64
 from knnstore.errors import CorruptStoreError
 from knnstore.wording import command
 

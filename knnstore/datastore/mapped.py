@@ -18,6 +18,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.arrays import CHECKSUM_BYTES, chunk_file, open_raw
 from knnstore.datastore.block_sums import BLOCK_BYTES, BlockSums, FindDamaged, first_damaged
 from knnstore.errors import CorruptStoreError
@@ -29,7 +30,6 @@ MAPPED_BYTES = 2**27
 _BLOCK = 2**22
 ReadSums = Callable[[], None]
 """Reads checksums of blocks; several may be called at the same time."""
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def _rebuild() -> str:

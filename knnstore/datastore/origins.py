@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knnstore.datastore.rowranges import Bool, Int64
+from knnstore.arrays import Bool, Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.tables import write_table
 from knnstore.errors import CorruptStoreError

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS
-from knnstore.datastore.rowranges import Int64, RowRanges
+from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.overlap import LENGTH, Shingles
 

@@ -4,12 +4,12 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.arrays import Int64
 from knnstore.datastore.manifest import SEGMENT_NAME
 from knnstore.errors import CorruptStoreError, ResourceError
 from knnstore.files import make_folder, open_regular, write_atomically
@@ -17,7 +17,6 @@ from knnstore.files import make_folder, open_regular, write_atomically
 FOLDER = "removed"
 REMOVED_SCHEMA = pa.schema([("segment", pa.string()), ("document", pa.int64())])
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Removed = Mapping[str, Int64]
 """Ascending document numbers, int64, by the name of their segment; segments without any are left out."""
 

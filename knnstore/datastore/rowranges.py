@@ -1,12 +1,10 @@
 """Sets of rows as sorted ranges: what is hidden from a search costs memory by documents, not by rows."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
-Bool = np.ndarray[Any, np.dtype[np.bool_]]
+from knnstore.arrays import Bool, Int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,10 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.arrays import Compression, PlannedForm, open_array, read_rows
 from knnstore.datastore.commits import COMMITS_FOLDER, CommitLog, load_commit
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS, DocumentTable
-from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, Float32, KeyCodec, KeyDtype
+from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, KeyCodec, KeyDtype
 from knnstore.datastore.listed import find_rows, gather_rows
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
 from knnstore.errors import CorruptStoreError
@@ -142,7 +143,7 @@ class KeyChunk:
 
     keys: np.ndarray[Any, Any]
     values: np.ndarray[Any, Any]
-    rows: np.ndarray[Any, np.dtype[np.int64]]
+    rows: Int64
 
 
 class Segment:
@@ -229,9 +230,7 @@ class Segment:
             return gather_rows(self.listed, "keys", begin, end)
         return self._rows("keys", begin, end)
 
-    def find_keys(
-        self, rows: np.ndarray[Any, np.dtype[np.int64]]
-    ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, Any]]]:
+    def find_keys(self, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
         """Stored keys of some rows, int64 (n,) ascending, a chunk after the other: places in ``rows``, and keys."""
         if self.listed is not None:
             yield from find_rows(self.listed, "keys", rows)
@@ -263,7 +262,7 @@ class Segment:
             raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite, or has a number too large")
         return queries
 
-    def query_tokens(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def query_tokens(self) -> Int64:
         """Places in the array of held-out tokens of those that the queries are the keys of: int64 (n,)."""
         path = self.array_path("query_tokens")
         return read_rows(path, 0, open_array(path).shape[0]).astype(np.int64)
@@ -281,7 +280,7 @@ class Segment:
         return self._in_vocabulary("heldout", self._rows("heldout", 0, total))
 
     @cached_property
-    def source_offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def source_offsets(self) -> Int64:
         """Where the source of each document begins in the array of sources, and where the last ends."""
         count = len(self.documents) + 1
         offsets = self._rows("source_offsets", 0, count).astype(np.int64)

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.commits import begin_part
 from knnstore.datastore.segment import LAYOUT_TASK, PLAN_FILE, Segment, SegmentPlan, keys_task
 
 MOST_QUERIES = 1024
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SegmentWriter:

@@ -6,9 +6,9 @@ from fnmatch import translate
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.removed import Removed
-from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError

@@ -7,10 +7,11 @@ from typing import IO
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.history import open_state
 from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
 from knnstore.datastore.removed import Removed, joined, load_removed
-from knnstore.datastore.rowranges import Int64, RowRanges
+from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedError, UsageError
 from knnstore.files import files_of, is_url, path_of, schemes

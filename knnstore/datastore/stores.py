@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import cached_property
 
+from knnstore.arrays import Int64
 from knnstore.datastore.manifest import Manifest
-from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float64, Int64
 from knnstore.attachment import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
@@ -12,9 +13,8 @@ from knnstore.lm.scoring import expectations
 from knnstore.mixing.cache import cache_neighbours
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
-from knnstore.mixing.interpolation import Float64
 from knnstore.mixing.mixture import Mixture
-from knnstore.neighbours import ABSENT, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.score.columns import Columns
 from knnstore.score.passes import find_matches
 from knnstore.suffixes.search import Suffixes

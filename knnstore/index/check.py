@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.index.compute.stored import decode
 from knnstore.index.exact import exact_search
 from knnstore.index.plan import Check
 from knnstore.index.protocols import OpenIndex
-from knnstore.neighbours import ABSENT, Float32, Int64
+from knnstore.neighbours import ABSENT
 
 MOST_CHECK_QUERIES = 512
 

@@ -5,13 +5,14 @@ from itertools import repeat
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.protocols import TopK, query_bytes
 from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists, key_residuals
 from knnstore.index.sharing import block_sizes, concatenate, query_threads
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.neighbours import Neighbours
 
 _SCRATCH_BYTES = 2**26
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.origins import Source
 from knnstore.datastore.segment import Segment
@@ -12,7 +13,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.index.plan import Check, IndexFolder, IndexPlan, SegmentReference
 from knnstore.index.work import DryRun, IndexOptions, Work
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.planning import IndexResources
 from knnstore.scheduling import Job
 

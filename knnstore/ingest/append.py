@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knnstore.arrays import Int64
 from knnstore.corpus.listing import Source
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
@@ -25,7 +26,7 @@ from knnstore.datastore.tables import write_table
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, MismatchError
 from knnstore.files import read_raw
-from knnstore.holdout import MOST_TOKENS, Int64, Repeats, choose_more_heldout
+from knnstore.holdout import MOST_TOKENS, Repeats, choose_more_heldout
 from knnstore.ingest.assembly import Choose
 from knnstore.ingest.copies import superfluous_of
 from knnstore.ingest.making import Making, count, padded

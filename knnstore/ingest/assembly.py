@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from knnstore.arrays import Int64
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, digests_of
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.rowranges import RowRanges
@@ -21,7 +22,7 @@ from knnstore.datastore.tables import write_tables
 from knnstore.datastore.takedowns import Digests
 from knnstore.errors import CorruptStoreError
 from knnstore.files import files_of, read_raw
-from knnstore.holdout import Int64, Repeats
+from knnstore.holdout import Repeats
 from knnstore.ingest.copies import first_of_each
 from knnstore.ingest.tasks import part_sources, part_table, part_tokens, tokens_task
 from knnstore.overlap import LENGTH, Shingles, covered, window_starts

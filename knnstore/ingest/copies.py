@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from knnstore.arrays import Bool
 from knnstore.datastore.removed import Removed
-from knnstore.datastore.rowranges import Bool
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.takedowns import Digests
 

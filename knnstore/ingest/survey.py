@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from knnstore.arrays import Bool, Int64
 from knnstore.corpus.listing import Source
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import Chosen, Parts, TokenPart, plan_parts
 from knnstore.corpus.tokens import SURVEY_SCHEMA, survey_part
 from knnstore.datastore.documents import digests_of
 from knnstore.datastore.removed import Removed
-from knnstore.datastore.rowranges import Bool, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import Digests
 from knnstore.files import encode_json

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import google_crc32c
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.corpus.tokens import PairTokens, PartSummary, tokenise_part
@@ -251,8 +252,6 @@ def write_keys(task: KeyTask) -> int:
     return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 

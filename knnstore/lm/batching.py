@@ -1,16 +1,13 @@
 """Determine which texts may share a batch without changing their states."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from knnstore.arrays import Float32, Int64
 from knnstore.windows import Padding
-
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 # Squared error as a share of the variance: far above rounding, far below the effect of other rotary frequencies.
 _ROUNDING = {"float32": 1e-8, "bfloat16": 1e-3, "float16": 1e-3}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from knnstore.arrays import Int64
 from knnstore.errors import ModelError, OutOfMemoryError
 from knnstore.lm.batching import Memory, find_padding
 from knnstore.lm.causality import require_causal
@@ -21,7 +22,6 @@ from knnstore.outofmemory import memory_errors
 from knnstore.windows import ROWS, Padding, Windows
 from knnstore.wording import option
 
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Result = TypeVar("Result")
 InputBatch = tuple[Windows, Int64, SourceBatch | None]
 """Windows, their padded ids (windows, width) and, for an encoder-decoder model, the sources."""

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from knnstore.arrays import Int64
 from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import ModelError
 from knnstore.lm.folders import read_config
@@ -101,7 +102,7 @@ class LoadedModel:
         """Return the LM's own maximum, at most 1024."""
         return min(self.longest_context, _LONGEST_DEFAULT_CONTEXT)
 
-    def tokenise(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def tokenise(self, text: str, *, special: bool = True) -> Int64:
         """Return the token ids of a text, int64 (tokens,), without special tokens around it.
 
         ``special``: whether special tokens spelled out in the text are tokens rather than ordinary text. Raises
@@ -112,14 +113,14 @@ class LoadedModel:
         ids = self.spellings.ids(text, special=special, add_special_tokens=False)
         return self._embedded(ids, self.readable)
 
-    def tokenise_source(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def tokenise_source(self, text: str, *, special: bool = True) -> Int64:
         """Return the token ids of an encoder's input, int64 (tokens,), with the special tokens of its training.
 
         ``special``: as for ``tokenise``.
         """
         return self._embedded(self.spellings.ids(text, special=special), self.readable)
 
-    def tokenise_target(self, text: str, *, special: bool = True) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def tokenise_target(self, text: str, *, special: bool = True) -> Int64:
         """Return the token ids of a decoder's output, int64 (tokens,), with its special tokens, including EOS.
 
         ``special``: as for ``tokenise``.
@@ -141,7 +142,7 @@ class LoadedModel:
         """Return the number of tokens with an output probability."""
         return _rows(self.model.get_output_embeddings()) or self.identity.vocabulary
 
-    def _embedded(self, tokens: Any, most: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _embedded(self, tokens: Any, most: int) -> Int64:
         ids = np.asarray(tokens, np.int64)
         if len(ids) and int(ids.max()) >= most:
             token = int(ids[ids >= most][0])
@@ -152,7 +153,7 @@ class LoadedModel:
             )
         return ids
 
-    def begun_target(self, text: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def begun_target(self, text: str) -> Int64:
         """Return the input of a decoder that continues ``text``: int64 (tokens,), starting with the start token."""
         whole = self.tokenise_target(text)
         # drop the special token at the end, which also ends the empty text; keep those at the start (BART)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.manifest import Manifest
 from knnstore.errors import MismatchError
 from knnstore.lm.forward import KeyModel
@@ -14,8 +14,6 @@ from knnstore.lm.loading import KINDS
 from knnstore.lm.sources import SourceBatch
 from knnstore.wording import command, option
 
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 Allow = Callable[[str], None]
 """Called with the message about an allowed difference."""
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Int64
 from knnstore.lm.forward import InputBatch, KeyModel, even_threads, in_memory, input_batches, scored_positions
 from knnstore.lm.sources import SourceBatch, SourceReader
 from knnstore.windows import ROWS, Windows
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 # Maximum number of logits per batch: 256 MB in float32.
 _LOGITS = 2**26

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Int64
 from knnstore.windows import Padding, Windows, ladder
-
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 SourceReader = Callable[[int], "np.ndarray[Any, Any]"]
 """Maps a document to the token ids of its source."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.mixing.knn import votes
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 _QUERIES_AT_ONCE = 256
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Bool, Float32, Int64
 from knnstore.mixing.cache import CacheScores
 from knnstore.mixing.features import Outlook, lm_features, match_features, store_features
 from knnstore.mixing.gate import MemorySource
 from knnstore.mixing.knn import neighbour_weights, target_probabilities
 from knnstore.mixing.matches import Matches
-from knnstore.neighbours import ABSENT, Bool, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)

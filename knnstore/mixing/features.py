@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Bool, Float32, Int64
 from knnstore.mixing.knn import votes
 from knnstore.mixing.matches import Matches
-from knnstore.neighbours import ABSENT, Bool, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 # The temperatures at which the neighbours' vote is looked at, as multiples of the typical spread of distances.
 _SHARP, _SOFT = 1 / 16, 1 / 4

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.neighbours import Float32
+from knnstore.arrays import Float32
 
 _FARTHEST = 8.0  # standard deviations; a text unlike the training texts doesn't saturate the gate
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
+from knnstore.arrays import Float64
 
 _HALVINGS = 24
 _EM_STEPS = 300

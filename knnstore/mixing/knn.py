@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.arrays import Float32, Int64
+from knnstore.neighbours import Neighbours
 
 # Queries at a time: what keeps the votes of 1024 neighbours each within a CPU's cache.
 _BLOCK = 512

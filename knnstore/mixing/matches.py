@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knnstore.neighbours import Float32, Int64
+from knnstore.arrays import Float32, Int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Float64, Int64
 from knnstore.errors import CorruptStoreError
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import FEATURES_WITH_MATCHES
 from knnstore.mixing.gate import Gate, MemorySource
-from knnstore.mixing.interpolation import Float64, mix_sources
+from knnstore.mixing.interpolation import mix_sources
 from knnstore.mixing.setting import Setting
-from knnstore.neighbours import ABSENT, Float32, Int64
+from knnstore.neighbours import ABSENT
 from knnstore.wording import command
 
 _EARNERS = {"store": "store", "cache": "cache", "longest": "matches", "frequent": "matches"}

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from knnstore.mixing.interpolation import Float64, best_lambda, best_weights, mix, mix_sources
+from knnstore.arrays import Float32, Float64, Int64
+from knnstore.mixing.interpolation import best_lambda, best_weights, mix, mix_sources
 from knnstore.mixing.setting import Setting
-from knnstore.neighbours import Float32, Int64
 from knnstore.score.grid import Grid
 from knnstore.score.options import ScoreOptions
 from knnstore.score.tuning_table import TuningTable

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from knnstore.arrays import Float64, Int64
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.mixing.interpolation import Float64, mix_sources
+from knnstore.mixing.interpolation import mix_sources
 from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
-from knnstore.neighbours import Int64
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.score.best_mixture import best_mixture, gate_lesson

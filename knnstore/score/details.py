@@ -4,12 +4,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from knnstore.arrays import Float32, Float64, Int64
 from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
 from knnstore.mixing.evidence import Evidence
-from knnstore.mixing.interpolation import Float64
 from knnstore.mixing.mixture import Mixed, Mixture
-from knnstore.neighbours import Float32, Int64
 from knnstore.passages import Passages
 from knnstore.score.best_setting import surface
 from knnstore.score.columns import Columns

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knnstore.arrays import Bool, Float32
 from knnstore.datastore.stores import Stores
 from knnstore.lm.loading import LoadedModel
 from knnstore.mixing.mixture import Mixed
-from knnstore.neighbours import Bool, Float32
 from knnstore.passages import Passage, Passages
 from knnstore.score.passes import Block
 from knnstore.score.result import Example

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from knnstore.arrays import Bool, Float32, Float64, Int64
 from knnstore.mixing.features import FEATURES, LM_FEATURES
 from knnstore.mixing.gate import Gate, MemorySource, standardised
-from knnstore.mixing.interpolation import Float64, best_weights, mix_sources
-from knnstore.neighbours import Bool, Float32, Int64
+from knnstore.mixing.interpolation import best_weights, mix_sources
 
 _UNITS = 32
 _BATCH = 1024

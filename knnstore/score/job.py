@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+from knnstore.arrays import Float64, Int64
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.selection import others, selected
 from knnstore.datastore.store import Datastore
@@ -14,8 +15,7 @@ from knnstore.errors import UsageError
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.matching import require_known_model
 from knnstore.lm.spec import default_model
-from knnstore.mixing.interpolation import Float64
-from knnstore.neighbours import Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.perplexity import Likelihood, by_document
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store, require_same_model

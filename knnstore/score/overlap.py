@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Bool, Int64
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.stores import Stores
-from knnstore.neighbours import Bool, Int64
 from knnstore.overlap import LENGTH, MOST_WINDOWS, Shingles, covered, window_starts
 from knnstore.score.texts import Texts, TokenIds
 from knnstore.suffixes.build import open_suffixes

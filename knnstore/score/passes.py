@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.errors import NumericsError
 from knnstore.lm.forward import KeyModel
@@ -17,7 +18,7 @@ from knnstore.mixing.cache import CacheScores, Past, cache_probabilities
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.matches import Matches
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.progress import Reporter
 from knnstore.scheduling import Runner
 from knnstore.score.batches import scored_parts

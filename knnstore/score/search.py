@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import torch
 
+from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.index.exact import exact_search
 from knnstore.index.protocols import Method
 from knnstore.index.registry import open_searcher
-from knnstore.neighbours import Float32, Neighbours, nearest_of_all
+from knnstore.neighbours import Neighbours, nearest_of_all
 from knnstore.scheduling import Runner
 from knnstore.score.options import ScoreOptions
 from knnstore.score.shards import search_sharded

@@ -11,17 +11,15 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from knnstore.arrays import Float32, Int64, Uint32
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.files import path_of
 from knnstore.index.protocols import Method, OpenIndex
 from knnstore.index.registry import open_searcher
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.scheduling import Runner, kept
-
-UInt32 = NDArray[np.uint32]
 
 _MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
 _ROWS_AT_ONCE = 512
@@ -52,7 +50,7 @@ class ShardAnswer:
 
     task: ShardTask
     distances: Float32
-    values: UInt32
+    values: Uint32
 
 
 Mask = tuple[tuple[str, bytes], ...]
@@ -139,7 +137,7 @@ class NearestOfShards:
         self._keys = np.full((queries, k), _EMPTY)
         self._values = np.zeros((queries, k), np.uint32)
 
-    def add(self, shard: int, distances: Float32, values: UInt32) -> None:
+    def add(self, shard: int, distances: Float32, values: Uint32) -> None:
         """Merge a shard's answer: float32 and uint32 (n, k), nearest first, inf where there is none."""
         place = np.arange(shard * self._k, (shard + 1) * self._k, dtype=np.uint64)
         for block in self._blocks():

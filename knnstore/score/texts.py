@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knnstore.arrays import Int64, Uint32
 from knnstore.corpus.documents import read_documents
 from knnstore.datastore.stores import Stores
 from knnstore.errors import CorpusError, UsageError, located
 from knnstore.lm.loading import KINDS, LoadedModel
 from knnstore.lm.sources import SourceReader
-from knnstore.neighbours import Int64
 from knnstore.score.options import ScoreOptions
 from knnstore.wording import option
 
-TokenIds = NDArray[np.uint32]
+TokenIds = Uint32
 Digest = bytes
 """SHA-256 of a text as a store has it; empty of a part of one."""
 

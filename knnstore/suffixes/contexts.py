@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-UInt64 = np.ndarray[Any, np.dtype[np.uint64]]
-Int64 = np.ndarray[Any, np.dtype[np.int64]]
+from knnstore.arrays import Int64, Uint64
 
 DEPTH = 32  # maximum number of tokens of a context that are compared
 
@@ -43,21 +42,21 @@ class Packing:
         self.nothing = vocabulary + 1
         self.dtype = np.dtype(np.uint16 if self.bits == 16 else np.uint32)
 
-    def pack(self, tokens: Any) -> UInt64:
+    def pack(self, tokens: Any) -> Uint64:
         """Pack tokens (n, tokens) into words, the first token in the highest bits: uint64 (n,)."""
         word = np.zeros(len(tokens), np.uint64)
         for column in range(self.tokens):
             word = word << np.uint64(self.bits) | tokens[:, column].astype(np.uint64)
         return word
 
-    def word_at(self, stream: Stream, positions: Int64, number: int) -> UInt64:
+    def word_at(self, stream: Stream, positions: Int64, number: int) -> Uint64:
         """Return word ``number`` of the contexts of stream positions: uint64 (n,)."""
         first = positions - 1 - number * self.tokens
         back = first[:, None] - np.arange(self.tokens)
         tokens = np.where(back >= 0, stream.take(np.maximum(back, 0).reshape(-1)).reshape(back.shape), self.separator)
         return self.pack(tokens)
 
-    def mask(self, lengths: Int64, number: int) -> UInt64:
+    def mask(self, lengths: Int64, number: int) -> Uint64:
         """Return a mask of the bits of word ``number`` that belong to the first ``lengths`` tokens: uint64 (n,)."""
         kept = np.clip(lengths - number * self.tokens, 0, self.tokens)
         table = np.array(
@@ -66,7 +65,7 @@ class Packing:
         )
         return table[kept]
 
-    def query_words(self, contexts: Any) -> UInt64:
+    def query_words(self, contexts: Any) -> Uint64:
         """Pack contexts (n, DEPTH), last token first, ``nothing`` before a document: uint64 (words, n)."""
         return np.stack(
             [self.pack(contexts[:, number * self.tokens : (number + 1) * self.tokens]) for number in range(self.words)]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.store import Datastore
 from knnstore.overlap import LENGTH, Shingles
-from knnstore.suffixes.contexts import DEPTH, Int64
+from knnstore.suffixes.contexts import DEPTH
 from knnstore.suffixes.plan import live_documents
 from knnstore.suffixes.search import Suffixes
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.commits import DONE, CommitLog
 from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import UnfinishedError
 from knnstore.records import fingerprint
-from knnstore.suffixes.contexts import DEPTH, Int64, Packing
+from knnstore.suffixes.contexts import DEPTH, Packing
 
 FORMAT_VERSION = 1
 _CHUNK = 2**23

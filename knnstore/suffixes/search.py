@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64, Uint64
 from knnstore.mixing.matches import Matches
-from knnstore.suffixes.contexts import DEPTH, Int64, Packing, Stream, UInt64
+from knnstore.suffixes.contexts import DEPTH, Packing, Stream
 
 _AROUND = 8  # entries compared on either side of a context's place in the order
 FREQUENT = 8  # minimum occurrences of a frequent suffix
@@ -41,7 +42,7 @@ class Suffixes:
         words, length = self.packing.query_words(contexts), np.full(len(contexts), DEPTH)
         return self._bound(words, length, after=False), self._bound(words, length, after=True)
 
-    def _matches(self, words: UInt64, length: Int64) -> Matches:
+    def _matches(self, words: Uint64, length: Int64) -> Matches:
         begin, end = self._bound(words, length, after=False), self._bound(words, length, after=True)
         end = np.where(length > 0, end, begin)
         count = end - begin
@@ -54,7 +55,7 @@ class Suffixes:
         followers[there] = self.stream.take(self.order.take(index[there]).astype(np.int64))
         return Matches(length, count, followers)
 
-    def _shared(self, words: UInt64, place: Int64) -> Int64:
+    def _shared(self, words: Uint64, place: Int64) -> Int64:
         """Return how many tokens each context shares with the entries around its place: int64 (n, 2 · _AROUND)."""
         columns = []
         for offset in range(-_AROUND, _AROUND):
@@ -64,7 +65,7 @@ class Suffixes:
             columns.append(np.where(inside, self._common(words, positions), 0))
         return np.stack(columns, axis=1)
 
-    def _common(self, words: UInt64, positions: Int64) -> Int64:
+    def _common(self, words: Uint64, positions: Int64) -> Int64:
         common = np.zeros(len(positions), np.int64)
         going = np.arange(len(positions))
         for number in range(self.packing.words):
@@ -79,7 +80,7 @@ class Suffixes:
                 break
         return common
 
-    def _bound(self, words: UInt64, length: Int64, *, after: bool) -> Int64:
+    def _bound(self, words: Uint64, length: Int64, *, after: bool) -> Int64:
         """Return the first entry at or after the first ``length`` tokens of each context; if ``after``, after them."""
         low, high = np.zeros(len(length), np.int64), np.full(len(length), self.order.shape[0], np.int64)
         active = np.flatnonzero(low < high)
@@ -92,7 +93,7 @@ class Suffixes:
             active = active[low[active] < high[active]]
         return low
 
-    def _compare(self, words: UInt64, length: Int64, positions: Int64) -> Int64:
+    def _compare(self, words: Uint64, length: Int64, positions: Int64) -> Int64:
         """Return −1, 0 or 1 for entries whose contexts are before, equal to or after the first ``length`` tokens."""
         sign = np.zeros(len(positions), np.int64)
         going = np.arange(len(positions))

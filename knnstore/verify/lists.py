@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Uint64
 from knnstore.datastore.arrays import chunk_file, open_array, read_chunk
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
@@ -66,7 +67,7 @@ def _every(rows: int) -> Iterator[int]:
         yield _mixed(np.arange(begin, min(begin + 2**20, rows), dtype=np.uint64))
 
 
-def _mixed(rows: np.ndarray[Any, np.dtype[np.uint64]]) -> int:
+def _mixed(rows: Uint64) -> int:
     """A sum over rows, in whatever order, that is another where one is twice and another is missing."""
     mixed = (rows + np.uint64(1)) * _MIXER
     mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIXER

@@ -9,6 +9,7 @@ from make_keys import ClusteredKeys, make_store
 
 from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Settings
+from knnstore.arrays import Float32, Int64
 from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
@@ -17,7 +18,6 @@ from knnstore.index.ivfpq.search import Searcher
 from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
-from knnstore.neighbours import Float32, Int64
 from knnstore.scheduling import Job
 from knnstore.score.options import ScoreOptions
 from knnstore.score.texts import Texts, gather_texts

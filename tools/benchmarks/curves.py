@@ -12,10 +12,10 @@ from benchmarks.coldness import cool, drop_pages, list_files
 from benchmarks.faiss_baselines import OnDisk, reranked, set_nprobe
 from benchmarks.figures import new_figure, save
 from benchmarks.measuring import Table, rate_of
+from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.neighbours import Float32
 
 PROBES = (4, 8, 16, 32, 64, 128)
 BULK, SINGLE_WARM, SINGLE_COLD, TRUE, FAISS, SCRIPT = 8192, 100, 20, 256, 512, 128  # queries of each

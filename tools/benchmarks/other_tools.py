@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.asking import found_rows, spread
 from benchmarks.faiss_baselines import key_blocks, plan_of
 from benchmarks.measuring import Table, rate_of
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.neighbours import Float32, Int64
 
 MOST_KEYS = 2**20  # a graph takes some 300 µs of a core for each key
 QUERIES = 512  # of a library; the join gets all, since it is meant for many

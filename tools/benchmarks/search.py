@@ -20,10 +20,10 @@ from benchmarks.faiss_baselines import OnDisk, float16_map, in_ram, plan_of, rer
 from benchmarks.figures import require_matplotlib
 from benchmarks.measuring import Contestant, Result, Settings, Table, in_turn, rate_of, rate_rows, ratio
 from benchmarks.other_tools import compare_others
+from knnstore.arrays import Float32
 from knnstore.errors import UsageError
 from knnstore.index.check import recall
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.neighbours import Float32
 from knnstore.scheduling import available_cores
 
 K, NPROBE = 1024, 32

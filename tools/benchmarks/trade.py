@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.asking import scored_tokens, text_store
 from benchmarks.measuring import Result, Settings, Table
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.store import Datastore
 from knnstore.index.check import recall
@@ -25,7 +26,7 @@ from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
 from knnstore.index.ivfpq.train import PQ_ROWS
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.mixing.knn import target_probabilities
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.planning import LOOKUP_RERANK, choose_cells
 
 K, WIDE, NLIST = 1024, 1024, 1024

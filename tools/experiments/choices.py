@@ -15,12 +15,13 @@ import numpy as np
 from experiments.material import perplexity
 from experiments.output import Output
 from experiments.scoring import Scores, scores_of, some_texts
+from knnstore.arrays import Float32
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.lm.forward import KeyModel, window_keys
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec, default_model
-from knnstore.neighbours import Float32, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.score.texts import Texts
 from knnstore.windows import cut_windows
 

@@ -7,8 +7,8 @@ import faiss
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.grouping import by_list
-from knnstore.neighbours import Float32, Int64
 
 _FLAT_LISTS, _FLAT_PROBED_LISTS = 256, 1024
 _SEARCH_CELLS = 8

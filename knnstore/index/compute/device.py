@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.protocols import Groups, Numbers, TopK, spare_slots
 from knnstore.index.compute.stored import Candidates, Probes
 from knnstore.index.compute.tiles import Tile, offer_tiles, tiles_of
-from knnstore.neighbours import ABSENT, Float32, Int64
+from knnstore.neighbours import ABSENT
 
 _DEVICE_SHARE = 0.6  # of a device's free memory; products and copies take the rest
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from knnstore.neighbours import Int64
+from knnstore.arrays import Int64
 
 
 def members_of_lists(chosen: Int64, lists: int) -> tuple[Int64, Int64]:

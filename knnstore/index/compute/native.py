@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64, Uint8, Uint32
 from knnstore.datastore.mapped import Pieces
 from knnstore.files.local import ASKED_AT_ONCE
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.kernel import Survivors, address, addresses
 from knnstore.index.compute.native_filling import NativeFilling
-from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, Uint8, Uint32, spare_slots
+from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, spare_slots
 from knnstore.index.compute.reference import ReferenceEngine, ReferenceFilling
 from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists
 from knnstore.index.compute.tiles import offer_tiles, tiles_of
-from knnstore.neighbours import Float32, Int64
 
 _LARGEST_TAG = 2**32 - 1
 _SLACK = 32  # the kernel writes whole registers

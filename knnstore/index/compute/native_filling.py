@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Bool, Float32, Int64, Uint8
 from knnstore.index.compute.coarse import ASSIGN_CELLS
 from knnstore.index.compute.kernel import address, addresses
-from knnstore.index.compute.protocols import Uint8
 from knnstore.index.compute.reference import ReferenceFilling
-from knnstore.neighbours import Bool, Float32, Int64
 
 _PANEL = 32  # vectors that the kernel compares with at a time
 # A score is a sum of d products; its rounding error is some √d · 2^-24 of the vectors' squares. This is 16 times that.

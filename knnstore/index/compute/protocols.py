@@ -10,13 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64, Uint8, Uint32
 from knnstore.datastore.mapped import Pieces
 from knnstore.index.compute.coarse import CoarseLists
 from knnstore.index.compute.stored import Candidates, Column, Probes, StoredLists
-from knnstore.neighbours import Float32, Int64
 
-Uint8 = np.ndarray[Any, np.dtype[np.uint8]]
-Uint32 = np.ndarray[Any, np.dtype[np.uint32]]
 Numbers = tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]
 """Values and tags of some keys, unsigned integers (t,) each, or None where they aren't kept."""
 Groups = Iterable[Sequence[StoredLists]]

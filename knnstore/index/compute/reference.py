@@ -7,16 +7,16 @@ import faiss
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64, Uint8, Uint32, Uint64
 from knnstore.datastore.block_sums import first_damaged
 from knnstore.datastore.mapped import Pieces
 from knnstore.index.compute.coarse import CoarseLists
-from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, Uint8, Uint32, spare_slots
+from knnstore.index.compute.protocols import Filling, Groups, Numbers, TopK, spare_slots
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.compute.stored import Candidates, Column, Probes, decode
 from knnstore.index.compute.tiles import offer_tiles, tiles_of
-from knnstore.neighbours import ABSENT, Float32, Int64
+from knnstore.neighbours import ABSENT
 
-Uint64 = np.ndarray[Any, np.dtype[np.uint64]]
 _ROWS_AT_ONCE = 512
 _EMPTY = np.uint64(2**64 - 1)
 _SLOT = np.uint64(2**32 - 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from knnstore.neighbours import Float32
+from knnstore.arrays import Float32
 
 
 def rotate(points: Float32, axes: Float32) -> Float32:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.mapped import Pieces
 from knnstore.files.local import LocalMap
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 
 Residuals = Callable[[np.ndarray[Any, Any], int], torch.Tensor]
 """Turns stored keys or codes, (rows, …), of a list into keys minus the list's centroid: float32 (rows, d)."""

@@ -11,9 +11,9 @@ from operator import itemgetter
 import numpy as np
 import torch
 
+from knnstore.arrays import Int64
 from knnstore.index.compute.protocols import Groups, Numbers, TopK, spare_slots
 from knnstore.index.compute.stored import Probes, StoredLists
-from knnstore.neighbours import Int64
 
 _QUERIES_AT_ONCE = 2048
 _FEWEST_ROWS = 16

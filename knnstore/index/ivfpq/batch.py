@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.mapped import MappedArray
 from knnstore.index.compute.protocols import Engine, Joins
 from knnstore.index.compute.stored import Residuals, key_residuals
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.index.ivfpq.quantiser import Quantiser
-from knnstore.neighbours import Float32, Int64
 
 Tags = Literal["rows", "positions"]
 """What is kept of each key besides its value: its row in the store, or its place in list order over all segments."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.files import files_of
 from knnstore.index.check import MOST_CHECK_QUERIES
@@ -30,7 +31,6 @@ from knnstore.index.ivfpq.sample import rows_read
 from knnstore.index.ivfpq.search import Searcher
 from knnstore.index.ivfpq.train import PQ_ROWS, train_axes
 from knnstore.index.plan import CHECKED_NEIGHBOURS, new_index
-from knnstore.neighbours import Float32
 from knnstore.planning import BuildRates
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job

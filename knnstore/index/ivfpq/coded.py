@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.stored import Candidates
 from knnstore.index.ivfpq.batch import Batch, Lists
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.index.ivfpq.quantiser import PQ_LEVELS, Quantiser
 from knnstore.index.ivfpq.rerank import rerank_exactly
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 
 def look_up_codes(batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:

@@ -6,14 +6,12 @@ are read: a linear pass over the runs for each chunk, however long the list.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64, Uint64
 from knnstore.errors import CorruptStoreError
-from knnstore.neighbours import Int64
 
-Uint64 = np.ndarray[Any, np.dtype[np.uint64]]
 ReadHashes = Callable[[int, int, int], Uint64]
 """``(run, begin, end)``: the hashes of a run's rows ``[begin, end)``, ascending: uint64."""
 

@@ -12,12 +12,12 @@ from typing import Any
 import faiss
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.files import storage_errors
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.ivfpq.quantiser import Quantiser
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.neighbours import Float32, Int64
 
 # Inverted lists: tag, number of lists, bytes a code, whether all sizes follow or those of few lists, how many sizes.
 _FORM = "<4sQQ4sQ"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from knnstore.arrays import Int64
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
@@ -23,7 +24,6 @@ from knnstore.index.hashing import shuffle_key
 from knnstore.index.ivfpq.plan import IvfPqFolder
 from knnstore.index.ivfpq.quantiser import Quantiser, load_quantiser
 from knnstore.index.plan import SegmentReference
-from knnstore.neighbours import Int64
 from knnstore.records import from_json, to_json
 from knnstore.scheduling import Stage
 

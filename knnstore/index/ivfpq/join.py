@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float32, Float64, Int64
 from knnstore.index.compute.protocols import spare_slots
 from knnstore.index.compute.stored import Candidates
 from knnstore.index.ivfpq.batch import Batch, Lists
 from knnstore.index.ivfpq.scan import scan_lists
 from knnstore.index.sharing import concatenate, query_threads
-from knnstore.neighbours import Float32, Int64
 
 _HEAD_SHARE = 1 / 16
 
@@ -80,7 +79,7 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     return thresholds
 
 
-def _safe_ranks(expected: np.ndarray[Any, np.dtype[np.float64]]) -> Int64:
+def _safe_ranks(expected: Float64) -> Int64:
     ranks: Int64 = np.ceil(expected + 3 * np.sqrt(expected)).astype(np.int64)
     return ranks
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
-from knnstore.neighbours import Float32, Int64
+from knnstore.arrays import Float32, Int64
 
 _ITERATIONS = 12
 _POINTS_A_CELL = 256

@@ -1,10 +1,10 @@
 """A segment's inverted lists, opened for searching: offsets in memory, the rest mapped."""
 
 from copy import copy
-from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Bool, Int64, Uint8
 from knnstore.datastore.arrays import read_all
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.rowranges import RowRanges
@@ -13,7 +13,6 @@ from knnstore.errors import CorruptStoreError, MismatchError, UnfinishedError
 from knnstore.index.ivfpq.merge import OFFSETS, array_forms
 from knnstore.index.ivfpq.plan import IvfPqFolder
 from knnstore.index.plan import CHECK, SegmentReference, segment_reference
-from knnstore.neighbours import Int64
 from knnstore.wording import command, option
 
 _BLOCK = 2**20  # rows, a multiple of 8
@@ -74,7 +73,7 @@ class SegmentLists:
         other.live[:first] = other.live[last:] = 0
         return other
 
-    def store_rows(self, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def store_rows(self, begin: int, end: int) -> Int64:
         """Row numbers in the store of list-ordered rows ``[begin, end)``: int64."""
         return self.rows.rows(begin, end).astype(np.int64) + self.first_row
 
@@ -91,13 +90,13 @@ class SegmentLists:
         bits = np.unpackbits(self._hidden[first : -(-end // 8)])[begin - 8 * first : end - 8 * first]
         return np.flatnonzero(bits == 0) if bits.any() else None
 
-    def hidden_at(self, places: Int64) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    def hidden_at(self, places: Int64) -> Bool | None:
         """Whether the rows at some places in list order are hidden, bool (n,); None if none of the segment's is."""
         if self._hidden is None:
             return None
         return np.asarray(self._hidden[places // 8] >> (7 - places % 8).astype(np.uint8) & 1, np.bool_)
 
-    def _hide(self, hidden: RowRanges) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _hide(self, hidden: RowRanges) -> Uint8:
         """One bit a row in list order, set where it is hidden; takes those out of ``live``. Reads all row numbers."""
         size = self.rows.shape[0]
         bits = np.empty(-(-size // 8), np.uint8)

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from knnstore.arrays import Bool, Int64
 from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.mapped import MappedArray, Pieces, ReadSums
 from knnstore.index.compute.protocols import Reads
 from knnstore.index.compute.stored import Column
 from knnstore.index.ivfpq.lists import SegmentLists
-from knnstore.neighbours import Bool, Int64
 
 _READS = 16  # of checksums, at the same time
 

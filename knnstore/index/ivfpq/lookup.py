@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.protocols import Lookups
 from knnstore.index.ivfpq.batch import Batch, Lists
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.index.ivfpq.located import Located, read_sums
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 FEW = 8
 """So many queries at most are quicker looked up than joined."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from knnstore.arrays import Int64, Uint64
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
 from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
 from knnstore.datastore.segment import Segment
@@ -18,11 +19,10 @@ from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
 from knnstore.files import at_once, files_of, read_raw
 from knnstore.index.hashing import shuffle_key
-from knnstore.index.ivfpq.cuts import Uint64, cut_list
+from knnstore.index.ivfpq.cuts import cut_list
 from knnstore.index.ivfpq.fill import list_order
 from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan
 from knnstore.index.plan import SegmentReference
-from knnstore.neighbours import Int64
 from knnstore.scheduling import Stage
 from knnstore.wording import command
 

@@ -8,15 +8,15 @@ import faiss
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64, Uint8
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.datastore.keycodec import LARGEST
 from knnstore.datastore.parts import QUANTIZER
 from knnstore.errors import CorruptStoreError
 from knnstore.index.compute.choice import host_engine
 from knnstore.index.compute.coarse import CoarseLists
-from knnstore.index.compute.protocols import Filling, Uint8
+from knnstore.index.compute.protocols import Filling
 from knnstore.index.ivfpq.plan import IvfPqFolder
-from knnstore.neighbours import Float32, Int64
 from knnstore.wording import command
 
 PQ_LEVELS = 256

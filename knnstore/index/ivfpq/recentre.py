@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.kmeans import allot
 from knnstore.index.ivfpq.lists import SegmentLists
 from knnstore.index.ivfpq.plan import IvfPqPlan
 from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors
 from knnstore.index.ivfpq.train import PQ_ROWS, mean_error, train_codes
-from knnstore.neighbours import Float32, Int64
 
 _MOST_MEMBERS = 256  # of a list, that its centroid is the mean of; the head of a list is a fair sample of it
 _KEPT_BACK, _MOST_KEPT_BACK = 16, 4096  # every sixteenth key, of the lists laid end to end, or fewer

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.origins import Origins, recoded
-from knnstore.datastore.rowranges import Int64
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import open_segment, segment_root
 from knnstore.index.compute.stored import decode

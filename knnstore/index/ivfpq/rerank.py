@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.stored import Candidates, decode
 from knnstore.index.ivfpq.lists import SegmentLists
-from knnstore.neighbours import ABSENT, Float32, Int64, Neighbours
+from knnstore.neighbours import ABSENT, Neighbours
 
 
 def rerank_exactly(

@@ -3,7 +3,7 @@
 import faiss
 import numpy as np
 
-from knnstore.neighbours import Float32
+from knnstore.arrays import Float32
 
 _OPQ_ROWS = 16_384
 _OPQ_ROUNDS = 12

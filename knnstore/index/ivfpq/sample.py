@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.datastore.commits import CommitLog
 from knnstore.datastore.parts import SAMPLE
 from knnstore.datastore.segment import Segment
@@ -18,7 +19,6 @@ from knnstore.errors import CorruptStoreError
 from knnstore.files import read_raw, replacing_together
 from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan
 from knnstore.index.ivfpq.train import Sample
-from knnstore.neighbours import Int64
 from knnstore.records import fingerprint
 from knnstore.scheduling import Stage
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from knnstore.arrays import Int64
 from knnstore.index.compute.grouping import members_of_lists
 from knnstore.index.compute.protocols import TopK
 from knnstore.index.compute.stored import Column, Probes, StoredLists
 from knnstore.index.ivfpq.batch import Batch, Lists
 from knnstore.index.ivfpq.located import Located
-from knnstore.neighbours import Int64
 
 _BYTES_AT_ONCE = 2**24  # of keys in whole lists: of maps that are held, and how often progress is reported
 _NUMBER_BYTES = 8  # of a key's value and tag

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError, UsageError
 from knnstore.index.compute.choice import host_engine, joins_on
@@ -23,7 +24,7 @@ from knnstore.index.ivfpq.rerank import rerank_exactly
 from knnstore.index.plan import Check, finished_index, load_check
 from knnstore.index.protocols import Method, Progress
 from knnstore.index.sharing import block_sizes, concatenate
-from knnstore.neighbours import Float32, Int64, Neighbours
+from knnstore.neighbours import Neighbours
 from knnstore.planning import NATIVE_LOOKUP, REFERENCE_LOOKUP, Lookup, choose_lookup
 from knnstore.sizes import format_size
 from knnstore.wording import command

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from knnstore.arrays import Float32, Int64
 from knnstore.index.compute.rotation import rotate
 from knnstore.index.compute.stored import decode
 from knnstore.index.ivfpq.kmeans import two_level_kmeans
 from knnstore.index.ivfpq.plan import IvfPqPlan
 from knnstore.index.ivfpq.quantiser import Quantiser, TrainingErrors, train_codebooks
 from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
-from knnstore.neighbours import Float32, Int64
 from knnstore.planning import UNSEEN_STRETCHES, parse_rotation, unseen_rows
 
 PQ_ROWS = 65_536
