@@ -36,7 +36,7 @@ class NativeEngine(ReferenceEngine):
 
     def scans(self, dtype: np.dtype[Any]) -> bool:
         """Return whether they are int8 and the processor multiplies integers."""
-        return dtype == np.int8 and bool(self._kernel.int8_products())
+        return _scans(self._kernel, dtype)
 
     def top_k(self, thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None) -> TopK:
         """See ``Joins``. The kernel keeps tags of 32 bits."""
@@ -115,7 +115,7 @@ class NativeTopK:
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
         """See ``TopK``. Int8 keys are compared in one call per group, without a Python loop over lists."""
         for group in groups:
-            if self._kernel.int8_products() and all(lists.stored.dtype == np.int8 for lists in group):
+            if all(_scans(self._kernel, lists.stored.dtype) for lists in group):
                 self._scan(np.concatenate([_pieces(lists) for lists in group]), probes)
             else:
                 offer_tiles(self, ((tile, tile.residuals()) for tile in tiles_of([group], self.k)), probes)
@@ -140,6 +140,10 @@ class NativeTopK:
         values, tags = (None if kept is None else np.empty(shape, np.int64) for kept in (self._values, self._tags))
         self._kernel.select_nearest(self._state, shape[0], *addresses(distances, values, tags))
         return Candidates(distances, values, tags)
+
+
+def _scans(kernel: Any, dtype: np.dtype[Any]) -> bool:
+    return dtype == np.int8 and bool(kernel.int8_products())
 
 
 def _pieces(lists: StoredLists) -> np.ndarray[Any, Any]:
