@@ -16,8 +16,8 @@ from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import write_json
 from knnstore.index.ivfpq.quantiser import load_training_errors
 from knnstore.index.ivfpq.search import Searcher
-from knnstore.verify import verify
 from knnstore.index.registry import open_index
+from knnstore.verify import verify
 
 
 @pytest.mark.slow
