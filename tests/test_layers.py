@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,3 +206,13 @@ def test_the_command_answers_before_the_heavy_libraries_load(what: str) -> None:
     code = f"import sys, {what}; print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_no_two_classes_share_a_name() -> None:
+    names = [
+        node.name
+        for module in MODULES
+        for node in ast.walk(ast.parse((PACKAGE.parent / module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, number in Counter(names).items() if number > 1] == []

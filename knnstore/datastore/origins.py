@@ -25,7 +25,7 @@ _DECODED = 16384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class KeptDocuments:
     """Documents of one segment, by ascending number, and whether their stored and held-out parts are wanted."""
 
     segment: Segment
@@ -34,7 +34,7 @@ class Source:
     heldout: Bool
 
     @classmethod
-    def whole(cls, segment: Segment, documents: Int64) -> "Source":
+    def whole(cls, segment: Segment, documents: Int64) -> "KeptDocuments":
         """Documents with all their parts."""
         every = np.ones(len(documents), np.bool_)
         return cls(segment, documents, every, every)
@@ -100,7 +100,7 @@ def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> n
     return result
 
 
-def write_kept(segment: Path, sources: Sequence[Source]) -> None:
+def write_kept(segment: Path, sources: Sequence[KeptDocuments]) -> None:
     """Say what is to be copied."""
     columns = {
         "source": np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.documents) for source in sources]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from knnstore.arrays import Float32, Int64
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.origins import Source
+from knnstore.datastore.origins import KeptDocuments
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
@@ -179,7 +179,7 @@ class IndexType(Protocol):
         ...
 
     def carry(
-        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
+        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], job: Job
     ) -> IndexFolder[Any] | None:
         """Index the copied ``segment`` of the writer's store by the index of ``base``, or resume that.
 

@@ -11,7 +11,7 @@ from knnstore.build.checking import check_lists
 from knnstore.build.dropping import require_listed
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
-from knnstore.datastore.origins import COPY_FOLDER, Source
+from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore
 from knnstore.datastore.sweeping import bytes_below, state_bytes
@@ -108,16 +108,16 @@ def compact(root: Path, options: CompactOptions, job: Job) -> CompactReport:
         return replace(report, bytes=state_bytes(root, edit.state), freed=swept.bytes, held=tuple(swept.held))
 
 
-def live_sources(store: Datastore) -> list[Source]:
+def live_sources(store: Datastore) -> list[KeptDocuments]:
     """All documents of a store that aren't removed, by segment."""
     nothing = np.empty(0, np.int64)
     return [
-        Source.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
+        KeptDocuments.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
         for s in store.segments
     ]
 
 
-def _make_lists(edit: Edit, segment: Segment, sources: Sequence[Source], job: Job) -> IndexFolder[Any] | None:
+def _make_lists(edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], job: Job) -> IndexFolder[Any] | None:
     """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
     store = edit.store
     if store.manifest.index is None or not segment.rows:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
-from knnstore.datastore.origins import Origins, Source, recoded
+from knnstore.datastore.origins import KeptDocuments, Origins, recoded
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
@@ -40,7 +40,7 @@ class CopyTask:
         return keys_task(self.chunk)
 
 
-def copy_tables(writer: SegmentWriter, sources: Sequence[Source]) -> None:
+def copy_tables(writer: SegmentWriter, sources: Sequence[KeptDocuments]) -> None:
     """Write all of a new segment but its keys, task by task; what is done already is left."""
     if writer.lacks(DOCUMENTS_TASK):
         with writer.task(DOCUMENTS_TASK) as task:
@@ -63,7 +63,7 @@ def copy_tables(writer: SegmentWriter, sources: Sequence[Source]) -> None:
             _copy_queries(task, sources)
 
 
-def copy_stage(segment: Segment, sources: Sequence[Source]) -> Stage[CopyTask]:
+def copy_stage(segment: Segment, sources: Sequence[KeptDocuments]) -> Stage[CopyTask]:
     """The stage that copies the keys of a segment whose documents are there."""
     target, folders = segment.root.absolute(), tuple(source.segment.root.absolute() for source in sources)
     ranges = map(segment.chunk_range, range(segment.chunks))
@@ -86,7 +86,7 @@ def copy_chunk(task: CopyTask) -> int:
     return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
-def _documents(sources: Sequence[Source]) -> Any:
+def _documents(sources: Sequence[KeptDocuments]) -> Any:
     names = ("path", "record", "id", "bytes", "sha256")
     old = pa.concat_tables(source.segment.documents.table.select(names).take(source.documents) for source in sources)
     tokens = np.concatenate([source.tokens for source in sources])
@@ -102,7 +102,7 @@ def _documents(sources: Sequence[Source]) -> Any:
     return pa.table(columns).cast(DOCUMENTS_SCHEMA)
 
 
-def _copy_values(values: ChunkWriter, sources: Sequence[Source]) -> None:
+def _copy_values(values: ChunkWriter, sources: Sequence[KeptDocuments]) -> None:
     for source in sources:
         table = source.segment.documents
         wanted = RowRanges.of_documents(table.first_row, table.tokens, source.documents[source.rows])
@@ -110,19 +110,19 @@ def _copy_values(values: ChunkWriter, sources: Sequence[Source]) -> None:
             values.append(block)
 
 
-def _copy_heldout(heldout: ChunkWriter, sources: Sequence[Source]) -> None:
+def _copy_heldout(heldout: ChunkWriter, sources: Sequence[KeptDocuments]) -> None:
     for source in sources:
         total = int(source.segment.documents.heldout_tokens.sum())
         for block in _ranged(source.segment.array_path("heldout"), total, _heldout_ranges(source)):
             heldout.append(block)
 
 
-def _heldout_ranges(source: Source) -> RowRanges:
+def _heldout_ranges(source: KeptDocuments) -> RowRanges:
     table = source.segment.documents
     return RowRanges.of_documents(table.heldout_first, table.heldout_tokens, source.documents[source.heldout])
 
 
-def _sources_of(sources: Sequence[Source]) -> Iterator[np.ndarray[Any, Any]]:
+def _sources_of(sources: Sequence[KeptDocuments]) -> Iterator[np.ndarray[Any, Any]]:
     """What the copied documents are translations of, held out or not, block by block."""
     for source in sources:
         offsets = source.segment.source_offsets
@@ -139,7 +139,7 @@ def _ranged(path: Path, rows: int, wanted: RowRanges) -> Iterator[np.ndarray[Any
             yield read_rows(path, begin, end)[chosen]
 
 
-def _copy_queries(task: TaskWriter, sources: Sequence[Source]) -> None:
+def _copy_queries(task: TaskWriter, sources: Sequence[KeptDocuments]) -> None:
     tokens, queries, first = [], [], 0
     for source in sources:
         wanted, old = _heldout_ranges(source), source.segment.query_tokens()

@@ -11,7 +11,7 @@ from knnstore.build.checking import check_lists
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
-from knnstore.datastore.origins import COPY_FOLDER, Source
+from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore, index_root, segment_root
 from knnstore.datastore.sweeping import bytes_below, state_bytes
@@ -57,7 +57,7 @@ class Target:
     overwrite: bool
 
 
-def derive(target: Target, sources: list[Source], job: Job, *, doubles: int) -> DeriveReport:
+def derive(target: Target, sources: list[KeptDocuments], job: Job, *, doubles: int) -> DeriveReport:
     """Make the target of the sources, or go on with it; raises as ``merge`` and ``subset`` say."""
     into = target.root
     if into.resolve() in {store.root.resolve() for store in target.stores}:
@@ -113,7 +113,7 @@ def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
     return best if rows >= _FEWEST_A_LIST * nlist else None
 
 
-def _carry(edit: Edit, base: Datastore, sources: Sequence[Source], job: Job) -> None:
+def _carry(edit: Edit, base: Datastore, sources: Sequence[KeptDocuments], job: Job) -> None:
     """Give the new store the index of ``base``, as a state of its own."""
     store = edit.store
     (segment,) = store.segments
@@ -144,7 +144,7 @@ def _report(store: Datastore, doubles: int) -> DeriveReport:
     )
 
 
-def _require_room(into: Path, sources: Sequence[Source], rows: int, base: Datastore | None) -> None:
+def _require_room(into: Path, sources: Sequence[KeptDocuments], rows: int, base: Datastore | None) -> None:
     total = sum(bytes_below(source.segment.root) for source in sources)
     there = sum(source.segment.rows for source in sources)
     if base is not None and base.manifest.index is not None:  # the lists, written twice: as runs, then merged

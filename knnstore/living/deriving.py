@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.datastore.origins import Source
+from knnstore.datastore.origins import KeptDocuments
 from knnstore.datastore.removed import Removed
 from knnstore.datastore.selection import matching, sampled
 from knnstore.datastore.store import Datastore
@@ -31,7 +31,7 @@ def merge(stores: Sequence[Datastore], into: Path, job: Job, *, overwrite: bool 
     every = [live_sources(store) for store in stores]
     texts = [np.concatenate([_digests(source) for source in sources]) for sources in every]
     taken_down = [np.setdiff1d(load_takedowns(s.root), live) for s, live in zip(stores, texts, strict=True)]
-    parts: list[Source] = []
+    parts: list[KeptDocuments] = []
     doubles = 0
     for number, sources in enumerate(every):
         seen = np.concatenate([np.empty(0, "S32"), *texts[:number]])
@@ -39,7 +39,7 @@ def merge(stores: Sequence[Datastore], into: Path, job: Job, *, overwrite: bool 
         for source in sources:
             known, withheld = np.isin(_digests(source), seen), np.isin(_digests(source), unwanted)
             doubles += int((known & ~withheld).sum())
-            parts.append(Source.whole(source.segment, source.documents[~known & ~withheld]))
+            parts.append(KeptDocuments.whole(source.segment, source.documents[~known & ~withheld]))
     names = " and ".join(store.name for store in stores)
     target = Target("merge", names, stores, into, overwrite)
     return derive(target, parts, job, doubles=doubles)
@@ -69,13 +69,13 @@ def subset(
     return derive(target, sources, job, doubles=0)
 
 
-def _part(source: Source, chosen: Removed, *, heldout: bool) -> Source:
+def _part(source: KeptDocuments, chosen: Removed, *, heldout: bool) -> KeptDocuments:
     """The chosen documents of a source, and what is held out of the others if ``heldout``."""
     rows = np.isin(source.documents, chosen.get(source.segment.root.name, np.empty(0, np.int64)))
     held = source.heldout_tokens > 0
     keep = rows | held if heldout else rows
-    return Source(source.segment, source.documents[keep], rows[keep], (held if heldout else rows)[keep])
+    return KeptDocuments(source.segment, source.documents[keep], rows[keep], (held if heldout else rows)[keep])
 
 
-def _digests(source: Source) -> Digests:
+def _digests(source: KeptDocuments) -> Digests:
     return source.segment.documents.sha256[source.documents]

@@ -9,7 +9,7 @@ import numpy as np
 
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.origins import COPY_FOLDER, Source, write_kept
+from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments, write_kept
 from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.sweeping import discard_begun, unfinished
@@ -20,7 +20,7 @@ from knnstore.records import fingerprint, to_json
 from knnstore.scheduling import Job
 
 
-def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
+def copied_plan(sources: Sequence[KeptDocuments]) -> SegmentPlan:
     """The plan of a copy: what its sources agree on, and the digest of what was taken of them.
 
     Raises MismatchError unless all are keys of one LM, layer, window and dtype.
@@ -57,7 +57,7 @@ def copied_plan(sources: Sequence[Source]) -> SegmentPlan:
     )
 
 
-def copy_segment(edit: Edit, sources: Sequence[Source], job: Job) -> Segment:
+def copy_segment(edit: Edit, sources: Sequence[KeptDocuments], job: Job) -> Segment:
     """Make the segment in the writer's store, or go on with it; other copies that were begun there are given up.
 
     The caller publishes the segment, and gives up copies after that.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.origins import Origins, Source
+from knnstore.datastore.origins import KeptDocuments, Origins
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
@@ -43,7 +43,7 @@ class RecentreTask:
 
 
 def carry_index(
-    base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
+    base: Datastore, edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], job: Job
 ) -> IvfPqFolder | None:
     """See ``IndexType.carry``."""
     given = open_ivfpq(base.root, str(base.manifest.index))
@@ -114,13 +114,13 @@ def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) ->
     save_quantiser(folder, *recentre(load_quantiser(given), parts, folder.plan, advance))
 
 
-def _listed(source: Source, base: Datastore, given: IvfPqFolder) -> Listed:
+def _listed(source: KeptDocuments, base: Datastore, given: IvfPqFolder) -> Listed:
     root = source.segment.root
     mine = root.parent.parent.resolve() == base.root.resolve() and root.name in base.manifest.indexed
     return Listed(root.absolute(), given.absolute() if mine else None)
 
 
-def _leaves_out(base: Datastore, plan: IvfPqPlan, sources: Sequence[Source]) -> bool:
+def _leaves_out(base: Datastore, plan: IvfPqPlan, sources: Sequence[KeptDocuments]) -> bool:
     """Whether a document with keys isn't copied that the quantisers may have been trained on."""
     # of documents that were removed before the training they have seen nothing
     unseen = load_removed(base.root, plan.removed) if plan.removed == base.manifest.removed else {}

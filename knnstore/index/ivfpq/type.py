@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.origins import Source
+from knnstore.datastore.origins import KeptDocuments
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.index.ivfpq.plan import IvfPqFolder, IvfPqPlan, parse_plan
@@ -81,7 +81,7 @@ class IvfPq(IndexType):
         fill_lists(folder, segment, resources.run_chunks, job)
 
     def carry(
-        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[Source], job: Job
+        self, base: Datastore, edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], job: Job
     ) -> IvfPqFolder | None:
         """See ``IndexType``."""
         from knnstore.index.ivfpq.carrying import carry_index
