@@ -65,18 +65,18 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
             memory_limit=0,  # memory is bounded by the plan; Dask would only pause the worker
             silence_logs=logging.ERROR,
         )
-        with _closed_quietly(cluster), Client(cluster) as client:
+        with closed_quietly(cluster), Client(cluster) as client:
             yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
 
 
 @contextmanager
-def _closed_quietly(closing: Any) -> Iterator[None]:
-    """Close a cluster or client at the end, ignoring timeouts, as on a busy machine.
+def closed_quietly(closing: Any) -> Iterator[Any]:
+    """Yield a cluster or client and close it at the end, ignoring timeouts, as on a busy machine.
 
     The workers of a cluster are daemons and end with this process.
     """
     try:
-        yield
+        yield closing
     finally:
         with suppress(TimeoutError), _muted(*_DASK_LOGGERS):
             closing.close()
@@ -178,7 +178,7 @@ def cluster_runner(
     except ValueError as error:
         remedy = f"{_first_line(error)}; an address looks like tcp://HOST:8786"
         raise UsageError.about("scheduler" if address else "scheduler_file", where, remedy=remedy) from error
-    with _muted("distributed"), _closed_quietly(client):
+    with _muted("distributed"), closed_quietly(client):
         workers = client.scheduler_info()["workers"]
         _require_memory(workers, memory)
         say(f"cluster   {len(workers):,} worker{'s' * (len(workers) != 1)} at {client.scheduler.address}")

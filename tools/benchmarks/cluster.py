@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.measuring import Result, Settings
 from knnstore.scheduling import Runner, SerialRunner, cluster_runner, worker
+from knnstore.scheduling.clusters import closed_quietly
 
 _SECONDS = 2.0  # a task; a chunk of 131,072 keys takes a GPU about that, and a CPU a minute
 _FORGETTING_SECONDS = 30.0
@@ -76,14 +77,16 @@ def loopback_cluster(workers: int) -> Iterator[Runner]:
 
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": None}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=False,
-            host="127.0.0.1",
-            protocol="tcp",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,
+        closed_quietly(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=False,
+                host="127.0.0.1",
+                protocol="tcp",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=0,
+            )
         ) as cluster,
         nothing_left_at(cluster.scheduler),
         a_lock_a_worker(),
