@@ -24,10 +24,10 @@ def corpus(tmp_path_factory, tiny_corpus):
 def run(corpus, tmp_path, counting_runner):
     """Ingest into ``name``; returns the report and how many tasks of each kind ran."""
 
-    def ingested(name="s", most=None, **options):
+    def ingested(name="s", most=None, memory=4 * 10**9, **options):
         runner = counting_runner(most)
         options = {"corpus": (str(corpus),), "store": str(tmp_path / name), "chunk_rows": 256, "context": 64} | options
-        return ingest(IngestOptions(**options), Job(runner)), runner.ran
+        return ingest(IngestOptions(**options), Job(runner, memory=memory)), runner.ran
 
     return ingested
 

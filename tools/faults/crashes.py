@@ -86,7 +86,12 @@ def save_neighbours(folder: Path) -> None:
 
 def damage(folder: Path) -> None:
     """Spoil something of every part that can be made again; of the index what others depend on, and some lists."""
-    for name in ("segments/*/keys/c/1/0", "segments/*/values/c/0", "suffixes/*/order/c/0", "segments/*/key_scales/c/0"):
+    for name in (
+        "segments/*/keys/c/1/0",
+        "segments/*/values/c/0",
+        "suffixes/*/order/c/0",
+        "segments/*/query_tokens/c/0",
+    ):
         spoil(next((folder / STORE).glob(name)))
     for name in ("quantizer/codebooks/c/0/0/0", "lists/*/codes/c/0/0"):
         spoil(next((folder / STORE).glob(f"index/*/{name}")))
