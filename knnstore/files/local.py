@@ -23,7 +23,7 @@ _SYNCED_AT_ONCE = 8
 TEMPORARY_SUFFIX = ".tmp"
 LEFTOVERS = (TEMPORARY_SUFFIX, ".partial")
 """Endings of what a killed writer leaves half-written: our files set aside, and Zarr's."""
-# Linux reads no more for one call of madvise than the disk takes in one request.
+# For one call of madvise, Linux reads at most what the disk takes in one request.
 ASKED_AT_ONCE = 2**19
 
 
@@ -68,21 +68,12 @@ class LocalFiles(Files):
 
     def entries(self, path: Path) -> Iterator[Entry]:
         """See Files. Links aren't followed."""
-        waiting = [path]
-        while waiting:
-            folder = waiting.pop()
-            names: list[os.DirEntry[str]] = []
-            # a writer may remove a folder after its parent was read
-            with storage_errors("read", folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
-                names = sorted(entries, key=lambda entry: entry.name)
-            for entry in names:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):
-                        yield Entry(Path(entry.path), entry.stat(follow_symlinks=False).st_size)
-                else:
-                    yield Entry(Path(entry.path), 0, "a link" if entry.is_symlink() else "neither a file nor a folder")
+        for entry in _below(path):
+            if kind := _kind(entry):
+                yield Entry(Path(entry.path), 0, kind)
+                continue
+            with suppress(FileNotFoundError):
+                yield Entry(Path(entry.path), entry.stat(follow_symlinks=False).st_size)
 
     def write(self, path: Path, data: bytes, only: Version | bool | None = False) -> Version:
         """See Files. The caller's lock keeps other writers away between the look at the version and the write."""
@@ -234,19 +225,19 @@ class LocalFiles(Files):
         """See Files.
 
         A store may come from a stranger: a link in it would have files outside of it read, or written to, and a FIFO
-        would be waited for. One pass over the folders' entries, which opens none of the files.
+        would be waited for. One pass over the folders' entries, which neither opens nor measures the files.
         """
-        for path, _, kind in self.entries(root):
-            if kind is not None:
+        for entry in _below(root):
+            if kind := _kind(entry):
                 raise CorruptStoreError(
-                    f"{path} is {kind}: a store holds plain files alone, so that nothing outside of it is touched; "
-                    "put the file itself there, or move the whole store"
+                    f"{entry.path} is {kind}: a store holds plain files alone, so that nothing outside of it is "
+                    "touched; put the file itself there, or move the whole store"
                 )
 
     def remove_leftovers(self, root: Path) -> None:
         """See Files. The caller holds the lock."""
         with storage_errors("clean", root):
-            for path in [path for path, *_ in self.entries(root) if path.suffix in LEFTOVERS]:
+            for path in [path for path in map(Path, _below(root)) if path.suffix in LEFTOVERS]:
                 path.unlink(missing_ok=True)
                 _sync(path.parent)
 
@@ -283,6 +274,29 @@ class LocalLock:
 
     def require(self) -> None:
         """Do nothing."""
+
+
+def _below(path: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield everything below a folder but folders, in a fixed order; links aren't followed."""
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        names: list[os.DirEntry[str]] = []
+        # a writer may remove a folder after its parent was read
+        with storage_errors("read", folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+            names = sorted(entries, key=lambda entry: entry.name)
+        for entry in names:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            else:
+                yield entry
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """Describe what isn't a regular file; None for one."""
+    if entry.is_file(follow_symlinks=False):
+        return None
+    return "a link" if entry.is_symlink() else "neither a file nor a folder"
 
 
 def _sync(path: Path) -> None:
