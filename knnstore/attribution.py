@@ -10,8 +10,8 @@ from knnstore.mixing.mixture import Credit
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.passages import Passage, Passages
 from knnstore.progress import Reporter
-from knnstore.score.passes import Clock, Pass
-from knnstore.score.texts import Texts
+from knnstore.scoring.passes import Clock, Pass
+from knnstore.scoring.texts import Texts
 
 _MEMORY = 2**30
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from knnstore.build import IndexOptions, IndexReport, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.demo_corpus import write_corpus
 from knnstore.files import storage_errors
-from knnstore.ingest import IngestOptions, IngestReport, choose_workers, ingest
+from knnstore.indexing import IndexOptions, IndexReport, build_index
+from knnstore.ingestion import IngestOptions, IngestReport, choose_workers, ingest
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, local_runner
-from knnstore.score import ScoreOptions, ScoreReport, score
+from knnstore.scoring import ScoreOptions, ScoreReport, score
 from knnstore.sizes import format_size
 
 # About two minutes of work on two cores.

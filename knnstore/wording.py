@@ -43,14 +43,14 @@ def option(name: str, value: object = None, *, quoted: bool = False) -> str:
 
 
 def command(name: str, *words: str, **options: object) -> str:
-    """Return a call or a command line: ``knnstore.api.index(overwrite=True)`` or ``'knnstore index --overwrite'``.
+    """Return a call or a command line: ``knnstore.index(overwrite=True)`` or ``'knnstore index --overwrite'``.
 
     Several ``words``, as the stores of a merge, are one list in Python.
     """
     if _shell:
         flags = [word for given in options.items() for word in _arguments(*given)]
         return repr(shlex.join(["knnstore", name, *words, *flags]))
-    function = f"knnstore.api.{name}{'_' * iskeyword(name)}"
+    function = f"knnstore.{name}{'_' * iskeyword(name)}"
     if "help" in options:
         return f"help({function})"
     first = [repr(words[0] if len(words) == 1 else list(words))] if words else []

@@ -188,9 +188,9 @@ def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     ``keys.knnstore`` is the store before it was indexed, ``books.knnstore`` after. The folder is to be worked in: the
     store knows its corpus as ``books/``.
     """
-    from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
-    from knnstore.ingest import IngestOptions, ingest
+    from knnstore.indexing import IndexOptions, build_index
+    from knnstore.ingestion import IngestOptions, ingest
 
     folder = tmp_path_factory.mktemp("small")
     (folder / "books").mkdir()
@@ -211,9 +211,9 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
     The text is two documents out of ``a/``, in part. Read only.
     """
-    from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
-    from knnstore.ingest import IngestOptions, ingest
+    from knnstore.indexing import IndexOptions, build_index
+    from knnstore.ingestion import IngestOptions, ingest
 
     folder = tmp_path_factory.mktemp("two")
     files = sorted(tiny_corpus.iterdir())

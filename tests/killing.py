@@ -13,7 +13,7 @@ from knnstore.scheduling import SerialRunner
 
 MOST_SECONDS = 120
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "transformers", "faiss", "zarr", "pyarrow.parquet", "knnstore.ingest"])
+_SERVER.set_forkserver_preload(["torch", "transformers", "faiss", "zarr", "pyarrow.parquet", "knnstore.ingestion"])
 
 
 class KilledError(Exception):

@@ -23,8 +23,8 @@ def tools_on_the_path():
 def store(tmp_path_factory):
     from make_keys import make_store
 
-    from knnstore.build import IndexOptions, build_index
     from knnstore.datastore.store import Datastore
+    from knnstore.indexing import IndexOptions, build_index
     from knnstore.scheduling import Job
 
     made = make_store(tmp_path_factory.mktemp("synthetic") / "keys", 6000, dimension=16)
@@ -219,7 +219,7 @@ def test_bare_lm_and_ingest_read_the_same_tokens(tmp_path, tiny_corpus):
     from benchmarks.material import KeepingKeyTasks
 
     from knnstore.datastore.segment import Segment
-    from knnstore.ingest import IngestOptions, ingest
+    from knnstore.ingestion import IngestOptions, ingest
     from knnstore.scheduling import Job
 
     runner = KeepingKeyTasks()
@@ -255,8 +255,8 @@ def test_faiss_in_ram_and_on_disk_finds_what_the_codes_of_the_index_find(store, 
     from benchmarks.faiss_baselines import OnDisk, in_ram
     from make_keys import ClusteredKeys
 
-    from knnstore.index.check import recall
-    from knnstore.index.ivfpq.search import Searcher
+    from knnstore.indexes.check import recall
+    from knnstore.indexes.ivfpq.search import Searcher
 
     queries = ClusteredKeys(16).queries(2, 50)
     mine = Searcher(store).search(queries, 20, 8, method="quantised", rows=True).rows

@@ -21,7 +21,7 @@ def tools_on_the_path():
 def folder(two_stores, tmp_path_factory):
     """Two stores, neighbours in each of one text of two documents, and the text."""
     from knnstore.datastore.store import Datastore
-    from knnstore.score import ScoreOptions, score
+    from knnstore.scoring import ScoreOptions, score
 
     folder = tmp_path_factory.mktemp("experiments")
     for name in two_stores.iterdir():

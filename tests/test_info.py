@@ -12,8 +12,8 @@ from knnstore.cli import main
 from knnstore.datastore.locking import writing
 from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
+from knnstore.description import describe_store
 from knnstore.files import write_json
-from knnstore.info import describe_store
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ FLOORS: list[set[str]] = [
     {"datastore"},
     {"scheduling"},
     {"corpus", "lm"},
-    {"index", "suffixes", "passages", "recognition"},
-    {"ingest", "build", "score", "verify"},
-    {"attachment", "repair", "living", "info", "exchange"},
+    {"indexes", "suffix_array", "passages", "recognition"},
+    {"ingestion", "indexing", "scoring", "verification"},
+    {"attachment", "recovery", "living", "description", "exchange"},
     {"attribution"},
     {"generation"},
     {"operations"},
@@ -46,11 +46,11 @@ NARROWED = {
     ("corpus", "datastore"): set[str](),
     ("lm", "datastore"): {"knnstore.datastore.manifest"},
     ("lm", "mixing"): set[str](),
-    ("suffixes", "mixing"): {"knnstore.mixing.matches"},
+    ("suffix_array", "mixing"): {"knnstore.mixing.matches"},
 }
 # Packages within a room: what they may see of the product besides themselves, and which modules they show to others.
 WITHIN = {
-    "knnstore.index.compute": (
+    "knnstore.indexes.compute": (
         {
             "knnstore.arrays",
             "knnstore.datastore.block_sums",
@@ -62,14 +62,14 @@ WITHIN = {
     ),
 }
 # Packages that implement a protocol, and who alone may see that.
-BEHIND = {"knnstore.index.ivfpq": Path("knnstore/index/registry.py")}
+BEHIND = {"knnstore.indexes.ivfpq": Path("knnstore/indexes/registry.py")}
 # The only rooms that may import a library; one that isn't named here is free.
 LIBRARIES = {
     "zarr": {"datastore"},
-    "faiss": {"index"},
+    "faiss": {"indexes"},
     "obstore": {"files"},
     "boto3": {"files"},
-    "torch": {"mixing", "lm", "index", "ingest", "score", "attachment", "evaluation"},
+    "torch": {"mixing", "lm", "indexes", "ingestion", "scoring", "attachment", "evaluation"},
     "transformers": {"lm"},
     "dask": {"scheduling"},
     "distributed": {"scheduling"},
@@ -168,14 +168,14 @@ def test_pure_maths_needs_numpy_alone(module: Path) -> None:
         ("knnstore/errors.py", "from knnstore.sizes import parse_size"),
         ("knnstore/windows.py", "from knnstore.neighbours import Neighbours"),
         ("knnstore/demo.py", "from knnstore import cli"),
-        ("knnstore/ingest.py", "from .cli import main"),
+        ("knnstore/ingestion.py", "from .cli import main"),
         ("knnstore/corpus/rows.py", "from ..datastore import store"),
         ("knnstore/lm/loading.py", "from knnstore.datastore.store import Datastore"),
         ("knnstore/__init__.py", "import json"),
-        ("knnstore/index/ivfpq/join.py", "from knnstore.index.compute.kernel import load_kernel"),
-        ("knnstore/score/search.py", "from knnstore.index.ivfpq.search import Searcher"),
-        ("knnstore/index/exact.py", "from knnstore.index.ivfpq import batch"),
-        ("knnstore/index/compute/native.py", "from knnstore.index.plan import IndexFolder"),
+        ("knnstore/indexes/ivfpq/join.py", "from knnstore.indexes.compute.kernel import load_kernel"),
+        ("knnstore/scoring/search.py", "from knnstore.indexes.ivfpq.search import Searcher"),
+        ("knnstore/indexes/exact.py", "from knnstore.indexes.ivfpq import batch"),
+        ("knnstore/indexes/compute/native.py", "from knnstore.indexes.plan import IndexFolder"),
     ],
 )
 def test_a_breach_is_noticed(module: str, source: str) -> None:
@@ -189,7 +189,7 @@ def test_a_breach_is_noticed(module: str, source: str) -> None:
         ("knnstore/lm/loading.py", "from . import spec\nfrom .spec import LmSpec"),
         ("knnstore/cli/commands.py", "from knnstore import __version__\nimport click"),
         ("knnstore/__main__.py", "from knnstore.cli import main"),
-        ("knnstore/index/ivfpq/search.py", "from knnstore.datastore.store import Datastore\nimport faiss"),
+        ("knnstore/indexes/ivfpq/search.py", "from knnstore.datastore.store import Datastore\nimport faiss"),
     ],
 )
 def test_what_the_house_allows_passes(module: str, source: str) -> None:

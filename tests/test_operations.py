@@ -7,10 +7,10 @@ import keyword
 import click
 import pytest
 
-import knnstore.api
+import knnstore
 from knnstore.api import Sampling, Store
 from knnstore.cli import main
-from knnstore.score import ScoreOptions
+from knnstore.scoring import ScoreOptions
 
 # Methods of Store, which keeps the LM loaded, and where the rest of their options are given.
 READS_TEXT = {
@@ -57,12 +57,12 @@ def test_a_command_is_a_function_with_its_names_and_defaults(command):
     parameters = inspect.signature(operation).parameters
     given = {name: parameter.default for name, parameter in parameters.items() if name != "reporter"}
     assert given == options_of(main.commands[command])
-    assert getattr(knnstore.api, operation.__name__) is operation
+    assert getattr(knnstore, operation.__name__) is operation
 
 
 @pytest.mark.parametrize("command", READS_TEXT)
 def test_a_command_that_reads_text_is_a_method_with_its_names(command):
-    given = set().union(*(inspect.signature(part).parameters for part in (knnstore.api.open, *READS_TEXT[command])))
+    given = set().union(*(inspect.signature(part).parameters for part in (knnstore.open, *READS_TEXT[command])))
     names = {name.removeprefix("sampling_") for name in options_of(main.commands[command])}
     assert names - given == set()
 
@@ -77,9 +77,9 @@ def test_a_store_is_made_and_changed_without_the_command_line(tmp_path, monkeypa
     (tmp_path / "books").mkdir()
     for name, words in (("a", "a mill by the river"), ("b", "the sea below a cliff")):
         (tmp_path / "books" / f"{name}.txt").write_text(f"Here is {words}. " * 40)
-    report = knnstore.api.ingest("books/", holdout=0, workers=0, context=64)
+    report = knnstore.ingest("books/", holdout=0, workers=0, context=64)
     assert report.documents == 2
-    with knnstore.api.open("books") as store:
+    with knnstore.open("books") as store:
         assert store.index(nlist=4, dry_run=True).nlist == 4
         assert store.index(nlist=4).built
         assert store.search(store.key("the sea")[None], 1).rows.shape == (1, 1)
@@ -91,4 +91,4 @@ def test_a_store_is_made_and_changed_without_the_command_line(tmp_path, monkeypa
         assert [change.kind for change in store.log().changes][-1] == "compact"
         assert store.verify().intact
         assert store.info().live_rows == len(store)
-    assert [summary.name for summary in knnstore.api.stores()] == ["books"]
+    assert [summary.name for summary in knnstore.stores()] == ["books"]

@@ -41,7 +41,7 @@ def test_the_source_archive_has_the_package_and_no_part_of_the_suite(archive, re
     assert not [name for name in names if name.startswith("tests")]
     modules = (path.relative_to(repository).as_posix() for path in (repository / "knnstore").rglob("*.py"))
     assert set(modules) <= names
-    assert {"knnstore/py.typed", "knnstore/index/compute/kernel.c", "setup.py", "README.md", "LICENSE"} <= names
+    assert {"knnstore/py.typed", "knnstore/indexes/compute/kernel.c", "setup.py", "README.md", "LICENSE"} <= names
 
 
 def test_the_page_of_the_package_is_the_readme_without_links_into_the_repository(archive, repository):

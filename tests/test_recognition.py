@@ -9,11 +9,11 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import knnstore
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError, MismatchWarning
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge
 from knnstore.lm.forward import key_model
@@ -22,7 +22,7 @@ from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.score import ScoreOptions, score
+from knnstore.scoring import ScoreOptions, score
 
 WIKI = SHIPPED_MODELS / "wiki-lm"
 OTHER_CONFIG, OTHER_TOKENIZER = "c" * 64, "d" * 64
@@ -200,7 +200,7 @@ def begin_elsewhere(made_before, monkeypatch, corpus, lm, counting_runner):
 
     def begin(folder, most):
         made_before()
-        monkeypatch.setattr("knnstore.ingest.plan.version", lambda name: "0.0.1")
+        monkeypatch.setattr("knnstore.ingestion.plan.version", lambda name: "0.0.1")
         with pytest.raises(InterruptedError):
             make(folder, corpus, lm, runner=counting_runner(most=most), chunk_rows=256)
         monkeypatch.undo()
@@ -270,7 +270,7 @@ def spoil(spec):
 
 
 def test_the_same_files_that_make_other_keys_under_other_versions_are_refused(corpus, lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("knnstore.ingest.plan.version", lambda name: "0.0.1")
+    monkeypatch.setattr("knnstore.ingestion.plan.version", lambda name: "0.0.1")
     store, _ = make(tmp_path, corpus, lm)
     monkeypatch.undo()
     assert perplexities(store, lm)[0].tokens > 0

@@ -160,7 +160,7 @@ def test_the_manifest_of_another_version_says_which_and_what_to_do(tmp_path, cha
     (tmp_path / "knnstore.json").write_text(json.dumps(found))
     with pytest.raises(MismatchError, match=told) as caught:
         load_manifest(tmp_path)
-    assert f"make the store again with knnstore.api.ingest(corpus='PATH', store='{tmp_path}', overwrite=True)" in str(
+    assert f"make the store again with knnstore.ingest(corpus='PATH', store='{tmp_path}', overwrite=True)" in str(
         caught.value
     )
 
@@ -173,5 +173,5 @@ def test_a_manifest_that_is_no_json_is_one_sentence(tmp_path, data):
 
 
 def test_no_manifest_is_no_store(tmp_path):
-    with pytest.raises(StoreNotFoundError, match=r"make one with knnstore\.api\.ingest"):
+    with pytest.raises(StoreNotFoundError, match=r"make one with knnstore\.ingest"):
         load_manifest(tmp_path / "nothing")

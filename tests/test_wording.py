@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import knnstore.api
+import knnstore
 from knnstore.cli import main
 from knnstore.errors import KnnstoreError, ResourceError, UsageError
 from knnstore.scheduling import worker
@@ -79,7 +79,7 @@ def test_what_messages_name_exists(path: Path) -> None:
             parameters.add((first, "False" not in map(ast.unparse, call.args[1:2])))
     with speaking(shell=False):
         for name, given in commands:
-            function = getattr(knnstore.api, command(name).removeprefix("knnstore.api.").removesuffix("()"))
+            function = getattr(knnstore, command(name).removeprefix("knnstore.").removesuffix("()"))
             assert given - {"help"} <= inspect.signature(function).parameters.keys()
     assert {name for name, _ in commands} <= main.commands.keys()
     with speaking(shell=True):
@@ -115,11 +115,11 @@ def test_a_parameter_is_named_as_its_reader_writes_it(name: str, value: object, 
 
 
 def test_a_command_can_be_pasted() -> None:
-    assert command("index", overwrite=True) == "knnstore.api.index(overwrite=True)"
-    assert command("tune", "FILE") == "knnstore.api.tune('FILE')"
-    assert command("import") == "knnstore.api.import_()"
-    assert command("ingest", help=True) == "help(knnstore.api.ingest)"
-    assert command("merge", "ONE", "OTHER", into="NEW") == "knnstore.api.merge(['ONE', 'OTHER'], into='NEW')"
+    assert command("index", overwrite=True) == "knnstore.index(overwrite=True)"
+    assert command("tune", "FILE") == "knnstore.tune('FILE')"
+    assert command("import") == "knnstore.import_()"
+    assert command("ingest", help=True) == "help(knnstore.ingest)"
+    assert command("merge", "ONE", "OTHER", into="NEW") == "knnstore.merge(['ONE', 'OTHER'], into='NEW')"
     with speaking(shell=True):
         assert command("index", overwrite=True) == "'knnstore index --overwrite'"
         assert command("index", store="my books") == '''"knnstore index --store 'my books'"'''
@@ -144,7 +144,7 @@ def test_a_mistake_is_told_in_the_language_in_which_it_was_made(
     done = CliRunner().invoke(main, ["ingest", "--corpus", "books", "--holdout", "7"])
     assert done.stderr == "Error: --holdout 7 is not a share between 0 and 1: 0.01 holds out one in 100\n"
     with pytest.raises(UsageError, match=r"^holdout=7 is not a share between 0 and 1: 0\.01 holds out") as caught:
-        knnstore.api.ingest("books", holdout=7)
+        knnstore.ingest("books", holdout=7)
     assert (caught.value.field, caught.value.value, caught.value.limit) == ("holdout", 7, 1)
 
 

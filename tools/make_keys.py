@@ -29,7 +29,7 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.tables import write_table
 from knnstore.errors import KnnstoreError, UsageError
 from knnstore.files import make_folder
-from knnstore.ingest.plan import chunk_rows
+from knnstore.ingestion.plan import chunk_rows
 
 CLUSTERS, TOPICS = 4096, 64
 DOCUMENT_ROWS = 1000

@@ -39,9 +39,9 @@ from knnstore.operations.verify import verify
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store
-from knnstore.score import ScoreReport, TuneReport
-from knnstore.score.options import ScoreOptions
-from knnstore.score.texts import gather_texts, texts_of
+from knnstore.scoring import ScoreReport, TuneReport
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.texts import gather_texts, texts_of
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

@@ -12,10 +12,10 @@ from knnstore.errors import UsageError
 from knnstore.mixing.knn import typical_spread
 from knnstore.mixing.mixture import Mixture
 from knnstore.mixing.setting import Setting
-from knnstore.score.options import DEFAULT_K
-from knnstore.score.tuned_record import TunedRecord, load_tuned
-from knnstore.suffixes.build import open_suffixes
-from knnstore.suffixes.search import Suffixes
+from knnstore.scoring.options import DEFAULT_K
+from knnstore.scoring.tuned_record import TunedRecord, load_tuned
+from knnstore.suffix_array.build import open_suffixes
+from knnstore.suffix_array.search import Suffixes
 from knnstore.wording import command
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import Neighbours
-from knnstore.suffixes.contexts import DEPTH
-from knnstore.suffixes.search import Suffixes
+from knnstore.suffix_array.contexts import DEPTH
+from knnstore.suffix_array.search import Suffixes
 
 # Numbers of the mixture's logits that are made at once: 256 MB in float32.
 _MOST_PROBABILITIES = 2**26

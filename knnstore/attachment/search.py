@@ -7,8 +7,8 @@ import numpy as np
 from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.index.exact import exact_search
-from knnstore.index.registry import open_searcher
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.registry import open_searcher
 from knnstore.neighbours import Neighbours
 
 _MEMORY = 2**30

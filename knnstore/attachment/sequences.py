@@ -8,7 +8,7 @@ from knnstore.arrays import Float32, Int64
 from knnstore.lm.reading import ForwardPass
 from knnstore.mixing.cache import cache_neighbours
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.suffixes.contexts import DEPTH, contexts_of
+from knnstore.suffix_array.contexts import DEPTH, contexts_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,8 +36,8 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
 
     Run it again after an interruption to resume.
     """
-    from knnstore.build import IndexReport
     from knnstore.cli.report.index import index_text
+    from knnstore.indexing import IndexReport
     from knnstore.operations.index import index as run
     from knnstore.operations.shared import find_store
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from knnstore.corpus.options import ErrorPolicy, ReadCounts
-from knnstore.corpus.text import decode, mend, oversized
+from knnstore.corpus.text import clean, decode, oversized
 from knnstore.errors import UsageError
 from knnstore.wording import option
 
@@ -34,7 +34,7 @@ def text_of(page: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
     declared = None if marked else _DECLARED.search(page[:_HEAD])
     encoding = declared[1].decode() if declared else "utf-8"
     text = _decoded(page.removeprefix(codecs.BOM_UTF8), encoding, errors, counts)
-    return mend(_extractor().extract_plain_text(text, main_content=True), errors, counts)
+    return clean(_extractor().extract_plain_text(text, main_content=True), errors, counts)
 
 
 def _decoded(page: bytes, encoding: str, errors: ErrorPolicy, counts: ReadCounts) -> str:

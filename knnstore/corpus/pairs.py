@@ -12,7 +12,7 @@ from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
 from knnstore.corpus.rows import Record, every_line, label_of, parse_object, read_lines
-from knnstore.corpus.text import UnusableTextError, decode, mend, oversized
+from knnstore.corpus.text import UnusableTextError, clean, decode, oversized
 from knnstore.corpus.values import read_values
 from knnstore.errors import CorpusError
 from knnstore.wording import option
@@ -96,7 +96,7 @@ def _parse_tsv(line: bytes | None, columns: tuple[int, int], options: ReadOption
 def _parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> Record:
     record = parse_object(line, options, counts)
     assert options.pairs is not None
-    source, target = (mend(string_in(record, name, _field_hint), options.errors, counts) for name in options.pairs)
+    source, target = (clean(string_in(record, name, _field_hint), options.errors, counts) for name in options.pairs)
     return Record(target, label_of(record.get("id")), source)
 
 

@@ -11,7 +11,7 @@ from knnstore.corpus.fields import bytes_in, column_path, skip_hint, string_in
 from knnstore.corpus.listing import Source
 from knnstore.corpus.opening import BLOCK_BYTES, naming_errors, open_unchanged
 from knnstore.corpus.options import ReadCounts, ReadOptions
-from knnstore.corpus.text import UnusableTextError, decode, mend, oversized
+from knnstore.corpus.text import UnusableTextError, clean, decode, oversized
 from knnstore.corpus.unpacking import open_utf8
 from knnstore.wording import option
 
@@ -60,7 +60,7 @@ def parse_line(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> 
     record = parse_object(line, options, counts)
     field = options.text_field
     text = string_in(record, field, lambda: f"{_field_hint()}, or {skip_hint()}")
-    return Record(mend(text, options.errors, counts), None if field == "id" else label_of(record.get("id")))
+    return Record(clean(text, options.errors, counts), None if field == "id" else label_of(record.get("id")))
 
 
 def parse_object(line: bytes | None, options: ReadOptions, counts: ReadCounts) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def decode(data: bytes, errors: ErrorPolicy, counts: ReadCounts) -> str:
     return _decode(data, errors, counts, start=0, final=True)[0]
 
 
-def mend(text: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
+def clean(text: str, errors: ErrorPolicy, counts: ReadCounts) -> str:
     """Return ``text`` with NULs and lone surrogates, which JSON can contain, handled according to ``errors``."""
     match = _UNUSABLE.search(text)
     if match is None:

@@ -17,9 +17,9 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, ResourceError, UsageError
 from knnstore.exchange.rawfile import KeyType, ValueType
 from knnstore.files import TEMPORARY_SUFFIX, flush, free_bytes, storage_errors
-from knnstore.index.plan import finished_index
-from knnstore.index.protocols import FaissFile
-from knnstore.index.registry import open_index, type_of
+from knnstore.indexes.plan import finished_index
+from knnstore.indexes.protocols import FaissFile
+from knnstore.indexes.registry import open_index, type_of
 from knnstore.outputs import output_path
 from knnstore.progress import Reporter
 from knnstore.sizes import format_size

@@ -18,7 +18,7 @@ from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form, Memmaps
 from knnstore.exchange.segment import begin_segment, read_values, write_segment
 from knnstore.files import encode_json, make_folder
-from knnstore.ingest.plan import chunk_rows
+from knnstore.ingestion.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
@@ -136,7 +136,7 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
         if facts.dimension != dimension:
             raise MismatchError(
                 f"{memmaps.keys.path} has keys of {dimension}, and those of {facts.identity.name} are "
-                f"{facts.dimension} wide: give the {option('model')} that made them, or mend {option('dim')}"
+                f"{facts.dimension} wide: give the {option('model')} that made them, or correct {option('dim')}"
             )
         _require_tokens_fit(memmaps, facts.identity)
         if options.check:

@@ -29,7 +29,7 @@ from knnstore.datastore.tables import write_table
 from knnstore.diskspace import require_room
 from knnstore.errors import CorpusError, MismatchError, NumericsError
 from knnstore.exchange.rawfile import Memmaps
-from knnstore.ingest.plan import differences, key_bytes
+from knnstore.ingestion.plan import differences, key_bytes
 from knnstore.lm.identity import may_be_same
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, Stage

@@ -15,9 +15,9 @@ from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.score.columns import Columns
-from knnstore.score.passes import find_matches
-from knnstore.suffixes.search import Suffixes
+from knnstore.scoring.columns import Columns
+from knnstore.scoring.passes import find_matches
+from knnstore.suffix_array.search import Suffixes
 from knnstore.windows import cut_windows
 
 _TOP = 24  # most probable tokens of the LM kept per position

@@ -13,10 +13,10 @@ from knnstore.mixing.knn import target_probabilities
 from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import ABSENT
 from knnstore.passages import Passage
-from knnstore.score.best_setting import choose
-from knnstore.score.grid import make_grid
-from knnstore.score.options import DEFAULT_K, ScoreOptions
-from knnstore.score.tuned_record import load_tuned
+from knnstore.scoring.best_setting import choose
+from knnstore.scoring.grid import make_grid
+from knnstore.scoring.options import DEFAULT_K, ScoreOptions
+from knnstore.scoring.tuned_record import load_tuned
 
 MOST_TOKENS = 2000
 _TUNING_TOKENS = 384

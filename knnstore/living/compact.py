@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.build.checking import check_lists
-from knnstore.build.dropping import require_listed
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
@@ -16,11 +14,13 @@ from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import INDEX, Datastore
 from knnstore.datastore.sweeping import bytes_below, state_bytes
 from knnstore.diskspace import require_room
-from knnstore.index.plan import IndexFolder
-from knnstore.index.registry import open_index, type_of
+from knnstore.indexes.plan import IndexFolder
+from knnstore.indexes.registry import open_index, type_of
+from knnstore.indexing.checking import check_lists
+from knnstore.indexing.dropping import require_listed
 from knnstore.living.segments import copy_segment
 from knnstore.scheduling import Job
-from knnstore.suffixes.plan import discard_others, suffix_folder
+from knnstore.suffix_array.plan import discard_others, suffix_folder
 
 MOST_SEGMENTS = 8
 MOST_REMOVED = 0.1

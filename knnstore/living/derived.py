@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnstore.build import IndexReport, describe_index
-from knnstore.build.checking import check_lists
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
@@ -19,7 +17,9 @@ from knnstore.datastore.takedowns import load_takedowns, save_takedown
 from knnstore.diskspace import require_room
 from knnstore.errors import MismatchError, UsageError
 from knnstore.files import storage_errors
-from knnstore.index.registry import open_index, type_of
+from knnstore.indexes.registry import open_index, type_of
+from knnstore.indexing import IndexReport, describe_index
+from knnstore.indexing.checking import check_lists
 from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.scheduling import Job
 from knnstore.wording import option

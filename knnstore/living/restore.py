@@ -9,8 +9,8 @@ from knnstore.datastore.history import Change, changes, within_reach
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.store import Datastore, with_segments
 from knnstore.errors import UsageError
-from knnstore.index.plan import CHECK, segment_reference
-from knnstore.index.registry import open_index
+from knnstore.indexes.plan import CHECK, segment_reference
+from knnstore.indexes.registry import open_index
 
 
 @dataclass(frozen=True, slots=True)

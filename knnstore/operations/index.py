@@ -1,7 +1,7 @@
 """``knnstore index``."""
 
-from knnstore.build import Forecast, IndexOptions, IndexReport, build_index
-from knnstore.build import dry_run as plan_build
+from knnstore.indexing import Forecast, IndexOptions, IndexReport, build_index
+from knnstore.indexing import dry_run as plan_build
 from knnstore.operations.shared import StoreName, open_store, options_of, size, working
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job

@@ -1,6 +1,6 @@
 """``knnstore info``."""
 
-from knnstore.info import StoreInfo, describe_store
+from knnstore.description import StoreInfo, describe_store
 from knnstore.operations.shared import StoreName, find_store
 
 

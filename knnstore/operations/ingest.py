@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from knnstore.corpus.options import ErrorPolicy
 from knnstore.datastore.keycodec import KeyDtype
-from knnstore.ingest import IngestOptions, IngestReport, check_memory_first, choose_workers
-from knnstore.ingest import ingest as ingest_corpus
+from knnstore.ingestion import IngestOptions, IngestReport, check_memory_first, choose_workers
+from knnstore.ingestion import ingest as ingest_corpus
 from knnstore.operations.shared import Many, StoreName, options_of, size
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, find_cluster, open_job, visible_gpus

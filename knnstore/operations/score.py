@@ -6,8 +6,8 @@ from pathlib import Path
 from knnstore.corpus.options import ErrorPolicy
 from knnstore.operations.shared import Many, StoreName, open_store, options_of, strings, working
 from knnstore.progress import Reporter
-from knnstore.score import ScoreOptions, ScoreReport
-from knnstore.score import score as score_texts
+from knnstore.scoring import ScoreOptions, ScoreReport
+from knnstore.scoring import score as score_texts
 
 
 def score(

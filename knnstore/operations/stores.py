@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from knnstore.info import StoreSummary, list_stores
+from knnstore.description import StoreSummary, list_stores
 
 
 def stores(folder: str | Path = ".") -> list[StoreSummary]:

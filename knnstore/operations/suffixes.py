@@ -3,7 +3,7 @@
 from knnstore.operations.shared import StoreName, open_store, size
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
-from knnstore.suffixes.build import SuffixReport, build_suffixes
+from knnstore.suffix_array.build import SuffixReport, build_suffixes
 
 
 def suffixes(store: StoreName = None, *, memory: int | str = "4GB", reporter: Reporter | None = None) -> SuffixReport:

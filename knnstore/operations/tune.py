@@ -4,8 +4,8 @@ from pathlib import Path
 
 from knnstore.operations.shared import StoreName, open_store, options_of
 from knnstore.progress import Reporter
-from knnstore.score import SavedNeighbours, ScoreOptions, TuneReport
-from knnstore.score import tune as tune_mixture
+from knnstore.scoring import SavedNeighbours, ScoreOptions, TuneReport
+from knnstore.scoring import tune as tune_mixture
 
 
 def tune(

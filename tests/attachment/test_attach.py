@@ -18,7 +18,7 @@ from knnstore.datastore.edits import editing
 from knnstore.errors import MismatchError, ModelError, UsageError
 from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.mixing.setting import Setting
-from knnstore.score.tuned_record import Measured, TunedRecord, save_tuned
+from knnstore.scoring.tuned_record import Measured, TunedRecord, save_tuned
 from knnstore.windows import cut_windows
 
 SETTING = {"k": 16, "lambda_": 0.4, "temperature": 10.0}
@@ -371,7 +371,7 @@ def test_what_tune_stored_is_the_default(loaded, store, built, tmp_path):
         save_tuned(edit, record)
     with knnstore.attach(loaded, folder) as attached:
         assert attached.setting == record.setting
-        assert attached.source == "as knnstore.api.tune() stored it"
+        assert attached.source == "as knnstore.tune() stored it"
     with knnstore.attach(loaded, folder, lambda_=0.2) as attached:
         assert attached.setting == replace(alone, lambda_=0.2)
-        assert attached.source.startswith("as knnstore.api.tune() stored it, without its gate and cache")
+        assert attached.source.startswith("as knnstore.tune() stored it, without its gate and cache")

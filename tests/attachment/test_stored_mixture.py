@@ -19,8 +19,8 @@ from knnstore.mixing.features import FEATURES_WITH_MATCHES
 from knnstore.mixing.gate import MATCH_SOURCES, Gate, MemorySource
 from knnstore.mixing.setting import Setting
 from knnstore.scheduling import Job
-from knnstore.score.tuned_record import Measured, TunedRecord, save_tuned
-from knnstore.suffixes.build import build_suffixes
+from knnstore.scoring.tuned_record import Measured, TunedRecord, save_tuned
+from knnstore.suffix_array.build import build_suffixes
 
 CACHE = 64
 PROMPTS = ["An assignment statement", "The", "Objects are Python's abstraction for data . All data"]

@@ -250,7 +250,7 @@ def test_a_score_option_out_of_range_is_named_with_its_limit(store, options, tol
 
 
 def test_memory_that_cannot_do_is_refused_before_any_work(store, monkeypatch):
-    monkeypatch.setattr("knnstore.score.job.model_of_store", None)  # nothing is loaded before the refusal
+    monkeypatch.setattr("knnstore.scoring.job.model_of_store", None)  # nothing is loaded before the refusal
     assert "is too little" in error_of(FAILURE, "score", "--memory", "300MB")
     assert "is too little" in error_of(FAILURE, "index", "--memory", "300MB", "--nlist", "64")
     # before a worker is started, which the system would kill, and Dask start again, for ever

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.cli import main
 from knnstore.datastore.store import Datastore
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

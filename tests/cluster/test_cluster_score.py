@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_keys import ClusteredKeys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.index.compute.tiles import squared_distances
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.compute.tiles import squared_distances
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.lm.forward import key_model
 from knnstore.lm.scoring import ScoredTokens
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.score import batches, shards
-from knnstore.score.batches import BatchesTask, score_batches, scored_parts
-from knnstore.score.shards import NearestOfShards, ShardTask, SharedSearch, list_ranges, search_shard, search_sharded
+from knnstore.scoring import batches, shards
+from knnstore.scoring.batches import BatchesTask, score_batches, scored_parts
+from knnstore.scoring.shards import NearestOfShards, ShardTask, SharedSearch, list_ranges, search_shard, search_sharded
 from knnstore.windows import cut_windows
 
 DIMENSION, K, NPROBE = 16, 300, 12

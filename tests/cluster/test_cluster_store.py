@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 from loopback import wait_until
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.cli.commands import main
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq import sample
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexes.ivfpq import sample
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.lm.forward import KeyModel
 from knnstore.scheduling import Job, cluster_runner
-from knnstore.score import ScoreOptions, score
+from knnstore.scoring import ScoreOptions, score
 
 pytestmark = pytest.mark.slow
 

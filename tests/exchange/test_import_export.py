@@ -17,7 +17,7 @@ from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageErro
 from knnstore.exchange.exporting import ExportOptions, export
 from knnstore.exchange.importing import ImportOptions, default_name, import_memmaps
 from knnstore.exchange.rawfile import Form
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.scheduling import Job
 

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from knnstore.index.exact import exact_search
-from knnstore.index.plan import IndexPlan, load_check, new_index, segment_reference
-from knnstore.index.protocols import IndexType
-from knnstore.index.registry import INDEX_TYPES
-from knnstore.index.work import Work, new_segments
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.plan import IndexPlan, load_check, new_index, segment_reference
+from knnstore.indexes.protocols import IndexType
+from knnstore.indexes.registry import INDEX_TYPES
+from knnstore.indexes.work import Work, new_segments
 from knnstore.planning import IndexResources
 from knnstore.records import from_json
 

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from knnstore.attachment import Search
-from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.edits import editing
 from knnstore.datastore.store import Datastore
+from knnstore.description import describe_store
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.files import write_json
-from knnstore.index.exact import exact_search
-from knnstore.index.registry import open_index, type_of
-from knnstore.info import describe_store
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.registry import open_index, type_of
+from knnstore.indexing import IndexOptions, build_index, dry_run
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, score
-from knnstore.verify import verify
+from knnstore.scoring import ScoreOptions, score
+from knnstore.verification import verify
 
 pytestmark = pytest.mark.slow
 

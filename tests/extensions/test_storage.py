@@ -5,15 +5,15 @@ import uuid
 import in_memory  # noqa: F401 - it registers memory://
 import pytest
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.files import files_of, path_of
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, score
-from knnstore.verify import verify
+from knnstore.scoring import ScoreOptions, score
+from knnstore.verification import verify
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.index.compute.choice import host_engine
+from knnstore.indexes.compute.choice import host_engine
 
 
 @pytest.fixture

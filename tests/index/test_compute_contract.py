@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from knnstore.datastore.mapped import Pieces
 from knnstore.files.local import LocalMap
-from knnstore.index.compute.choice import host_engine
-from knnstore.index.compute.coarse import CoarseLists
-from knnstore.index.compute.device import DeviceEngine
-from knnstore.index.compute.grouping import members_of_lists
-from knnstore.index.compute.native import NativeEngine
-from knnstore.index.compute.reference import ReferenceEngine, ReferenceFilling
-from knnstore.index.compute.stored import Column, Probes, StoredLists, decode
-from knnstore.index.ivfpq.kmeans import two_level_kmeans
-from knnstore.index.ivfpq.quantiser import train_codebooks
+from knnstore.indexes.compute.choice import host_engine
+from knnstore.indexes.compute.coarse import CoarseLists
+from knnstore.indexes.compute.device import DeviceEngine
+from knnstore.indexes.compute.grouping import members_of_lists
+from knnstore.indexes.compute.native import NativeEngine
+from knnstore.indexes.compute.reference import ReferenceEngine, ReferenceFilling
+from knnstore.indexes.compute.stored import Column, Probes, StoredLists, decode
+from knnstore.indexes.ivfpq.kmeans import two_level_kmeans
+from knnstore.indexes.ivfpq.quantiser import train_codebooks
 
 quickly = settings(max_examples=25, deadline=None)
 
@@ -314,7 +314,7 @@ def test_keys_whose_cells_hold_no_list_get_one_all_the_same(engine):
 @pytest.mark.parametrize("probed", [1, 40, 100])
 def test_any_number_of_cells_can_be_chosen_from(engine, monkeypatch, probed):
     for module in ("coarse", "native_filling"):
-        monkeypatch.setattr(f"knnstore.index.compute.{module}.ASSIGN_CELLS", probed)
+        monkeypatch.setattr(f"knnstore.indexes.compute.{module}.ASSIGN_CELLS", probed)
     keys = clustered(1500, 8)
     coarse = CoarseLists(keys[:120], keys[200:600])
     filling = engine.filling(coarse, np.zeros((1, 256, 8), np.float32), None)

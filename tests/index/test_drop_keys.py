@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, publish
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.arrays import open_array, read_chunk, write_chunk
 from knnstore.datastore.history import load_history
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UsageError
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import subset
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore
 from knnstore.scheduling import Job
-from knnstore.verify import verify
+from knnstore.verification import verify
 
 KEYS = clustered_keys(2740, 13)  # a width that is no multiple of eight bytes
 

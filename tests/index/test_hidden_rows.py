@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from index_stores import brute_force, clustered_keys, make_store, publish
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.removed import joined, load_removed, save_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UnfinishedError
-from knnstore.index.ivfpq.quantiser import load_training_errors
-from knnstore.index.ivfpq.sample import choose_rows
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.ivfpq.train import divide
-from knnstore.index.registry import open_index
+from knnstore.indexes.ivfpq.quantiser import load_training_errors
+from knnstore.indexes.ivfpq.sample import choose_rows
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.train import divide
+from knnstore.indexes.registry import open_index
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.scheduling import Job
 
 

@@ -8,17 +8,17 @@ import pytest
 from index_stores import clustered_keys, make_store
 from killing import DyingRunner, KilledError, killed_at
 
-from knnstore.build import IndexOptions, build_index, dry_run
-from knnstore.build.plan import plan_work
 from knnstore.cli.report.index import index_text
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.manifest import load_json, load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
 from knnstore.files import write_json
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import IndexFolder
-from knnstore.index.registry import open_index
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexes.plan import IndexFolder
+from knnstore.indexes.registry import open_index
+from knnstore.indexing import IndexOptions, build_index, dry_run
+from knnstore.indexing.plan import plan_work
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, SerialRunner
 
@@ -163,7 +163,7 @@ def test_too_little_memory_or_disk_is_refused_before_any_work(store, monkeypatch
 
 
 def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit_and_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("knnstore.index.ivfpq.planning.FEWEST_LISTS", 8)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.planning.FEWEST_LISTS", 8)
     store = make_store(tmp_path / "s", [clustered_keys(5000, 256)], chunk_rows=512)
     usual = dry_run(store, IndexOptions(), Job())
     least = usual.resources.peak_bytes - 512 * 256  # less than the usual lists take, whatever the runs
@@ -173,7 +173,9 @@ def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit
     assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
     with pytest.raises(ResourceError, match="memory="):
         dry_run(store, IndexOptions(nlist=usual.nlist), Job(memory=memory))
-    monkeypatch.setattr("knnstore.index.ivfpq.planning.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9))
+    monkeypatch.setattr(
+        "knnstore.indexes.ivfpq.planning.free_bytes", lambda path: int(usual.resources.disk_bytes * 1.9)
+    )
     told = dry_run(store, IndexOptions(), Job())
     assert told.pq_bytes == 32
     assert any("codes of 32 bytes, not 64, to fit on the disk" in sentence for sentence in told.sentences)
@@ -262,7 +264,7 @@ def test_an_index_of_other_segments_is_refused(store, tmp_path):
     other = make_store(tmp_path / "other", [clustered_keys(2000, 16, seed=9)], vocabulary=999)
     shutil.rmtree(store.root / "segments" / "0000")
     shutil.copytree(other.root / "segments" / "0000", store.root / "segments" / "0000")
-    with pytest.raises(MismatchError, match=r"made from another segment.*run knnstore\.api\.index\(overwrite=True\)"):
+    with pytest.raises(MismatchError, match=r"made from another segment.*run knnstore\.index\(overwrite=True\)"):
         Searcher(Datastore(store.root))
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.datastore.arrays import create_array, write_chunk, write_raw_chunks
-from knnstore.index.hashing import shuffle_key
-from knnstore.index.ivfpq.cuts import cut_list
-from knnstore.index.ivfpq.fill import list_order
-from knnstore.index.ivfpq.quantiser import Quantiser, train_codebooks
+from knnstore.indexes.hashing import shuffle_key
+from knnstore.indexes.ivfpq.cuts import cut_list
+from knnstore.indexes.ivfpq.fill import list_order
+from knnstore.indexes.ivfpq.quantiser import Quantiser, train_codebooks
 
 
 def test_of_no_keys_there_are_no_errors():
@@ -30,7 +30,7 @@ def test_rows_are_ordered_by_list_and_then_by_their_hash(data):
 
 
 def test_the_order_is_right_where_two_hashes_differ_in_their_last_bits_alone(monkeypatch):
-    monkeypatch.setattr("knnstore.index.ivfpq.fill.shuffle_key", lambda rows, seed: 2**63 + rows)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.fill.shuffle_key", lambda rows, seed: 2**63 + rows)
     rows, lists = np.array([3, 1, 2, 0], np.uint32), np.array([70, 70, 0, 70])
     np.testing.assert_array_equal(list_order(rows, lists, 0), [2, 3, 1, 0])
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-import knnstore.index.compute.kernel as kernel_module
-from knnstore.build import IndexOptions, build_index
+import knnstore.indexes.compute.kernel as kernel_module
 from knnstore.datastore.store import Datastore
-from knnstore.index.compute.choice import host_engine
-from knnstore.index.compute.kernel import KernelWarning, load_kernel
-from knnstore.index.compute.native import NativeEngine
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.compute.choice import host_engine
+from knnstore.indexes.compute.kernel import KernelWarning, load_kernel
+from knnstore.indexes.compute.native import NativeEngine
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.scheduling import Job
 
 compiled = pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler, or the kernel is switched off")
@@ -65,7 +65,7 @@ def test_the_kernel_is_built_once_and_kept_for_its_user_alone(fresh):
 
 @compiled
 def test_processes_that_build_it_at_once_do_not_meet(fresh):
-    code = "from knnstore.index.compute.kernel import load_kernel; print(load_kernel().int8_products())"
+    code = "from knnstore.indexes.compute.kernel import load_kernel; print(load_kernel().int8_products())"
     several = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert {process.communicate(timeout=120)[0].strip() for process in several} <= {"0", "1"}
     assert all(process.returncode == 0 for process in several)
@@ -80,7 +80,7 @@ def test_a_damaged_kernel_is_built_again(fresh):
     built.write_bytes(b"cut short")
     built.chmod(0o700)
     # in another process: the loader takes a path that it knows for the library that it has
-    code = "from knnstore.index.compute.kernel import load_kernel; assert load_kernel() is not None"
+    code = "from knnstore.indexes.compute.kernel import load_kernel; assert load_kernel() is not None"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert built.stat().st_size > 1000
 

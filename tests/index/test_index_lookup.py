@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq.lookup import FEW
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.lookup import FEW
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.scheduling import Job
 
 ROWS = 3000

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.index.compute.rotation import rotate
-from knnstore.index.ivfpq.faissfile import write_faiss
-from knnstore.index.ivfpq.plan import IvfPqPlan
-from knnstore.index.ivfpq.quantiser import load_quantiser
-from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.plan import SegmentReference
-from knnstore.index.registry import open_index
+from knnstore.indexes.compute.rotation import rotate
+from knnstore.indexes.ivfpq.faissfile import write_faiss
+from knnstore.indexes.ivfpq.plan import IvfPqPlan
+from knnstore.indexes.ivfpq.quantiser import load_quantiser
+from knnstore.indexes.ivfpq.rotation import optimised_axes, principal_axes
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexes.plan import SegmentReference
+from knnstore.indexes.registry import open_index
+from knnstore.indexing import IndexOptions, build_index, dry_run
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
-from knnstore.build.plan import plan_work
 from knnstore.datastore.parts import INDEX_PLAN
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.files import make_folder, write_json
-from knnstore.index.ivfpq import sample
-from knnstore.index.ivfpq.sample import choose_rows, gather_part, load_sample, sample_stage
-from knnstore.index.registry import open_index
+from knnstore.indexes.ivfpq import sample
+from knnstore.indexes.ivfpq.sample import choose_rows, gather_part, load_sample, sample_stage
+from knnstore.indexes.registry import open_index
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexing.plan import plan_work
 from knnstore.living.remove import remove
 from knnstore.records import to_json
 from knnstore.scheduling import Job, SerialRunner

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.compute.choice import host_engine
-from knnstore.index.ivfpq.batch import Batch
-from knnstore.index.ivfpq.scan import scan_lists
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.compute.choice import host_engine
+from knnstore.indexes.ivfpq.batch import Batch
+from knnstore.indexes.ivfpq.scan import scan_lists
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.scheduling import Job
 
 NPROBE, LIMIT = 12, 5000  # bytes
@@ -31,7 +31,7 @@ def queries():
 
 @pytest.mark.parametrize("share", [1 / 16, 1.0])
 def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(searcher, queries, share, monkeypatch):
-    monkeypatch.setattr("knnstore.index.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
     top_k, groups = host_engine().top_k(np.full(len(queries), np.inf, np.float32), 50, largest_tag=6000), []
     monkeypatch.setattr(type(top_k), "offer_lists", lambda self, given, probes: groups.extend(given))
     batch = Batch(queries, searcher.probe(queries, NPROBE))
@@ -46,7 +46,7 @@ def test_the_whole_lists_of_a_call_are_bounded_whatever_share_of_them_is_read(se
 def test_how_much_is_read_in_a_call_changes_nothing(searcher, queries, monkeypatch):
     told = []
     at_once = searcher.search(queries, 50, NPROBE, rows=True)
-    monkeypatch.setattr("knnstore.index.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.scan._BYTES_AT_ONCE", LIMIT)
     in_many = searcher.search(queries, 50, NPROBE, rows=True, progress=told.append)
     np.testing.assert_array_equal(at_once.distances, in_many.distances)
     np.testing.assert_array_equal(at_once.rows, in_many.rows)

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_stores import brute_force, clustered_keys, make_store, stored_keys
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UnfinishedError, UsageError
-from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.neighbours import ABSENT
 from knnstore.planning import Lookup
 from knnstore.scheduling import Job
@@ -152,9 +152,9 @@ def test_a_query_is_looked_up_in_the_faster_way(store, monkeypatch):
     exact = searcher.search(query, 10, 8, rows=True)
     assert searcher.lookup(10, 8).rerank == 0
     assert (searcher.search(query, 10, 8, method="auto", rows=True).rows == exact.rows).all()
-    monkeypatch.setattr("knnstore.index.ivfpq.search.choose_lookup", lambda *_, **__: Lookup(3, 1e-3, 1))
+    monkeypatch.setattr("knnstore.indexes.ivfpq.search.choose_lookup", lambda *_, **__: Lookup(3, 1e-3, 1))
     asked = []
-    monkeypatch.setattr("knnstore.index.ivfpq.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.search.look_up_codes", lambda *a, **k: asked.append(a) or exact)
     searcher.search(query, 10, 8, method="auto", rows=True)
     assert [arguments[-2:] for arguments in asked] == [(10, 3)]
 
@@ -173,7 +173,7 @@ def test_progress_counts_every_query_and_list(store):
 
 
 def test_queries_that_do_not_fit_are_refused_in_one_sentence(store):
-    with pytest.raises(UnfinishedError, match=r"knnstore\.api\.index"):
+    with pytest.raises(UnfinishedError, match=r"knnstore\.index"):
         Searcher(store)
     searcher, queries = Searcher(indexed(store)), np.zeros((3, 16), np.float32)
     with pytest.raises(UsageError, match=r"float32 \(n, 16\)"):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store, stored_keys
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq.recentre import recentre
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.recentre import recentre
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.scheduling import Job
 
 KEYS = clustered_keys(3000, 16)

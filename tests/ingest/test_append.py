@@ -11,7 +11,7 @@ from knnstore.cli.report.ingest import ingest_text
 from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job

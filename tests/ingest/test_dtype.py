@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.lm import speed
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec

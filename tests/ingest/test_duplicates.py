@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from knnstore.cli.report.ingest import ingest_text
 from knnstore.corpus.parts import plan_parts
 from knnstore.datastore.store import Datastore
-from knnstore.ingest import IngestOptions, append, ingest, job, survey
-from knnstore.ingest.copies import first_of_each
-from knnstore.ingest.plan import older_plan, segment_plan
+from knnstore.ingestion import IngestOptions, append, ingest, job, survey
+from knnstore.ingestion.copies import first_of_each
+from knnstore.ingestion.plan import older_plan, segment_plan
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.score import ScoreOptions, score
-from knnstore.verify import verify
+from knnstore.scoring import ScoreOptions, score
+from knnstore.verification import verify
 
 WORDS = "river mill stone bridge winter captain letter garden market silver engine window harbour music".split()  # noqa: SIM905
 

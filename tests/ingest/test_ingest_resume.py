@@ -4,7 +4,7 @@ import pytest
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UnfinishedError, UsageError
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.scheduling import Job
 
 TASKS = 8  # describe, find the padding, tokenise, samples and four chunks of keys
@@ -52,7 +52,7 @@ def test_an_interrupted_ingest_runs_what_is_left_and_no_more(run, whole, tmp_pat
     with pytest.raises(InterruptedError):
         run(most=most)
     if most:
-        with pytest.raises(UnfinishedError, match=r"run the same knnstore\.api\.ingest\(\) again"):
+        with pytest.raises(UnfinishedError, match=r"run the same knnstore\.ingest\(\) again"):
             Datastore(tmp_path / "s.knnstore")
     report, ran = run()
     left = {"tokenise": most < 3, "write_samples": most < 4, "write_keys": min(TASKS - 4, TASKS - most)}
@@ -169,7 +169,7 @@ def test_too_little_memory_is_refused_with_what_is_needed(run):
 
 
 def test_what_is_held_of_many_files_is_part_of_the_promise(run, monkeypatch):
-    monkeypatch.setattr("knnstore.ingest.plan._DOCUMENT_BYTES", 10**9)  # five files are as many as ten million else
+    monkeypatch.setattr("knnstore.ingestion.plan._DOCUMENT_BYTES", 10**9)  # five files are as many as ten million else
     with pytest.raises(ResourceError, match=r"with 1 worker and 5 files needs 11\.\d GB"):
         run(memory=4 * 10**9)
 

@@ -11,14 +11,14 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import MismatchError
 from knnstore.files import write_json
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.lm.spellings import Spellings
 from knnstore.records import to_json
 from knnstore.scheduling import Job
-from knnstore.score.options import ScoreOptions
-from knnstore.score.texts import gather_texts
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.texts import gather_texts
 
 TEXT = "One text.<|endoftext|>Another, with <|endoftext|> twice.\n"
 

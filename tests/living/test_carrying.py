@@ -8,13 +8,13 @@ import pytest
 from index_stores import clustered_keys, make_store, publish
 from killing import DyingRunner, killed_at
 
-import knnstore.index.ivfpq.regrouping
-from knnstore.build import IndexOptions, build_index
+import knnstore.indexes.ivfpq.regrouping
 from knnstore.cli.report.living import derive_text
 from knnstore.datastore.history import changes
 from knnstore.datastore.selection import others, sampled
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.scheduling import Job
@@ -139,9 +139,9 @@ def test_compaction_assigns_those_segments_alone_that_have_no_lists_yet(tmp_path
     state = Datastore(store.root).manifest
     publish(store.root, replace(state, segments=("0000", "0001")), "ingest", "for a test")
     assigned = []
-    given = knnstore.index.ivfpq.regrouping.quantised_rows
+    given = knnstore.indexes.ivfpq.regrouping.quantised_rows
     monkeypatch.setattr(
-        knnstore.index.ivfpq.regrouping,
+        knnstore.indexes.ivfpq.regrouping,
         "quantised_rows",
         lambda segment, *rest: assigned.append(segment.root.name) or given(segment, *rest),
     )

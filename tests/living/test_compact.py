@@ -10,11 +10,11 @@ from killing import DyingRunner, KilledError, killed_at
 from living_bytes import everything_in
 from typed import answered
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact, plan_compaction
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore
@@ -113,8 +113,8 @@ def test_lists_that_were_copied_are_those_that_a_build_would_make(living, tmp_pa
     assert Datastore(root).manifest.index == name
     copied = {k: v for k, v in bytes_of(root / "index" / name / "lists").items() if "commits" not in k}
     from knnstore.files import remove_folder
-    from knnstore.index.ivfpq.building import fill_lists
-    from knnstore.index.registry import open_index
+    from knnstore.indexes.ivfpq.building import fill_lists
+    from knnstore.indexes.registry import open_index
 
     folder = open_index(root, name)
     remove_folder(folder.lists("0003"))

@@ -12,7 +12,7 @@ from knnstore.datastore.selection import matching, others, parse_share, sampled
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import MismatchError, UsageError
-from knnstore.index.exact import exact_search
+from knnstore.indexes.exact import exact_search
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

@@ -10,7 +10,7 @@ import torch
 from knnstore.datastore.segment import PLAN_FILE, Segment
 from knnstore.datastore.store import Datastore
 from knnstore.files import write_json
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.records import to_json
 from knnstore.scheduling import Job

@@ -8,12 +8,12 @@ import pytest
 from index_stores import clustered_keys, make_store
 from living_bytes import everything_in
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq.plan import RecentredPlan
-from knnstore.index.ivfpq.quantiser import load_quantiser
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.registry import open_index
+from knnstore.indexes.ivfpq.plan import RecentredPlan
+from knnstore.indexes.ivfpq.quantiser import load_quantiser
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexes.registry import open_index
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

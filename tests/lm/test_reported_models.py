@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from knnstore.datastore.manifest import MANIFEST_FILE
 from knnstore.errors import ModelError
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.lm.loading import identify
 from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.scheduling import Job

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knnstore.mixing.gate import Gate, MemorySource
-from knnstore.score.gate_training import Lesson, gated_log_p, train_gate
+from knnstore.scoring.gate_training import Lesson, gated_log_p, train_gate
 
 STORE = MemorySource("store", 8, 2.0)
 

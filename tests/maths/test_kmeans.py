@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.index.ivfpq.kmeans import chain, two_level_kmeans
+from knnstore.indexes.ivfpq.kmeans import chain, two_level_kmeans
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32))

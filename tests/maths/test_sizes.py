@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knnstore.errors import ResourceError, UsageError
-from knnstore.ingest.plan import IngestOptions, check_memory_first
+from knnstore.ingestion.plan import IngestOptions, check_memory_first
 from knnstore.scheduling import Job
 from knnstore.sizes import format_need, format_size, parse_size
 

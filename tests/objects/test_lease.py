@@ -20,9 +20,9 @@ from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import LockedError, UsageError
 from knnstore.files import files_of, guard, lease, version_of
-from knnstore.repair import RepairOptions, repair
+from knnstore.recovery import RepairOptions, repair
 from knnstore.scheduling import Job
-from knnstore.verify import check
+from knnstore.verification import check
 
 MOST_SECONDS = 60
 FIRST = Manifest("knnstore", 1, ModelIdentity("m", "0", "0", "0", 10), KeyRecipe("hidden", 8, 16, 8), (), None)

@@ -104,7 +104,7 @@ def test_bytes_that_are_not_what_was_written_never_come_out(url, client, s3):
     cached.require(0, MIB)
     with pytest.raises(CorruptStoreError, match=r"is damaged in bytes 1048576 to 2097152: build the index again"):
         cached.require(MIB, 2 * MIB)
-    with pytest.raises(CorruptStoreError, match=r"isn't what was written.*knnstore\.api\.verify"):
+    with pytest.raises(CorruptStoreError, match=r"isn't what was written.*knnstore\.verify"):
         url.read_bytes()
 
 

@@ -115,10 +115,10 @@ def test_a_conditional_write_whose_answer_was_lost_counts_as_done(url, s3):
     s3.forget()
     s3.faults.lost = 1
 
-    def mend():
+    def recover():
         s3.faults.lost = 0
 
-    threading.Timer(0.05, mend).start()
+    threading.Timer(0.05, recover).start()
     files_of(url).replace_only(url, b"two", first)
     assert s3.struck["lost"] >= 1
     assert url.read_bytes() == b"two"

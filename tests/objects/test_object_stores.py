@@ -17,20 +17,20 @@ import pytest
 from click.testing import CliRunner
 from s3_servers import BUCKET, SECRET, copied, objects_of
 
-from knnstore.build import IndexOptions, build_index, dry_run
 from knnstore.cli.commands import main
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore, segment_root
 from knnstore.errors import CorruptStoreError
 from knnstore.files import RemotePath
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index, dry_run
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job, cluster_runner
-from knnstore.score import ScoreOptions, score
-from knnstore.verify import verify
+from knnstore.scoring import ScoreOptions, score
+from knnstore.verification import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 

@@ -3,17 +3,17 @@
 import pytest
 from s3_servers import BUCKET, SeaweedServer, copied, environment, make_bucket, objects_of, seaweed_command
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.locking import writing
 from knnstore.datastore.store import Datastore
 from knnstore.errors import LockedError
 from knnstore.files import RemotePath, lease
 from knnstore.files.objects import cache, service
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, score
-from knnstore.verify import verify
+from knnstore.scoring import ScoreOptions, score
+from knnstore.verification import verify
 
 
 @pytest.fixture

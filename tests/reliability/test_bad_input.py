@@ -83,7 +83,7 @@ def test_skip_leaves_out_what_is_unusable_and_counts_it(here):
 
 def test_replace_mends_text_and_counts_every_character(here):
     fuzz(here / "books")
-    for record in ("lines.jsonl", "rows.parquet"):  # what is no record can't be mended
+    for record in ("lines.jsonl", "rows.parquet"):  # what is not a record can't be repaired
         (here / "books" / record).unlink()
     code, told = ingest(here, "--errors", "replace", "--json")
     assert code == 0, told

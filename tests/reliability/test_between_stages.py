@@ -7,10 +7,10 @@ import pytest
 from faults.material import INDEX, INGEST, STORE, bytes_of, copy_of, differences, make_corpus, make_model, run
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, NumericsError
-from knnstore.ingest.tasks import SamplesTask, committed_summaries, write_samples
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion.tasks import SamplesTask, committed_summaries, write_samples
 from knnstore.lm import forward
 from knnstore.lm.spec import LmSpec
 from knnstore.progress import Reporter
@@ -65,7 +65,7 @@ def test_a_bit_that_flips_in_a_run_of_the_index_has_the_run_made_anew(tmp_path, 
 def test_a_disk_that_keeps_no_run_is_told_after_three_times(tmp_path, monkeypatch):
     store = make_store(tmp_path / "s.knnstore", [clustered_keys(600, 8)])
     monkeypatch.setattr(
-        "knnstore.index.ivfpq.building.run_damage", lambda check: (check, "keys isn't what was written")
+        "knnstore.indexes.ivfpq.building.run_damage", lambda check: (check, "keys isn't what was written")
     )
     with pytest.raises(CorruptStoreError, match="3rd time: the disk doesn't keep what is written"):
         build_index(store, IndexOptions(nlist=8), Job())
@@ -80,7 +80,7 @@ def begun(tmp_path, monkeypatch):
     make_corpus(here / "books")
     monkeypatch.setattr("knnstore.corpus.parts.plan_parts.__defaults__", (1, 1, None))  # a part a file
     with monkeypatch.context() as stopped:
-        stopped.setattr("knnstore.ingest.making.assemble", lambda *_: (_ for _ in ()).throw(InterruptedError()))
+        stopped.setattr("knnstore.ingestion.making.assemble", lambda *_: (_ for _ in ()).throw(InterruptedError()))
         with pytest.raises(InterruptedError):
             run(here, *INGEST)
     return here
@@ -103,7 +103,7 @@ def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_ma
         return summaries
 
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr("knnstore.ingest.making.committed_summaries", later)
+        meanwhile.setattr("knnstore.ingestion.making.committed_summaries", later)
         code, said = run(begun, *INGEST)
     assert code == 1
     assert re.search(r"000002\.tokens isn't what was written .* tokenises that part anew", said)
@@ -156,7 +156,7 @@ def test_keys_that_overflow_or_are_not_finite_stop_the_ingest_with_document_and_
             sampling.clear()
 
     monkeypatch.setattr(forward, "window_keys", spoiled)
-    monkeypatch.setattr("knnstore.ingest.making.write_samples", unspoiled)
+    monkeypatch.setattr("knnstore.ingestion.making.write_samples", unspoiled)
     code, told = run(here, *INGEST, "--holdout", "0", "--key-dtype", dtype, "--store", "other")
     table = Segment(here / "other.knnstore/segments/0000").documents
     document = int(table.locate(np.array([300]))[0])

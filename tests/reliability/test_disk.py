@@ -85,9 +85,9 @@ def test_a_store_that_cannot_be_read_is_one_sentence(made, tmp_path, monkeypatch
 
 def test_space_is_looked_at_before_a_single_text_is_tokenised(begun, monkeypatch):
     asked = []
-    monkeypatch.setattr("knnstore.ingest.estimate.free_bytes", lambda _: 5_000)
+    monkeypatch.setattr("knnstore.ingestion.estimate.free_bytes", lambda _: 5_000)
     monkeypatch.setattr("knnstore.diskspace.free_bytes", lambda _: 5_000)
-    monkeypatch.setattr("knnstore.ingest.making.tokenise", asked.append)
+    monkeypatch.setattr("knnstore.ingestion.making.tokenise", asked.append)
     code, told = run(begun, *INGEST)
     assert (code, asked) == (1, [])
     assert "the keys of about 1," in told  # 1,320 words are 1,400 tokens or so

@@ -14,10 +14,10 @@ from knnstore.datastore.manifest import MANIFEST_FILE, load_json
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import write_json
-from knnstore.index.ivfpq.quantiser import load_training_errors
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.index.registry import open_index
-from knnstore.verify import verify
+from knnstore.indexes.ivfpq.quantiser import load_training_errors
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexes.registry import open_index
+from knnstore.verification import verify
 
 
 @pytest.mark.slow

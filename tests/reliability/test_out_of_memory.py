@@ -9,11 +9,11 @@ from faults.material import bytes_of, differences
 from index_stores import clustered_keys, make_store
 from memory_jobs import Hungry, killed_unless_smaller, out_of_memory_unless_smaller
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.cli import main
 from knnstore.errors import OutOfMemoryError
-from knnstore.index.ivfpq.fill import fill_run
-from knnstore.ingest.tasks import KeyTask
+from knnstore.indexes.ivfpq.fill import fill_run
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion.tasks import KeyTask
 from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
@@ -131,7 +131,7 @@ def test_an_index_whose_runs_are_too_large_for_the_memory_is_built_in_smaller_on
             raise MemoryError("Unable to allocate")
         return fill_run(task)
 
-    monkeypatch.setattr("knnstore.index.ivfpq.fill.fill_run", hungry)
+    monkeypatch.setattr("knnstore.indexes.ivfpq.fill.fill_run", hungry)
     build_index(store, IndexOptions(nlist=8), Job())
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert differences(bytes_of(store.root), bytes_of(whole.root)) == []
@@ -139,7 +139,7 @@ def test_an_index_whose_runs_are_too_large_for_the_memory_is_built_in_smaller_on
 
 def test_a_command_that_gets_no_memory_says_so_in_one_sentence(here, monkeypatch):
     monkeypatch.chdir(here)
-    monkeypatch.setattr("knnstore.verify.check._cover", lambda _: np.empty(2**50, np.uint8))
+    monkeypatch.setattr("knnstore.verification.check._cover", lambda _: np.empty(2**50, np.uint8))
     done = CliRunner().invoke(main, ["verify", "--store", "books"])
     assert done.exit_code == 1
     assert "Error: not enough memory for this command (Unable to allocate 1.00 PiB" in done.output

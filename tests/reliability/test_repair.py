@@ -10,7 +10,7 @@ import pytest
 from faults.material import bytes_of, differences, run
 
 from knnstore.datastore.manifest import load_manifest
-from knnstore.verify import verify
+from knnstore.verification import verify
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def repaired(here, made, *options):
 
 
 CASES = {
-    "one bit of JSON": ((), (), "one bit put right"),
+    "one bit of JSON": ((), (), "one bit corrected"),
     "keys, from the index": (("segments/0000/keys/c/1/0",), (), "from the index's copy"),
     "values, from the index": (("segments/0000/values/c/0",), (), "from the index's copy"),
     "metadata of an array": (("segments/0000/keys/zarr.json",), (), "from the plan"),

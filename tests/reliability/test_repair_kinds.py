@@ -8,12 +8,12 @@ from faults.kinds import make_kinds
 from faults.material import bytes_of, copy_of, differences, run, spoil
 from faults.repairs import neighbours, repair_one
 
-import knnstore.build.job
-import knnstore.repair.job
+import knnstore.indexing.job
+import knnstore.recovery.job
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import CorruptStoreError
-from knnstore.index.ivfpq.cuts import cut_list
-from knnstore.verify import verify
+from knnstore.indexes.ivfpq.cuts import cut_list
+from knnstore.verification import verify
 
 KINDS = ("recentred", "subset", "merged", "dropped and compacted", "rotated and recentred")
 """Those whose lists keep members that an assignment from the keys would not give them."""
@@ -66,7 +66,7 @@ def killed(*_, **__):
 def kill_repair(monkeypatch, store, function):
     """Repair until the first call of a function of the job."""
     with monkeypatch.context() as patch:
-        patch.setattr(knnstore.repair.job, function, killed)
+        patch.setattr(knnstore.recovery.job, function, killed)
         with pytest.raises(Killed):
             run(store.parent, "repair", "--store", str(store))
 

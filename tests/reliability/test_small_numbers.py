@@ -7,14 +7,14 @@ import pytest
 from faults.material import make_model, run
 from index_stores import clustered_keys, make_store
 
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.scheduling import Job
-from knnstore.verify import verify
+from knnstore.verification import verify
 
 INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--context", "32", "--holdout", "0")
 METHODS = ("lists", "quantised", "exact")

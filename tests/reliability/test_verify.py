@@ -16,10 +16,10 @@ from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, LockedError
 from knnstore.files import files_of, seal_json, unseal_json, write_json
-from knnstore.ingest import making
+from knnstore.ingestion import making
 from knnstore.progress import Reporter
-from knnstore.verify import verify
-from knnstore.verify.mending import mended
+from knnstore.verification import verify
+from knnstore.verification.bitflips import corrected
 
 
 def flip(path, bit=None):
@@ -197,9 +197,9 @@ def test_one_flipped_bit_of_sealed_json_is_put_back_and_two_are_not():
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert mended(bytes(damaged)) == data
+        assert corrected(bytes(damaged)) == data
     damaged[3] ^= 2
-    assert mended(bytes(damaged)) is None
+    assert corrected(bytes(damaged)) is None
     assert unseal_json(data) == {"name": "books", "rows": 17, "z": None}
 
 
@@ -331,7 +331,7 @@ def test_damage_is_found_while_another_command_publishes(here):
 def test_a_store_that_never_stays_the_same_is_refused(root, monkeypatch):
     flip(root / "segments/0000/keys/c/2/0")
     states = iter(range(100))
-    monkeypatch.setattr("knnstore.verify.check.version_of", lambda _: next(states))
+    monkeypatch.setattr("knnstore.verification.check.version_of", lambda _: next(states))
     with pytest.raises(LockedError, match="10 times"):
         verify(root)
 

@@ -14,7 +14,7 @@ from faults.material import INDEX, INGEST, STORE, bytes_of, differences, grow_co
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UnfinishedError
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
 
 HOLDER = """
 import sys, threading

@@ -6,7 +6,7 @@ import numpy as np
 
 from knnstore.cli.report.words import marked
 from knnstore.mixing.mixture import Mixed
-from knnstore.score.examples import candidates
+from knnstore.scoring.examples import candidates
 
 ALL = np.ones(10, bool)
 

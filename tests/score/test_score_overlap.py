@@ -19,11 +19,11 @@ from knnstore.living.remove import remove
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, resolve_model
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.score import ScoreOptions, overlap, score
-from knnstore.score.overlap import measure_overlap
-from knnstore.score.texts import gather_texts
-from knnstore.suffixes import overlaps
-from knnstore.suffixes.build import build_suffixes
+from knnstore.scoring import ScoreOptions, overlap, score
+from knnstore.scoring.overlap import measure_overlap
+from knnstore.scoring.texts import gather_texts
+from knnstore.suffix_array import overlaps
+from knnstore.suffix_array.build import build_suffixes
 
 FIXED = {"k": 64, "lambda_": 0.4, "temperature": 10.0}
 

@@ -6,10 +6,10 @@ import pytest
 from knnstore.errors import UsageError
 from knnstore.mixing.knn import typical_spread
 from knnstore.neighbours import Neighbours
-from knnstore.score.best_setting import choose
-from knnstore.score.grid import Grid, make_grid
-from knnstore.score.options import ScoreOptions
-from knnstore.score.texts import Texts, split_for_tuning
+from knnstore.scoring.best_setting import choose
+from knnstore.scoring.grid import Grid, make_grid
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.texts import Texts, split_for_tuning
 
 
 def texts(*lengths):

@@ -8,10 +8,10 @@ import pytest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, ResourceError
 from knnstore.scheduling import Job
-from knnstore.suffixes import build, plan
-from knnstore.suffixes.build import build_suffixes, open_suffixes
-from knnstore.suffixes.contexts import contexts_of
-from knnstore.verify import verify
+from knnstore.suffix_array import build, plan
+from knnstore.suffix_array.build import build_suffixes, open_suffixes
+from knnstore.suffix_array.contexts import contexts_of
+from knnstore.verification import verify
 
 ENOUGH = 10**9
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnstore.suffixes.contexts import DEPTH, Packing, contexts_of, sorted_positions
-from knnstore.suffixes.search import FREQUENT, Suffixes
+from knnstore.suffix_array.contexts import DEPTH, Packing, contexts_of, sorted_positions
+from knnstore.suffix_array.search import FREQUENT, Suffixes
 
 VOCABULARY = 5
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.material import text_folder
 from benchmarks.measuring import Result, Settings
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.selection import origins_of, sampled
 from knnstore.datastore.store import Datastore
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job

@@ -10,17 +10,17 @@ from make_keys import ClusteredKeys, make_store
 from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Settings
 from knnstore.arrays import Float32, Int64
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
-from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Job
-from knnstore.score.options import ScoreOptions
-from knnstore.score.texts import Texts, gather_texts
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.texts import Texts, gather_texts
 from knnstore.windows import cut_windows
 
 DIMENSION = 256

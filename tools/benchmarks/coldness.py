@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
 
 
 def drop_pages(files: Iterable[Path]) -> None:

@@ -14,8 +14,8 @@ from benchmarks.figures import new_figure, save
 from benchmarks.measuring import Table, rate_of
 from knnstore.arrays import Float32
 from knnstore.datastore.store import Datastore
-from knnstore.index.check import recall
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.check import recall
+from knnstore.indexes.ivfpq.search import Searcher
 
 PROBES = (4, 8, 16, 32, 64, 128)
 BULK, SINGLE_WARM, SINGLE_COLD, TRUE, FAISS, SCRIPT = 8192, 100, 20, 256, 512, 128  # queries of each

@@ -12,10 +12,10 @@ import torch
 
 from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
-from knnstore.index.compute.stored import decode
-from knnstore.index.ivfpq.faissfile import write_faiss
-from knnstore.index.ivfpq.plan import IvfPqPlan, open_ivfpq
-from knnstore.index.ivfpq.quantiser import load_quantiser
+from knnstore.indexes.compute.stored import decode
+from knnstore.indexes.ivfpq.faissfile import write_faiss
+from knnstore.indexes.ivfpq.plan import IvfPqPlan, open_ivfpq
+from knnstore.indexes.ivfpq.quantiser import load_quantiser
 
 SCRIPT_BLOCK = 1024  # queries a call of the public scripts: one window's tokens
 GATHER_BLOCK = 64  # of which so many are re-ranked at a time: their candidates' keys are 64 MB in float32

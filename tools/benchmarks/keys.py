@@ -11,7 +11,7 @@ from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, ScoreReport, score
+from knnstore.scoring import ScoreOptions, ScoreReport, score
 
 BASELINE = ("float16", "float32")
 

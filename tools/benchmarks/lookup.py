@@ -33,11 +33,11 @@ from make_keys import ClusteredKeys, make_store
 from benchmarks.faiss_baselines import empty_index, plan_of
 from benchmarks.measuring import Result, Settings
 from knnstore.arrays import Float32
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.arrays import chunk_file
 from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.store import Datastore, store_path
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.planning import LOOKUP_RERANK
 from knnstore.scheduling import Job
 

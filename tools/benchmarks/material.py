@@ -12,8 +12,8 @@ from benchmarks.measuring import Settings
 from knnstore.datastore.store import Datastore
 from knnstore.demo_corpus import write_corpus
 from knnstore.errors import UsageError
-from knnstore.ingest import IngestOptions, ingest
-from knnstore.ingest.tasks import KeyTask, write_keys
+from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.tasks import KeyTask, write_keys
 from knnstore.lm.forward import padded_ids
 from knnstore.lm.loading import DTYPES
 from knnstore.lm.spec import resolve_model

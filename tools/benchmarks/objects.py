@@ -17,13 +17,13 @@ from typing import Any
 
 from benchmarks.material import text_folder
 from benchmarks.measuring import Result, Settings
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.sweeping import bytes_below
 from knnstore.files.objects import cache, service
-from knnstore.ingest import IngestOptions, ingest
+from knnstore.indexing import IndexOptions, build_index
+from knnstore.ingestion import IngestOptions, ingest
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, score
+from knnstore.scoring import ScoreOptions, score
 
 _CHUNK_ROWS = 1024
 _BUCKET = "bucket"

@@ -18,8 +18,8 @@ from benchmarks.faiss_baselines import key_blocks, plan_of
 from benchmarks.measuring import Table, rate_of
 from knnstore.arrays import Float32, Int64
 from knnstore.datastore.store import Datastore
-from knnstore.index.check import recall
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.check import recall
+from knnstore.indexes.ivfpq.search import Searcher
 
 MOST_KEYS = 2**20  # a graph takes some 300 µs of a core for each key
 QUERIES = 512  # of a library; the join gets all, since it is meant for many

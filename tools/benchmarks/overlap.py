@@ -16,9 +16,9 @@ from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.overlap import Shingles, window_starts
-from knnstore.score.overlap import measure_overlap
-from knnstore.score.texts import heldout_texts
-from knnstore.suffixes.build import open_suffixes
+from knnstore.scoring.overlap import measure_overlap
+from knnstore.scoring.texts import heldout_texts
+from knnstore.suffix_array.build import open_suffixes
 
 TEXT_TOKENS, VOCABULARY = 250_000, 50_000
 COLUMNS = ("what", "tokens", "CPU s", "CPU s for 10⁹ tokens")

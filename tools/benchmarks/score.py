@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.material import bare_model, forward, ingested, input_batches, text_folder
 from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
-from knnstore.build import IndexOptions, build_index
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
+from knnstore.indexing import IndexOptions, build_index
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Job
-from knnstore.score import ScoreOptions, ScoreReport, score
-from knnstore.score.texts import gather_texts
+from knnstore.scoring import ScoreOptions, ScoreReport, score
+from knnstore.scoring.texts import gather_texts
 from knnstore.windows import cut_windows
 
 

@@ -22,8 +22,8 @@ from benchmarks.measuring import Contestant, Result, Settings, Table, in_turn, r
 from benchmarks.other_tools import compare_others
 from knnstore.arrays import Float32
 from knnstore.errors import UsageError
-from knnstore.index.check import recall
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.check import recall
+from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.scheduling import available_cores
 
 K, NPROBE = 1024, 32

@@ -18,12 +18,12 @@ from benchmarks.measuring import Result, Settings, Table
 from knnstore.arrays import Float32, Int64
 from knnstore.datastore.keycodec import KeyCodec, scales_of
 from knnstore.datastore.store import Datastore
-from knnstore.index.check import recall
-from knnstore.index.compute.stored import decode
-from knnstore.index.ivfpq.kmeans import two_level_kmeans
-from knnstore.index.ivfpq.quantiser import Quantiser, train_codebooks
-from knnstore.index.ivfpq.rotation import optimised_axes, principal_axes
-from knnstore.index.ivfpq.train import PQ_ROWS
+from knnstore.indexes.check import recall
+from knnstore.indexes.compute.stored import decode
+from knnstore.indexes.ivfpq.kmeans import two_level_kmeans
+from knnstore.indexes.ivfpq.quantiser import Quantiser, train_codebooks
+from knnstore.indexes.ivfpq.rotation import optimised_axes, principal_axes
+from knnstore.indexes.ivfpq.train import PQ_ROWS
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import Neighbours

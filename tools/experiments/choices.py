@@ -22,7 +22,7 @@ from knnstore.lm.forward import KeyModel, window_keys
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.neighbours import Neighbours
-from knnstore.score.texts import Texts
+from knnstore.scoring.texts import Texts
 from knnstore.windows import cut_windows
 
 _LAYERS = ("ffn-input", "hidden", "attention-input")

@@ -15,7 +15,7 @@ from experiments.output import Output
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.score.crossvalidation import FOLDS, folds_of
+from knnstore.scoring.crossvalidation import FOLDS, folds_of
 
 _SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 

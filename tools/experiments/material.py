@@ -13,13 +13,13 @@ from knnstore.mixing.gate import MemorySource
 from knnstore.mixing.interpolation import best_weights, mix_sources
 from knnstore.mixing.setting import Setting
 from knnstore.progress import TerminalReporter
-from knnstore.score import SavedNeighbours, ScoreOptions
-from knnstore.score.best_mixture import gate_lesson
-from knnstore.score.best_setting import choose
-from knnstore.score.crossvalidation import FOLDS, folds_of, gather_saved
-from knnstore.score.gate_training import Lesson, gated_log_p, train_gate
-from knnstore.score.tuning_table import TuningTable
-from knnstore.suffixes.build import open_suffixes
+from knnstore.scoring import SavedNeighbours, ScoreOptions
+from knnstore.scoring.best_mixture import gate_lesson
+from knnstore.scoring.best_setting import choose
+from knnstore.scoring.crossvalidation import FOLDS, folds_of, gather_saved
+from knnstore.scoring.gate_training import Lesson, gated_log_p, train_gate
+from knnstore.scoring.tuning_table import TuningTable
+from knnstore.suffix_array.build import open_suffixes
 
 Fit = Callable[[Any, Any], Any]
 """Rows to fit to and rows to measure on, to ln p of the latter."""

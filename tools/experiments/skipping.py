@@ -18,8 +18,8 @@ from knnstore.datastore.stores import Stores
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.mixing.features import FEATURES, LM_FEATURES
-from knnstore.score import ScoreOptions
-from knnstore.score.search import StoresSearch
+from knnstore.scoring import ScoreOptions
+from knnstore.scoring.search import StoresSearch
 
 _MEMORY = 2**30
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

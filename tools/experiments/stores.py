@@ -18,9 +18,9 @@ from knnstore.errors import UsageError
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.interpolation import best_weights, mix_sources
 from knnstore.neighbours import nearest_of_all
-from knnstore.score import SavedNeighbours
-from knnstore.score.passes import Block
-from knnstore.suffixes.search import Suffixes
+from knnstore.scoring import SavedNeighbours
+from knnstore.scoring.passes import Block
+from knnstore.suffix_array.search import Suffixes
 
 
 def add_arguments(command: ArgumentParser) -> None:

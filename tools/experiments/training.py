@@ -22,8 +22,8 @@ from knnstore.errors import KnnstoreError
 from knnstore.lm.forward import KeyModel
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
-from knnstore.score.options import DEFAULT_K, ScoreOptions
-from knnstore.score.search import StoresSearch
+from knnstore.scoring.options import DEFAULT_K, ScoreOptions
+from knnstore.scoring.search import StoresSearch
 
 _MEMORY = 2**30
 _TRAINER = Path(__file__).parent.parent / "train_lm.py"

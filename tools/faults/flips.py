@@ -13,12 +13,12 @@ from faults.material import make_lived_store
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError
-from knnstore.index.ivfpq.search import Searcher
+from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.passages import Passages
-from knnstore.score.tuned_record import load_tuned
-from knnstore.suffixes.build import open_suffixes
-from knnstore.suffixes.contexts import contexts_of
-from knnstore.verify import verify
+from knnstore.scoring.tuned_record import load_tuned
+from knnstore.suffix_array.build import open_suffixes
+from knnstore.suffix_array.contexts import contexts_of
+from knnstore.verification import verify
 
 _SEARCHES = 8  # every so many flips, the damaged store is searched as well
 

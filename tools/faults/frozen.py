@@ -31,8 +31,8 @@ from knnstore.datastore.selection import origins_of
 from knnstore.datastore.store import Datastore
 from knnstore.errors import StoreNotFoundError
 from knnstore.files import lease, path_of
-from knnstore.score.tuned_record import TUNED_FILE
-from knnstore.verify import verify
+from knnstore.scoring.tuned_record import TUNED_FILE
+from knnstore.verification import verify
 
 _BUCKET = "bucket"
 _PROCESSES = 2

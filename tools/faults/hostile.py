@@ -26,8 +26,8 @@ from faults.mutations import mutate
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import KnnstoreError
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.verify import verify
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.verification import verify
 
 _MEMORY = 2 * 10**9  # bytes that a store of some kilobytes may make this process take on top of its libraries
 _SECONDS = 60  # that one store may take, on a busy machine
@@ -140,7 +140,7 @@ def _read(root: Path) -> None:
     store = Datastore(root)
     dimension = store.segments[0].dimension
     queries = np.zeros((2, dimension), np.float32)
-    from knnstore.index.exact import exact_search
+    from knnstore.indexes.exact import exact_search
 
     _name(store, exact_search(store, queries, 4, rows=True).rows)
     for segment in store.segments:

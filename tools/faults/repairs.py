@@ -14,9 +14,9 @@ from faults.kinds import KINDS, make_kinds
 from faults.material import run, spoil
 from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
-from knnstore.index.exact import exact_search
-from knnstore.index.ivfpq.search import Searcher
-from knnstore.verify import verify
+from knnstore.indexes.exact import exact_search
+from knnstore.indexes.ivfpq.search import Searcher
+from knnstore.verification import verify
 
 _SECONDS = 120  # that one repair may take, on a busy machine
 _MADE_AGAIN = ("index/", "suffixes/")  # parts of a store of which every file but a plan can be made again

@@ -41,7 +41,7 @@ def claim(out: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def unclaimed_after_mistakes(out: Path) -> Iterator[None]:
-    """Let go of ``out`` on a UsageError before anything is trained: the mended command has other settings."""
+    """Let go of ``out`` on a UsageError before anything is trained: the corrected command has other settings."""
     try:
         yield
     except UsageError:

@@ -1,10 +1,10 @@
 """The final report of the demo."""
 
-from knnstore.build import IndexReport
 from knnstore.cli.report.score import score_text
 from knnstore.cli.report.words import shown_store
-from knnstore.ingest import IngestReport
-from knnstore.score.result import ScoreReport
+from knnstore.indexing import IndexReport
+from knnstore.ingestion import IngestReport
+from knnstore.scoring.result import ScoreReport
 
 
 def demo_text(ingest: IngestReport, index: IndexReport, score: ScoreReport) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from knnstore.build import DRIFT_DUE, GROWTH_DUE, IndexReport
 from knnstore.cli.report.words import shown_store
+from knnstore.indexing import DRIFT_DUE, GROWTH_DUE, IndexReport
 from knnstore.sizes import format_size
 
 

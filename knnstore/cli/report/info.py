@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from knnstore.cli.report.words import documents, one_line, shown_store, table, wrapped
-from knnstore.info import CorpusInfo, StoreInfo, StoreSummary
+from knnstore.description import CorpusInfo, StoreInfo, StoreSummary
 from knnstore.sizes import format_size
 
 

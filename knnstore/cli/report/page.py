@@ -12,9 +12,9 @@ from knnstore.cli.report.words import documents, gain_words, one_line, setting_w
 from knnstore.files import write_atomically
 from knnstore.outputs import output_file
 from knnstore.perplexity import Likelihood, gain_interval, gain_percent
-from knnstore.score.details import Details, Telling
-from knnstore.score.overlap import Overlap
-from knnstore.score.result import ScoreReport
+from knnstore.scoring.details import Details, Telling
+from knnstore.scoring.overlap import Overlap
+from knnstore.scoring.result import ScoreReport
 
 _MOST_DOCUMENTS = 40
 _EDGES = (0, 1, 10, 100, 1000, 10_000)

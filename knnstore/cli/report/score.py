@@ -2,8 +2,8 @@
 
 from knnstore.cli.report.words import documents, gain_words, marked, one_line, quoted, setting_words, table, wrapped
 from knnstore.perplexity import Interval, Likelihood, gain_interval
-from knnstore.score.overlap import Overlap
-from knnstore.score.result import Example, ScoreReport
+from knnstore.scoring.overlap import Overlap
+from knnstore.scoring.result import Example, ScoreReport
 
 _MOST_OVERLAPS = 5  # documents listed by name
 

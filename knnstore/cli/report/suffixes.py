@@ -4,7 +4,7 @@ from pathlib import Path
 
 from knnstore.cli.report.words import shown_store
 from knnstore.sizes import format_size
-from knnstore.suffixes.build import SuffixReport
+from knnstore.suffix_array.build import SuffixReport
 
 
 def suffixes_text(report: SuffixReport, root: Path) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from knnstore.cli.report.words import documents, setting_words, shown_store, table
 from knnstore.perplexity import Likelihood, gain_percent
-from knnstore.score.crossvalidation import TuneReport
+from knnstore.scoring.crossvalidation import TuneReport
 
 
 def tune_text(report: TuneReport) -> str:

@@ -3,7 +3,7 @@
 from knnstore.cli.report.words import shown_store
 from knnstore.files import path_of
 from knnstore.sizes import format_size
-from knnstore.verify import Damage, RepairSource, VerifyReport
+from knnstore.verification import Damage, RepairSource, VerifyReport
 
 _MOST_LINES = 40
 _WAYS: dict[RepairSource, str] = {

@@ -1,0 +1,93 @@
+"""Products of queries and keys, one tile after another: some consecutive keys of one list.
+
+Distances come from a matrix product of residuals: queries and keys both minus the list's centroid, which loses less
+to cancellation than whole vectors would.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+
+import numpy as np
+import torch
+
+from knnstore.arrays import Int64
+from knnstore.indexes.compute.protocols import Groups, Numbers, TopK, spare_slots
+from knnstore.indexes.compute.stored import Probes, StoredLists
+
+_QUERIES_AT_ONCE = 2048
+_FEWEST_ROWS = 16
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """Rows ``[first, last)`` of a piece of a list, of which those ``kept`` aren't hidden."""
+
+    lists: StoredLists
+    number: int
+    piece: int
+    first: int
+    last: int
+    kept: Int64 | slice
+
+    def residuals(self) -> torch.Tensor:
+        """Return the keys minus their centroid: float32 (kept, d)."""
+        stored = self.lists.stored.rows(self.piece, self.first, self.last)
+        return self.lists.residuals(stored, self.number)[self.kept]
+
+    def numbers(self) -> Numbers:
+        """Return the keys' values and tags, (kept,) each, if they are read."""
+        values, tags = (
+            None if column is None else column.rows(self.piece, self.first, self.last)[self.kept]
+            for column in (self.lists.values, self.lists.tags)
+        )
+        return values, None if tags is None else tags.astype(np.int64) + self.lists.first_tag
+
+
+def tiles_of(groups: Groups, k: int) -> Iterator[Tile]:
+    """Yield the tiles that have any keys that aren't hidden, each as large as may be offered at once."""
+    most = spare_slots(k)
+    for group in groups:
+        pieces = [(number, lists, piece) for lists in group for piece, number in enumerate(lists.lists.tolist())]
+        for number, lists, piece in sorted(pieces, key=itemgetter(0)):  # a list of all segments before the next list
+            count = int(lists.stored.pieces.counts[piece])
+            for first in range(0, count, most):
+                last = min(first + most, count)
+                kept: Int64 | slice = slice(None)
+                if lists.hidden is not None and (hidden := lists.hidden.rows(piece, first, last)).any():
+                    kept = np.flatnonzero(~hidden)
+                    if not len(kept):
+                        continue
+                yield Tile(lists, number, piece, first, last, kept)
+
+
+def offer_tiles(
+    top_k: TopK, tiles: Iterable[tuple[Tile, torch.Tensor]], probes: Probes, device: torch.device = _CPU
+) -> None:
+    """Offer tiles, with their residuals on the device, to the queries that probe their lists."""
+    queries = torch.from_numpy(probes.queries).to(device)
+    for tile, residuals in tiles:
+        members, numbers = probes.of(tile.number), tile.numbers()
+        centroid = torch.from_numpy(probes.centroids[tile.number]).to(device)
+        for begin in range(0, len(members), _QUERIES_AT_ONCE):
+            block = members[begin : begin + _QUERIES_AT_ONCE]
+            local = queries.index_select(0, torch.from_numpy(block).to(device)) - centroid  # (m, d)
+            top_k.offer(block, squared_distances(local, residuals), local.square().sum(1), numbers)
+
+
+def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return ‖k‖² − 2 q·k, the squared distance less ‖q‖²: float32 (m, t) of queries (m, d) and keys (t, d).
+
+    The bits of a distance don't depend on what else is in the product: a few rows would be multiplied by other
+    routines, which round differently, so there are never fewer than ``_FEWEST_ROWS``.
+    """
+    m, t = len(queries), len(keys)
+    if min(m, t) >= _FEWEST_ROWS:
+        return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)
+    queries, keys = _at_least(queries, _FEWEST_ROWS), _at_least(keys, _FEWEST_ROWS)
+    return torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2)[:m, :t].contiguous()
+
+
+def _at_least(rows: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, max(0, count - len(rows))))

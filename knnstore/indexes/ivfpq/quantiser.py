@@ -1,0 +1,157 @@
+"""The quantisers: which lists a key lies near, and its PQ code. Arrays on disk; faiss objects are rebuilt from them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+from knnstore.arrays import Float32, Int64, Uint8
+from knnstore.datastore.arrays import create_array, read_all, write_chunk
+from knnstore.datastore.keycodec import LARGEST
+from knnstore.datastore.parts import QUANTIZER
+from knnstore.errors import CorruptStoreError
+from knnstore.indexes.compute.choice import host_engine
+from knnstore.indexes.compute.coarse import CoarseLists
+from knnstore.indexes.compute.protocols import Filling
+from knnstore.indexes.ivfpq.plan import IvfPqFolder
+from knnstore.wording import command
+
+PQ_LEVELS = 256
+TASK = "quantizer"
+
+
+@dataclass(frozen=True, eq=False)
+class Quantiser:
+    """float32 ``cells`` (ncells, d), ``centroids`` (nlist, d), ``codebooks`` (pq_bytes, 256, d / pq_bytes).
+
+    ``axes`` (d, kept): orthonormal, along which residuals are coded; None for those of the keys. Codebooks are then
+    of ``kept`` dimensions.
+    """
+
+    cells: Float32
+    centroids: Float32
+    codebooks: Float32
+    axes: Float32 | None = None
+
+    @cached_property
+    def filling(self) -> Filling:
+        """Who assigns and encodes."""
+        return host_engine().filling(self.coarse, self.codebooks, self.axes)
+
+    @cached_property
+    def coarse(self) -> CoarseLists:
+        """The lists' centroids and cells."""
+        return CoarseLists(self.cells, self.centroids)
+
+    def assign(self, keys: Float32) -> Int64:
+        """Return the list of each key ``(n, d)``: int64 ``(n,)``."""
+        return self.filling.assign(keys)
+
+    def encode(self, keys: Float32, lists: Int64) -> Uint8:
+        """Return PQ codes of the keys' residuals: uint8 ``(n, pq_bytes)``."""
+        return self.filling.encode(keys, lists)
+
+    def decode(self, codes: Uint8) -> torch.Tensor:
+        """Residuals that the codes stand for, float32 ``(n, d)``."""
+        # row number in the codebooks laid end to end; one gather for all of them
+        rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
+        decoded = self._codebook_rows[rows.flatten()].view(len(codes), self._decoded_dimension)
+        return decoded if self.axes is None else decoded @ torch.from_numpy(self.axes).T
+
+    def errors(self, keys: Float32, lists: Int64, codes: Uint8) -> Float32:
+        """Squared distance of each key ``(n, d)`` to what its list and code stand for: float32 ``(n,)``."""
+        difference = torch.from_numpy(keys - self.centroids[lists]) - self.decode(codes)
+        squared: Float32 = difference.square().sum(1).numpy()
+        return squared
+
+    @property
+    def _decoded_dimension(self) -> int:
+        return int(self.codebooks.shape[0] * self.codebooks.shape[2])
+
+    @cached_property
+    def _first_rows(self) -> torch.Tensor:
+        return torch.arange(len(self.codebooks), dtype=torch.int32) * PQ_LEVELS
+
+    @cached_property
+    def _codebook_rows(self) -> torch.Tensor:
+        return torch.from_numpy(self.codebooks).flatten(0, 1)
+
+
+def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
+    """Codebooks ``(pq_bytes, 256, d / pq_bytes)`` of residuals ``(n, d)``; few residuals are repeated up to 256."""
+    count, dimension = residuals.shape
+    points = np.ascontiguousarray(residuals[np.arange(max(count, PQ_LEVELS)) % count])
+    product = faiss.ProductQuantizer(dimension, pq_bytes, 8)
+    product.cp.seed = seed
+    product.cp.min_points_per_centroid = 1
+    product.cp.max_points_per_centroid = 10**6
+    product.train(points)
+    return np.asarray(faiss.vector_to_array(product.centroids)).reshape(pq_bytes, PQ_LEVELS, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingErrors:
+    """Mean squared quantisation errors of the keys ``seen`` by the training, and of some of their kind that were not.
+
+    ``unseen`` is None where there were too few keys to keep any back, and in older indexes.
+    """
+
+    seen: float
+    unseen: float | None
+
+    @property
+    def expected(self) -> float:
+        """The error to expect of later keys of the same kind."""
+        return self.seen if self.unseen is None else self.unseen
+
+
+def save_quantiser(folder: IvfPqFolder, quantiser: Quantiser, errors: TrainingErrors) -> None:
+    """Write the arrays and commit them, with the errors among the commit's facts."""
+    files = []
+    for name, array in _arrays(quantiser).items():
+        path = _path(folder, name)
+        files += create_array(path, array.shape, len(array), array.dtype, "none")
+        files.append(write_chunk(path, 0, array))
+    unseen = {} if errors.unseen is None else {"unseen_error": errors.unseen}
+    folder.commits.commit(TASK, list(dict.fromkeys(files)), error=errors.seen, **unseen)
+
+
+def load_training_errors(folder: IvfPqFolder) -> TrainingErrors:
+    """The errors that were measured when the index's quantisers were made."""
+    done = folder.commits.require(TASK)
+    unseen = None if done.facts.get("unseen_error") is None else done.number("unseen_error")
+    return TrainingErrors(float(done.number("error")), None if unseen is None else float(unseen))
+
+
+def load_quantiser(folder: IvfPqFolder) -> Quantiser:
+    """The index's quantisers. Raises CorruptStoreError if an array is damaged or of another shape than planned."""
+    plan = folder.plan
+    shapes = {
+        "cells": (plan.cells, plan.dimension),
+        "centroids": (plan.nlist, plan.dimension),
+        "codebooks": (plan.pq_bytes, PQ_LEVELS, plan.coded_dimension // plan.pq_bytes),
+    }
+    if plan.rotation is not None:
+        shapes["axes"] = (plan.dimension, plan.coded_dimension)
+    arrays = {}
+    for name, shape in shapes.items():
+        array = read_all(_path(folder, name), shape, np.dtype(np.float32))
+        if not (np.abs(array) < LARGEST).all():  # nor NaN
+            raise CorruptStoreError(
+                f"{_path(folder, name)} has a number beyond {LARGEST:g}, or none: run "
+                f"{command('index', overwrite=True)}"
+            )
+        arrays[name] = array
+    return Quantiser(**arrays)
+
+
+def _arrays(quantiser: Quantiser) -> dict[str, Float32]:
+    arrays = {"cells": quantiser.cells, "centroids": quantiser.centroids, "codebooks": quantiser.codebooks}
+    return arrays if quantiser.axes is None else arrays | {"axes": quantiser.axes}
+
+
+def _path(folder: IvfPqFolder, name: str) -> Path:
+    return folder.root / QUANTIZER / name

@@ -1,5 +1,0 @@
-"""``knnstore repair``: what is damaged is made again, from the copies, the LM or the corpus, and checked."""
-
-from knnstore.repair.job import RepairOptions, RepairReport, repair
-
-__all__ = ["RepairOptions", "RepairReport", "repair"]

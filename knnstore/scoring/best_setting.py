@@ -1,0 +1,76 @@
+"""The best constants of a mixture: k, λ and temperature, and the cache's weight and temperature, from one search."""
+
+import numpy as np
+
+from knnstore.arrays import Float32, Float64, Int64
+from knnstore.mixing.interpolation import best_lambda, best_weights, mix, mix_sources
+from knnstore.mixing.setting import Setting
+from knnstore.scoring.grid import Grid
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.tuning_table import TuningTable
+
+Rows = Int64 | slice
+"""Some tokens of a table."""
+
+
+def choose(grid: Grid, log_lm: Float64, knn: Float32, lambda_: float | None) -> Setting:
+    """Return the setting of the lowest perplexity. ``knn``: p_kNN, float32 (tokens, ks, temperatures)."""
+    losses, lambdas = surface(log_lm, knn, lambda_)
+    best = int(np.argmin(losses))
+    k, temperature = divmod(best, len(grid.temperatures))
+    return Setting(grid.ks[k], float(lambdas.reshape(-1)[best]), grid.temperatures[temperature])
+
+
+def surface(log_lm: Float64, knn: Float32, lambda_: float | None = None) -> tuple[Float64, Float64]:
+    """Return the mean −ln p, and the λ that gives it, for each k and temperature: float64 (ks, temperatures) each."""
+    flat = knn.reshape(len(knn), -1)  # (tokens, ks × temperatures)
+    if lambda_ is None:
+        lambdas, losses = best_lambda(log_lm, flat)
+    else:
+        lambdas = np.full(flat.shape[1], lambda_)
+        losses = np.array([-mix(log_lm, column, lambda_).mean() for column in flat.T])
+    return losses.reshape(knn.shape[1:]), lambdas.reshape(knn.shape[1:])
+
+
+def best_setting(table: TuningTable, options: ScoreOptions, rows: Rows = slice(None)) -> Setting:
+    """Return the best setting on (some rows of) the table, of what the options leave open.
+
+    With a cache k and T are chosen without it, then its temperature, and λ and μ together.
+    """
+    log_lm, knn = table["log_lm"][rows], table["knn"][rows]
+    setting = choose(table.grid, log_lm, knn, options.lambda_)
+    if not table.cache_temperatures:
+        return setting
+    chosen = knn[:, table.grid.ks.index(setting.k), table.grid.temperatures.index(setting.temperature)]
+    cache = table["cache"][rows]
+    tried = [_weights(log_lm, np.stack([chosen, column], axis=1), options) for column in cache.T]
+    best = int(np.argmin([loss for _, loss in tried]))
+    (lambda_, weight), _ = tried[best]
+    temperature = table.cache_temperatures[best]
+    return Setting(setting.k, lambda_, setting.temperature, table.cache_size, weight, temperature)
+
+
+def _weights(log_lm: Float64, sources: Float32, options: ScoreOptions) -> tuple[tuple[float, float], float]:
+    """Return λ and μ, as given or the best, and the mean −ln p. ``sources``: p by store and cache, (tokens, 2)."""
+    if options.lambda_ is None and options.cache_weight is None:
+        weights, loss = best_weights(log_lm, sources)
+        return (float(weights[0]), float(weights[1])), loss
+    # one is given: what is left is divided between the LM and the other source, which is one weight again
+    given, free = (0, 1) if options.lambda_ is not None else (1, 0)
+    fixed = options.lambda_ if given == 0 else options.cache_weight
+    assert fixed is not None
+    weights = np.zeros(2)
+    weights[given] = fixed
+    if options.lambda_ is not None and options.cache_weight is not None:
+        weights[free] = options.cache_weight
+    else:
+        shares = np.linspace(0, 0.98, 50) * (1 - fixed)
+        losses = [-mix_sources(log_lm, sources, _pair(weights, free, share)).mean() for share in shares]
+        weights[free] = shares[int(np.argmin(losses))]
+    return (float(weights[0]), float(weights[1])), float(-mix_sources(log_lm, sources, weights).mean())
+
+
+def _pair(weights: Float64, free: int, share: float) -> Float64:
+    pair = weights.copy()
+    pair[free] = share
+    return pair

@@ -1,6 +1,0 @@
-"""``knnstore verify``: every byte of a store against the checksums that were recorded when it was written."""
-
-from knnstore.verify.check import UNRECORDED, VerifyReport, require_store, verify
-from knnstore.verify.damage import Damage, RepairSource
-
-__all__ = ["UNRECORDED", "Damage", "RepairSource", "VerifyReport", "require_store", "verify"]
