@@ -34,35 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from knnstore.api import (
-        Attachment,
-        Attribution,
-        Generation,
-        Neighbour,
-        Neighbours,
-        Sampling,
-        Setting,
-        Store,
-        attach,
-        compact,
-        export,
-        import_,
-        index,
-        info,
-        ingest,
-        log,
-        merge,
-        open,
-        remove,
-        repair,
-        restore,
-        score,
-        stores,
-        subset,
-        suffixes,
-        tune,
-        verify,
-    )
+    from knnstore.api import *  # noqa: F403
 
 
 def __getattr__(name: str) -> object:

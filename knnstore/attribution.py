@@ -1,17 +1,23 @@
 """Who earned a text's probability: the LM, and each document of the store."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnstore.attachment import Joined
-from knnstore.datastore.documents import DocumentName
-from knnstore.mixing.mixture import Credit
-from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.passages import Passage, Passages
-from knnstore.progress import Reporter
+from knnstore.neighbours import ABSENT
 from knnstore.scoring.passes import Clock, Pass
-from knnstore.scoring.texts import Texts
+
+if TYPE_CHECKING:
+    from knnstore.attachment.attach import Joined
+    from knnstore.datastore.documents import DocumentName
+    from knnstore.mixing.mixture import Credit
+    from knnstore.neighbours import Neighbours
+    from knnstore.passages import Passage, Passages
+    from knnstore.progress import Reporter
+    from knnstore.scoring.texts import Texts
 
 _MEMORY = 2**30
 

@@ -6,11 +6,15 @@ from pathlib import Path
 from knnstore.datastore.store import Datastore
 from knnstore.demo_corpus import write_corpus
 from knnstore.files import storage_errors
-from knnstore.indexing import IndexOptions, IndexReport, build_index
-from knnstore.ingestion import IngestOptions, IngestReport, choose_workers, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import IndexReport, build_index
+from knnstore.ingestion.job import IngestReport, ingest
+from knnstore.ingestion.plan import IngestOptions, choose_workers
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, local_runner
-from knnstore.scoring import ScoreOptions, ScoreReport, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.result import ScoreReport
 from knnstore.sizes import format_size
 
 # About two minutes of work on two cores.

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.commits import Commit, CommitLog
+from knnstore.datastore.layout import SEGMENT_PLAN, SUFFIX, segment_root
 from knnstore.datastore.locking import holder
-from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
 from knnstore.datastore.removed import load_removed
-from knnstore.datastore.segment import DOCUMENTS_FILE, PLAN_FILE, Segment
-from knnstore.datastore.store import SUFFIX, segment_root
+from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
 from knnstore.errors import CorruptStoreError, KnnstoreError
-from knnstore.files import files_of
+from knnstore.files import files_of, load_json
 from knnstore.indexes.plan import load_check, segment_reference
 from knnstore.indexes.protocols import IndexInfo
 from knnstore.indexes.registry import open_index, type_of
@@ -186,7 +186,7 @@ def _summary(root: Path) -> StoreSummary:
 
 def _segments(root: Path, manifest: Manifest) -> list[Segment]:
     """Return the finished segments or, if there are none, those that a run has begun."""
-    begun = sorted(path.parent.name for path in (root / "segments").glob(f"*/{PLAN_FILE}"))
+    begun = sorted(path.parent.name for path in (root / "segments").glob(f"*/{SEGMENT_PLAN}"))
     return [Segment(segment_root(root, name)) for name in manifest.segments or begun]
 
 

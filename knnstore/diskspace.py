@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from knnstore.errors import DiskFullError
-from knnstore.files import free_bytes
+from knnstore.files import files_of, free_bytes
 from knnstore.sizes import format_size
 from knnstore.wording import option
 
@@ -32,3 +32,8 @@ def telling_need(what: str, needed: Callable[[], int]) -> Iterator[None]:
         yield
     except DiskFullError as error:
         raise DiskFullError(f"{error}. {what} need about {format_size(needed())}") from error
+
+
+def bytes_below(*paths: Path) -> int:
+    """Return the bytes of all files in the folders."""
+    return sum(entry.bytes for path in paths for entry in files_of(path).entries(path))

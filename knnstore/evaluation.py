@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from knnstore.api import attach
+from knnstore.api.attaching import attach
 from knnstore.lm.asked import asked_penalties, words
 from knnstore.lm.spec import resolve_model
 

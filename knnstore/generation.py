@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from knnstore.attachment import Joined, attach_store
+from knnstore.attachment.attach import Joined, attach_store
 from knnstore.attachment.mixer import MixedStep
 from knnstore.attribution import Attribution, Ledger
 from knnstore.errors import UsageError

@@ -10,7 +10,7 @@ import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from knnstore.errors import CorruptStoreError
-from knnstore.files import encode_json
+from knnstore.files.sealed import encode_json
 
 T = TypeVar("T")
 

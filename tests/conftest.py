@@ -189,8 +189,10 @@ def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     store knows its corpus as ``books/``.
     """
     from knnstore.datastore.store import Datastore
-    from knnstore.indexing import IndexOptions, build_index
-    from knnstore.ingestion import IngestOptions, ingest
+    from knnstore.indexes.work import IndexOptions
+    from knnstore.indexing.job import build_index
+    from knnstore.ingestion.job import ingest
+    from knnstore.ingestion.plan import IngestOptions
 
     folder = tmp_path_factory.mktemp("small")
     (folder / "books").mkdir()
@@ -212,8 +214,10 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     The text is two documents out of ``a/``, in part. Read only.
     """
     from knnstore.datastore.store import Datastore
-    from knnstore.indexing import IndexOptions, build_index
-    from knnstore.ingestion import IngestOptions, ingest
+    from knnstore.indexes.work import IndexOptions
+    from knnstore.indexing.job import build_index
+    from knnstore.ingestion.job import ingest
+    from knnstore.ingestion.plan import IngestOptions
 
     folder = tmp_path_factory.mktemp("two")
     files = sorted(tiny_corpus.iterdir())

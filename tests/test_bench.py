@@ -24,7 +24,8 @@ def store(tmp_path_factory):
     from make_keys import make_store
 
     from knnstore.datastore.store import Datastore
-    from knnstore.indexing import IndexOptions, build_index
+    from knnstore.indexes.work import IndexOptions
+    from knnstore.indexing.job import build_index
     from knnstore.scheduling import Job
 
     made = make_store(tmp_path_factory.mktemp("synthetic") / "keys", 6000, dimension=16)
@@ -219,7 +220,8 @@ def test_bare_lm_and_ingest_read_the_same_tokens(tmp_path, tiny_corpus):
     from benchmarks.material import KeepingKeyTasks
 
     from knnstore.datastore.segment import Segment
-    from knnstore.ingestion import IngestOptions, ingest
+    from knnstore.ingestion.job import ingest
+    from knnstore.ingestion.plan import IngestOptions
     from knnstore.scheduling import Job
 
     runner = KeepingKeyTasks()

@@ -21,7 +21,8 @@ def tools_on_the_path():
 def folder(two_stores, tmp_path_factory):
     """Two stores, neighbours in each of one text of two documents, and the text."""
     from knnstore.datastore.store import Datastore
-    from knnstore.scoring import ScoreOptions, score
+    from knnstore.scoring.job import score
+    from knnstore.scoring.options import ScoreOptions
 
     folder = tmp_path_factory.mktemp("experiments")
     for name in two_stores.iterdir():

@@ -10,10 +10,9 @@ from click.testing import CliRunner
 
 from knnstore.cli import main
 from knnstore.datastore.locking import writing
-from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import Datastore
 from knnstore.description import describe_store
-from knnstore.files import write_json
+from knnstore.files import load_json, write_json
 
 
 @pytest.fixture

@@ -208,6 +208,47 @@ def test_the_command_answers_before_the_heavy_libraries_load(what: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def loaded_with(module: Path) -> set[str]:
+    """Modules of the package that are imported when this one is: not inside functions, nor for type checkers alone."""
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
+
+    def imports(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield full if (full := f"{node.module}.{alias.name}") in names else str(node.module)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for child in ast.iter_child_nodes(node):
+                yield from imports(child)
+
+    return names.intersection(imports(ast.parse((PACKAGE.parent / module).read_text(encoding="utf-8"))))
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest way through a graph. Raises AssertionError with the way if it comes back to where it was."""
+    longest: dict[str, list[str]] = {}
+
+    def follow(name: str, way: tuple[str, ...]) -> list[str]:
+        assert name not in way, f"a cycle: {' -> '.join((*way, name))}"
+        if name not in longest:
+            ways = [follow(other, (*way, name)) for other in sorted(graph[name])]
+            longest[name] = [name, *max(ways, key=len, default=[])]
+        return longest[name]
+
+    return max((follow(name, ()) for name in graph), key=len)
+
+
+def test_a_chain_of_imports_is_short_and_never_a_circle() -> None:
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    chain = longest_chain({name: loaded_with(path) - {name} for name, path in names.items()})
+    assert len(chain) <= 20, " -> ".join(chain)
+    with pytest.raises(AssertionError, match="a cycle: a -> b -> a"):
+        longest_chain({"a": {"b"}, "b": {"a"}})
+
+
 def test_no_two_classes_share_a_name() -> None:
     names = [
         node.name

@@ -10,7 +10,7 @@ import pytest
 import knnstore
 from knnstore.api import Sampling, Store
 from knnstore.cli import main
-from knnstore.scoring import ScoreOptions
+from knnstore.scoring.options import ScoreOptions
 
 # Methods of Store, which keeps the LM loaded, and where the rest of their options are given.
 READS_TEXT = {

@@ -12,8 +12,10 @@ import knnstore
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError, MismatchWarning
-from knnstore.indexing import IndexOptions, build_index
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge
 from knnstore.lm.forward import key_model
@@ -22,7 +24,8 @@ from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.scoring import ScoreOptions, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
 
 WIKI = SHIPPED_MODELS / "wiki-lm"
 OTHER_CONFIG, OTHER_TOKENIZER = "c" * 64, "d" * 64

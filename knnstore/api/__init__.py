@@ -2,7 +2,7 @@
 
 from knnstore.api.attaching import attach
 from knnstore.api.store import Neighbour, Store, open
-from knnstore.attachment import Attachment
+from knnstore.attachment.attach import Attachment
 from knnstore.attribution import Attribution
 from knnstore.generation import Generation
 from knnstore.lm.streaming import Sampling

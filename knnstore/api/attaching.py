@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from knnstore.api.store import Store, open, warn_of_mismatch
-from knnstore.attachment import Attachment, adopted_model, attach_store, choose_mixture
+from knnstore.attachment.attach import Attachment, adopted_model, attach_store
+from knnstore.attachment.defaults import choose_mixture
 from knnstore.attachment.mixer import MixedStep
 
 

@@ -11,7 +11,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from knnstore.arrays import Float32
-from knnstore.attachment import Joined, Search, adopted_model, choose_mixture
+from knnstore.attachment.attach import Joined, adopted_model
+from knnstore.attachment.defaults import choose_mixture
+from knnstore.attachment.search import Search
 from knnstore.attribution import Attribution, attribute_texts
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
@@ -39,8 +41,9 @@ from knnstore.operations.verify import verify
 from knnstore.passages import CONTEXT_TOKENS, Passage, Passages
 from knnstore.progress import Reporter
 from knnstore.recognition import model_of_store
-from knnstore.scoring import ScoreReport, TuneReport
+from knnstore.scoring.crossvalidation import TuneReport
 from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.result import ScoreReport
 from knnstore.scoring.texts import gather_texts, texts_of
 
 Given = ParamSpec("Given")

@@ -34,7 +34,7 @@ def attribute(
     """
     from knnstore.api import open
     from knnstore.cli.report.attribution import attribution_json, attribution_text
-    from knnstore.scoring import ScoreOptions
+    from knnstore.scoring.options import ScoreOptions
 
     if more and not text:
         raise click.UsageError(f"Got unexpected arguments: {' '.join(more)}")

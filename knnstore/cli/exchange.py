@@ -23,9 +23,13 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--dim", type=int, help="Dimension of a key. Default: from the file names or config.json.")
 @click.option("--rows", type=int, help="Number of rows written, if the files are longer. Default: all.")
-@click.option("--key-type", type=click.Choice(["float16", "float32"]), help="Type of the keys. Default: detected.")
 @click.option(
-    "--value-type", type=click.Choice(["int16", "int32", "int64"]), help="Type of the values. Default: detected."
+    "--key-type", type=click.Choice(["float16", "float32"]), help="Type of the keys. Default: by the files' sizes."
+)
+@click.option(
+    "--value-type",
+    type=click.Choice(["int16", "int32", "int64"]),
+    help="Type of the values. Default: by the files' sizes.",
 )
 @click.option(
     "--store", shell_complete=complete_store, help="Name, path or URL of the store. Default: named after the keys."

@@ -37,7 +37,7 @@ def index(as_json: bool, quiet: bool, store: str | None, **options: Any) -> None
     Run it again after an interruption to resume.
     """
     from knnstore.cli.report.index import index_text
-    from knnstore.indexing import IndexReport
+    from knnstore.indexing.job import IndexReport
     from knnstore.operations.index import index as run
     from knnstore.operations.shared import find_store
 

@@ -5,14 +5,18 @@ A record says of files that are written already, so records are copied first, an
 its plan is a whole copy.
 """
 
+from __future__ import annotations
+
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from knnstore.datastore.edits import Edit
-from knnstore.datastore.segment import PLAN_FILE
-from knnstore.datastore.store import segment_root
+from knnstore.datastore.layout import SEGMENT_PLAN, segment_root
 from knnstore.datastore.sweeping import is_of_epoch, next_segment, remove_tree, unfinished
 from knnstore.files import at_once, files_of
+
+if TYPE_CHECKING:
+    from knnstore.datastore.edits import Edit
 
 
 def own_segment(edit: Edit, begun: Path | None) -> Path:
@@ -25,10 +29,10 @@ def own_segment(edit: Edit, begun: Path | None) -> Path:
     if is_of_epoch(begun, edit.epoch):
         return begun
     for path in list(unfinished(edit.root)):
-        if not (path / PLAN_FILE).is_file() and path != begun:  # a copy that was cut short
+        if not (path / SEGMENT_PLAN).is_file() and path != begun:  # a copy that was cut short
             remove_tree(path)
     own = own_segment(edit, None)
-    copy_folder(begun, own, last=PLAN_FILE)
+    copy_folder(begun, own, last=SEGMENT_PLAN)
     remove_tree(begun)
     return own
 

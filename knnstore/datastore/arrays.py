@@ -19,9 +19,8 @@ import zarr.codecs
 import zarr.storage
 from numcodecs import zstd
 
-from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, ResourceError, UsageError
-from knnstore.files import open_regular, remove_folder, replacing_together, storage_errors, write_atomically
+from knnstore.files import load_json, open_regular, remove_folder, replacing_together, storage_errors, write_atomically
 from knnstore.wording import command, option
 
 Compression = Literal["none", "values", "keys"]

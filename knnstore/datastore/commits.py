@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from knnstore.datastore.arrays import CHECKSUM_BYTES
-from knnstore.datastore.manifest import load_json
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
-from knnstore.files import at_once, files_of, flush, make_folder, open_regular, storage_errors, write_json
+from knnstore.files import at_once, files_of, flush, load_json, make_folder, open_regular, storage_errors, write_json
 from knnstore.records import from_json, to_json
 from knnstore.wording import command, option
 

@@ -1,7 +1,7 @@
 """The documents of a segment: where each came from and where its tokens lie (Parquet)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,11 +142,17 @@ class DocumentTable:
         return _read(self._path, columns)
 
 
-def single_document(path: str, tokens: int, sha256: bytes) -> pa.Table:
-    """The table of a segment that is one document of so many tokens, none of them held out."""
-    row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
-    row |= {"path": path, "record": None, "id": None, "sha256": sha256, "tokens": tokens}
-    return pa.Table.from_pylist([row], DOCUMENTS_SCHEMA)
+def plain_documents(documents: Iterable[tuple[str, int, bytes]]) -> pa.Table:
+    """Return the table of documents of which nothing is held out: each a path, a number of tokens and a SHA-256."""
+    rows: list[dict[str, object]] = []
+    first = 0
+    for path, tokens, sha256 in documents:
+        row: dict[str, object] = dict.fromkeys(DOCUMENTS_SCHEMA.names, 0)
+        rows.append(
+            row | {"path": path, "record": None, "id": None, "sha256": sha256, "first_row": first, "tokens": tokens}
+        )
+        first += tokens
+    return pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA)
 
 
 def digests_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bytes_]]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from knnstore.datastore.manifest import Manifest, load_json, load_manifest
+from knnstore.datastore.manifest import Manifest, load_manifest
 from knnstore.errors import CorruptStoreError, UsageError
-from knnstore.files import files_of
+from knnstore.files import files_of, load_json
 from knnstore.records import from_json
 from knnstore.wording import command
 

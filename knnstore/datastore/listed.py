@@ -13,8 +13,31 @@ import numpy as np
 from knnstore.arrays import Int64
 from knnstore.datastore.arrays import open_array, read_rows
 from knnstore.datastore.mapped import MappedArray
+from knnstore.datastore.segment import KeyChunk, Segment, require_form
 from knnstore.errors import CorruptStoreError
 from knnstore.wording import command
+
+
+class ListOrder:
+    """Keys in the order of the lists in a folder, which hold the only copy; see ``segment.KeyOrder``."""
+
+    def __init__(self, lists: Path) -> None:
+        self.lists = lists
+
+    def read(self, segment: Segment, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """See ``KeyOrder``."""
+        require_form(self.lists / "keys", segment.form("keys"))
+        return gather_rows(self.lists, "keys", begin, end)
+
+    def find(self, segment: Segment, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
+        """See ``KeyOrder``."""
+        return find_rows(self.lists, "keys", rows)
+
+    def chunk(self, segment: Segment, begin: int, end: int) -> KeyChunk:
+        """See ``KeyOrder``."""
+        require_form(self.lists / "keys", segment.form("keys"))
+        keys, values, rows = (read_rows(self.lists / name, begin, end) for name in ("keys", "values", "rows"))
+        return KeyChunk(keys, segment.require_tokens("values", values), rows.astype(np.int64))
 
 
 def find_rows(lists: Path, name: str, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:

@@ -8,13 +8,11 @@ from typing import Any
 
 from knnstore import __version__
 from knnstore.errors import (
-    CorruptStoreError,
     KnnstoreError,
     MismatchError,
-    ResourceError,
     StoreNotFoundError,
 )
-from knnstore.files import open_regular, unseal_json, version_of, write_json
+from knnstore.files import load_json, version_of, write_json
 from knnstore.records import LATER, from_json, to_json
 from knnstore.wording import command
 
@@ -23,7 +21,6 @@ FORMAT_VERSION = 1
 MOST_EPOCHS = 10**5
 SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
-_LARGEST_JSON = 2**24
 
 DECODER = "decoder-"
 """Before the name of a layer: keys of an encoder-decoder model, taken in its decoder."""
@@ -178,22 +175,3 @@ def _maker(root: Path, value: dict[str, Any]) -> str:
     if not re.fullmatch(r"[0-9A-Za-z.+!-]{1,40}", version):
         return unknown
     return f"an earlier build of knnstore {version}" if version == __version__ else f"knnstore {version}"
-
-
-def load_json(path: Path) -> object:
-    """The JSON value in a metadata file of bounded size, its checksum verified and taken off.
-
-    Raises CorruptStoreError if it isn't a file, too large, not JSON, or not what was written.
-    """
-    try:
-        with open_regular(path) as file:
-            data = file.read(_LARGEST_JSON + 1)
-        if len(data) > _LARGEST_JSON:
-            raise CorruptStoreError(f"{path} is larger than {_LARGEST_JSON} bytes, which no metadata is")
-        return unseal_json(data)
-    except ResourceError:
-        raise
-    except (ValueError, OSError, RecursionError) as error:
-        raise CorruptStoreError(
-            f"{path} is damaged, or isn't JSON: {error}. See what else is with {command('verify')}"
-        ) from error

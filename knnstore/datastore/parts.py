@@ -11,13 +11,24 @@ from pathlib import Path
 
 from knnstore.datastore.commits import COMMITS_FOLDER, DONE
 from knnstore.datastore.history import changes, is_held, within_reach
+from knnstore.datastore.layout import (
+    INDEX,
+    INDEX_PLAN,
+    KEYS_RECORDS,
+    LAYOUT_TASK,
+    LISTS,
+    QUANTIZER,
+    RUNS,
+    SAMPLE,
+    SEGMENT_PLAN,
+    SEGMENTS,
+    SUFFIX_PLAN,
+    SUFFIXES,
+    index_root,
+    segment_root,
+)
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
-from knnstore.datastore.segment import KEYS_RECORDS, LAYOUT_TASK
-from knnstore.datastore.segment import PLAN_FILE as SEGMENT_PLAN
-from knnstore.datastore.store import INDEX, LISTS, SEGMENTS, index_root, segment_root
 
-RUNS, SAMPLE, QUANTIZER, SUFFIXES = "runs", "sample", "quantizer", "suffixes"
-INDEX_PLAN, SUFFIX_PLAN = "index.json", "suffixes.json"
 SCRATCH = re.compile("parts|append|copy")
 """Folders of a segment that are needed only while it is being made."""
 _RUNS_OF = re.compile(f"{SEGMENT_NAME.pattern}|{SAMPLE}")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -30,23 +30,19 @@ from knnstore.datastore.arrays import Compression, PlannedForm, open_array, read
 from knnstore.datastore.commits import COMMITS_FOLDER, CommitLog, load_commit
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS, DocumentTable
 from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, KeyCodec, KeyDtype
-from knnstore.datastore.listed import find_rows, gather_rows
-from knnstore.datastore.manifest import KeyRecipe, ModelIdentity, load_json
+from knnstore.datastore.layout import LAYOUT_TASK, SEGMENT_PLAN
+from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.errors import CorruptStoreError
+from knnstore.files import load_json
 from knnstore.records import LATER, fingerprint, from_json
 from knnstore.windows import PADDINGS
 from knnstore.wording import command
 
-PLAN_FILE = "segment.json"
 DOCUMENTS_FILE = "documents.parquet"
 # the tasks that make a segment, besides its chunks of keys
-DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK = "documents", "layout", "samples"
+DOCUMENTS_TASK, SAMPLES_TASK = "documents", "samples"
 _MOST_QUERIES = 2**20
 _SOURCES_AT_ONCE = 2**12
-
-
-KEYS_RECORDS = "keys-*.json"
-"""The commit records of chunks of keys."""
 
 
 def keys_task(chunk: int) -> str:
@@ -146,14 +142,57 @@ class KeyChunk:
     rows: Int64
 
 
+class KeyOrder(Protocol):
+    """Where the keys of a segment lie, and in which order: ``CorpusOrder``, or ``listed.ListOrder``."""
+
+    @property
+    def lists(self) -> Path | None:
+        """Return the folder of the lists that hold them; None if they are in the segment's own array."""
+        ...
+
+    def read(self, segment: "Segment", begin: int, end: int) -> np.ndarray[Any, Any]:
+        """See ``Segment.keys``."""
+        ...
+
+    def find(self, segment: "Segment", rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
+        """See ``Segment.find_keys``."""
+        ...
+
+    def chunk(self, segment: "Segment", begin: int, end: int) -> KeyChunk:
+        """Return the keys at places ``[begin, end)`` of this order."""
+        ...
+
+
+class CorpusOrder:
+    """Keys in the order of the corpus: the ``keys`` array of the segment."""
+
+    lists: Path | None = None
+
+    def read(self, segment: "Segment", begin: int, end: int) -> np.ndarray[Any, Any]:
+        """See ``KeyOrder``."""
+        return segment.rows_of("keys", begin, end)
+
+    def find(self, segment: "Segment", rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
+        """See ``KeyOrder``."""
+        chunks = rows // segment.plan.chunk_rows
+        for chunk in np.unique(chunks).tolist():
+            begin, end = segment.chunk_range(chunk)
+            places = np.flatnonzero(chunks == chunk)
+            yield places, self.read(segment, begin, end)[rows[places] - begin]
+
+    def chunk(self, segment: "Segment", begin: int, end: int) -> KeyChunk:
+        """See ``KeyOrder``."""
+        return KeyChunk(self.read(segment, begin, end), segment.values(begin, end), np.arange(begin, end))
+
+
 class Segment:
     """Reads a segment. Opening is cheap; arrays are read by row ranges and checked as they are read."""
 
-    def __init__(self, root: Path, listed: Path | None = None) -> None:
-        """``listed``: the folder of its lists, where its keys are if their copy in corpus order was dropped."""
+    def __init__(self, root: Path, order: KeyOrder | None = None) -> None:
+        """``order``: of its keys, if it isn't that of the corpus."""
         self.root = root
-        self.listed = listed
-        self.plan = from_json(SegmentPlan, load_json(root / PLAN_FILE), str(root / PLAN_FILE))
+        self.order: KeyOrder = order or CorpusOrder()
+        self.plan = from_json(SegmentPlan, load_json(root / SEGMENT_PLAN), str(root / SEGMENT_PLAN))
         self.fingerprint = fingerprint(self.plan)
         self._sources_read: tuple[int, list[np.ndarray[Any, Any]]] | None = None
 
@@ -202,7 +241,7 @@ class Segment:
     @property
     def keys_path(self) -> Path:
         """Folder of the array that its keys are read from."""
-        return self.array_path("keys") if self.listed is None else self.listed / "keys"
+        return (self.order.lists or self.root) / "keys"
 
     @property
     def key_dtype(self) -> np.dtype[Any]:
@@ -215,7 +254,7 @@ class Segment:
         dtype: KeyDtype = "int8" if self.plan.key_dtype == "int8" else "float16"
         if dtype == "float16":
             return KeyCodec(dtype)
-        scales = self._rows("key_scales", 0, self.dimension)
+        scales = self.rows_of("key_scales", 0, self.dimension)
         if not ((scales > 0) & (scales < LARGEST / INT8_LIMIT)).all():
             raise CorruptStoreError(f"{self.array_path('key_scales')}: a scale isn't a positive number, or too large")
         return KeyCodec(dtype, scales.astype(np.float32))
@@ -225,39 +264,24 @@ class Segment:
 
         Where they lie in list order alone, by one pass over all row numbers: ``chunk`` and ``find_keys`` read less.
         """
-        if self.listed is not None:
-            _require_form(self.listed / "keys", self.form("keys"))
-            return gather_rows(self.listed, "keys", begin, end)
-        return self._rows("keys", begin, end)
+        return self.order.read(self, begin, end)
 
     def find_keys(self, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
         """Stored keys of some rows, int64 (n,) ascending, a chunk after the other: places in ``rows``, and keys."""
-        if self.listed is not None:
-            yield from find_rows(self.listed, "keys", rows)
-            return
-        chunks = rows // self.plan.chunk_rows
-        for chunk in np.unique(chunks).tolist():
-            begin, end = self.chunk_range(chunk)
-            places = np.flatnonzero(chunks == chunk)
-            yield places, self.keys(begin, end)[rows[places] - begin]
+        return self.order.find(self, rows)
 
     def chunk(self, number: int) -> KeyChunk:
-        """A chunk of keys in the order in which they lie: corpus order, or list order where that alone is left."""
-        begin, end = self.chunk_range(number)
-        if self.listed is None:
-            return KeyChunk(self.keys(begin, end), self.values(begin, end), np.arange(begin, end))
-        _require_form(self.listed / "keys", self.form("keys"))
-        keys, values, rows = (read_rows(self.listed / name, begin, end) for name in ("keys", "values", "rows"))
-        return KeyChunk(keys, self._in_vocabulary("values", values), rows.astype(np.int64))
+        """A chunk of keys in the order in which they lie."""
+        return self.order.chunk(self, *self.chunk_range(number))
 
     def values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Token ids of rows ``[begin, end)``, uint16 or uint32."""
-        return self._in_vocabulary("values", self._rows("values", begin, end))
+        return self.require_tokens("values", self.rows_of("values", begin, end))
 
     def queries(self) -> Float32:
         """Keys of held-out tokens, float32 ``(n, dimension)``; n is 0 where nothing is held out."""
         count = min(open_array(self.array_path("queries")).shape[0], _MOST_QUERIES)
-        queries = self._rows("queries", 0, count, count)
+        queries = self.rows_of("queries", 0, count, count)
         if not (np.abs(queries) < LARGEST).all():  # nor NaN
             raise CorruptStoreError(f"{self.array_path('queries')}: a query isn't finite, or has a number too large")
         return queries
@@ -277,13 +301,13 @@ class Segment:
     def _heldout(self) -> np.ndarray[Any, Any]:
         """All held-out tokens: a few hundred thousand, read document by document."""
         total = int(self.documents.heldout_tokens.sum())
-        return self._in_vocabulary("heldout", self._rows("heldout", 0, total))
+        return self.require_tokens("heldout", self.rows_of("heldout", 0, total))
 
     @cached_property
     def source_offsets(self) -> Int64:
         """Where the source of each document begins in the array of sources, and where the last ends."""
         count = len(self.documents) + 1
-        offsets = self._rows("source_offsets", 0, count).astype(np.int64)
+        offsets = self.rows_of("source_offsets", 0, count).astype(np.int64)
         if offsets[0] != 0 or (np.diff(offsets) < 0).any():
             raise CorruptStoreError(f"{self.array_path('source_offsets')}: the sources don't follow each other")
         return offsets
@@ -301,7 +325,7 @@ class Segment:
         """Token ids of the sources of documents ``[begin, end)``."""
         offsets = self.source_offsets
         first, last = int(offsets[begin]), int(offsets[end])
-        tokens = self._in_vocabulary("sources", self._rows("sources", first, last))
+        tokens = self.require_tokens("sources", self.rows_of("sources", first, last))
         return np.split(tokens, offsets[begin + 1 : end] - first)
 
     def context(self, row: int, tokens: int) -> np.ndarray[Any, Any]:
@@ -309,13 +333,14 @@ class Segment:
         document = int(self.documents.locate(np.array([row]))[0])
         return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
 
-    def _rows(self, name: str, begin: int, end: int, count: int | None = None) -> np.ndarray[Any, Any]:
-        """Rows of an array, which has ``count`` of them; CorruptStoreError unless it is of its form."""
+    def rows_of(self, name: str, begin: int, end: int, count: int | None = None) -> np.ndarray[Any, Any]:
+        """Return rows of an array, which has ``count`` of them; CorruptStoreError unless it is of its form."""
         path = self.array_path(name)
-        _require_form(path, self.form(name, count))
+        require_form(path, self.form(name, count))
         return read_rows(path, begin, end)
 
-    def _in_vocabulary(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def require_tokens(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the tokens. Raises CorruptStoreError, which names the array, if one is beyond the vocabulary."""
         if len(tokens) and int(tokens.max()) >= self.plan.model.vocabulary:
             raise CorruptStoreError(
                 f"{self.array_path(name)} has token {int(tokens.max())} of a vocabulary of {self.plan.model.vocabulary}"
@@ -323,7 +348,7 @@ class Segment:
         return tokens
 
 
-def _require_form(path: Path, planned: PlannedForm) -> None:
+def require_form(path: Path, planned: PlannedForm) -> None:
     """Raise CorruptStoreError unless the array at ``path`` has the shape and dtype that were planned."""
     form = open_array(path)
     if form.shape != planned.shape or form.dtype != planned.dtype:

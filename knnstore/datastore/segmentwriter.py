@@ -15,7 +15,8 @@ from knnstore.arrays import Int64
 from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.commits import begin_part
-from knnstore.datastore.segment import LAYOUT_TASK, PLAN_FILE, Segment, SegmentPlan, keys_task
+from knnstore.datastore.layout import LAYOUT_TASK, SEGMENT_PLAN
+from knnstore.datastore.segment import Segment, SegmentPlan, keys_task
 
 MOST_QUERIES = 1024
 
@@ -29,7 +30,7 @@ class SegmentWriter:
     @classmethod
     def begin(cls, root: Path, plan: SegmentPlan) -> "SegmentWriter":
         """Begin the segment at ``root``, or go on with it under this plan."""
-        begin_part(root, PLAN_FILE, plan)
+        begin_part(root, SEGMENT_PLAN, plan)
         return cls(Segment(root))
 
     def lacks(self, task: str) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 
 from knnstore.arrays import Int64
 from knnstore.datastore.history import open_state
+from knnstore.datastore.layout import LISTS, SUFFIX, index_root, segment_root
+from knnstore.datastore.listed import ListOrder
 from knnstore.datastore.manifest import MANIFEST_FILE, Manifest, load_manifest
 from knnstore.datastore.removed import Removed, joined, load_removed
 from knnstore.datastore.rowranges import RowRanges
@@ -17,9 +19,6 @@ from knnstore.errors import CorruptStoreError, StoreNotFoundError, UnfinishedErr
 from knnstore.files import files_of, is_url, path_of, schemes
 from knnstore.urls import file_path, split_url
 from knnstore.wording import command, option
-
-SUFFIX = ".knnstore"
-SEGMENTS, INDEX, LISTS = "segments", "index", "lists"
 
 
 class Datastore:
@@ -115,7 +114,7 @@ def open_segment(root: Path) -> Segment:
 def _segment(root: Path, manifest: Manifest, name: str) -> Segment:
     dropped = manifest.index is not None and name in (manifest.dropped or ())
     lists = index_root(root, str(manifest.index)) / LISTS / name
-    return Segment(segment_root(root, name), lists if dropped else None)
+    return Segment(segment_root(root, name), ListOrder(lists) if dropped else None)
 
 
 def with_segments(manifest: Manifest, names: tuple[str, ...], indexed: tuple[str, ...] | None = None) -> Manifest:
@@ -131,16 +130,6 @@ def _ranges(segment: Segment, documents: Removed) -> RowRanges:
     if len(numbers) and not 0 <= int(numbers[0]) <= int(numbers[-1]) < len(table):
         raise CorruptStoreError(f"{segment.root}: document {numbers[-1]} was removed, and there are {len(table)}")
     return RowRanges.of_documents(table.first_row, table.tokens, numbers)
-
-
-def segment_root(root: Path, name: str) -> Path:
-    """Folder of a segment."""
-    return root / SEGMENTS / name
-
-
-def index_root(root: Path, name: str) -> Path:
-    """Folder of an index."""
-    return root / INDEX / name
 
 
 def store_path(store: str) -> Path:

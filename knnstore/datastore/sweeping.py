@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knnstore.datastore.commits import DONE
+from knnstore.datastore.layout import INDEX, SEGMENTS
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest
 from knnstore.datastore.parts import PARTS, PartKind, States, folders
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.datastore.removed import removed_path
-from knnstore.datastore.store import INDEX, SEGMENTS
+from knnstore.diskspace import bytes_below
 from knnstore.files import files_of, storage_errors
 
 _EPOCH_DIGITS = 5
@@ -125,11 +126,6 @@ def remove_tree(path: Path) -> int:
     The mark of a part that is whole goes first, so that a removal that is cut short leaves nothing that is marked done.
     """
     return files_of(path).remove_below(path, first=f"commits/{DONE}.json")
-
-
-def bytes_below(*paths: Path) -> int:
-    """Return the bytes of all files in the folders."""
-    return sum(entry.bytes for path in paths for entry in files_of(path).entries(path))
 
 
 def state_bytes(root: Path, state: Manifest) -> int:

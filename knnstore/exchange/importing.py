@@ -1,7 +1,7 @@
-"""Memmaps of other toolkits to a store: streamed chunk by chunk, resumable, the same format as an ingest's."""
+"""Keys from elsewhere to a store: streamed chunk by chunk, resumable, the same format as an ingest's."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from knnstore.datastore.keycodec import KeyDtype
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.datastore.segment import SegmentPlan
 from knnstore.datastore.store import store_path
-from knnstore.datastore.sweeping import bytes_below
-from knnstore.errors import CorpusError, MismatchError, UsageError
+from knnstore.diskspace import bytes_below
+from knnstore.errors import MismatchError, UsageError
 from knnstore.exchange.keycheck import KeyMatch, match_keys
-from knnstore.exchange.memmaps import open_memmaps
-from knnstore.exchange.rawfile import Form, Memmaps
-from knnstore.exchange.segment import begin_segment, read_values, write_segment
+from knnstore.exchange.keysource import KeySource
+from knnstore.exchange.segment import begin_segment, write_segment
 from knnstore.files import encode_json, make_folder
 from knnstore.ingestion.plan import chunk_rows
 from knnstore.lm.spec import LmSpec
@@ -32,16 +31,13 @@ _CONTEXT = 1024
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What to import and what is known of it.
+    """What is known of the keys that are imported, and how they are stored.
 
-    ``form`` as in ``open_memmaps``. ``model`` made the keys; None if that isn't known, and then nothing can be scored.
+    ``model`` made the keys; None if that isn't known, and then nothing can be scored.
     ``key``: its layer; None to find it out. ``check``: compare the keys with the LM's own. ``vocabulary``: tokens that
     there are, where no model says it. ``key_dtype``: how keys are stored; float16 keeps float16 as it is.
     """
 
-    keys: Path
-    values: Path
-    form: Form = field(default_factory=Form)
     store: str | None = None
     model: str | None = None
     key: str | None = None
@@ -79,32 +75,30 @@ class ImportReport:
     tasks_kept: int
 
 
-def import_memmaps(options: ImportOptions, job: Job) -> ImportReport:
-    """Make a store of two memmaps, or finish one that an interrupted run began.
+def import_keys(source: KeySource, options: ImportOptions, job: Job) -> ImportReport:
+    """Make a store of the keys of a source, or finish one that an interrupted run began.
 
-    The same call after an interruption writes only the chunks that are missing. Raises CorpusError for files that
-    don't fit, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys that
-    can't be stored.
+    The same call after an interruption writes only the chunks that are missing. Raises CorpusError for values that
+    aren't tokens, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys
+    that can't be stored.
     """
     reporter = job.reporter
-    memmaps = open_memmaps(options.keys, options.values, options.form)
-    reporter.say(f"memmaps   {memmaps.found}")
-    plan, match = _plan(options, memmaps, reporter)
-    memmaps = _unsigned(memmaps, plan.model.vocabulary)
-    root = store_path(options.store or default_name(options.keys))
+    plan, match = _plan(options, source, reporter)
+    source = source.for_vocabulary(plan.model.vocabulary)
+    root = store_path(options.store or default_name(Path(source.name)))
     make_folder(root)
     with editing(root) as edit:
         writer = begin_segment(edit, plan, overwrite=options.overwrite)
         segment, finished = writer.segment, bool(edit.state.segments)
         if not finished:
             segment.commits.forget_damaged()  # of what an earlier run left
-        run, kept, speed = write_segment(writer, memmaps, job)
+        run, kept, speed = write_segment(writer, source, job)
         if not finished:
-            what = f"import {memmaps.rows:,} keys of {options.keys.name}"
-            edit.publish(replace(edit.state, segments=(segment.root.name,)), "import", what, keys=memmaps.rows)
+            what = f"import {source.rows:,} keys of {Path(source.name).name}"
+            edit.publish(replace(edit.state, segments=(segment.root.name,)), "import", what, keys=source.rows)
     return ImportReport(
         store=root,
-        rows=memmaps.rows,
+        rows=source.rows,
         dimension=plan.key.dimension,
         layer=plan.key.layer,
         likeness=match.likeness if match else None,
@@ -121,11 +115,11 @@ def default_name(keys: Path) -> str:
     return stem or keys.resolve().parent.name or "imported"
 
 
-def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple[SegmentPlan, KeyMatch | None]:
-    dimension = memmaps.keys.columns
+def _plan(options: ImportOptions, source: KeySource, reporter: Reporter) -> tuple[SegmentPlan, KeyMatch | None]:
+    dimension = source.dimension
     match: KeyMatch | None = None
     if options.model is None:
-        vocabulary = options.vocabulary or _vocabulary(memmaps, reporter)
+        vocabulary = options.vocabulary or _vocabulary(source, reporter)
         model = ModelIdentity(_UNKNOWN, "", "", "", vocabulary)
         layer, context, longest = options.key or _UNKNOWN, options.context or _CONTEXT, 2**20
     else:
@@ -135,12 +129,11 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
         facts = describe(spec)
         if facts.dimension != dimension:
             raise MismatchError(
-                f"{memmaps.keys.path} has keys of {dimension}, and those of {facts.identity.name} are "
+                f"{source.name} has keys of {dimension}, and those of {facts.identity.name} are "
                 f"{facts.dimension} wide: give the {option('model')} that made them, or correct {option('dim')}"
             )
-        _require_tokens_fit(memmaps, facts.identity)
+        tokens = source.for_vocabulary(facts.identity.vocabulary)
         if options.check:
-            tokens = _unsigned(memmaps, facts.identity.vocabulary)
             match = match_keys(tokens, spec, facts, options.key)
             reporter.say(
                 f"check     {match.layer} of {facts.identity.name}: likeness {match.likeness:.3f} to its own keys"
@@ -149,13 +142,12 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
         context, longest = options.context or facts.default_context, facts.longest_context
     stride = options.stride or max(1, context // 2)
     require_window(context, stride, longest=longest, model=model.name)
-    files = [(array.path.name, array.path.stat().st_size, array.dtype) for array in (memmaps.keys, memmaps.values)]
     plan = SegmentPlan(
         model=model,
         key=KeyRecipe(layer, dimension, context, stride),
         key_dtype=options.key_dtype,
         chunk_rows=chunk_rows(dimension, options.key_dtype),
-        sources=hashlib.sha256(encode_json([memmaps.rows, *files])).hexdigest(),
+        sources=hashlib.sha256(encode_json(source.facts())).hexdigest(),
         text_field="",
         errors="strict",
         holdout=0.0,
@@ -165,27 +157,12 @@ def _plan(options: ImportOptions, memmaps: Memmaps, reporter: Reporter) -> tuple
     return plan, match
 
 
-def _require_tokens_fit(memmaps: Memmaps, model: ModelIdentity) -> None:
-    if memmaps.values.dtype == "int16" and model.vocabulary > 2**16:
-        raise CorpusError(
-            f"{memmaps.values.path}: {model.name} has {model.vocabulary:,} tokens, and int16 values can't tell them "
-            "apart; the tokens are lost, and the datastore has to be made anew"
-        )
-
-
-def _unsigned(memmaps: Memmaps, vocabulary: int) -> Memmaps:
-    """int16 values that overflowed are read as what they were, where the vocabulary is small enough to know it."""
-    if memmaps.values.dtype == "int16" and 2**15 < vocabulary <= 2**16:
-        return replace(memmaps, values=replace(memmaps.values, dtype="uint16"))
-    return memmaps
-
-
-def _vocabulary(memmaps: Memmaps, reporter: Reporter) -> int:
-    """One more than the largest value. Raises CorpusError for a negative one."""
+def _vocabulary(source: KeySource, reporter: Reporter) -> int:
+    """Return one more than the largest value."""
     largest = 0
-    with reporter.bar("values", memmaps.rows, "tokens") as advance:
-        for begin in range(0, memmaps.rows, VALUE_CHUNK_ROWS):
-            values = read_values(memmaps, begin, None)
+    with reporter.bar("values", source.rows, "tokens") as advance:
+        for begin in range(0, source.rows, VALUE_CHUNK_ROWS):
+            values = source.read_values(begin, min(begin + VALUE_CHUNK_ROWS, source.rows))
             largest = max(largest, int(values.max()))
             advance(len(values))
     return largest + 1

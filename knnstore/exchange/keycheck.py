@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from knnstore.errors import CorpusError, MismatchError, ModelError, UsageError
-from knnstore.exchange.rawfile import Memmaps
+from knnstore.exchange.keysource import KeySource
 from knnstore.wording import option
 
 if TYPE_CHECKING:
@@ -29,38 +29,38 @@ class KeyMatch:
     likeness: float
 
 
-def match_keys(memmaps: Memmaps, spec: "LmSpec", facts: "LmFacts", key: str | None) -> KeyMatch:
+def match_keys(source: KeySource, spec: "LmSpec", facts: "LmFacts", key: str | None) -> KeyMatch:
     """Which layer of an LM the keys are; with ``key``, that it is that one.
 
     Raises MismatchError, with every layer's likeness, if none: the keys are another LM's, or of another layer, or the
     values aren't a text in reading order.
     """
-    length = min(_LONGEST_WINDOW, facts.longest_context, memmaps.rows)
+    length = min(_LONGEST_WINDOW, facts.longest_context, source.rows)
     if length < 4:
         word = f"{option('key')} and {option('check', False)}"
-        raise UsageError(f"{memmaps.rows} rows are too few to check whose keys they are: give {word}")
-    starts = np.unique(np.linspace(0, memmaps.rows - length, _WINDOWS).astype(np.int64))
-    windows = np.stack([memmaps.values.read(int(start), int(start) + length)[:, 0] for start in starts])
+        raise UsageError(f"{source.rows} rows are too few to check whose keys they are: give {word}")
+    starts = np.unique(np.linspace(0, source.rows - length, _WINDOWS).astype(np.int64))
+    windows = np.stack([source.read_values(int(start), int(start) + length) for start in starts])
     if windows.max() >= facts.identity.vocabulary or windows.min() < 0:
         raise CorpusError(
-            f"{memmaps.values.path}: {windows.min()} to {windows.max()} aren't tokens of {facts.identity.name}, which "
-            f"has {facts.identity.vocabulary:,}: check {option('model')} and {option('value_type')}"
+            f"{source.name}: {windows.min()} to {windows.max()} aren't tokens of {facts.identity.name}, which "
+            f"has {facts.identity.vocabulary:,}: check {option('model')}, or {source.remedy}"
         )
-    stored = np.concatenate([memmaps.keys.read(int(start) + length // 2, int(start) + length) for start in starts])
+    stored = np.concatenate([source.read_keys(int(start) + length // 2, int(start) + length) for start in starts])
     found = {layer: _likeness(stored, keys) for layer, keys in _layers(spec, windows, length // 2)}
     best = max(found, key=lambda layer: found[layer])
     told = ", ".join(f"{layer} {likeness:.2f}" for layer, likeness in found.items())
     name = facts.identity.name
     if found[best] < _LEAST_LIKENESS:
         raise MismatchError(
-            f"{memmaps.keys.path}: these aren't the keys of {name} (likeness to its own: {told}; at least "
+            f"{source.name}: these aren't the keys of {name} (likeness to its own: {told}; at least "
             f"{_LEAST_LIKENESS} is expected). They are another LM's or another layer's, or the values are no text in "
             f"reading order: give the {option('model')} that made them, or your word with {option('key', 'LAYER')} "
             f"{option('check', False)}"
         )
     if key not in (None, best):
         raise MismatchError(
-            f"{memmaps.keys.path}: these look like the {best} of {name}, not its {key} (likeness: {told}): "
+            f"{source.name}: these look like the {best} of {name}, not its {key} (likeness: {told}): "
             f"give {option('key', best)}, or your word with {option('check', False)}"
         )
     return KeyMatch(best, round(found[best], 4))

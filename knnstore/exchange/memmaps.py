@@ -1,8 +1,8 @@
-"""The keys and values of other toolkits: two files of raw numbers, whose form has to be known or found out.
+"""The keys and values of other toolkits: two files of raw numbers, whose form has to be known.
 
 urvashik/knnlm writes float32 keys with int64 values, or float16 with int16; knn-transformers float16 with int32, and
 the number of rows and the width in the files' names; knn-box a ``config.json`` beside them. All are raw, ``.npy`` or
-not; a file that NumPy saved says its form itself.
+not; a file that NumPy saved says its form itself. Where the sizes of the files leave a choice, the user is asked.
 """
 
 import json
@@ -19,9 +19,6 @@ from knnstore.files import storage_errors
 from knnstore.wording import option
 
 _MAGIC = b"\x93NUMPY"
-_LARGEST_TOKEN = 2**21  # no tokenizer has as many tokens; half of a wider number read as a narrow one often does
-_SAMPLE = 4096
-_FINITE = 0.995  # float32 read as float16 has 1.6 % that aren't; a single bad key is named later, with its row
 _LARGEST_SIDECAR = 2**20
 
 
@@ -65,11 +62,13 @@ def _sized(keys: Path, values: Path, form: Form) -> Memmaps:
             if rows and (exact or longer):
                 types = replace(form, key_type=key_type, value_type=value_type, rows=form.rows or rows)
                 fits.append((exact, _pair(keys, values, types)))
-    exactly = [memmaps for exact, memmaps in fits if exact]
-    candidates = exactly or [memmaps for _, memmaps in fits]
+    candidates = [memmaps for exact, memmaps in fits if exact] or [memmaps for _, memmaps in fits]
     if not candidates:
         raise CorpusError(_misfit(keys, values, form))
-    return candidates[0] if len(candidates) == 1 else _likeliest(candidates, form)
+    if len(candidates) > 1:
+        choice = ", or ".join(memmaps.found for memmaps in candidates)
+        raise UsageError(f"{keys} and {values} fit {choice}: give {option('key_type')} or {option('value_type')}")
+    return candidates[0]
 
 
 def _pair(keys: Path, values: Path, form: Form) -> Memmaps:
@@ -78,40 +77,6 @@ def _pair(keys: Path, values: Path, form: Form) -> Memmaps:
     found = f"{form.rows:,} rows of {form.dimension} {form.key_type} with {form.value_type} values"
     key_array = RawArray(keys, form.key_type, form.rows, form.dimension)
     return Memmaps(key_array, RawArray(values, form.value_type, form.rows, 1), found)
-
-
-def _likeliest(candidates: list[Memmaps], form: Form) -> Memmaps:
-    """The widest value type in which all of a sample are tokens, with keys that are finite.
-
-    A file of narrow numbers read as wider ones gives huge tokens at once; the other way round it gives zeros between
-    the tokens, which would look right: so the widest that fits is the one.
-    """
-    fitting = [memmaps for memmaps in candidates if _plausible(memmaps)]
-    if not fitting:
-        types = ", ".join(f"{m.keys.dtype} with {m.values.dtype}" for m in candidates)
-        raise CorpusError(
-            f"{candidates[0].keys.path} and {candidates[0].values.path} fit {types} in size, but in none of them are "
-            f"the keys finite and the values tokens: check {option('dim')} and that the files belong together"
-        )
-    widest = max(np.dtype(memmaps.values.dtype).itemsize for memmaps in fitting)
-    best = [memmaps for memmaps in fitting if np.dtype(memmaps.values.dtype).itemsize == widest]
-    if len(best) > 1:
-        alike = f"{form.rows or 0:,} rows fit float16 and float32 keys alike"
-        raise UsageError(f"{best[0].keys.path}: {alike}; give {option('key_type')}")
-    return best[0]
-
-
-def _plausible(memmaps: Memmaps) -> bool:
-    rows = memmaps.rows
-    for begin in {0, max(0, rows - _SAMPLE)}:
-        values = memmaps.values.read(begin, min(begin + _SAMPLE, rows))
-        least = -(2**15) if memmaps.values.dtype == "int16" else 0  # int16 overflows, which is dealt with later
-        if values.min() < least or values.max() >= _LARGEST_TOKEN:
-            return False
-    few = max(1, min(rows, _SAMPLE * 64 // memmaps.keys.columns))
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(memmaps.keys.read(0, few).astype(np.float32)).mean()
-    return bool(finite > _FINITE)
 
 
 def _misfit(keys: Path, values: Path, form: Form) -> str:

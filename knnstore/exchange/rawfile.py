@@ -1,13 +1,15 @@
 """Numbers in a file, and what is known of their form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from knnstore.errors import CorpusError, UsageError
+from knnstore.exchange.keysource import KeySource
 from knnstore.files import storage_errors
+from knnstore.wording import option
 
 KeyType = Literal["float16", "float32"]
 ValueType = Literal["int16", "int32", "int64"]
@@ -38,8 +40,8 @@ class RawArray:
         return block.reshape(-1, self.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Memmaps:
+@dataclass(frozen=True)
+class Memmaps(KeySource):
     """Keys ``(rows, dimension)`` and values ``(rows,)`` of another toolkit. ``found`` says how their form was known."""
 
     keys: RawArray
@@ -47,9 +49,61 @@ class Memmaps:
     found: str
 
     @property
-    def rows(self) -> int:
+    def name(self) -> str:  # type: ignore[override]
+        """The file of the keys."""
+        return str(self.keys.path)
+
+    @property
+    def rows(self) -> int:  # type: ignore[override]
         """Pairs of a key and a value."""
         return self.keys.rows
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        """Width of a key."""
+        return self.keys.columns
+
+    @property
+    def remedy(self) -> str:  # type: ignore[override]
+        """What to do about keys or values that can't be stored."""
+        return f"check {option('dim')}, {option('key_type')} and {option('value_type')}"
+
+    def read_keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """See ``KeySource``."""
+        return self.keys.read(begin, end)
+
+    def read_values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
+        """See ``KeySource``. Raises CorpusError for a negative one."""
+        values: np.ndarray[Any, Any] = self.values.read(begin, end)[:, 0]
+        if (values >= 0).all():
+            return values
+        row = int(np.argmax(values < 0))
+        where = f"{self.values.path}: value {int(values[row])} of row {begin + row:,}"
+        if self.values.dtype == "int16":
+            raise CorpusError(
+                f"{where} has overflowed int16: say how many tokens there are with {option('vocabulary')}, or give the "
+                f"{option('model')}; up to {2**16:,} the tokens can be recovered, beyond that they are lost"
+            )
+        raise CorpusError(
+            f"{where} is negative, which no token is: check {option('value_type')}, or leave the last rows out with "
+            f"{option('rows')}"
+        )
+
+    def facts(self) -> list[Any]:
+        """See ``KeySource``."""
+        arrays = (self.keys, self.values)
+        return [self.rows, *((array.path.name, array.path.stat().st_size, array.dtype) for array in arrays)]
+
+    def for_vocabulary(self, tokens: int) -> "Memmaps":
+        """See ``KeySource``: int16 values that overflowed are recovered where the vocabulary is small enough for it."""
+        if self.values.dtype != "int16" or tokens <= 2**15:
+            return self
+        if tokens > 2**16:
+            raise CorpusError(
+                f"{self.values.path}: there are {tokens:,} tokens, and int16 values can't tell them apart; the tokens "
+                "are lost, and the datastore has to be made again"
+            )
+        return replace(self, values=replace(self.values, dtype="uint16"))
 
 
 @dataclass(frozen=True, slots=True)

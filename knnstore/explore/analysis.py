@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.arrays import Float64, Int64
-from knnstore.attachment import Search
+from knnstore.attachment.search import Search
 from knnstore.datastore.manifest import KeyRecipe
 from knnstore.lm.forward import KeyModel, padded_ids, scored_positions
 from knnstore.lm.scoring import expectations
@@ -15,6 +15,7 @@ from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.features import Outlook
 from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import ABSENT, Neighbours
+from knnstore.passages import Passage
 from knnstore.scoring.columns import Columns
 from knnstore.scoring.passes import find_matches
 from knnstore.suffix_array.search import Suffixes
@@ -23,6 +24,15 @@ from knnstore.windows import cut_windows
 _TOP = 24  # most probable tokens of the LM kept per position
 _BATCH_TOKENS = 1024
 _LOGITS = 2**26  # maximum number of logits per batch: 256 MB in float32
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedNeighbour:
+    """A neighbour of a token: its share of the store's probability, its distance and its passage."""
+
+    weight: float
+    distance: float
+    passage: Passage
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,37 +1,34 @@
 """A store and its LM as the page shows them: texts read once, an initial setting and an example."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from __future__ import annotations
 
-from knnstore.api.store import Store
-from knnstore.attachment import AttachedMixture, Joined, choose_mixture
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from knnstore.attachment.attach import Joined
+from knnstore.attachment.defaults import AttachedMixture, choose_mixture
 from knnstore.errors import UsageError
-from knnstore.explore.analysis import Analysis, analyse
-from knnstore.generation import Generation
+from knnstore.explore.analysis import WeighedNeighbour, analyse
 from knnstore.lm.streaming import Sampling
 from knnstore.mixing.knn import target_probabilities
 from knnstore.mixing.mixture import Mixture
 from knnstore.neighbours import ABSENT
-from knnstore.passages import Passage
 from knnstore.scoring.best_setting import choose
 from knnstore.scoring.grid import make_grid
 from knnstore.scoring.options import DEFAULT_K, ScoreOptions
 from knnstore.scoring.tuned_record import load_tuned
+
+if TYPE_CHECKING:
+    from knnstore.api.store import Store
+    from knnstore.explore.analysis import Analysis
+    from knnstore.generation import Generation
 
 MOST_TOKENS = 2000
 _TUNING_TOKENS = 384
 _EXAMPLE_TOKENS = 160
 _KEPT_TEXTS = 8
 _TOP_P = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class WeighedNeighbour:
-    """A neighbour of a token: its share of the store's probability, its distance and its passage."""
-
-    weight: float
-    distance: float
-    passage: Passage
 
 
 class Explorer:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from knnstore.attachment import AttachedMixture
+from knnstore.attachment.defaults import AttachedMixture
 from knnstore.errors import KnnstoreError
 from knnstore.explore import render
 from knnstore.explore.explorer import MOST_TOKENS, Explorer

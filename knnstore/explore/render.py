@@ -5,8 +5,7 @@ from html import escape
 import numpy as np
 
 from knnstore.attribution import Attribution
-from knnstore.explore.analysis import Analysis, Scored, TokenChoice
-from knnstore.explore.explorer import WeighedNeighbour
+from knnstore.explore.analysis import Analysis, Scored, TokenChoice, WeighedNeighbour
 from knnstore.generation import WrittenToken
 from knnstore.passages import Passage
 

@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from knnstore.errors import CorruptStoreError, ResourceError
 from knnstore.files.failures import explained, storage_errors
 from knnstore.files.local import LEFTOVERS, TEMPORARY_SUFFIX, LocalFiles
-from knnstore.files.objects.files import ObjectFiles
-from knnstore.files.objects.service import SCHEMES
 from knnstore.files.protocol import ConditionError, Description, Entry, Files, Mapped, Version, WriteLock
-from knnstore.files.remote import RemoteFiles, RemotePath, at_once, is_url, path_of, register, schemes
+from knnstore.files.remote import RemoteFiles, at_once
+from knnstore.files.remotepath import RemotePath, is_url, path_of, register, schemes
 from knnstore.files.sealed import CHECKSUM_FIELD, encode_json, seal_json, unseal_json
+from knnstore.wording import command
 
 __all__ = [
     "CHECKSUM_FIELD",
@@ -37,6 +38,7 @@ __all__ = [
     "flush",
     "free_bytes",
     "is_url",
+    "load_json",
     "make_folder",
     "open_regular",
     "path_of",
@@ -55,9 +57,8 @@ __all__ = [
     "write_json",
 ]
 
+_LARGEST_JSON = 2**24
 _LOCAL = LocalFiles()
-for _scheme in SCHEMES:
-    register(_scheme, ObjectFiles())
 
 
 def files_of(path: Path) -> Files:
@@ -83,6 +84,25 @@ def version_of(path: Path) -> Version | None:
 def write_atomically(path: Path, data: bytes) -> None:
     """See ``Files.write``."""
     files_of(path).write(path, data)
+
+
+def load_json(path: Path) -> object:
+    """Return the JSON value in a metadata file of bounded size, its checksum verified and removed.
+
+    Raises CorruptStoreError if it isn't a file, too large, not JSON, or not what was written.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(_LARGEST_JSON + 1)
+        if len(data) > _LARGEST_JSON:
+            raise CorruptStoreError(f"{path} is larger than {_LARGEST_JSON} bytes, which no metadata is")
+        return unseal_json(data)
+    except ResourceError:
+        raise
+    except (ValueError, OSError, RecursionError) as error:
+        raise CorruptStoreError(
+            f"{path} is damaged, or isn't JSON: {error}. See what else is with {command('verify')}"
+        ) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

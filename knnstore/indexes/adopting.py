@@ -5,8 +5,7 @@ See ``datastore.adopting``. An index that is published is copied too before list
 
 from knnstore.datastore.adopting import copy_folder
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.parts import INDEX_PLAN
-from knnstore.datastore.store import index_root
+from knnstore.datastore.layout import INDEX_PLAN, index_root
 from knnstore.datastore.sweeping import remove_tree, unpublished_indexes
 from knnstore.indexes.plan import IndexFolder, Plan, new_index
 

@@ -1,5 +1,7 @@
 """The self-check: the share of the true nearest keys that an index finds."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from knnstore.arrays import Float32, Int64
@@ -7,13 +9,15 @@ from knnstore.datastore.store import Datastore
 from knnstore.indexes.compute.stored import decode
 from knnstore.indexes.exact import exact_search
 from knnstore.indexes.plan import Check
-from knnstore.indexes.protocols import OpenIndex
 from knnstore.neighbours import ABSENT
+
+if TYPE_CHECKING:
+    from knnstore.indexes.protocols import OpenIndex
 
 MOST_CHECK_QUERIES = 512
 
 
-def self_check(store: Datastore, searcher: OpenIndex, held_out: Float32, k: int, memory: int) -> Check:
+def self_check(store: Datastore, searcher: "OpenIndex", held_out: Float32, k: int, memory: int) -> Check:
     """Search up to 512 of the held-out queries, or stored keys where there are none, exactly and by the index."""
     source = "heldout" if len(held_out) else "stored"
     queries = _spread(held_out) if len(held_out) else _stored_keys(store, searcher.plan.seed)

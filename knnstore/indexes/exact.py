@@ -1,18 +1,25 @@
 """Exact search: every key, streamed in the order in which they lie; needs no index."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnstore.arrays import Float32
-from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UsageError
 from knnstore.indexes.compute.choice import host_engine
-from knnstore.indexes.compute.protocols import TopK, query_bytes
-from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLists, key_residuals
+from knnstore.indexes.compute.protocols import query_bytes
+from knnstore.indexes.compute.stored import Column, Probes, StoredLists, key_residuals
 from knnstore.indexes.sharing import block_sizes, concatenate, query_threads
-from knnstore.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32
+    from knnstore.datastore.store import Datastore
+    from knnstore.indexes.compute.protocols import TopK
+    from knnstore.indexes.compute.stored import Candidates
+    from knnstore.neighbours import Neighbours
 
 _SCRATCH_BYTES = 2**26
 

@@ -14,21 +14,25 @@ The rest is up to the type of the index. A segment that is added later gets a fo
 is touched.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from knnstore.datastore.commits import CommitLog, begin_part
-from knnstore.datastore.manifest import load_json
-from knnstore.datastore.parts import INDEX_PLAN, RUNS
-from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import LISTS, SUFFIX, Datastore, index_root
+from knnstore.datastore.layout import INDEX_PLAN, LISTS, RUNS, SUFFIX, index_root
 from knnstore.errors import MismatchError, UnfinishedError
+from knnstore.files import load_json
 from knnstore.records import fingerprint, from_json, to_json
 from knnstore.wording import command
+
+if TYPE_CHECKING:
+    from knnstore.datastore.segment import Segment
+    from knnstore.datastore.store import Datastore
 
 CHECK_FILE = "check.json"
 CHECK = "check"
@@ -114,7 +118,7 @@ class IndexFolder(Generic[Plan]):
         """The root of its store."""
         return self.root.parent.parent
 
-    def absolute(self) -> "IndexFolder[Plan]":
+    def absolute(self) -> IndexFolder[Plan]:
         """The same folder by its absolute path, for workers elsewhere."""
         return replace(self, root=self.root.absolute())
 

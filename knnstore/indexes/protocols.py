@@ -1,24 +1,28 @@
 """What a type of index can do, and what can be asked of an index that is open."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from knnstore.arrays import Float32, Int64
-from knnstore.datastore.edits import Edit
-from knnstore.datastore.origins import KeptDocuments
-from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
-from knnstore.indexes.plan import Check, IndexFolder, IndexPlan, SegmentReference
-from knnstore.indexes.work import DryRun, IndexOptions, Work
-from knnstore.neighbours import Neighbours
-from knnstore.planning import IndexResources
-from knnstore.scheduling import Job
+from knnstore.indexes.work import DryRun, IndexOptions
 
-if TYPE_CHECKING:  # a store is described without loading it
+if TYPE_CHECKING:  # a store is described without loading torch
     import torch
+
+    from knnstore.arrays import Float32, Int64
+    from knnstore.datastore.edits import Edit
+    from knnstore.datastore.origins import KeptDocuments
+    from knnstore.datastore.segment import Segment
+    from knnstore.datastore.store import Datastore
+    from knnstore.indexes.plan import Check, IndexFolder, IndexPlan, SegmentReference
+    from knnstore.indexes.work import Work
+    from knnstore.neighbours import Neighbours
+    from knnstore.planning import IndexResources
+    from knnstore.scheduling import Job
 
 Method = Literal["auto", "lists", "quantised", "exact"]
 Progress = Callable[[int], None]
@@ -82,7 +86,7 @@ class OpenIndex(Protocol):
         """Return the keys in each list: int64 (nlist,)."""
         ...
 
-    def within(self, first: int, last: int) -> "OpenIndex":
+    def within(self, first: int, last: int) -> OpenIndex:
         """Return the same index with lists ``[first, last)`` alone; the others look empty."""
         ...
 
@@ -168,7 +172,7 @@ class IndexType(Protocol):
         ...
 
     def open(
-        self, store: Datastore, folder: IndexFolder[Any], *, checked: bool = True, device: "torch.device | None" = None
+        self, store: Datastore, folder: IndexFolder[Any], *, checked: bool = True, device: torch.device | None = None
     ) -> OpenIndex:
         """Open the index of all segments of a store.
 

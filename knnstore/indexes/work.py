@@ -5,7 +5,7 @@ from typing import Any
 
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below
+from knnstore.diskspace import bytes_below
 from knnstore.indexes.plan import IndexFolder
 from knnstore.planning import BuildSeconds, IndexResources
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.listed import ListOrder
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError
 from knnstore.indexes.hashing import shuffle_key
@@ -26,7 +27,7 @@ def drop_keys(edit: Edit, reporter: Reporter) -> int:
     """
     store, state = edit.store, edit.state
     assert state.index is not None
-    folder, both = open_index(store.root, state.index), [s for s in store.segments if s.rows and s.listed is None]
+    folder, both = open_index(store.root, state.index), [s for s in store.segments if s.rows and s.order.lists is None]
     if not both:
         return 0
     rows = sum(segment.rows for segment in both)
@@ -43,7 +44,7 @@ def drop_keys(edit: Edit, reporter: Reporter) -> int:
 def require_listed(folder: IndexFolder[Any], segment: Segment) -> None:
     """Raise CorruptStoreError unless a segment's lists hold the keys, values and rows that it has in corpus order."""
     lists = folder.lists(segment.root.name)
-    if _digest(Segment(segment.root)) != _digest(Segment(segment.root, lists)):
+    if _digest(Segment(segment.root)) != _digest(Segment(segment.root, ListOrder(lists))):
         raise CorruptStoreError(
             f"{lists} doesn't hold the keys of {segment.root}: build the index again with "
             f"{command('index', overwrite=True)}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from knnstore.datastore.edits import Edit, editing
-from knnstore.datastore.store import INDEX, Datastore
-from knnstore.datastore.sweeping import bytes_below
-from knnstore.diskspace import require_room, telling_need
+from knnstore.datastore.layout import INDEX
+from knnstore.datastore.store import Datastore
+from knnstore.diskspace import bytes_below, require_room, telling_need
 from knnstore.errors import UsageError
 from knnstore.files import remove_folder
 from knnstore.indexes.adopting import own_index

@@ -1,12 +1,18 @@
 """Decide what an index build will do before it does any of it."""
 
-from knnstore.datastore.store import Datastore
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from knnstore.indexes.plan import IndexPlan
-from knnstore.indexes.protocols import Forecast
 from knnstore.indexes.registry import index_type, open_index, type_of
-from knnstore.indexes.work import IndexOptions, Work
-from knnstore.scheduling import Job
 from knnstore.sizes import format_size
+
+if TYPE_CHECKING:
+    from knnstore.datastore.store import Datastore
+    from knnstore.indexes.protocols import Forecast
+    from knnstore.indexes.work import IndexOptions, Work
+    from knnstore.scheduling import Job
 
 
 def dry_run(store: Datastore, options: IndexOptions, job: Job) -> Forecast:

@@ -17,8 +17,9 @@ from knnstore.arrays import Int64
 from knnstore.corpus.listing import Source
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.layout import SEGMENT_PLAN
 from knnstore.datastore.removed import REMOVED_SCHEMA, Removed, joined, removed_in, removed_table, save_removed
-from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan, keys_task
+from knnstore.datastore.segment import Segment, SegmentPlan, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree, unfinished
@@ -148,7 +149,7 @@ class Append:
 
     def _mend(self, segment: Segment) -> Making | None:
         """Make chunks of keys again that were lost from a finished segment."""
-        if segment.listed is not None:  # it has none of its own
+        if segment.order.lists is not None:  # it has none of its own
             return None
         making, commits = self._making(segment), segment.commits
         if len(commits.find_all(map(keys_task, range(segment.chunks)))) == segment.chunks:
@@ -165,7 +166,7 @@ class Append:
         """Finish an interrupted append of other documents than are ``wanted`` now, if only keys are left to make."""
         done = []
         for begun in list(unfinished(self.edit.root)):
-            if not (begun / FOLDER).is_dir() or not (begun / PLAN_FILE).is_file():
+            if not (begun / FOLDER).is_dir() or not (begun / SEGMENT_PLAN).is_file():
                 continue
             found = Segment(begun).plan
             if not follows(found, wanted) and self._making(Segment(begun)).tokenised and self._same_keys(found):
@@ -194,7 +195,7 @@ class Append:
         for begun in list(unfinished(self.edit.root)):
             if not (begun / FOLDER).is_dir():
                 continue
-            if (begun / PLAN_FILE).is_file() and follows(Segment(begun).plan, plan):
+            if (begun / SEGMENT_PLAN).is_file() and follows(Segment(begun).plan, plan):
                 path = own_segment(self.edit, begun)
                 continued(Segment(path).plan, plan, self.job.reporter.say)
             else:

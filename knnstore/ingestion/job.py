@@ -10,13 +10,15 @@ from knnstore.corpus.sources import describe, fingerprint
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.layout import SEGMENT_PLAN
 from knnstore.datastore.locking import require_free
 from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.removed import save_removed
-from knnstore.datastore.segment import DOCUMENTS_TASK, PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_TASK, Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, default_store, store_path
-from knnstore.datastore.sweeping import bytes_below, remove_tree, unfinished
+from knnstore.datastore.sweeping import remove_tree, unfinished
+from knnstore.diskspace import bytes_below
 from knnstore.errors import CorpusError, MismatchError
 from knnstore.files import make_folder
 from knnstore.holdout import choose_heldout, choose_heldout_pairs
@@ -196,7 +198,7 @@ def _begun(root: Path) -> Segment | None:
     """The first segment of the store, made or begun; None if nothing of it is there."""
     if (state := load_manifest(root)).segments:
         return Datastore(root, state).segments[0]
-    path = next((path for path in unfinished(root) if (path / PLAN_FILE).is_file()), None)
+    path = next((path for path in unfinished(root) if (path / SEGMENT_PLAN).is_file()), None)
     return None if path is None else Segment(path)
 
 

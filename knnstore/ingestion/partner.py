@@ -29,7 +29,7 @@ def partner_of(segment: Segment, plan: SegmentPlan, spec: LmSpec, job: Job, *, a
     renamed = replace(plan, model=replace(given, name=made.name))
     if renamed.model == made and segment.plan.versions.get("transformers") in (None, plan.versions["transformers"]):
         return Partner(renamed, spec)
-    recognition = job.run_one(recognise_model, RecogniseTask(segment.root.absolute(), spec, segment.listed))
+    recognition = job.run_one(recognise_model, RecogniseTask(segment.root.absolute(), spec, segment.order))
     if recognition.differing == ("computation",):
         sentence = f"{segment.root} was made with other versions of the libraries: {recognition.keys}"
         if not allow:

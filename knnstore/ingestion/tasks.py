@@ -19,7 +19,7 @@ from knnstore.corpus.options import ReadOptions
 from knnstore.corpus.parts import TokenPart
 from knnstore.corpus.tokens import PairTokens, PartSummary, tokenise_part
 from knnstore.datastore.keycodec import INT8_LIMIT, KeyCodec, scales_of
-from knnstore.datastore.segment import SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.segment import SAMPLES_TASK, KeyOrder, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.errors import CorruptStoreError, MismatchError, NumericsError
 from knnstore.files import flush, replacing_path, storage_errors
@@ -125,18 +125,18 @@ def part_sources(segment: Path, part: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RecogniseTask:
-    """Say whether the LM made a segment, begun or made; ``listed``: the folder of its lists, if its keys lie there."""
+    """Say whether the LM made a segment, begun or made; ``order``: where its keys lie."""
 
     segment: Path
     spec: LmSpec
-    listed: Path | None = None
+    order: KeyOrder
 
 
 def recognise_model(task: RecogniseTask) -> Recognition:
     """Whether the LM is the one that the segment was made with, and by what."""
     from knnstore.recognition import recognise  # noqa: PLC0415 - imports torch
 
-    return recognise(Segment(task.segment, task.listed), key_model_of(task.spec), made_only=True)
+    return recognise(Segment(task.segment, task.order), key_model_of(task.spec), made_only=True)
 
 
 def describe_model(spec: LmSpec) -> LmFacts:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.edits import Edit, editing
+from knnstore.datastore.layout import INDEX
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import INDEX, Datastore
-from knnstore.datastore.sweeping import bytes_below, state_bytes
-from knnstore.diskspace import require_room
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import state_bytes
+from knnstore.diskspace import bytes_below, require_room
 from knnstore.indexes.plan import IndexFolder
 from knnstore.indexes.registry import open_index, type_of
 from knnstore.indexing.checking import check_lists

@@ -9,17 +9,18 @@ import numpy as np
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
+from knnstore.datastore.layout import INDEX, index_root, segment_root
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import INDEX, Datastore, index_root, segment_root
-from knnstore.datastore.sweeping import bytes_below, state_bytes
+from knnstore.datastore.store import Datastore
+from knnstore.datastore.sweeping import state_bytes
 from knnstore.datastore.takedowns import load_takedowns, save_takedown
-from knnstore.diskspace import require_room
+from knnstore.diskspace import bytes_below, require_room
 from knnstore.errors import MismatchError, UsageError
 from knnstore.files import storage_errors
 from knnstore.indexes.registry import open_index, type_of
-from knnstore.indexing import IndexReport, describe_index
 from knnstore.indexing.checking import check_lists
+from knnstore.indexing.job import IndexReport, describe_index
 from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.scheduling import Job
 from knnstore.wording import option

@@ -9,8 +9,9 @@ import numpy as np
 
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.layout import SEGMENT_PLAN
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments, write_kept
-from knnstore.datastore.segment import PLAN_FILE, Segment, SegmentPlan
+from knnstore.datastore.segment import Segment, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.sweeping import discard_begun, unfinished
 from knnstore.errors import MismatchError
@@ -77,7 +78,7 @@ def copy_segment(edit: Edit, sources: Sequence[KeptDocuments], job: Job) -> Segm
 
 def _begun(edit: Edit, plan: SegmentPlan) -> Path | None:
     for path in unfinished(edit.root):
-        if (path / COPY_FOLDER).exists() and (path / PLAN_FILE).is_file() and Segment(path).plan == plan:
+        if (path / COPY_FOLDER).exists() and (path / SEGMENT_PLAN).is_file() and Segment(path).plan == plan:
             return own_segment(edit, path)
     return None
 

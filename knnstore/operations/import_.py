@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from knnstore.datastore.keycodec import KeyDtype
-from knnstore.exchange.importing import ImportOptions, ImportReport, import_memmaps
+from knnstore.exchange.importing import ImportOptions, ImportReport, import_keys
+from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form, KeyType, ValueType
 from knnstore.operations.shared import StoreName
 from knnstore.progress import Reporter
@@ -32,9 +33,6 @@ def import_(
 ) -> ImportReport:
     """Import the memmaps of knnlm, knn-transformers or knn-box, or resume an interrupted import."""
     options = ImportOptions(
-        keys=Path(keys),
-        values=Path(vals),
-        form=Form(dim, rows, key_type, value_type),
         store=None if store is None else str(store),
         model=model,
         key=key,
@@ -46,4 +44,7 @@ def import_(
         device=device,
         overwrite=overwrite,
     )
-    return import_memmaps(options, Job(reporter=reporter or Reporter()))
+    reporter = reporter or Reporter()
+    memmaps = open_memmaps(Path(keys), Path(vals), Form(dim, rows, key_type, value_type))
+    reporter.say(f"memmaps   {memmaps.found}")
+    return import_keys(memmaps, options, Job(reporter=reporter))

@@ -1,7 +1,9 @@
 """``knnstore index``."""
 
-from knnstore.indexing import Forecast, IndexOptions, IndexReport, build_index
-from knnstore.indexing import dry_run as plan_build
+from knnstore.indexes.protocols import Forecast
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import IndexReport, build_index
+from knnstore.indexing.plan import dry_run as plan_build
 from knnstore.operations.shared import StoreName, open_store, options_of, size, working
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job

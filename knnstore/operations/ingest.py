@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from knnstore.corpus.options import ErrorPolicy
 from knnstore.datastore.keycodec import KeyDtype
-from knnstore.ingestion import IngestOptions, IngestReport, check_memory_first, choose_workers
-from knnstore.ingestion import ingest as ingest_corpus
+from knnstore.ingestion.job import IngestReport
+from knnstore.ingestion.job import ingest as ingest_corpus
+from knnstore.ingestion.plan import IngestOptions, check_memory_first, choose_workers
 from knnstore.operations.shared import Many, StoreName, options_of, size
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, find_cluster, open_job, visible_gpus

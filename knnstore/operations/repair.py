@@ -2,8 +2,8 @@
 
 from knnstore.operations.shared import Many, StoreName, find_store, options_of, size
 from knnstore.progress import Reporter
-from knnstore.recovery import RepairOptions, RepairReport
-from knnstore.recovery import repair as repair_store
+from knnstore.recovery.job import RepairOptions, RepairReport
+from knnstore.recovery.job import repair as repair_store
 from knnstore.scheduling import Job, open_job
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from knnstore.corpus.options import ErrorPolicy
 from knnstore.operations.shared import Many, StoreName, open_store, options_of, strings, working
 from knnstore.progress import Reporter
-from knnstore.scoring import ScoreOptions, ScoreReport
-from knnstore.scoring import score as score_texts
+from knnstore.scoring.job import score as score_texts
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.result import ScoreReport
 
 
 def score(

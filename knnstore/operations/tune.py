@@ -4,8 +4,10 @@ from pathlib import Path
 
 from knnstore.operations.shared import StoreName, open_store, options_of
 from knnstore.progress import Reporter
-from knnstore.scoring import SavedNeighbours, ScoreOptions, TuneReport
-from knnstore.scoring import tune as tune_mixture
+from knnstore.scoring.crossvalidation import TuneReport
+from knnstore.scoring.crossvalidation import tune as tune_mixture
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.saved import SavedNeighbours
 
 
 def tune(

@@ -2,8 +2,8 @@
 
 from knnstore.operations.shared import StoreName, find_store
 from knnstore.progress import Reporter
-from knnstore.verification import VerifyReport
-from knnstore.verification import verify as verify_store
+from knnstore.verification.check import VerifyReport
+from knnstore.verification.check import verify as verify_store
 
 
 def verify(store: StoreName = None, *, reporter: Reporter | None = None) -> VerifyReport:

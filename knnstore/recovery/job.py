@@ -14,22 +14,24 @@ from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import load_change, record_path
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import KnnstoreError, LockedError
 from knnstore.files import write_atomically
 from knnstore.indexes.plan import IndexFolder
 from knnstore.indexes.registry import open_index, type_in, type_of
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.lm.spec import LmSpec, default_model, resolve_model
 from knnstore.recovery.segments import Remaker, work_of
 from knnstore.scheduling import Job
 from knnstore.suffix_array.build import build_suffixes
-from knnstore.verification import UNRECORDED, Damage, VerifyReport, require_store, verify
 from knnstore.verification.bitflips import corrected_file
-from knnstore.verification.damage import needed_keys
+from knnstore.verification.check import UNRECORDED, VerifyReport, require_store, verify
+from knnstore.verification.damage import Damage, needed_keys
 from knnstore.wording import command
 
 _KIND, _REBUILD = "repair", "rebuild"

@@ -5,20 +5,27 @@ has. So every product meets the same numbers in the same shape, and the answer i
 one kind and with as many threads as this process has. Otherwise the last bits can differ.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from socket import gethostname
+from typing import TYPE_CHECKING
 
-from knnstore.datastore.manifest import ModelIdentity
 from knnstore.errors import MismatchError
-from knnstore.lm.forward import InputBatch, KeyModel, key_model
+from knnstore.lm.forward import key_model
 from knnstore.lm.loading import load_model
 from knnstore.lm.scoring import ScoredTokens, batch_scores, batches_to_score, scored_spans, window_scores
-from knnstore.lm.sources import SourceReader
 from knnstore.lm.spec import LmSpec
-from knnstore.scheduling import Runner, kept
-from knnstore.scoring.texts import TokenIds
-from knnstore.windows import Windows
+from knnstore.scheduling import kept
+
+if TYPE_CHECKING:
+    from knnstore.datastore.manifest import ModelIdentity
+    from knnstore.lm.forward import InputBatch, KeyModel
+    from knnstore.lm.sources import SourceReader
+    from knnstore.scheduling import Runner
+    from knnstore.scoring.texts import TokenIds
+    from knnstore.windows import Windows
 
 _TASK_TOKENS = 4096  # padding included: seconds of a CPU, and of a GPU some times what a task costs the scheduler
 

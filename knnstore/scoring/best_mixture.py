@@ -1,17 +1,23 @@
 """The best mixture on a table of tokens: the best constants, and a gate over several views of the sources."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from knnstore.mixing.features import FEATURES, FEATURES_WITH_MATCHES
 from knnstore.mixing.gate import MATCH_SOURCES, MemorySource
 from knnstore.mixing.mixture import Mixture
-from knnstore.mixing.setting import Setting
-from knnstore.scoring.best_setting import Rows, best_setting
+from knnstore.scoring.best_setting import best_setting
 from knnstore.scoring.gate_training import FEWEST_TOKENS, Lesson, train_gate, with_unsearched
-from knnstore.scoring.options import ScoreOptions
-from knnstore.scoring.tuning_table import TuningTable
+
+if TYPE_CHECKING:
+    from knnstore.mixing.setting import Setting
+    from knnstore.scoring.best_setting import Rows
+    from knnstore.scoring.options import ScoreOptions
+    from knnstore.scoring.tuning_table import TuningTable
 
 # A gate chooses between temperatures as well: the best constant one, and those this many half-octaves away.
 _STEPS = (-4, 0, 4)

@@ -1,13 +1,20 @@
 """The best constants of a mixture: k, λ and temperature, and the cache's weight and temperature, from one search."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from knnstore.arrays import Float32, Float64, Int64
+from knnstore.arrays import Int64
 from knnstore.mixing.interpolation import best_lambda, best_weights, mix, mix_sources
 from knnstore.mixing.setting import Setting
-from knnstore.scoring.grid import Grid
-from knnstore.scoring.options import ScoreOptions
-from knnstore.scoring.tuning_table import TuningTable
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32, Float64
+    from knnstore.scoring.grid import Grid
+    from knnstore.scoring.options import ScoreOptions
+    from knnstore.scoring.tuning_table import TuningTable
 
 Rows = Int64 | slice
 """Some tokens of a table."""

@@ -1,22 +1,27 @@
 """What a report page shows beyond the totals: every token's numbers, a sample of the grid, and telling tokens."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnstore.arrays import Float32, Float64, Int64
-from knnstore.datastore.stores import Stores
-from knnstore.lm.loading import LoadedModel
 from knnstore.mixing.evidence import Evidence
-from knnstore.mixing.mixture import Mixed, Mixture
 from knnstore.passages import Passages
 from knnstore.scoring.best_setting import surface
 from knnstore.scoring.columns import Columns
 from knnstore.scoring.grid import Grid, make_grid
-from knnstore.scoring.options import ScoreOptions
-from knnstore.scoring.passes import Block
-from knnstore.scoring.search import StoresSearch
-from knnstore.scoring.texts import Texts
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32, Float64, Int64
+    from knnstore.datastore.stores import Stores
+    from knnstore.lm.loading import LoadedModel
+    from knnstore.mixing.mixture import Mixed, Mixture
+    from knnstore.scoring.options import ScoreOptions
+    from knnstore.scoring.passes import Block
+    from knnstore.scoring.search import StoresSearch
+    from knnstore.scoring.texts import Texts
 
 _SAMPLE = 20_000  # tokens that the surfaces are drawn from
 _EACH = 8  # most helped and most harmed tokens that are shown

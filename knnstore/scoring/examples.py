@@ -1,18 +1,24 @@
 """Tokens that the store got right and the LM did not, with the passage that taught them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnstore.arrays import Bool, Float32
-from knnstore.datastore.stores import Stores
-from knnstore.lm.loading import LoadedModel
-from knnstore.mixing.mixture import Mixed
-from knnstore.passages import Passage, Passages
-from knnstore.scoring.passes import Block
+from knnstore.passages import Passages
 from knnstore.scoring.result import Example
-from knnstore.scoring.search import StoresSearch
-from knnstore.scoring.texts import Texts
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Bool, Float32
+    from knnstore.datastore.stores import Stores
+    from knnstore.lm.loading import LoadedModel
+    from knnstore.mixing.mixture import Mixed
+    from knnstore.passages import Passage
+    from knnstore.scoring.passes import Block
+    from knnstore.scoring.search import StoresSearch
+    from knnstore.scoring.texts import Texts
 
 _CANDIDATES = 64
 _WANTED = 3

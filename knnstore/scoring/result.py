@@ -1,14 +1,17 @@
 """What a score is: numbers for people and for scripts."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from knnstore.mixing.setting import Setting
-from knnstore.perplexity import Interval, Likelihood, gain_interval, gain_percent
-from knnstore.scoring.overlap import Overlap
+from knnstore.perplexity import gain_interval, gain_percent
 
 if TYPE_CHECKING:
+    from knnstore.mixing.setting import Setting
+    from knnstore.perplexity import Interval, Likelihood
     from knnstore.scoring.details import Details
+    from knnstore.scoring.overlap import Overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class ScoreReport:
     examples: tuple[Example, ...]
     overlap: Overlap
     names: tuple[str, ...] = ()
-    details: "Details | None" = None
+    details: Details | None = None
 
     @property
     def gain_percent(self) -> float:

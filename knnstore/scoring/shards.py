@@ -5,21 +5,27 @@ range gives its k nearest in the order in which one machine would have met them,
 list goes first, as it does there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knnstore.arrays import Float32, Int64, Uint32
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.files import path_of
-from knnstore.indexes.protocols import Method, OpenIndex
 from knnstore.indexes.registry import open_searcher
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.scheduling import Runner, kept
+from knnstore.scheduling import kept
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32, Int64, Uint32
+    from knnstore.indexes.protocols import Method, OpenIndex
+    from knnstore.scheduling import Runner
 
 _MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
 _ROWS_AT_ONCE = 512

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.manifest import ModelIdentity, load_json
+from knnstore.datastore.manifest import ModelIdentity
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
+from knnstore.files import load_json
 from knnstore.mixing.features import FEATURES, FEATURES_WITH_MATCHES
 from knnstore.mixing.gate import Gate
 from knnstore.mixing.mixture import Mixture

@@ -16,11 +16,10 @@ from knnstore.datastore.arrays import create_array, write_chunk
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.commits import DONE, begin_part
 from knnstore.datastore.edits import editing
+from knnstore.datastore.layout import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.mapped import MappedArray
-from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
-from knnstore.datastore.sweeping import bytes_below
-from knnstore.diskspace import require_room, telling_need
+from knnstore.diskspace import bytes_below, require_room, telling_need
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
 from knnstore.sizes import require_memory

@@ -17,7 +17,7 @@ import numpy as np
 
 from knnstore.arrays import Int64
 from knnstore.datastore.commits import DONE, CommitLog
-from knnstore.datastore.parts import SUFFIX_PLAN, SUFFIXES
+from knnstore.datastore.layout import SUFFIX_PLAN, SUFFIXES
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import UnfinishedError

@@ -15,11 +15,11 @@ from knnstore.datastore.arrays import METADATA_FILE, chunk_file, open_array
 from knnstore.datastore.commits import COMMITS_FOLDER, Commit, FileRecord, file_damage, load_commit
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.locking import LOCK_FILE
-from knnstore.datastore.manifest import MANIFEST_FILE, load_json, load_manifest
+from knnstore.datastore.manifest import MANIFEST_FILE, load_manifest
 from knnstore.datastore.parts import PARTS, SCRATCH, is_done
 from knnstore.datastore.removed import FOLDER as REMOVED
 from knnstore.errors import CorruptStoreError, LockedError, StoreNotFoundError
-from knnstore.files import CHECKSUM_FIELD, files_of, unseal_json, version_of
+from knnstore.files import CHECKSUM_FIELD, files_of, load_json, unseal_json, version_of
 from knnstore.files.objects.whole import read_afresh
 from knnstore.progress import Reporter
 from knnstore.records import fingerprint, from_json

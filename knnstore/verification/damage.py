@@ -6,9 +6,8 @@ from typing import Literal
 
 from knnstore.datastore.arrays import METADATA_FILE, open_array
 from knnstore.datastore.commits import chunk_number
-from knnstore.datastore.parts import SUFFIXES
-from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, LAYOUT_TASK, SAMPLES_TASK
-from knnstore.datastore.store import INDEX, SEGMENTS
+from knnstore.datastore.layout import INDEX, LAYOUT_TASK, SEGMENTS, SUFFIXES
+from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK
 from knnstore.errors import CorruptStoreError
 
 RepairSource = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from knnstore.datastore.history import FOLDER as LOG
 from knnstore.datastore.history import changes, load_change, takedown_path, takedown_state, within_reach
+from knnstore.datastore.layout import SEGMENTS
 from knnstore.datastore.manifest import Manifest, load_manifest
 from knnstore.datastore.parts import PARTS
-from knnstore.datastore.store import SEGMENTS
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import LEFTOVERS
 

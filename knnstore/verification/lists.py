@@ -8,9 +8,9 @@ import numpy as np
 
 from knnstore.arrays import Uint64
 from knnstore.datastore.arrays import chunk_file, open_array, read_chunk
+from knnstore.datastore.layout import index_root, segment_root
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import index_root, segment_root
 from knnstore.errors import CorruptStoreError
 
 _MIXER = np.uint64(0x9E3779B97F4A7C15)

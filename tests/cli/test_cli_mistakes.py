@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from small_disks import small_disk
 
 from knnstore.cli import main
-from knnstore.datastore.manifest import load_json
-from knnstore.files import write_json
+from knnstore.files import load_json, write_json
 from knnstore.lm.spec import SHIPPED_MODELS
 
 WORDS = "Some words of English, as in any book. "

@@ -46,8 +46,7 @@ def test_errors_results_and_progress_are_escaped(tmp_path, capsys):
 def test_the_log_of_a_stranger_is_escaped(tmp_path, field):
     from index_stores import clustered_keys, make_store
 
-    from knnstore.datastore.manifest import load_json
-    from knnstore.files import write_json
+    from knnstore.files import load_json, write_json
 
     make_store(tmp_path / "a.knnstore", [clustered_keys(20, 8)])
     path = tmp_path / "a.knnstore" / "log" / "000001.json"

@@ -8,7 +8,8 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.cli import main
 from knnstore.datastore.store import Datastore
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

@@ -14,7 +14,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
 from knnstore.indexes.compute.tiles import squared_distances
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.lm.forward import key_model
 from knnstore.lm.scoring import ScoredTokens
 from knnstore.lm.spec import LmSpec

@@ -13,11 +13,14 @@ from loopback import wait_until
 from knnstore.cli.commands import main
 from knnstore.datastore.store import Datastore
 from knnstore.indexes.ivfpq import sample
-from knnstore.indexing import IndexOptions, build_index
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.lm.forward import KeyModel
 from knnstore.scheduling import Job, cluster_runner
-from knnstore.scoring import ScoreOptions, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from knnstore.datastore import segmentwriter
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, NumericsError, UsageError
 from knnstore.exchange.exporting import ExportOptions, export
-from knnstore.exchange.importing import ImportOptions, default_name, import_memmaps
+from knnstore.exchange.importing import ImportOptions, default_name, import_keys
+from knnstore.exchange.memmaps import open_memmaps
 from knnstore.exchange.rawfile import Form
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.lm.spec import SHIPPED_MODELS
@@ -60,8 +61,10 @@ def memmaps(tmp_path):
     return (tmp_path / "x_keys.npy", tmp_path / "x_vals.npy"), (keys, values)
 
 
-def options(paths, folder, **others):
-    return ImportOptions(*paths, store=str(folder / "x"), form=Form(WIDTH), **others)
+def imported(paths, store, form=None, **others):
+    return import_keys(
+        open_memmaps(*paths, form or Form(WIDTH, key_type="float16")), ImportOptions(store=str(store), **others), Job()
+    )
 
 
 def test_a_round_trip_through_memmaps_is_equal_byte_for_byte(here, tmp_path):
@@ -137,7 +140,7 @@ def test_removed_documents_are_in_no_export(here, tmp_path):
 
 def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmaps, tmp_path, monkeypatch, bytes_of):
     monkeypatch.setattr("knnstore.exchange.importing.chunk_rows", lambda *_: 1024)
-    whole = import_memmaps(ImportOptions(*memmaps[0], store=str(tmp_path / "whole"), form=Form(WIDTH)), Job())
+    whole = imported(memmaps[0], tmp_path / "whole")
     assert (whole.tasks_run, whole.tasks_kept) == (3, 0)
     write, calls = segmentwriter.write_chunk, []
 
@@ -149,17 +152,17 @@ def test_an_import_that_was_interrupted_goes_on_and_leaves_the_same_bytes(memmap
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
         patched.setattr(segmentwriter, "write_chunk", dying)
-        import_memmaps(options(memmaps[0], tmp_path), Job())
-    report = import_memmaps(options(memmaps[0], tmp_path), Job())
+        imported(memmaps[0], tmp_path / "x")
+    report = imported(memmaps[0], tmp_path / "x")
     assert (report.tasks_run, report.tasks_kept) == (1, 2)
     assert bytes_of(tmp_path / "x.knnstore") == bytes_of(tmp_path / "whole.knnstore")
-    assert import_memmaps(options(memmaps[0], tmp_path), Job()).tasks_run == 0
+    assert imported(memmaps[0], tmp_path / "x").tasks_run == 0
 
 
 def test_int8_keys_are_near_and_float16_keys_are_equal(memmaps, tmp_path):
     paths, (keys, values) = memmaps
     for kind in ("float16", "int8"):
-        import_memmaps(options(paths, tmp_path, key_dtype=kind, overwrite=True), Job())
+        imported(paths, tmp_path / "x", key_dtype=kind, overwrite=True)
         (segment,) = Datastore(tmp_path / "x.knnstore").segments
         stored = segment.codec.decode(segment.keys(0, segment.rows))
         np.testing.assert_allclose(stored, keys.astype(np.float32), atol=0 if kind == "float16" else 0.04)
@@ -169,7 +172,7 @@ def test_int8_keys_are_near_and_float16_keys_are_equal(memmaps, tmp_path):
 def test_a_store_of_an_unknown_lm_can_be_indexed_and_searched_but_not_scored(memmaps, tmp_path, monkeypatch):
     paths, (keys, values) = memmaps
     monkeypatch.chdir(tmp_path)
-    run("import", "--keys", paths[0], "--vals", paths[1], "--dim", WIDTH)
+    run("import", "--keys", paths[0], "--vals", paths[1], "--dim", WIDTH, "--key-type", "float16")
     run("index", "--store", "x", "--nlist", "16", "--pq-bytes", "4")
     store = Datastore(tmp_path / "x.knnstore")
     assert store.manifest.model.vocabulary == int(values.max()) + 1
@@ -189,15 +192,16 @@ def test_keys_of_another_layer_or_another_order_are_refused(here, tmp_path):
     shifted = tmp_path / "shifted_keys.npy"
     array = np.fromfile(keys, np.float16).reshape(-1, 256)
     np.roll(array, 1, axis=0).tofile(shifted)
-    assert "aren't the keys of wiki-lm" in run("import", "--keys", shifted, "--dim", 256, *given, code=1)
+    form = ("--dim", 256, "--key-type", "float16")
+    assert "aren't the keys of wiki-lm" in run("import", "--keys", shifted, *form, *given, code=1)
     trusted = ("--key", "ffn-input", "--no-check", "--json")
-    assert json.loads(run("import", "--keys", shifted, "--dim", 256, *given, *trusted))["likeness"] is None
+    assert json.loads(run("import", "--keys", shifted, *form, *given, *trusted))["likeness"] is None
     assert "say their layer" in run("import", "--keys", keys, *given, "--no-check", code=2)
 
 
 def test_a_model_of_another_width_is_refused(memmaps, tmp_path):
     with pytest.raises(MismatchError, match="are 256 wide"):
-        import_memmaps(options(memmaps[0], tmp_path, model="wiki-lm"), Job())
+        imported(memmaps[0], tmp_path / "x", model="wiki-lm")
 
 
 @pytest.mark.parametrize(
@@ -214,10 +218,7 @@ def test_values_that_are_no_tokens_are_named(tmp_path, values, vocabulary, told)
     values.tofile(tmp_path / "v")
     form = Form(WIDTH, 3, "float16", values.dtype.name)
     with pytest.raises(CorpusError, match=told):
-        import_memmaps(
-            ImportOptions(tmp_path / "k", tmp_path / "v", form, store=str(tmp_path / "s"), vocabulary=vocabulary),
-            Job(),
-        )
+        imported((tmp_path / "k", tmp_path / "v"), tmp_path / "s", form, vocabulary=vocabulary)
 
 
 def test_int16_values_that_overflowed_are_told_where_the_vocabulary_is_small_enough(tmp_path):
@@ -225,8 +226,7 @@ def test_int16_values_that_overflowed_are_told_where_the_vocabulary_is_small_eno
     np.ones((3, WIDTH), np.float16).tofile(tmp_path / "k")
     tokens.astype(np.int16).tofile(tmp_path / "v")
     form = Form(WIDTH, 3, "float16", "int16")
-    given = ImportOptions(tmp_path / "k", tmp_path / "v", form, store=str(tmp_path / "s"), vocabulary=50257)
-    import_memmaps(given, Job())
+    imported((tmp_path / "k", tmp_path / "v"), tmp_path / "s", form, vocabulary=50257)
     assert Datastore(tmp_path / "s.knnstore").segments[0].values(0, 3).tolist() == tokens.tolist()
 
 
@@ -235,17 +235,17 @@ def test_a_key_that_is_no_number_is_named_with_its_row(memmaps, tmp_path):
     keys[1234, 3] = np.nan
     keys.tofile(paths[0])
     with pytest.raises(NumericsError, match="row 1,234"):
-        import_memmaps(options(paths, tmp_path), Job())
+        imported(paths, tmp_path / "x")
 
 
 def test_a_store_of_something_else_is_never_overwritten_unasked(memmaps, tmp_path, exported):
     shutil.copytree(exported / "books.knnstore", tmp_path / "x.knnstore")
     with pytest.raises(MismatchError, match="holds something else"):
-        import_memmaps(options(memmaps[0], tmp_path), Job())
+        imported(memmaps[0], tmp_path / "x")
     (tmp_path / "y.knnstore").mkdir()
     (tmp_path / "y.knnstore" / "letters.txt").write_text("mine")
     with pytest.raises(UsageError, match="isn't empty"):
-        import_memmaps(ImportOptions(*memmaps[0], Form(WIDTH), store=str(tmp_path / "y")), Job())
+        imported(memmaps[0], tmp_path / "y")
 
 
 def test_an_export_replaces_nothing_unasked_and_leaves_nothing_half_done(here, tmp_path):
@@ -261,7 +261,7 @@ def test_an_export_replaces_nothing_unasked_and_leaves_nothing_half_done(here, t
 
 
 def test_a_faiss_file_needs_an_index(memmaps, tmp_path):
-    import_memmaps(options(memmaps[0], tmp_path), Job())
+    imported(memmaps[0], tmp_path / "x")
     assert "has no finished index" in run("export", "--store", tmp_path / "x", "--to", "faiss", code=1)
 
 

@@ -6,7 +6,7 @@ import flat_index  # noqa: F401 - it registers the type flat
 import numpy as np
 import pytest
 
-from knnstore.attachment import Search
+from knnstore.attachment.search import Search
 from knnstore.datastore.edits import editing
 from knnstore.datastore.store import Datastore
 from knnstore.description import describe_store
@@ -14,12 +14,15 @@ from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.files import write_json
 from knnstore.indexes.exact import exact_search
 from knnstore.indexes.registry import open_index, type_of
-from knnstore.indexing import IndexOptions, build_index, dry_run
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.indexing.plan import dry_run
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, score
-from knnstore.verification import verify
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.verification.check import verify
 
 pytestmark = pytest.mark.slow
 

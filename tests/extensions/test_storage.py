@@ -7,13 +7,16 @@ import pytest
 
 from knnstore.datastore.store import Datastore
 from knnstore.files import files_of, path_of
-from knnstore.indexing import IndexOptions, build_index
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, score
-from knnstore.verification import verify
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.verification.check import verify
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,14 @@ from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, UsageError
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import subset
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore
 from knnstore.scheduling import Job
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 KEYS = clustered_keys(2740, 13)  # a width that is no multiple of eight bytes
 

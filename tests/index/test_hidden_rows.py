@@ -17,7 +17,8 @@ from knnstore.indexes.ivfpq.sample import choose_rows
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.indexes.ivfpq.train import divide
 from knnstore.indexes.registry import open_index
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.scheduling import Job
 
 

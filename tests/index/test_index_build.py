@@ -10,15 +10,16 @@ from killing import DyingRunner, KilledError, killed_at
 
 from knnstore.cli.report.index import index_text
 from knnstore.datastore.arrays import read_rows
-from knnstore.datastore.manifest import load_json, load_manifest
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, MismatchError, ResourceError
-from knnstore.files import write_json
+from knnstore.files import load_json, write_json
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.indexes.plan import IndexFolder
 from knnstore.indexes.registry import open_index
-from knnstore.indexing import IndexOptions, build_index, dry_run
-from knnstore.indexing.plan import plan_work
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.indexing.plan import dry_run, plan_work
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, SerialRunner
 

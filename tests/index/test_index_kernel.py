@@ -16,7 +16,8 @@ from knnstore.indexes.compute.choice import host_engine
 from knnstore.indexes.compute.kernel import KernelWarning, load_kernel
 from knnstore.indexes.compute.native import NativeEngine
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.scheduling import Job
 
 compiled = pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler, or the kernel is switched off")

@@ -9,7 +9,8 @@ from index_stores import clustered_keys, make_store
 from knnstore.datastore.store import Datastore
 from knnstore.indexes.ivfpq.lookup import FEW
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.scheduling import Job
 
 ROWS = 3000

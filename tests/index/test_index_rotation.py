@@ -15,7 +15,9 @@ from knnstore.indexes.ivfpq.rotation import optimised_axes, principal_axes
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.indexes.plan import SegmentReference
 from knnstore.indexes.registry import open_index
-from knnstore.indexing import IndexOptions, build_index, dry_run
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.indexing.plan import dry_run
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.planning import parse_rotation

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from index_stores import clustered_keys, make_store
 
-from knnstore.datastore.parts import INDEX_PLAN
+from knnstore.datastore.layout import INDEX_PLAN
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.files import make_folder, write_json
 from knnstore.indexes.ivfpq import sample
 from knnstore.indexes.ivfpq.sample import choose_rows, gather_part, load_sample, sample_stage
 from knnstore.indexes.registry import open_index
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.indexing.plan import plan_work
 from knnstore.living.remove import remove
 from knnstore.records import to_json

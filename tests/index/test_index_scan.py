@@ -9,7 +9,8 @@ from knnstore.indexes.compute.choice import host_engine
 from knnstore.indexes.ivfpq.batch import Batch
 from knnstore.indexes.ivfpq.scan import scan_lists
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.scheduling import Job
 
 NPROBE, LIMIT = 12, 5000  # bytes

@@ -11,7 +11,8 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import NumericsError, UnfinishedError, UsageError
 from knnstore.indexes.exact import exact_search
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.neighbours import ABSENT
 from knnstore.planning import Lookup
 from knnstore.scheduling import Job

@@ -8,7 +8,8 @@ from knnstore.datastore.mapped import MappedArray
 from knnstore.datastore.store import Datastore
 from knnstore.indexes.ivfpq.recentre import recentre
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.scheduling import Job
 
 KEYS = clustered_keys(3000, 16)

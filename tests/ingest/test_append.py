@@ -11,7 +11,8 @@ from knnstore.cli.report.ingest import ingest_text
 from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job

@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import MismatchError
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.lm import speed
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import LmSpec

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from knnstore.cli.report.ingest import ingest_text
 from knnstore.corpus.parts import plan_parts
 from knnstore.datastore.store import Datastore
-from knnstore.ingestion import IngestOptions, append, ingest, job, survey
+from knnstore.ingestion import append, job, survey
 from knnstore.ingestion.copies import first_of_each
-from knnstore.ingestion.plan import older_plan, segment_plan
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions, older_plan, segment_plan
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.scoring import ScoreOptions, score
-from knnstore.verification import verify
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.verification.check import verify
 
 WORDS = "river mill stone bridge winter captain letter garden market silver engine window harbour music".split()  # noqa: SIM905
 

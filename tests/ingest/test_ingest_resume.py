@@ -4,7 +4,8 @@ import pytest
 
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorpusError, MismatchError, ResourceError, UnfinishedError, UsageError
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.scheduling import Job
 
 TASKS = 8  # describe, find the padding, tokenise, samples and four chunks of keys

@@ -6,12 +6,14 @@ import pytest
 from reporters import Saying
 from transformers import AutoTokenizer
 
-from knnstore.datastore.segment import PLAN_FILE, Segment
+from knnstore.datastore.layout import SEGMENT_PLAN
+from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.stores import Stores
 from knnstore.errors import MismatchError
 from knnstore.files import write_json
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.lm.loading import load_model
 from knnstore.lm.spec import SHIPPED_MODELS, LmSpec
 from knnstore.lm.spellings import Spellings
@@ -81,7 +83,7 @@ def test_a_store_from_before_there_was_a_choice_keeps_its_way(run, wiki, tmp_pat
     options = IngestOptions(corpus=("text",), store="s", context=32, holdout=0, dtype="float32")
     with pytest.raises(InterruptedError):
         ingest(options, Job(counting_runner(most=2)))
-    plan = tmp_path / "s.knnstore" / "segments" / "0000" / PLAN_FILE
+    plan = tmp_path / "s.knnstore" / "segments" / "0000" / SEGMENT_PLAN
     write_json(plan, to_json(replace(Segment(plan.parent).plan, special_tokens=None)))
     tokens = run()[2][0]
     assert tokens.count(wiki.tokenizer.eos_token_id) == 2

@@ -14,7 +14,8 @@ from knnstore.datastore.history import changes
 from knnstore.datastore.store import Datastore
 from knnstore.errors import UsageError
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.living.compact import CompactOptions, compact, plan_compaction
 from knnstore.living.remove import remove
 from knnstore.living.restore import restore

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from knnstore.datastore.segment import PLAN_FILE, Segment
+from knnstore.datastore.layout import SEGMENT_PLAN
+from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
 from knnstore.files import write_json
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.records import to_json
 from knnstore.scheduling import Job
@@ -100,7 +102,7 @@ def test_a_store_that_was_begun_before_there_was_a_ladder_is_finished_as_it_was_
     root = here / "old.knnstore" / "segments" / "0000"
     assert Segment(root).plan.padding == "ladder"
     assert not list(root.glob("commits/*.json"))
-    write_json(root / PLAN_FILE, to_json(replace(Segment(root).plan, padding=None)))
+    write_json(root / SEGMENT_PLAN, to_json(replace(Segment(root).plan, padding=None)))
     ingest(options, Job())
     assert Segment(root).plan.padding is None
     different = [name for name, keys in keys_of(here / "old.knnstore").items() if keys != at_once[name]]

@@ -13,7 +13,8 @@ from knnstore.indexes.ivfpq.plan import RecentredPlan
 from knnstore.indexes.ivfpq.quantiser import load_quantiser
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.indexes.registry import open_index
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.deriving import merge, subset
 from knnstore.living.remove import remove

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from knnstore.datastore.manifest import MANIFEST_FILE
 from knnstore.errors import ModelError
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.lm.loading import identify
 from knnstore.lm.spec import SHIPPED_MODELS
 from knnstore.scheduling import Job

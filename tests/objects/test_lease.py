@@ -16,11 +16,11 @@ from knnstore.datastore.discarding import discard_contents
 from knnstore.datastore.edits import editing
 from knnstore.datastore.history import changes
 from knnstore.datastore.locking import LOCK_FILE, holder, read_holder, writing
-from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_json, load_manifest, save_manifest
+from knnstore.datastore.manifest import KeyRecipe, Manifest, ModelIdentity, load_manifest, save_manifest
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.errors import LockedError, UsageError
-from knnstore.files import files_of, guard, lease, version_of
-from knnstore.recovery import RepairOptions, repair
+from knnstore.files import files_of, guard, lease, load_json, version_of
+from knnstore.recovery.job import RepairOptions, repair
 from knnstore.scheduling import Job
 from knnstore.verification import check
 

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3_servers import BUCKET, SECRET
 
-from knnstore.datastore.manifest import load_json
 from knnstore.datastore.store import store_path
 from knnstore.errors import ResourceError, UsageError
 from knnstore.files import (
     ConditionError,
     RemotePath,
     files_of,
+    load_json,
     open_regular,
     path_of,
     read_raw,

@@ -18,19 +18,24 @@ from click.testing import CliRunner
 from s3_servers import BUCKET, SECRET, copied, objects_of
 
 from knnstore.cli.commands import main
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError
 from knnstore.files import RemotePath
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index, dry_run
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.indexing.plan import dry_run
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job, cluster_runner
-from knnstore.scoring import ScoreOptions, score
-from knnstore.verification import verify
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.verification.check import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 

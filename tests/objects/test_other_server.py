@@ -8,12 +8,14 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import LockedError
 from knnstore.files import RemotePath, lease
 from knnstore.files.objects import cache, service
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, score
-from knnstore.verification import verify
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.verification.check import verify
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, NumericsError
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.ingestion.tasks import SamplesTask, committed_summaries, write_samples
 from knnstore.lm import forward
 from knnstore.lm.spec import LmSpec

@@ -10,14 +10,14 @@ from faults.material import run
 from knnstore.datastore.arrays import create_array, open_array, read_rows, write_chunk
 from knnstore.datastore.documents import DocumentName
 from knnstore.datastore.locking import LOCK_FILE, writing
-from knnstore.datastore.manifest import MANIFEST_FILE, load_json
+from knnstore.datastore.manifest import MANIFEST_FILE
 from knnstore.datastore.store import Datastore
 from knnstore.errors import CorruptStoreError, KnnstoreError
-from knnstore.files import write_json
+from knnstore.files import load_json, write_json
 from knnstore.indexes.ivfpq.quantiser import load_training_errors
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.indexes.registry import open_index
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from memory_jobs import Hungry, killed_unless_smaller, out_of_memory_unless_smal
 from knnstore.cli import main
 from knnstore.errors import OutOfMemoryError
 from knnstore.indexes.ivfpq.fill import fill_run
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.ingestion.tasks import KeyTask
 from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores

@@ -10,7 +10,7 @@ import pytest
 from faults.material import bytes_of, differences, run
 
 from knnstore.datastore.manifest import load_manifest
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 
 @pytest.fixture

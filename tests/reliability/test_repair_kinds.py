@@ -13,7 +13,7 @@ import knnstore.recovery.job
 from knnstore.datastore.manifest import load_manifest
 from knnstore.errors import CorruptStoreError
 from knnstore.indexes.ivfpq.cuts import cut_list
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 KINDS = ("recentred", "subset", "merged", "dropped and compacted", "rotated and recentred")
 """Those whose lists keep members that an assignment from the keys would not give them."""

@@ -9,12 +9,13 @@ from index_stores import clustered_keys, make_store
 
 from knnstore.datastore.store import Datastore
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import ABSENT, Neighbours
 from knnstore.scheduling import Job
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--context", "32", "--holdout", "0")
 METHODS = ("lists", "quantised", "exact")

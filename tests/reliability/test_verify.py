@@ -11,15 +11,15 @@ from faults.material import INGEST, bytes_of, copy_of, differences, grow_corpus,
 
 from knnstore.datastore import sweeping
 from knnstore.datastore.edits import Edit
-from knnstore.datastore.manifest import load_json, load_manifest
+from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.takedowns import load_takedowns
 from knnstore.errors import CorruptStoreError, LockedError
-from knnstore.files import files_of, seal_json, unseal_json, write_json
+from knnstore.files import files_of, load_json, seal_json, unseal_json, write_json
 from knnstore.ingestion import making
 from knnstore.progress import Reporter
-from knnstore.verification import verify
 from knnstore.verification.bitflips import corrected
+from knnstore.verification.check import verify
 
 
 def flip(path, bit=None):

@@ -19,7 +19,9 @@ from knnstore.living.remove import remove
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, resolve_model
 from knnstore.scheduling import Job, SerialRunner
-from knnstore.scoring import ScoreOptions, overlap, score
+from knnstore.scoring import overlap
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
 from knnstore.scoring.overlap import measure_overlap
 from knnstore.scoring.texts import gather_texts
 from knnstore.suffix_array import overlaps

@@ -11,7 +11,7 @@ from knnstore.scheduling import Job
 from knnstore.suffix_array import build, plan
 from knnstore.suffix_array.build import build_suffixes, open_suffixes
 from knnstore.suffix_array.contexts import contexts_of
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 ENOUGH = 10**9
 

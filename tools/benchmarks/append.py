@@ -15,8 +15,10 @@ from benchmarks.material import text_folder
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.selection import origins_of, sampled
 from knnstore.datastore.store import Datastore
-from knnstore.indexing import IndexOptions, build_index
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.living.compact import CompactOptions, compact
 from knnstore.living.remove import remove
 from knnstore.scheduling import Job

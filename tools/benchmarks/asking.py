@@ -14,7 +14,8 @@ from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
 from knnstore.indexes.exact import exact_search
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.lm.forward import KeyModel, key_model, window_keys
 from knnstore.lm.scoring import window_scores
 from knnstore.lm.spec import LmSpec

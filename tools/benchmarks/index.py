@@ -17,7 +17,8 @@ from make_keys import make_store
 from benchmarks.faiss_baselines import empty_index, key_blocks, plan_of, written_shards
 from benchmarks.measuring import Measured, Result, Settings, in_own_process, in_turn, rate_rows, ratio
 from knnstore.datastore.store import Datastore
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
 

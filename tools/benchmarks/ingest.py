@@ -13,7 +13,8 @@ import torch
 from benchmarks.material import KeepingKeyTasks, bare_model, forward, input_batches, text_folder
 from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
 from knnstore.datastore.segment import Segment
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.ingestion.tasks import KeyTask, write_keys
 from knnstore.lm.forward import KeyModel, key_model
 from knnstore.lm.keylayer import find_key_point

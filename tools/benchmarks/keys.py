@@ -11,7 +11,9 @@ from benchmarks.material import ingested, text_folder
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, ScoreReport, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.result import ScoreReport
 
 BASELINE = ("float16", "float32")
 

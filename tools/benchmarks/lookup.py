@@ -37,7 +37,8 @@ from knnstore.datastore.arrays import chunk_file
 from knnstore.datastore.block_sums import BLOCK_BYTES
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.planning import LOOKUP_RERANK
 from knnstore.scheduling import Job
 

@@ -12,7 +12,8 @@ from benchmarks.measuring import Settings
 from knnstore.datastore.store import Datastore
 from knnstore.demo_corpus import write_corpus
 from knnstore.errors import UsageError
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.ingestion.tasks import KeyTask, write_keys
 from knnstore.lm.forward import padded_ids
 from knnstore.lm.loading import DTYPES

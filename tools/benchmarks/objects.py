@@ -18,12 +18,15 @@ from typing import Any
 from benchmarks.material import text_folder
 from benchmarks.measuring import Result, Settings
 from knnstore.datastore.store import Datastore, store_path
-from knnstore.datastore.sweeping import bytes_below
+from knnstore.diskspace import bytes_below
 from knnstore.files.objects import cache, service
-from knnstore.indexing import IndexOptions, build_index
-from knnstore.ingestion import IngestOptions, ingest
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.ingestion.job import ingest
+from knnstore.ingestion.plan import IngestOptions
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
 
 _CHUNK_ROWS = 1024
 _BUCKET = "bucket"

@@ -23,10 +23,12 @@ from make_keys import ClusteredKeys, make_store
 from benchmarks.figures import new_figure, require_matplotlib, save
 from benchmarks.measuring import Measured, Result, Settings, in_own_process
 from knnstore.datastore.store import Datastore, store_path
-from knnstore.datastore.sweeping import bytes_below
+from knnstore.diskspace import bytes_below
 from knnstore.errors import UsageError
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.indexing import IndexOptions, build_index, dry_run
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
+from knnstore.indexing.plan import dry_run
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job
 from knnstore.sizes import format_size

@@ -14,11 +14,14 @@ from benchmarks.material import bare_model, forward, ingested, input_batches, te
 from benchmarks.measuring import Contestant, Result, Settings, in_turn, rate_of, rate_rows, ratio
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.stores import Stores
-from knnstore.indexing import IndexOptions, build_index
+from knnstore.indexes.work import IndexOptions
+from knnstore.indexing.job import build_index
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Job
-from knnstore.scoring import ScoreOptions, ScoreReport, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.result import ScoreReport
 from knnstore.scoring.texts import gather_texts
 from knnstore.windows import cut_windows
 

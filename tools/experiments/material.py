@@ -13,11 +13,12 @@ from knnstore.mixing.gate import MemorySource
 from knnstore.mixing.interpolation import best_weights, mix_sources
 from knnstore.mixing.setting import Setting
 from knnstore.progress import TerminalReporter
-from knnstore.scoring import SavedNeighbours, ScoreOptions
 from knnstore.scoring.best_mixture import gate_lesson
 from knnstore.scoring.best_setting import choose
 from knnstore.scoring.crossvalidation import FOLDS, folds_of, gather_saved
 from knnstore.scoring.gate_training import Lesson, gated_log_p, train_gate
+from knnstore.scoring.options import ScoreOptions
+from knnstore.scoring.saved import SavedNeighbours
 from knnstore.scoring.tuning_table import TuningTable
 from knnstore.suffix_array.build import open_suffixes
 

@@ -23,10 +23,10 @@ from knnstore.lm.spec import LmSpec, default_model
 from knnstore.mixing.interpolation import best_lambda, mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import ABSENT, Neighbours
-from knnstore.scoring import ScoreOptions
 from knnstore.scoring.best_setting import choose
 from knnstore.scoring.crossvalidation import FOLDS
 from knnstore.scoring.grid import make_grid
+from knnstore.scoring.options import ScoreOptions
 from knnstore.scoring.search import StoresSearch
 
 _FEWEST = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)

@@ -13,10 +13,10 @@ from knnstore.lm.scoring import ScoredTokens, window_scores
 from knnstore.mixing.interpolation import mix
 from knnstore.mixing.knn import target_probabilities
 from knnstore.neighbours import Neighbours
-from knnstore.scoring import ScoreOptions
 from knnstore.scoring.best_setting import choose
 from knnstore.scoring.crossvalidation import FOLDS, folds_of
 from knnstore.scoring.grid import make_grid
+from knnstore.scoring.options import ScoreOptions
 from knnstore.scoring.texts import Texts, texts_of_files
 from knnstore.windows import cut_windows
 

@@ -11,7 +11,8 @@ from typing import Any
 from experiments.output import Output
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.lm.spec import default_model
-from knnstore.scoring import ScoreOptions, score
+from knnstore.scoring.job import score
+from knnstore.scoring.options import ScoreOptions
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 

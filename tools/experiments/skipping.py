@@ -18,7 +18,7 @@ from knnstore.datastore.stores import Stores
 from knnstore.lm.forward import key_model
 from knnstore.lm.spec import LmSpec, default_model
 from knnstore.mixing.features import FEATURES, LM_FEATURES
-from knnstore.scoring import ScoreOptions
+from knnstore.scoring.options import ScoreOptions
 from knnstore.scoring.search import StoresSearch
 
 _MEMORY = 2**30

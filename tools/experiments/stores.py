@@ -18,8 +18,8 @@ from knnstore.errors import UsageError
 from knnstore.mixing.evidence import Evidence
 from knnstore.mixing.interpolation import best_weights, mix_sources
 from knnstore.neighbours import nearest_of_all
-from knnstore.scoring import SavedNeighbours
 from knnstore.scoring.passes import Block
+from knnstore.scoring.saved import SavedNeighbours
 from knnstore.suffix_array.search import Suffixes
 
 

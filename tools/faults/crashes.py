@@ -34,7 +34,7 @@ from faults.material import (
 )
 from faults.outcome import Outcome
 from knnstore.datastore.commits import file_damage, load_commit
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 _MEMMAPS = ("--keys", "out/keys.npy", "--vals", "out/vals.npy")
 COMMANDS: dict[str, tuple[str, ...]] = {

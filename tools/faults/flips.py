@@ -18,7 +18,7 @@ from knnstore.passages import Passages
 from knnstore.scoring.tuned_record import load_tuned
 from knnstore.suffix_array.build import open_suffixes
 from knnstore.suffix_array.contexts import contexts_of
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 _SEARCHES = 8  # every so many flips, the damaged store is searched as well
 

@@ -32,7 +32,7 @@ from knnstore.datastore.store import Datastore
 from knnstore.errors import StoreNotFoundError
 from knnstore.files import lease, path_of
 from knnstore.scoring.tuned_record import TUNED_FILE
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 _BUCKET = "bucket"
 _PROCESSES = 2

@@ -27,7 +27,7 @@ from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.errors import KnnstoreError
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 _MEMORY = 2 * 10**9  # bytes that a store of some kilobytes may make this process take on top of its libraries
 _SECONDS = 60  # that one store may take, on a busy machine

@@ -16,7 +16,7 @@ from faults.outcome import Outcome
 from knnstore.datastore.store import Datastore
 from knnstore.indexes.exact import exact_search
 from knnstore.indexes.ivfpq.search import Searcher
-from knnstore.verification import verify
+from knnstore.verification.check import verify
 
 _SECONDS = 120  # that one repair may take, on a busy machine
 _MADE_AGAIN = ("index/", "suffixes/")  # parts of a store of which every file but a plan can be made again

@@ -2,8 +2,8 @@
 
 from knnstore.cli.report.score import score_text
 from knnstore.cli.report.words import shown_store
-from knnstore.indexing import IndexReport
-from knnstore.ingestion import IngestReport
+from knnstore.indexing.job import IndexReport
+from knnstore.ingestion.job import IngestReport
 from knnstore.scoring.result import ScoreReport
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from knnstore.cli.report.words import shown_store
-from knnstore.indexing import DRIFT_DUE, GROWTH_DUE, IndexReport
+from knnstore.indexing.job import DRIFT_DUE, GROWTH_DUE, IndexReport
 from knnstore.sizes import format_size
 
 

@@ -1,7 +1,7 @@
 """The final report of an ingest."""
 
 from knnstore.cli.report.words import shown_store
-from knnstore.ingestion import IngestReport
+from knnstore.ingestion.job import IngestReport
 from knnstore.sizes import format_size
 
 _SHOWN_TYPES = 8

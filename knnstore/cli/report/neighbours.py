@@ -1,11 +1,15 @@
 """Nearest contexts as text and as JSON."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from knnstore.api import Neighbour
 from knnstore.cli.report.words import marked, one_line, quoted, wrapped
+
+if TYPE_CHECKING:
+    from knnstore.api import Neighbour
 
 _SHORTEST_WORD = 3
 

@@ -2,7 +2,7 @@
 
 from knnstore.cli.report.words import shown_store
 from knnstore.files import path_of
-from knnstore.recovery import RepairReport
+from knnstore.recovery.job import RepairReport
 
 
 def repair_text(report: RepairReport) -> str:

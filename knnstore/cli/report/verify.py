@@ -3,7 +3,8 @@
 from knnstore.cli.report.words import shown_store
 from knnstore.files import path_of
 from knnstore.sizes import format_size
-from knnstore.verification import Damage, RepairSource, VerifyReport
+from knnstore.verification.check import VerifyReport
+from knnstore.verification.damage import Damage, RepairSource
 
 _MOST_LINES = 40
 _WAYS: dict[RepairSource, str] = {

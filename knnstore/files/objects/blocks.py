@@ -15,7 +15,7 @@ import numpy as np
 from knnstore.errors import CorruptStoreError
 from knnstore.files.objects.cache import disk_errors, the_cache
 from knnstore.files.protocol import ConditionError
-from knnstore.files.remote import RemotePath
+from knnstore.files.remotepath import RemotePath
 from knnstore.wording import command
 
 _REQUEST_BYTES = 2**23  # maximum bytes per request

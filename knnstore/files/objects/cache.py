@@ -18,7 +18,7 @@ from threading import Lock
 
 from knnstore.errors import ResourceError, UsageError
 from knnstore.files.protocol import Version
-from knnstore.files.remote import RemotePath
+from knnstore.files.remotepath import RemotePath
 from knnstore.sizes import format_size, parse_size
 from knnstore.wording import option
 

@@ -10,7 +10,8 @@ from knnstore.files.guard import check_write
 from knnstore.files.objects.cache import the_cache
 from knnstore.files.objects.service import client_of, count, described, load_obstore, request
 from knnstore.files.protocol import Description, Mapped, Version
-from knnstore.files.remote import RemoteFiles, RemotePath, remote
+from knnstore.files.remote import RemoteFiles
+from knnstore.files.remotepath import RemotePath, remote
 from knnstore.files.sums import sums_of, sums_of_file
 
 _DELETED_AT_ONCE = 1000

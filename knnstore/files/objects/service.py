@@ -21,7 +21,6 @@ from knnstore.errors import KnnstoreError, ResourceError, UsageError
 from knnstore.files.protocol import ConditionError, Description, Version
 from knnstore.files.sums import sums_from
 
-SCHEMES = ("s3", "gs", "az")
 _EXTRA = "pip install 'knnstore[cloud]'"
 _STALLED = timedelta(seconds=30)  # without receiving a byte
 _TIMEOUT = timedelta(minutes=10)  # per request, including the body

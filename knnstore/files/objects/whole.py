@@ -13,7 +13,7 @@ from knnstore.errors import CorruptStoreError
 from knnstore.files.objects.cache import Cache, the_cache
 from knnstore.files.objects.service import UnchangedError, client_of, count, described, load_obstore, request
 from knnstore.files.protocol import Description, Version
-from knnstore.files.remote import RemotePath
+from knnstore.files.remotepath import RemotePath
 from knnstore.files.sums import Sums, block_bytes
 from knnstore.wording import command
 

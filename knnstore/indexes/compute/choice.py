@@ -1,23 +1,35 @@
-"""Who computes: chosen once for the process."""
+"""Who computes: chosen once for the process, and only what is chosen is loaded."""
+
+from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from knnstore.indexes.compute.device import DeviceEngine
-from knnstore.indexes.compute.kernel import load_kernel
-from knnstore.indexes.compute.native import NativeEngine
-from knnstore.indexes.compute.protocols import Engine, Joins
-from knnstore.indexes.compute.reference import ReferenceEngine
+    from knnstore.indexes.compute.protocols import Engine, Joins
 
 
 @lru_cache(maxsize=1)
 def host_engine() -> Engine:
     """Return the compiled kernel where there is one, else the reference."""
+    from knnstore.indexes.compute.kernel import load_kernel
+
     kernel = load_kernel()
-    return ReferenceEngine() if kernel is None else NativeEngine(kernel)
+    if kernel is None:
+        from knnstore.indexes.compute.reference import ReferenceEngine
+
+        return ReferenceEngine()
+    from knnstore.indexes.compute.native import NativeEngine
+
+    return NativeEngine(kernel)
 
 
 def joins_on(device: torch.device | None) -> Joins:
     """Return who joins on a device, on the host if it is None."""
-    return host_engine() if device is None else DeviceEngine(device)
+    if device is None:
+        return host_engine()
+    from knnstore.indexes.compute.device import DeviceEngine
+
+    return DeviceEngine(device)

@@ -4,20 +4,23 @@ Every operation has a reference in NumPy, torch and faiss, and every other imple
 the same bits, but for products of int8 keys, whose distances may differ in about the fifth digit.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from knnstore.arrays import Float32, Int64, Uint8, Uint32
-from knnstore.datastore.mapped import Pieces
-from knnstore.indexes.compute.coarse import CoarseLists
-from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLists
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32, Int64, Uint8, Uint32
+    from knnstore.datastore.mapped import Pieces
+    from knnstore.indexes.compute.coarse import CoarseLists
+    from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLists
 
 Numbers = tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]
 """Values and tags of some keys, unsigned integers (t,) each, or None where they aren't kept."""
-Groups = Iterable[Sequence[StoredLists]]
+Groups = Iterable[Sequence["StoredLists"]]
 _FEWEST_SPARE = 512
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from knnstore.datastore.edits import Edit
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.origins import KeptDocuments, Origins
 from knnstore.datastore.removed import load_removed
 from knnstore.datastore.rowranges import RowRanges
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, segment_root
+from knnstore.datastore.store import Datastore
 from knnstore.datastore.sweeping import remove_tree
 from knnstore.indexes.adopting import own_index
 from knnstore.indexes.ivfpq.lists import SegmentLists

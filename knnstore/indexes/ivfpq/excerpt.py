@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from knnstore.datastore.adopting import own_segment
-from knnstore.datastore.documents import single_document
+from knnstore.datastore.documents import plain_documents
 from knnstore.datastore.edits import editing
 from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.segmentwriter import SegmentWriter
@@ -33,7 +33,7 @@ def make_excerpt(store: Datastore, root: Path, chunks: int) -> Datastore:
 def _write(writer: SegmentWriter, source: Segment, chunks: list[int]) -> None:
     values = np.concatenate([source.values(*source.chunk_range(chunk)) for chunk in chunks])
     with writer.task(DOCUMENTS_TASK) as task:
-        write_table(task.file(DOCUMENTS_FILE), single_document("excerpt", len(values), bytes(32)))
+        write_table(task.file(DOCUMENTS_FILE), plain_documents([("excerpt", len(values), bytes(32))]))
         with task.appending(values=len(values), heldout=0) as (stored, _):
             stored.append(values)
     writer.lay_out_keys()

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from knnstore.arrays import Int64
-from knnstore.datastore.manifest import load_json
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import open_segment, segment_root
-from knnstore.files import remove_folder, replacing_together, storage_errors, write_json
+from knnstore.datastore.store import open_segment
+from knnstore.files import load_json, remove_folder, replacing_together, storage_errors, write_json
 from knnstore.indexes.compute.stored import decode
 from knnstore.indexes.hashing import shuffle_key
 from knnstore.indexes.ivfpq.plan import IvfPqFolder

@@ -14,8 +14,8 @@ import numpy as np
 from knnstore.arrays import Int64, Uint64
 from knnstore.datastore.arrays import create_array, read_rows, write_chunk, write_raw_chunks
 from knnstore.datastore.block_sums import block_sums, create_sums, sums_path
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import segment_root
 from knnstore.errors import CorruptStoreError
 from knnstore.files import at_once, files_of, read_raw
 from knnstore.indexes.hashing import shuffle_key

@@ -1,23 +1,28 @@
 """The quantisers: which lists a key lies near, and its PQ code. Arrays on disk; faiss objects are rebuilt from them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 import torch
 
-from knnstore.arrays import Float32, Int64, Uint8
 from knnstore.datastore.arrays import create_array, read_all, write_chunk
 from knnstore.datastore.keycodec import LARGEST
-from knnstore.datastore.parts import QUANTIZER
+from knnstore.datastore.layout import QUANTIZER
 from knnstore.errors import CorruptStoreError
 from knnstore.indexes.compute.choice import host_engine
 from knnstore.indexes.compute.coarse import CoarseLists
-from knnstore.indexes.compute.protocols import Filling
-from knnstore.indexes.ivfpq.plan import IvfPqFolder
 from knnstore.wording import command
+
+if TYPE_CHECKING:
+    from knnstore.arrays import Float32, Int64, Uint8
+    from knnstore.indexes.compute.protocols import Filling
+    from knnstore.indexes.ivfpq.plan import IvfPqFolder
 
 PQ_LEVELS = 256
 TASK = "quantizer"

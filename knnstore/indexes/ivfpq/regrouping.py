@@ -14,9 +14,10 @@ import numpy as np
 
 from knnstore.arrays import Int64
 from knnstore.datastore.arrays import read_rows
+from knnstore.datastore.layout import segment_root
 from knnstore.datastore.origins import Origins, recoded
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import open_segment, segment_root
+from knnstore.datastore.store import open_segment
 from knnstore.indexes.compute.stored import decode
 from knnstore.indexes.ivfpq.building import begin_lists, make_runs, merge_runs
 from knnstore.indexes.ivfpq.fill import MEASURED, list_order, over_blocks, quantised_rows, run_layout, write_run

@@ -12,9 +12,9 @@ import numpy as np
 
 from knnstore.arrays import Int64
 from knnstore.datastore.commits import CommitLog
-from knnstore.datastore.parts import SAMPLE
+from knnstore.datastore.layout import SAMPLE, segment_root
 from knnstore.datastore.segment import Segment
-from knnstore.datastore.store import Datastore, open_segment, segment_root
+from knnstore.datastore.store import Datastore, open_segment
 from knnstore.errors import CorruptStoreError
 from knnstore.files import read_raw, replacing_together
 from knnstore.indexes.ivfpq.plan import IvfPqFolder, IvfPqPlan
@@ -133,7 +133,7 @@ def _part(number: int) -> str:
 
 def _parts(segment: Segment, rows: Int64) -> Iterator[Int64]:
     """Rows of a segment, ascending, cut where a chunk begins, so that no chunk is read twice."""
-    most = _PART_ROWS if segment.listed is None else _LISTED_PART_ROWS
+    most = _PART_ROWS if segment.order.lists is None else _LISTED_PART_ROWS
     begins = np.flatnonzero(np.diff(rows // segment.plan.chunk_rows, prepend=-1))
     cuts = begins[np.diff(begins // most, prepend=0) > 0]
     yield from (part for part in np.split(rows, cuts) if len(part))
