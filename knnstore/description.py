@@ -75,8 +75,7 @@ class StoreInfo:
     ``state``: ``finished``, or ``begun`` during an ingest or import (then ``rows`` is the final number of keys and
     ``rows_done`` the current one). ``changes`` counts the states so far; ``removed_documents`` are hidden but still on
     disk, and ``live_rows`` belong to the other documents. ``writer``: who is writing to it now. ``parts``: bytes on
-    disk by part.
-    ``bytes_per_key`` includes everything; ``raw_bytes_per_key`` is a float32 key with an 8-byte value.
+    disk by part. ``bytes_per_key`` includes everything; ``raw_bytes_per_key`` is a float32 key with an 8-byte value.
     """
 
     name: str
@@ -185,9 +184,9 @@ def _summary(root: Path) -> StoreSummary:
 
 
 def _segments(root: Path, manifest: Manifest) -> list[Segment]:
-    """Return the finished segments or, if there are none, those that a run has begun."""
-    begun = sorted(path.parent.name for path in (root / "segments").glob(f"*/{SEGMENT_PLAN}"))
-    return [Segment(segment_root(root, name)) for name in manifest.segments or begun]
+    """Return the finished segments or, if there are none, the unfinished segments of a run."""
+    unfinished = sorted(path.parent.name for path in (root / "segments").glob(f"*/{SEGMENT_PLAN}"))
+    return [Segment(segment_root(root, name)) for name in manifest.segments or unfinished]
 
 
 def _rows_done(segment: Segment) -> int:

@@ -25,7 +25,7 @@ _SPARE_BITS = 4  # at most one in 16 entries of a filter is set, so one window i
 
 
 class Shingles:
-    """The windows of LENGTH tokens of a text, to be found in other texts.
+    """The windows of LENGTH tokens of a text, to find in other texts.
 
     ``starts``: int64 (n,), ascending start positions. Equal windows form a group: ``group`` is the group number of each
     window, int64 (n,), from 0.
@@ -55,7 +55,7 @@ class Shingles:
         return len(self._hashes)
 
     def find(self, ids: Any) -> Iterator[tuple[Int64, Int64]]:
-        """Yield where windows of the text occur in ``ids`` (tokens,): ascending positions, and groups, int64 (m,)."""
+        """Yield where windows of the text occur in ``ids`` (tokens,): ascending positions and groups, int64 (m,)."""
         if not self.groups:
             return
         for begin, hashes in _hashed(ids):

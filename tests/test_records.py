@@ -148,7 +148,7 @@ def test_a_manifest_of_a_stranger_leads_nowhere(tmp_path, change):
     [
         ({"version": 2}, r"made by knnstore 0\.7\.0: its format is version 2, and.* Upgrade with 'pip"),
         ({"version": 0}, r"made by knnstore 0\.7\.0: its format is version 0, and.* Read it with the version"),
-        ({"removed": ..., "state": ...}, r"made by knnstore 0\.7\.0: its manifest doesn't say removed, state, which"),
+        ({"removed": ..., "state": ...}, r"made by knnstore 0\.7\.0: its manifest lacks removed, state, which"),
         ({"version": 2, "segments": ["../x"]}, "made by another version of knnstore: its format"),
     ],
 )

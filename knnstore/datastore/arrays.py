@@ -1,9 +1,9 @@
-"""Zarr v3 arrays of a store: made once, written a whole chunk at a time, never read where a chunk is absent.
+"""Zarr v3 arrays of a store: created once, written in whole chunks, never read where a chunk is missing.
 
-Only this module imports zarr, to write. A chunk file is owned by one task and ends in its CRC-32C (the ``crc32c``
-codec), because without it a flipped bit comes back silently. Reading is our own: ``zarr.json`` may come from a
-stranger, so only the form that is written here is believed, nothing is allocated before the file's size, checksum
-and the length that it unpacks to agree with that form, and an absent chunk is damage, where zarr would read zeros.
+Only this module imports zarr, and only for writing. A chunk file is owned by one task and ends in its CRC-32C (the
+``crc32c`` codec), without which a flipped bit would go unnoticed. Reading doesn't use zarr, because ``zarr.json`` may
+come from an untrusted source. Only the form that is written here is accepted, and nothing is allocated before the
+file's size, its checksum and its unpacked length match that form. A missing chunk is damage; zarr would read zeros.
 """
 
 import os
@@ -28,16 +28,16 @@ CHECKSUM_BYTES = 4
 METADATA_FILE = "zarr.json"
 _buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes
 _DTYPES = ("int8", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32")
-_MOST_PACKED = 2**30  # bytes of a compressed chunk, unpacked: a file of some bytes can claim any number
+_MOST_PACKED = 2**30  # unpacked bytes of a compressed chunk: a tiny file can claim any size
 _LARGEST_SHAPE = 2**48
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayForm:
-    """What an array is: ``shape`` with rows first, rows a chunk, dtype (little-endian), and whether it is compressed.
+    """The form of an array: ``shape`` with rows first, rows per chunk, dtype (little-endian), whether it is compressed.
 
-    A chunk spans all the other dimensions.
+    A chunk spans all other dimensions.
     """
 
     shape: tuple[int, ...]
@@ -54,22 +54,22 @@ class ArrayForm:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
+        """Return the bytes of a row."""
         return self.dtype.itemsize * prod(self.shape[1:])
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a whole chunk, uncompressed and without its checksum."""
+        """Return the bytes of a whole chunk, uncompressed and without its checksum."""
         return self.chunk_rows * self.row_bytes
 
     @property
     def chunks(self) -> int:
-        """Number of chunks."""
+        """Return the number of chunks."""
         return -(-self.shape[0] // self.chunk_rows)
 
 
 class PlannedForm(NamedTuple):
-    """The form of an array to make: ``shape`` with rows first, rows per chunk, dtype, and how chunks are compressed."""
+    """The form of an array to create: ``shape`` with rows first, rows per chunk, dtype, compression of the chunks."""
 
     shape: tuple[int, ...]
     chunk_rows: int
@@ -80,24 +80,24 @@ class PlannedForm(NamedTuple):
 def create_array(
     path: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any], compression: Compression
 ) -> list[Path]:
-    """Make the array at ``path`` unless it is there with this very form; return its metadata files.
+    """Create the array at ``path`` unless it exists in exactly this form; return its metadata files.
 
     Args:
-        path: folder of the array, ``<group>/<name>``; the group is made as well.
+        path: folder of the array, ``<group>/<name>``; the group is created as well.
         shape: rows first.
-        chunk_rows: rows a chunk; a chunk spans all the other dimensions.
-        dtype: of the elements, stored little-endian.
-        compression: ``none`` for chunks that are to be memory-mapped.
+        chunk_rows: rows per chunk; a chunk spans all other dimensions.
+        dtype: element type, stored little-endian.
+        compression: ``none`` for chunks to be memory-mapped.
 
-    Raises UsageError for chunks that no reader would take.
+    Raise UsageError for chunks that no reader would accept.
     """
     try:
         form = ArrayForm(tuple(map(int, shape)), int(chunk_rows), np.dtype(dtype), compression != "none")
     except ValueError as error:
-        raise UsageError(f"{path}: {error}: choose fewer rows a chunk") from error
+        raise UsageError(f"{path}: {error}: choose fewer rows per chunk") from error
     with storage_errors("make", path):
         path.mkdir(parents=True, exist_ok=True)
-        if not _is_group(path.parent):  # not there, or damaged
+        if not _is_group(path.parent):  # missing or damaged
             group: dict[str, Any] = {}
             zarr.create_group(store=zarr.storage.MemoryStore(group), zarr_format=3)
             write_atomically(path.parent / METADATA_FILE, group[METADATA_FILE].as_buffer_like())
@@ -117,7 +117,7 @@ def create_array(
 
 
 def open_array(path: Path) -> ArrayForm:
-    """The form of the array at ``path``. Raises CorruptStoreError for any that this package doesn't write."""
+    """Return the form of the array at ``path``. Raise CorruptStoreError if this package doesn't write such arrays."""
     metadata = load_json(path / METADATA_FILE)
     try:
         return _parse(metadata)
@@ -126,9 +126,9 @@ def open_array(path: Path) -> ArrayForm:
 
 
 def open_raw(path: Path) -> ArrayForm:
-    """The form of an uncompressed array, whose chunk files are raw rows and a checksum.
+    """Return the form of an uncompressed array, whose chunk files are raw rows and a checksum.
 
-    Raises CorruptStoreError if the array isn't of this kind.
+    Raise CorruptStoreError if the array isn't of this kind.
     """
     form = open_array(path)
     if form.compressed:
@@ -137,20 +137,20 @@ def open_raw(path: Path) -> ArrayForm:
 
 
 def chunk_file(path: Path, chunk: int, dimensions: int) -> Path:
-    """The file of a row chunk of the array at ``path``."""
+    """Return the file of a row chunk of the array at ``path``."""
     return path.joinpath("c", str(chunk), *["0"] * (dimensions - 1))
 
 
 def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
-    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole of that chunk; return its file.
+    """Write rows ``[chunk * chunk_rows, … + len(block))``, the whole chunk; return its file.
 
-    Zarr encodes the chunk in memory and the file appears by rename, flushed: whoever writes the same chunk at the same
-    time writes the same bytes, and no reader ever finds it missing or half there.
+    Zarr encodes the chunk in memory, and the flushed file is renamed into place. Concurrent writers of a chunk write
+    the same bytes, and no reader ever sees a missing or partial file.
     """
     with storage_errors("write", path):
         encoded: dict[str, Any] = {METADATA_FILE: _buffer((path / METADATA_FILE).read_bytes())}
-        # zarr leaves out a chunk that is all fill value, unless told otherwise when the array is opened; a missing file
-        # has to mean damage, so it is written too.
+        # By default zarr omits chunks that contain only the fill value. A missing file has to mean damage, so they are
+        # written too.
         with zarr.config.set({"array.write_empty_chunks": True}):
             array: Any = zarr.open_array(store=zarr.storage.MemoryStore(encoded), mode="r+", zarr_format=3)
         begin = chunk * array.chunks[0]
@@ -166,8 +166,8 @@ def write_chunk(path: Path, chunk: int, block: np.ndarray[Any, Any]) -> Path:
 def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> list[Path]:
     """Write the same chunk of several uncompressed arrays, as ``write_chunk`` would; return the files.
 
-    Each block, the whole of that chunk of the array at its path, goes to its file without being copied. The caller
-    commits the files, with which their names are flushed.
+    Each block is the whole chunk of the array at its path and is written without a copy. The caller commits the files,
+    which also flushes their folders.
     """
     forms = {path: open_raw(path) for path in blocks}
     files = {path: chunk_file(path, chunk, len(form.shape)) for path, form in forms.items()}
@@ -189,9 +189,9 @@ def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> li
 
 
 def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
-    """Rows ``[begin, end)`` of the array at ``path``, in memory.
+    """Return rows ``[begin, end)`` of the array at ``path``, in memory.
 
-    Raises CorruptStoreError if a chunk is absent, of a wrong size, or fails its checksum.
+    Raise CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
     """
     form = open_array(path)
     if not 0 <= begin <= end <= form.shape[0]:
@@ -204,14 +204,14 @@ def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
         rows = slice(max(begin - first, 0), min(end - first, form.chunk_rows))
         blocks.append(read_chunk(path, form, chunk)[rows])
     whole = len(blocks) == 1 and len(blocks[0]) == form.chunk_rows and blocks[0].flags.writeable
-    # else a copy, so that the rest of a chunk isn't kept, and writable, for torch takes no other
+    # otherwise a copy, so that the rest of the chunk isn't kept alive, and writable, because torch requires that
     return blocks[0] if whole else np.concatenate(blocks)
 
 
 def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """The whole array at ``path``, in memory.
+    """Return the whole array at ``path``, in memory.
 
-    Raises CorruptStoreError if it is damaged, or not of this shape and dtype.
+    Raise CorruptStoreError if it is damaged or doesn't have this shape and dtype.
     """
     form = open_array(path)
     if form.shape != shape or form.dtype != dtype:
@@ -223,37 +223,38 @@ def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
 
 
 def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
-    """A whole chunk of the array at ``path``, which has this form: ``(chunk_rows, …)``, padded.
+    """Return a whole chunk, ``(chunk_rows, …)``, padded, of the array at ``path``, which has this form.
 
-    Raises CorruptStoreError if it is absent, of a wrong size, or fails its checksum.
+    Raise CorruptStoreError if it is missing, has the wrong size, or fails its checksum.
     """
     file = chunk_file(path, chunk, len(form.shape))
     first = chunk * form.chunk_rows
     where = f"{file} (rows {first} to {min(first + form.chunk_rows, form.shape[0])})"
-    # zstd makes nothing longer than this of what it can't shorten
+    # upper bound of zstd's output for incompressible data
     most = (form.chunk_bytes + form.chunk_bytes // 128 + 512 if form.compressed else form.chunk_bytes) + CHECKSUM_BYTES
     try:
         with open_regular(file) as handle:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(0)
-            data = handle.read(min(most, size) + 1)  # Python reserves what is asked for
+            data = handle.read(min(most, size) + 1)  # Python allocates the requested size up front
     except ResourceError:
         raise
     except FileNotFoundError:
-        raise CorruptStoreError(f"{where} is missing: see what else is, with {command('verify')}") from None
+        raise CorruptStoreError(f"{where} is missing: see what else is damaged with {command('verify')}") from None
     except OSError as error:
         raise CorruptStoreError(f"{where} can't be read: {error.strerror or error}") from error
     try:
         return np.frombuffer(_unpack(data, form), form.dtype).reshape(form.chunk_rows, *form.shape[1:])
     except (ValueError, RuntimeError) as error:
-        raise CorruptStoreError(f"{where} is damaged: {error}. See what else is, with {command('verify')}") from error
+        hint = f"See what else is damaged with {command('verify')}"
+        raise CorruptStoreError(f"{where} is damaged: {error}. {hint}") from error
 
 
 def _unpack(data: bytes, form: ArrayForm) -> Any:
-    """The ``chunk_bytes`` bytes that a chunk file stands for; ValueError unless it is whole."""
+    """Return the ``chunk_bytes`` bytes that a chunk file encodes. Raise ValueError unless it is intact."""
     body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) <= CHECKSUM_BYTES or int(google_crc32c.extend(0, body)).to_bytes(4, "little") != checksum:
-        raise ValueError(f"its {len(data)} bytes don't have the checksum that they end in")
+        raise ValueError(f"its {len(data)} bytes don't match the checksum at their end")
     length = _zstd_length(data) if form.compressed else len(body)
     if length != form.chunk_bytes:
         raise ValueError(f"it holds {length} bytes, not {form.chunk_bytes}")
@@ -265,7 +266,7 @@ def _unpack(data: bytes, form: ArrayForm) -> Any:
 
 
 def _zstd_length(data: bytes) -> int:
-    """The unpacked length that a zstd frame's header says (RFC 8878, 3.1.1.1), which no byte is unpacked beyond."""
+    """Return the unpacked length in a zstd frame's header (RFC 8878, 3.1.1.1); nothing is unpacked beyond it."""
     if len(data) < 6 or data[:4] != _ZSTD_MAGIC:
         raise ValueError("it isn't compressed by zstd")
     flags = data[4]
@@ -273,7 +274,7 @@ def _zstd_length(data: bytes) -> int:
     size = 1 << kind if kind or single else 0
     first = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
     if not size or len(data) < first + size:
-        raise ValueError("its header doesn't say how long it is")
+        raise ValueError("its header doesn't give the unpacked length")
     return int.from_bytes(data[first : first + size], "little") + (256 if size == 2 else 0)
 
 
@@ -292,7 +293,7 @@ def _is_group(path: Path) -> bool:
 
 
 def _parse(metadata: Any) -> ArrayForm:
-    """The form that a ``zarr.json`` describes; another error for what isn't written here."""
+    """Return the form that a ``zarr.json`` describes. Raise ValueError, or a lookup error, for any not written here."""
     grid, codecs = metadata["chunk_grid"], [codec["name"] for codec in metadata["codecs"]]
     packed = codecs == ["bytes", "zstd", "crc32c"]
     fixed = {
@@ -318,6 +319,6 @@ def _parse(metadata: Any) -> ArrayForm:
 
 
 def _compressors(compression: Compression) -> list[Any]:
-    # zstd-1 is the knee on real keys: 8 % off fp16 and 16 % off int8; shuffling and higher levels gain nothing more.
+    # On real keys zstd level 1 saves 8 % of fp16 and 16 % of int8; shuffling and higher levels save no more.
     levels: dict[Compression, int] = {"values": 3, "keys": 1}
     return [zarr.codecs.ZstdCodec(level=levels[compression])] if compression in levels else []

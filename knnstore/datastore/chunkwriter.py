@@ -1,4 +1,4 @@
-"""Appending rows of any number to an array that is written a whole chunk at a time."""
+"""Append any number of rows to an array that is written in whole chunks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ Rows = np.ndarray[Any, Any]
 
 
 class ChunkWriter:
-    """Gathers rows into whole chunks and has each written by ``write(chunk, rows)``, from chunk ``first`` on.
+    """Collect rows into whole chunks and pass each to ``write(chunk, rows)``, starting with chunk ``first``.
 
-    ``results``: what ``write`` returned, by chunk.
+    ``results``: the return value of ``write`` for each chunk.
     """
 
     def __init__(self, write: Callable[[int, Rows], Any], chunk_rows: int, first: int = 0) -> None:
@@ -33,7 +33,7 @@ class ChunkWriter:
                 self._flush()
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows as the last chunk."""
         if self._rows:
             self._flush()
 

@@ -1,8 +1,8 @@
-"""Commit records: what is done, marked last.
+"""Commit records: a task is marked done after everything else.
 
-A task writes files that it alone owns; then the files and their folders are flushed to the device, and
-last one small JSON record is renamed into place. No record, or a record whose files aren't there with
-their recorded sizes, means not done: the task runs again and overwrites. No lock is needed between tasks.
+A task writes files that only it owns. The files and their folders are then flushed to the device, and finally one
+small JSON record is renamed into place. Without a record, or if a file is missing or doesn't have its recorded size,
+the task isn't done: it runs again and overwrites its files. No lock is needed between tasks.
 """
 
 import re
@@ -22,7 +22,7 @@ from knnstore.wording import command, option
 
 COMMITS_FOLDER = "commits"
 DONE = "done"
-"""The last task of a part that no state names: its record alone says that the part is whole."""
+"""The last task of a part that no state names: only its record marks the part as complete."""
 _BLOCK = 2**22
 _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 
@@ -31,8 +31,8 @@ _CHUNK_PATH = re.compile(r"(?:^|/)c/([0-9]{1,15})(?:/0)*$")
 class FileRecord:
     """One file of a task: its path below the log's root, bytes and CRC-32C.
 
-    ``crc32c`` of an array's chunk is that of what stands before the chunk's own checksum: of bytes that end in their
-    CRC-32C the CRC-32C is the same number, whatever the bytes, and one chunk in another's place would pass.
+    For a chunk of an array, ``crc32c`` covers the bytes before the chunk's own checksum. The CRC-32C of any bytes that
+    end in their own CRC-32C is the same constant, so that with it a chunk in the place of another would go unnoticed.
     """
 
     path: str
@@ -46,13 +46,13 @@ class FileRecord:
 
     @property
     def chunk(self) -> int | None:
-        """Number of the chunk, if the file is one of an array."""
+        """Return the number of the chunk if the file is a chunk of an array, else None."""
         return chunk_number(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one task did: its fingerprint (of all that it depends on), its files, and facts that others need."""
+    """The record of one task: the fingerprint of all its inputs, its files, and facts that other tasks need."""
 
     task: str
     fingerprint: str
@@ -60,7 +60,7 @@ class Commit:
     facts: dict[str, Any]
 
     def number(self, name: str) -> float:
-        """A fact that is a finite number. Raises CorruptStoreError if it isn't there, or is none."""
+        """Return a fact that is a finite number. Raise CorruptStoreError if it is missing or isn't a number."""
         value = self.facts.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63:
             raise CorruptStoreError(f"the record of {self.task} has {value!r:.40} for {name}, which is no number")
@@ -76,13 +76,13 @@ class CommitLog:
     fingerprint: str
 
     def prepare(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         make_folder(self.folder)
 
     def find(self, task: str) -> Commit | None:
-        """The task's commit, or None if it has to run (again).
+        """Return the task's commit, or None if the task has to run (again).
 
-        Raises MismatchError if it was done with another fingerprint.
+        Raise MismatchError if it was done with another fingerprint.
         """
         path = self.folder / f"{task}.json"
         if not path.is_file():
@@ -90,34 +90,34 @@ class CommitLog:
         return self._intact(path, lambda file: _size(self.root / file))
 
     def find_all(self, tasks: Iterable[str]) -> dict[str, Commit]:
-        """The commits of those of the tasks that are done, as ``find`` tells them.
+        """Return the commits of the tasks that are done, with the same checks as ``find``.
 
-        In object storage by one listing, and many records at a time, where ``find`` takes requests one after the other.
+        In object storage this takes one listing and reads many records at a time; ``find`` sends a request per file.
         """
         files = files_of(self.root)
         if not files.fetches:
             return {task: commit for task in tasks if (commit := self.find(task))}
         sizes = {str(path): size for path, size, _ in files.entries(self.root)}
-        there = [task for task in tasks if str(self.folder / f"{task}.json") in sizes]
+        recorded = [task for task in tasks if str(self.folder / f"{task}.json") in sizes]
 
         def find(task: str) -> Commit | None:
             return self._intact(self.folder / f"{task}.json", lambda file: sizes.get(str(self.root / file), -1))
 
-        return {task: commit for task, commit in zip(there, at_once(find, there), strict=True) if commit}
+        return {task: commit for task, commit in zip(recorded, at_once(find, recorded), strict=True) if commit}
 
     def _intact(self, path: Path, size_of: Callable[[str], int]) -> Commit | None:
-        """The commit in a file, if its files have their sizes."""
+        """Return the commit in a record file if the task's files have their recorded sizes, else None."""
         commit = load_commit(path)
         if commit.fingerprint != self.fingerprint:
             raise MismatchError(
                 f"{path} was written by a run with other settings ({commit.fingerprint[:12]}, "
-                f"now {self.fingerprint[:12]}): run with the same settings, or start anew with "
+                f"now {self.fingerprint[:12]}): run with the same settings, or start again with "
                 f"{option('overwrite', True)}"
             )
         return commit if all(size_of(file.path) == file.bytes for file in commit.files) else None
 
     def require(self, task: str) -> Commit:
-        """The task's commit. Raises CorruptStoreError if it isn't there or its files aren't."""
+        """Return the task's commit. Raise CorruptStoreError if the record or one of its files is missing."""
         commit = self.find(task)
         if commit is None:
             raise CorruptStoreError(f"{self.root}: {task} is missing or damaged: run the command that made it again")
@@ -134,37 +134,36 @@ class CommitLog:
         return commit
 
     def forget(self, task: str) -> None:
-        """Take the mark off a task, so that it runs again."""
+        """Remove a task's record, so that the task runs again."""
         with storage_errors("remove", self.folder):
             (self.folder / f"{task}.json").unlink(missing_ok=True)
             flush(self.folder)
 
     def forget_damaged(self) -> list[str]:
-        """Take the mark off the tasks that ``damaged`` finds; return why, in words, of each."""
+        """Remove the records of the tasks that ``damaged`` returns; return the reasons, in words."""
         damaged = self.damaged()
         for task in damaged:
             self.forget(task)
         return list(damaged.values())
 
     def adopt(self, tasks: str, older: str) -> None:
-        """Take over records that a run with the fingerprint ``older`` left of ``tasks`` (a glob), whose files are the
-        same with this one."""
+        """Adopt the records of ``tasks`` (a glob) that have the fingerprint ``older`` and whose files stay valid."""
         for path in sorted(self.folder.glob(f"{tasks}.json")):
             if (commit := load_commit(path)).fingerprint == older:
                 write_json(path, to_json(replace(commit, fingerprint=self.fingerprint)))
 
     def damage(self, task: str) -> str | None:
-        """What is wrong with the bytes of a task's files, in words, or None. Raises what ``require`` does."""
+        """Return what is wrong with a task's files, in words, or None. Raises what ``require`` raises."""
         for file in self.require(task).files:
             if damage := file_damage(self.root, file):
                 return f"{self.root / file.path} {damage}"
         return None
 
     def damaged(self, *, contents: bool = True) -> dict[str, str]:
-        """The recorded tasks whose work can't be gone on with, each with why, in words.
+        """Return the recorded tasks whose results can't be used, each with the reason, in words.
 
-        The record is unreadable or of another job, or, if ``contents``, a file isn't what was recorded: all are read,
-        but in object storage, which has checksums of its own.
+        The record is unreadable or belongs to another job or, with ``contents``, a file differs from its record. For
+        that all files are read, except in object storage, which verifies checksums of its own.
         """
         reads = contents and not files_of(self.root).fetches
         problems = {}
@@ -178,29 +177,29 @@ class CommitLog:
                 problems[path.stem] = f"{path} belongs to another job"
                 continue
             damages = (
-                f"{self.root / file.path} {told}" for file in commit.files if (told := file_damage(self.root, file))
+                f"{self.root / file.path} {fault}" for file in commit.files if (fault := file_damage(self.root, file))
             )
             if reads and (damage := next(damages, None)):
                 problems[path.stem] = damage
         return problems
 
     def all(self) -> Iterator[Commit]:
-        """Every commit record there is, by name."""
+        """Yield every commit record, sorted by name."""
         for path in sorted(self.folder.glob("*.json")):
             yield load_commit(path)
 
     def require_file(self, task: str, path: str) -> None:
-        """Raise CorruptStoreError unless the task's record has the file ``path``, and its bytes are those recorded."""
+        """Raise CorruptStoreError unless the task's record has the file ``path`` and its bytes match the record."""
         record = next((file for file in self.require(task).files if file.path == path), None)
         damage = "is in no commit record" if record is None else file_damage(self.root, record)
         if damage:
-            raise CorruptStoreError(f"{self.root / path} {damage}: see what else is, with {command('verify')}")
+            raise CorruptStoreError(f"{self.root / path} {damage}: see what else is damaged with {command('verify')}")
 
     def _record(self, file: Path) -> FileRecord:
         path, chunk = file.relative_to(self.root).as_posix(), chunk_number(file.as_posix()) is not None
         description = files_of(file).describe(file)
         if sums := description.sums:
-            return FileRecord(path, sums.size, sums.body if chunk else sums.crc32c)  # taken when it was written
+            return FileRecord(path, sums.size, sums.body if chunk else sums.crc32c)  # computed when it was written
         return FileRecord(path, description.size, _checksums(file, description.size, chunk=chunk)[0])
 
     def _folders(self, file: Path) -> Iterator[Path]:
@@ -211,42 +210,42 @@ class CommitLog:
 
 
 def begin_part(root: Path, plan_file: str, plan: Any) -> None:
-    """Make the folder of a part, or go on in it: the folder of its commit records, and last its plan."""
+    """Create or reopen the folder of a part: first the folder of its commit records, then its plan."""
     make_folder(root / COMMITS_FOLDER)
     write_json(root / plan_file, to_json(plan))
 
 
 def load_commit(path: Path) -> Commit:
-    """A commit record. Raises CorruptStoreError if it is damaged."""
+    """Return a commit record. Raise CorruptStoreError if it is damaged."""
     return from_json(Commit, load_json(path), str(path))
 
 
 def chunk_number(path: str) -> int | None:
-    """Number of the chunk that a file of this path is, or None: ``keys/c/7/0`` is chunk 7."""
+    """Return the chunk number in a path, or None if it isn't a chunk: ``keys/c/7/0`` is chunk 7."""
     match = _CHUNK_PATH.search(path)
     return int(match[1]) if match else None
 
 
 def file_damage(root: Path, record: FileRecord, advance: Callable[[int], None] = lambda _: None) -> str | None:
-    """What is wrong with a file, in words, or None. Reads all of it; ``advance`` is told of bytes read."""
+    """Return what is wrong with a file, in words, or None. Reads all of it; calls ``advance`` with the bytes read."""
     path = root / record.path
     size = _size(path)
     if size != record.bytes:
         return "is missing" if size < 0 else f"has {size} bytes, not {record.bytes}"
     try:
-        found, own = _checksums(path, size, chunk=record.chunk is not None, advance=advance)
+        checksum, own = _checksums(path, size, chunk=record.chunk is not None, advance=advance)
     except ResourceError:
         raise
     except OSError as error:
         return f"can't be read ({error.strerror or error})"
-    if found != record.crc32c:
-        whole = ": it is whole, but another's" if record.chunk is not None and found == own else ""
-        return f"isn't what was written (CRC-32C {found:08x}, recorded {record.crc32c:08x}){whole}"
-    return None if found == own else f"is damaged in its own checksum ({own:08x}, its bytes have {found:08x})"
+    if checksum != record.crc32c:
+        swapped = ": it is intact, but in the place of another" if record.chunk is not None and checksum == own else ""
+        return f"isn't what was written (CRC-32C {checksum:08x}, recorded {record.crc32c:08x}){swapped}"
+    return None if checksum == own else f"ends in a wrong checksum ({own:08x}, its bytes have {checksum:08x})"
 
 
 def _crc32c(file: BinaryIO, length: int | None, advance: Callable[[int], None]) -> int:
-    """Return the CRC-32C of the next ``length`` bytes of an open file (None: all)."""
+    """Return the CRC-32C of the next ``length`` bytes of an open file; None for all."""
     checksum, left = 0, sys.maxsize if length is None else length
     while block := file.read(min(_BLOCK, left)):
         checksum = google_crc32c.extend(checksum, block)
@@ -258,16 +257,19 @@ def _crc32c(file: BinaryIO, length: int | None, advance: Callable[[int], None]) 
 def _checksums(
     path: Path, size: int, *, chunk: bool, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[int, int]:
-    """CRC-32C of a file, or of a chunk's part before its own; and the chunk's own, or the same again."""
+    """Return the CRC-32C of a file's bytes, and the one stored at the end if it is a chunk, else the same again.
+
+    The stored checksum of a chunk isn't part of the bytes.
+    """
     with open_regular(path) as file:
-        found = _crc32c(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
-        return found, int.from_bytes(file.read(), "little") if chunk else found
+        checksum = _crc32c(file, max(0, size - CHECKSUM_BYTES) if chunk else None, advance)
+        return checksum, int.from_bytes(file.read(), "little") if chunk else checksum
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat(follow_symlinks=False).st_size
     except ResourceError:
-        raise  # a service that doesn't answer has lost nothing
+        raise  # an unreachable service says nothing about the file
     except OSError:
         return -1

@@ -1,4 +1,4 @@
-"""``overwrite``: what a store holds is discarded, and who reads it keeps what is open."""
+"""``overwrite``: discard the contents of a store. Open readers keep their state."""
 
 from pathlib import Path
 
@@ -15,36 +15,36 @@ _OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
 
 
 def open_store(edit: Edit, model: ModelIdentity, key: KeyRecipe, *, parameter: str, overwrite: bool) -> None:
-    """Make the folder a store unless it is one; ``overwrite``: one that holds nothing.
+    """Make the folder a store unless it is one. ``overwrite``: discard what the store holds.
 
-    Raises UsageError for a folder that holds anything else, which names ``parameter``.
+    Raise UsageError, naming ``parameter``, for a folder that holds anything else.
     """
     others = [entry.name for entry in edit.root.iterdir() if entry.name != LOCK_FILE]
-    begun = (edit.root / MANIFEST_FILE).is_file()
-    if not begun and not set(others) <= {"segments"}:
+    is_store = (edit.root / MANIFEST_FILE).is_file()
+    if not is_store and not set(others) <= {"segments"}:
         raise UsageError(f"{edit.root} is no store but isn't empty: choose another name with {option(parameter)}")
-    if not begun:
+    if not is_store:
         edit.create(model, key)
     if overwrite:
         discard_contents(edit, model, key)
 
 
 def other_store(parameter: str = "store") -> str:
-    """Return what to do about a store that holds something else."""
+    """Return the next step, for an error message, when a store holds something else."""
     return f"choose another {option(parameter)}, or discard it with {option('overwrite', True)}"
 
 
 def discard_contents(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
-    """Make the store one that holds nothing.
+    """Empty the store.
 
-    First in a state of its own, in one atomic step, so that no reader ever sees half of a store; then what belongs to
-    earlier states goes, but for what a reader has open. In a folder that nobody reads nothing is left of the past.
+    An empty state is published first, in one atomic step, so that no reader ever sees a partial store. Then the files
+    of earlier states are removed, except those that a reader has open. If there are no readers, no history is kept.
     """
     try:
         if edit.state.segments or (edit.state.model, edit.state.key) != (model, key):
             edit.publish(empty_state(model, key), OVERWRITE, "discard what the store held")
         held = bool(edit.sweep().held)
-    except (CorruptStoreError, MismatchError):  # a store that nobody can read
+    except (CorruptStoreError, MismatchError):  # an unreadable store
         held = False
     if held or edit.files.leases:
         _discard_leftovers(edit, model, key)
@@ -54,7 +54,7 @@ def discard_contents(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
 
 
 def _discard_leftovers(edit: Edit, model: ModelIdentity, key: KeyRecipe) -> None:
-    """Remove what belongs to no state at all: what was begun, and what was derived from the present state."""
+    """Remove what belongs to no state: unfinished parts, and files derived from the present state."""
     try:
         for path in list(unfinished(edit.root)):
             remove_tree(path)

@@ -1,4 +1,4 @@
-"""The documents of a segment: where each came from and where its tokens lie (Parquet)."""
+"""The documents of a segment: the origin of each and the position of its tokens (Parquet)."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,13 +42,14 @@ _BATCH = 65_536
 _MOST_TOKENS = 2**48
 _WHAT, _WHERE = DOCUMENTS_SCHEMA.names[:5], DOCUMENTS_SCHEMA.names[5:]
 _NULLABLE = ("record", "id")
-# Every document takes more than a quarter of a byte in the file; what claims more would fill the memory with nothing.
+# Every document takes more than a quarter of a byte in the file. A file that claims more documents is damaged, and
+# reading it could exhaust the memory.
 _MOST_ROWS_A_BYTE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentName:
-    """One document's origin, for people: ``path``, and its record number or id if the file holds many."""
+    """The readable origin of a document: ``path``, and its record number or id if the file holds many."""
 
     path: str
     record: int | None
@@ -57,15 +58,15 @@ class DocumentName:
     def __str__(self) -> str:
         label = self.record if self.id is None else self.id
         name = self.path if label is None else f"{self.path}#{label}"
-        # names of a stranger's files must not move the cursor of a terminal
+        # untrusted file names must not contain control sequences of a terminal
         return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 class DocumentTable:
     """The documents of a segment in corpus order; a row's document is found by binary search.
 
-    Where their rows lie is read at once, 40 bytes a document; what they are, six times as much, when it is asked for.
-    ``check`` is called before the file is read, and raises if it isn't what was written.
+    The row ranges, 40 bytes per document, are read at once; the origins, six times as much, on first use. ``check`` is
+    called before each read of the file and raises if the file isn't what was written.
     """
 
     def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
@@ -74,7 +75,7 @@ class DocumentTable:
         columns: list[Int64] = [column.to_numpy() for column in self._read(_WHERE).columns]
         self.first_row, self.tokens, self.heldout_first, self.heldout_tokens, self.heldout_bytes = columns
         for first, count in ((self.first_row, self.tokens), (self.heldout_first, self.heldout_tokens)):
-            # the sum as a float: int64 would wrap around and look right
+            # the sum as a float, because an int64 sum could wrap around to a plausible value
             if (count < 0).any() or count.sum(dtype=float) > _MOST_TOKENS or (first != np.cumsum(count) - count).any():
                 raise CorruptStoreError(f"{path}: the documents' rows don't follow each other")
 
@@ -83,7 +84,7 @@ class DocumentTable:
 
     @property
     def rows(self) -> int:
-        """Rows of all documents together."""
+        """Return the total number of rows."""
         return int(self.first_row[-1] + self.tokens[-1]) if len(self) else 0
 
     def __getitem__(self, index: int) -> DocumentName:
@@ -91,17 +92,17 @@ class DocumentTable:
         return DocumentName(**record)
 
     def locate(self, rows: Int64) -> Int64:
-        """Index of the document that holds each row; shape and order of ``rows``."""
-        # side="right" steps over documents without rows (held out) that begin at the same row
+        """Return the index of the document that holds each row: int64, in the shape of ``rows``."""
+        # side="right" skips documents without rows (held out) that begin at the same row
         return np.searchsorted(self.first_row + self.tokens, rows, side="right").astype(np.int64)
 
     def heldout(self) -> Int64:
-        """Indices of the documents that have a held-out part."""
+        """Return the indices of the documents that have a held-out part."""
         return np.flatnonzero(self.heldout_tokens > 0).astype(np.int64)
 
     @cached_property
     def table(self) -> pa.Table:
-        """What the documents are: the columns ``path``, ``record``, ``id``, ``bytes`` and ``sha256``."""
+        """Return the columns ``path``, ``record``, ``id``, ``bytes`` and ``sha256``."""
         table = self._read(_WHAT)
         if len(table) != len(self):
             raise CorruptStoreError(f"{self._path} has changed while it was read")
@@ -109,32 +110,32 @@ class DocumentTable:
 
     @cached_property
     def sha256(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
-        """The digest of each document's text, of NumPy's dtype S32: (documents,)."""
+        """Return the SHA-256 of each document's text, of NumPy's dtype S32: (documents,)."""
         return digests_of(self.table)
 
     def digest(self, index: int) -> bytes:
-        """The SHA-256 of a document's text."""
+        """Return the SHA-256 of a document's text."""
         value: bytes = self.table.column("sha256")[index].as_py()
         return value
 
     def find_texts(self, digests: Sequence[bytes]) -> list[tuple[int, bytes]]:
-        """The documents whose texts have these SHA-256 digests: index and digest of each, in order."""
+        """Return index and digest of the documents whose texts have one of these SHA-256 digests, in order."""
         column = self._read(["sha256"]).column(0)
         numbers = np.flatnonzero(pc.is_in(column, value_set=pa.array(digests, pa.binary(32))).to_numpy())
         return list(zip(numbers.tolist(), column.take(numbers).to_pylist(), strict=True))
 
     def origins(self) -> Iterator[DocumentName]:
-        """Where each document came from, in order."""
+        """Yield the origin of each document, in order."""
         for batch in self.table.select(["path", "record", "id"]).to_batches(max_chunksize=_BATCH):
             yield from (DocumentName(**record) for record in batch.to_pylist())
 
     def paths(self) -> set[str]:
-        """The files that the documents came from."""
+        """Return the paths of the files that the documents came from."""
         return set(self.table.column("path").unique().to_pylist())
 
     @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of all documents together, the held-out ones included."""
+        """Return the UTF-8 bytes of all documents, held-out ones included."""
         return int(self.table.column("bytes").to_numpy().sum())
 
     def _read(self, columns: list[str]) -> Any:
@@ -143,7 +144,7 @@ class DocumentTable:
 
 
 def plain_documents(documents: Iterable[tuple[str, int, bytes]]) -> pa.Table:
-    """Return the table of documents of which nothing is held out: each a path, a number of tokens and a SHA-256."""
+    """Return a table of documents without held-out parts, given as path, number of tokens and SHA-256."""
     rows: list[dict[str, object]] = []
     first = 0
     for path, tokens, sha256 in documents:
@@ -156,7 +157,7 @@ def plain_documents(documents: Iterable[tuple[str, int, bytes]]) -> pa.Table:
 
 
 def digests_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bytes_]]:
-    """The column ``sha256`` of a table, none of them null, of NumPy's dtype S32: (documents,)."""
+    """Return the column ``sha256`` of a table, which has no nulls, as NumPy's dtype S32: (documents,)."""
     chunks = [chunk for chunk in table.column("sha256").chunks if len(chunk)]
     places = [slice(chunk.offset, chunk.offset + len(chunk)) for chunk in chunks]
     arrays = [np.frombuffer(chunk.buffers()[1], "S32")[place] for chunk, place in zip(chunks, places, strict=True)]
@@ -178,5 +179,5 @@ def _read(path: Path, columns: list[str]) -> Any:
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
     if any(table.column(name).null_count for name in columns if name not in _NULLABLE):
-        raise CorruptStoreError(f"{path}: a field is null that never is")
+        raise CorruptStoreError(f"{path} has a null in a column that may not have nulls")
     return table

@@ -1,7 +1,11 @@
-"""One writer's transaction on a store: from the lock, and the state that is found, to the state that is published.
+"""The transaction of one writer on a store: from the lock and the present state to the newly published state.
 
-``editing`` takes the lock, removes what a killed writer left half-written, and gives an ``Edit``. When the work ends
-well, what no state needs any more leaves the disk.
+``editing`` takes the lock, removes the partial files of killed writers, and yields an ``Edit``. When the work succeeds,
+files that no state needs any more are removed.
+
+Writers are fenced by epoch: taking the lock over from a writer that seemed dead increases the epoch, which is then
+written into the manifest. As every replacement of the manifest requires the version that the writer saw last, a
+writer of an earlier epoch that wakes up can't publish any more.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,10 +45,10 @@ _ATTEMPTS = 5
 
 @contextmanager
 def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator["Edit"]:
-    """Hold the store at ``root`` for writing, and clean up when the work ends well. ``say``: see ``writing``.
+    """Hold the store at ``root`` for writing, and clean up when the work succeeds. ``say``: see ``writing``.
 
-    Raises LockedError that names the holder, or that says that another writer has taken the store over in the
-    meantime; CorruptStoreError if there are links in the store.
+    Raise LockedError if another writer holds the store, naming it, or has taken it over; CorruptStoreError if there
+    are links in the store.
     """
     with writing(root, say) as lock:
         edit = Edit(root, lock)
@@ -53,7 +57,7 @@ def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
             yield edit
             edit.clean_up()
         except (KnnstoreError, OSError, ValueError):
-            with suppress(ResourceError):  # what went wrong is worth telling only if the store was this writer's
+            with suppress(ResourceError):  # the loss of the lock explains the error, so it is raised instead
                 edit.require()
             raise
         if not edit.published:
@@ -61,10 +65,10 @@ def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
 
 
 class Edit:
-    """What a writer has in its hands while it holds the store at ``root``.
+    """The store at ``root`` while a writer holds it.
 
-    The manifest's version is taken with the lock, and only that version is ever replaced. ``files``: where the store
-    is; ``published``: whether it has made a state.
+    The manifest's version is read under the lock, and only that version is ever replaced. ``files``: the file system
+    of the store; ``published``: whether this writer has published a state.
     """
 
     def __init__(self, root: Path, lock: WriteLock) -> None:
@@ -79,31 +83,31 @@ class Edit:
 
     @cached_property
     def state(self) -> Manifest:
-        """The store's present state. Raises StoreNotFoundError where there is no store yet."""
+        """Return the store's present state. Raise StoreNotFoundError if there is no store yet."""
         return load_manifest(self.root)
 
     @property
     def store(self) -> Datastore:
-        """The store in its present state, which isn't held: nobody else can end it."""
+        """Return the store in its present state. It isn't held, because nobody else can replace it."""
         return Datastore(self.root, self.state)
 
     @property
     def epoch(self) -> int | None:
-        """Of what this writer makes; None for the first. On a disk it is that of the store, which stays as it is."""
+        """Return the epoch of what this writer publishes; None for the first. On a disk it stays the store's."""
         return self._lock.epoch or None
 
     def create(self, model: ModelIdentity, key: KeyRecipe) -> None:
-        """Make the store one that holds nothing and has no past."""
+        """Create an empty store without history."""
         self._save_manifest(empty_state(model, key).in_epoch(self.epoch))
 
     def publish(self, state: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
-        """Make ``state`` the store's next one, in one atomic step; return it with its number.
+        """Make ``state`` the store's next state in one atomic step; return it with its number.
 
-        Every file that it names is on the device. Raises LockedError if another writer has taken the store over.
+        Every file that it names must be flushed already. Raise LockedError if another writer has taken the store over.
         """
         state = replace(state, state=self.state.state + 1).in_epoch(self.epoch)
         make_folder(self.root / FOLDER)
-        if TAKEDOWN not in facts:  # one that is there is of a removal that was cut short before it became this state
+        if TAKEDOWN not in facts:  # an existing file is of a removal that was interrupted before it was published
             with storage_errors("write", self.root / FOLDER):
                 takedown_path(self.root, state).unlink(missing_ok=True)
         self.replace_record(record_path(self.root, state.state), new_change(kind, what, facts, state))
@@ -112,30 +116,31 @@ class Edit:
         return state
 
     def replace_record(self, path: Path, value: object) -> None:
-        """Replace a record that isn't part of a published state: of the change to come, or of what was tuned."""
+        """Replace a record that isn't part of a published state: of the next change, or of the tuned setting."""
         data = seal_json(to_json(value))
         for _ in range(_ATTEMPTS):
-            # what a writer before this one left; another one's, who took this one's place, can't be there yet
+            # The version that an earlier writer left. A later writer can't have written one yet: it would first have
+            # replaced the manifest, which the next line would notice.
             earlier = version_of(path)
             self._require_present()
-            with suppress(ConditionError):  # a writer that was replaced has just woken up, or this one has
+            with suppress(ConditionError):  # a replaced writer, maybe this one, has just resumed
                 self.files.replace_only(path, data, earlier)
                 return
         raise _changed(path)
 
     def give_up(self, *kinds: str) -> None:
-        """Have what was begun and belongs to no state removed with the next sweep: see ``sweeping.sweep``."""
+        """Let the next sweep remove unfinished parts that belong to no state; see ``sweeping.sweep``."""
         self._given_up.update(kinds)
         self._swept = None
 
     def sweep(self) -> Swept:
-        """Remove what no state needs any more, once for each state."""
+        """Remove files that no state needs any more, once per state."""
         if self._swept is None:
             self._swept = sweep(self.root, self._given_up)
         return self._swept
 
     def clean_up(self) -> None:
-        """Leave nothing behind that isn't needed, as far as the store can be read."""
+        """Remove all files that aren't needed, as far as the store can be read."""
         self.files.remove_leftovers(self.root)
         with suppress(CorruptStoreError, MismatchError, StoreNotFoundError):
             self.sweep()
@@ -145,7 +150,7 @@ class Edit:
         self._lock.require()
 
     def _save_manifest(self, manifest: Manifest) -> None:
-        """Make ``manifest`` the store's, in one atomic step. Raises LockedError if it isn't the one that was there."""
+        """Replace the manifest in one atomic step. Raise LockedError if it isn't the version that was seen last."""
         path = self.root / MANIFEST_FILE
         try:
             self._seen = self.files.replace_only(path, seal_json(to_json(manifest)), self._seen)
@@ -159,7 +164,7 @@ class Edit:
             raise _changed(path)
 
     def _begin_epoch(self) -> None:
-        """Agree on the epoch with the manifest, and write it there, so that nobody of an earlier one can publish."""
+        """Agree on the epoch with the manifest and write it there, so that no earlier writer can publish."""
         path = self.root / MANIFEST_FILE
         for _ in range(_ATTEMPTS):
             self._seen = version_of(path)
@@ -168,15 +173,15 @@ class Edit:
             try:
                 self.state = load_manifest(self.root)
             except (CorruptStoreError, MismatchError):
-                return  # nobody can publish after a manifest that can't be read
-            there = self.state.epoch or 0
-            # the lock may have got lost, and then it is the manifest that knows
-            epoch = max(self._lock.epoch, there + self._lock.taken_over)
+                return  # no writer can publish after an unreadable manifest
+            stored = self.state.epoch or 0
+            # the lock file may have been lost; then only the manifest has the epoch
+            epoch = max(self._lock.epoch, stored + self._lock.taken_over)
             if epoch != self._lock.epoch:
                 self._lock.begin_epoch(epoch)
-            if epoch == there:
+            if epoch == stored:
                 return
-            with suppress(ConditionError):  # the writer before this one has published something after all
+            with suppress(ConditionError):  # the earlier writer has just published
                 self.state = self.state.in_epoch(epoch)
                 self._seen = self.files.replace_only(path, seal_json(to_json(self.state)), self._seen)
                 return
@@ -184,12 +189,12 @@ class Edit:
 
 
 def empty_state(model: ModelIdentity, key: KeyRecipe) -> Manifest:
-    """The state of a store that holds nothing."""
+    """Return the state of an empty store."""
     return Manifest("knnstore", FORMAT_VERSION, model, key, (), None)
 
 
 def _changed(path: Path) -> LockedError:
     return LockedError(
         f"{path} was changed by another writer, which took this one for dead: what is published is kept; run the same "
-        "command again once the other has ended"
+        "command again once the other writer has finished"
     )

@@ -1,4 +1,4 @@
-"""Keys as they are stored: float16, or int8 with one scale a dimension."""
+"""The encoding of stored keys: float16, or int8 with one scale per dimension."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,19 +10,19 @@ from knnstore.errors import NumericsError, UsageError
 
 KeyDtype = Literal["float16", "int8"]
 
-# The scales come from a sample; this much headroom keeps nearly all other keys from being clipped.
+# The scales come from a sample; this headroom keeps nearly all other keys from being clipped.
 _HEADROOM = 1.25
 INT8_LIMIT = 127
 _FLOAT16_LIMIT = 65504.0
 LARGEST = 1e15
-"""No number of a key, centroid or query is as large: distances between such, of 2^20 dimensions, fit float32."""
+"""Upper bound of the numbers in keys, centroids and queries: their distances in 2^20 dimensions fit float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyCodec:
-    """Encodes float32 keys ``(n, d)`` into the stored dtype and back.
+    """Encode float32 keys ``(n, d)`` in the stored dtype, and decode them.
 
-    ``scales`` is None for float16; for int8 it is float32 ``(d,)``: a stored unit u stands for ``u * scales``.
+    ``scales`` is None for float16; for int8 it is float32 ``(d,)``: stored units u represent ``u * scales``.
     """
 
     dtype: KeyDtype
@@ -36,14 +36,14 @@ class KeyCodec:
 
     @property
     def stored(self) -> np.dtype[Any]:
-        """The NumPy dtype on disk."""
+        """Return the NumPy dtype on disk."""
         return stored_dtype(self.dtype)
 
     def encode(self, keys: Float32) -> np.ndarray[Any, Any]:
-        """Stored form of keys ``(n, d)``. Raises NumericsError, with the first row at fault, if one can't be held."""
+        """Return keys ``(n, d)`` in stored form. Raise NumericsError, with the first such row, if one doesn't fit."""
         largest = np.abs(keys).max(axis=1, initial=0)
         limit = LARGEST if self.dtype == "int8" else _FLOAT16_LIMIT
-        if not (largest < limit).all():  # a NaN is not smaller either
+        if not (largest < limit).all():  # also true if there is a NaN
             row = int(np.argmin(largest < limit))
             raise NumericsError(f"key {row} has an activation of {largest[row]} which {self.dtype} can't hold")
         if self.scales is None:
@@ -52,23 +52,23 @@ class KeyCodec:
         return units.astype(np.int8)
 
     def decode(self, stored: np.ndarray[Any, Any]) -> Float32:
-        """Float32 keys of stored ones, ``(n, d)``."""
+        """Return the float32 keys ``(n, d)`` of stored ones."""
         keys: Float32 = stored.astype(np.float32)
         return keys if self.scales is None else keys * self.scales
 
 
 def stored_dtype(dtype: KeyDtype) -> np.dtype[Any]:
-    """The NumPy dtype of keys on disk."""
+    """Return the NumPy dtype of keys on disk."""
     return np.dtype(dtype)
 
 
 def scales_of(sample: Float32) -> Float32:
-    """The int8 scale of each dimension, float32 ``(d,)``, from a sample of keys ``(n, d)``.
+    """Return the int8 scale of each dimension, float32 ``(d,)``, from a sample of keys ``(n, d)``.
 
-    Scales a dimension rather than a vector, because large LMs have outlier dimensions that would take all the
-    levels of a vector's scale.
+    There is one scale per dimension rather than per vector, because large LMs have outlier dimensions that would use
+    up the levels of a vector's scale.
     """
     largest = np.abs(sample).max(axis=0, initial=0).astype(np.float32)
     scales: Float32 = largest * np.float32(_HEADROOM / INT8_LIMIT)
-    scales[scales == 0] = 1  # a dimension that is always zero: any scale will do
+    scales[scales == 0] = 1  # a dimension that is always zero may have any scale
     return scales

@@ -1,4 +1,4 @@
-"""The names of the folders of a store, and of the plans in them; see docs/store-format.md."""
+"""The names of a store's folders and of their plan files; see docs/store-format.md."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ SEGMENTS, INDEX, LISTS, RUNS, SAMPLE = "segments", "index", "lists", "runs", "sa
 QUANTIZER, SUFFIXES = "quantizer", "suffixes"
 SEGMENT_PLAN, INDEX_PLAN, SUFFIX_PLAN = "segment.json", "index.json", "suffixes.json"
 LAYOUT_TASK, KEYS_RECORDS = "layout", "keys-*.json"
-"""The commit records of a segment's keys: that of their array, and those of its chunks."""
+"""The commit records of a segment's keys: of their array, and of its chunks (a glob)."""
 
 
 def segment_root(root: Path, name: str) -> Path:

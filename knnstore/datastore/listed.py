@@ -1,7 +1,7 @@
-"""Keys and values in list order: what ``repair`` copies from, and all there is of keys whose other copy was dropped.
+"""Keys and values in list order: the source of ``repair``, and the only copy of keys whose other copy was dropped.
 
-The rows of a segment's lists are those of the segment in another order, ``rows`` says in which. So what lies at some
-rows of the segment is found by one pass over the row numbers.
+The lists of a segment hold its rows in another order, which their array ``rows`` records. Items at given rows of the
+segment are therefore found by one pass over the row numbers.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from knnstore.wording import command
 
 
 class ListOrder:
-    """Keys in the order of the lists in a folder, which hold the only copy; see ``segment.KeyOrder``."""
+    """The keys in the order of the lists in a folder, which hold the only copy; see ``segment.KeyOrder``."""
 
     def __init__(self, lists: Path) -> None:
         self.lists = lists
@@ -41,26 +41,27 @@ class ListOrder:
 
 
 def find_rows(lists: Path, name: str, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
-    """Items of the lists' array ``name`` at some rows, int64 (n,) ascending, in list order: places in ``rows``, items.
+    """Yield the items of the lists' array ``name`` at ``rows``, int64 (n,) ascending: positions in ``rows``, and items.
 
-    Every row comes once. Raises CorruptStoreError if a chunk on the way is damaged, or a row is missing at the end.
+    Items come in list order, each row once. Raise CorruptStoreError if a chunk is damaged or, at the end, if a row is
+    missing.
     """
-    numbers, data, found = lists / "rows", MappedArray(lists / name), 0
+    numbers, data, count = lists / "rows", MappedArray(lists / name), 0
     form = open_array(numbers)
     for begin in range(0, form.shape[0] if len(rows) else 0, form.chunk_rows):
-        here = read_rows(numbers, begin, min(begin + form.chunk_rows, form.shape[0])).astype(np.int64)
-        near = np.flatnonzero((here >= rows[0]) & (here <= rows[-1]))
-        places = np.searchsorted(rows, here[near])
-        wanted = rows[places] == here[near]
+        segment_rows = read_rows(numbers, begin, min(begin + form.chunk_rows, form.shape[0])).astype(np.int64)
+        candidates = np.flatnonzero((segment_rows >= rows[0]) & (segment_rows <= rows[-1]))
+        places = np.searchsorted(rows, segment_rows[candidates])
+        wanted = rows[places] == segment_rows[candidates]
         if wanted.any():
-            found += int(wanted.sum())
-            yield places[wanted], data.take(begin + near[wanted])
-    if found != len(rows):
-        raise CorruptStoreError(f"{lists} holds {found} of {len(rows)} rows that are wanted: see {command('verify')}")
+            count += int(wanted.sum())
+            yield places[wanted], data.take(begin + candidates[wanted])
+    if count != len(rows):
+        raise CorruptStoreError(f"{lists} holds {count} of the {len(rows)} requested rows: see {command('verify')}")
 
 
 def gather_rows(lists: Path, name: str, begin: int, end: int) -> np.ndarray[Any, Any]:
-    """Rows ``[begin, end)`` of the segment out of the lists' array ``name``. Raises what ``find_rows`` does."""
+    """Return rows ``[begin, end)`` of the segment from the lists' array ``name``. Raises what ``find_rows`` raises."""
     form = open_array(lists / name)
     block = np.empty((end - begin, *form.shape[1:]), form.dtype)
     for places, items in find_rows(lists, name, np.arange(begin, end)):

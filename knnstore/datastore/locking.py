@@ -1,4 +1,4 @@
-"""One writer at a time: a lock of the system, which goes with its holder, or a lease that lapses."""
+"""One writer at a time: a lock of the operating system, which ends with its holder, or a lease that expires."""
 
 import os
 import socket
@@ -17,8 +17,8 @@ LOCK_FILE = ".lock"
 def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[WriteLock]:
     """Hold the lock of the folder at ``root``.
 
-    ``say`` is called if there is something to wait for. Raises LockedError that names the holder, CorruptStoreError if
-    there are links in the folder.
+    ``say`` is called with a message if it has to wait. Raise LockedError, naming the holder, if it is locked;
+    CorruptStoreError if there are links in the folder.
     """
     files = files_of(root)
     files.require_plain(root)
@@ -28,19 +28,19 @@ def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator
 
 
 def holder(root: Path) -> str | None:
-    """Describe who holds the store at ``root`` for writing, for people; None if nobody does. Never takes the lock."""
+    """Return a description of who holds the store at ``root`` for writing, or None. Never takes the lock."""
     return files_of(root).holder(root / LOCK_FILE)
 
 
 def require_free(root: Path) -> None:
-    """Raise LockedError if somebody is writing now: for a writer who has much to do before it writes.
+    """Raise LockedError if another process is writing now: for writers that do much work before they write.
 
-    Only time tells a lease from that of somebody who died, and whoever takes it waits for that.
+    With leases it never raises: only time shows whether a holder is dead, and ``writing`` waits for that.
     """
     if not files_of(root).leases and (writer := holder(root)):
         raise LockedError(f"{root} is being written by {writer}: wait for it, or stop it")
 
 
 def read_holder(root: Path) -> str:
-    """Return what identifies the holder of the lock of the store at ``root``; empty if there is none."""
+    """Return a token that identifies the holder of the store's lock; empty if there is none."""
     return files_of(root).token(root / LOCK_FILE)

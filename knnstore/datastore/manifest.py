@@ -1,4 +1,4 @@
-"""The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, last of all."""
+"""The manifest ``knnstore.json``: what the store is, and its finished parts. Replaced atomically, after all else."""
 
 import re
 from collections import Counter
@@ -23,11 +23,11 @@ SEGMENT_NAME = re.compile(r"[0-9]{4,9}")
 DIGEST_NAME = re.compile(r"[0-9a-f]{16}")
 
 DECODER = "decoder-"
-"""Before the name of a layer: keys of an encoder-decoder model, taken in its decoder."""
+"""Prefix of a layer name: the keys are taken from the decoder of an encoder-decoder model."""
 
 
 def task_of(layer: str) -> str:
-    """``seq2seq`` for a layer of a decoder that reads a source, else ``causal``."""
+    """Return ``seq2seq`` for a layer of a decoder that reads a source, else ``causal``."""
     return "seq2seq" if layer.startswith(DECODER) else "causal"
 
 
@@ -35,7 +35,7 @@ def task_of(layer: str) -> str:
 class ModelIdentity:
     """The LM whose hidden states the keys are.
 
-    ``weights``, ``config`` and ``tokenizer`` are SHA-256 digests; ``name`` is only for people.
+    ``weights``, ``config`` and ``tokenizer`` are SHA-256 digests; ``name`` is only for display.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecipe:
-    """How a key is made: layer, width, and the windows that give its context (tokens).
+    """How keys are made: layer, width, and the windows that give their context (tokens).
 
-    The name of the layer says what kind of LM it is: ``decoder-…`` is an encoder-decoder model's, whose every document
-    is a pair of texts and one window.
+    The layer's name also gives the kind of LM: ``decoder-…`` is a layer of an encoder-decoder model, for which every
+    document is a pair of texts in one window.
     """
 
     layer: str
@@ -66,7 +66,7 @@ class KeyRecipe:
 
     @property
     def task(self) -> str:
-        """``causal`` or ``seq2seq``."""
+        """Return ``causal`` or ``seq2seq``."""
         return task_of(self.layer)
 
 
@@ -74,10 +74,10 @@ class KeyRecipe:
 class Manifest:
     """One state of a store.
 
-    ``segments``: names of the finished ones, in order. ``index``: name of the finished index, if any, and ``indexed``
+    ``segments``: names of the finished segments, in order. ``index``: name of the finished index, if any; ``indexed``:
     the segments whose lists it has. ``removed``: name of the table of removed documents, if any. ``state`` counts the
-    changes so far. ``dropped``: the indexed segments whose keys lie in the index's lists alone; None if none do.
-    ``epoch``: how many times a writer has taken the store over from one that seemed dead; None for never.
+    changes so far. ``dropped``: the indexed segments whose keys are stored only in the index's lists; None if none are.
+    ``epoch``: how often a writer has taken the store over from a writer that seemed dead; None for never.
     """
 
     format: str
@@ -97,16 +97,16 @@ class Manifest:
             raise ValueError(f"format {self.format!r} {self.version}; this knnstore reads version {FORMAT_VERSION}")
         for what, names in (("segments", self.segments), ("indexed", self.indexed), ("dropped", self.dropped or ())):
             if wrong := next((name for name in names if not SEGMENT_NAME.fullmatch(name)), None):
-                raise ValueError(f"{what} has {wrong!r:.40}, which is no number of a segment")
+                raise ValueError(f"{what} has {wrong!r:.40}, which isn't a segment number")
             if len(set(names)) < len(names):
                 raise ValueError(
-                    f"{what} has {Counter(names).most_common(1)[0][0]} more than once, which counts its keys again"
+                    f"{what} has {Counter(names).most_common(1)[0][0]} more than once, so its keys would count twice"
                 )
         for what, name in (("index", self.index), ("removed", self.removed)):
             if name is not None and not DIGEST_NAME.fullmatch(name):
                 raise ValueError(f"{what} name {name!r} isn't 16 hexadecimal digits")
         if not set(self.indexed) <= set(self.segments) or (self.indexed and self.index is None):
-            raise ValueError("a segment is indexed that isn't one of the store's, or there is no index")
+            raise ValueError("an indexed segment isn't in the store, or there is no index")
         if not set(self.dropped or ()) <= set(self.indexed):
             raise ValueError("a segment without keys of its own isn't in the index")
         if not 0 <= self.state < 10**9:
@@ -115,14 +115,14 @@ class Manifest:
             raise ValueError(f"impossible epoch {self.epoch}")
 
     def in_epoch(self, epoch: int | None) -> "Manifest":
-        """The same state, of that epoch; 0 is the first, which has no number."""
+        """Return the same state in another epoch; 0 is the first, which is stored as None."""
         return replace(self, epoch=epoch or None)
 
 
 def load_manifest(root: Path) -> Manifest:
-    """The manifest of the store at ``root``.
+    """Return the manifest of the store at ``root``.
 
-    Raises StoreNotFoundError, CorruptStoreError, or MismatchError for one of another version of the format.
+    Raise StoreNotFoundError, CorruptStoreError, or MismatchError for another version of the format.
     """
     path = root / MANIFEST_FILE
     if version_of(path) is None:
@@ -134,35 +134,35 @@ def load_manifest(root: Path) -> Manifest:
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
-    """Write the manifest of a store that nobody else can be writing."""
+    """Write the manifest of a store that no other process can be writing."""
     write_json(root / MANIFEST_FILE, to_json(manifest))
 
 
 def _require_this_version(root: Path, value: Any) -> None:
-    """Raise MismatchError for the manifest of another version of knnstore: its number says so, or fields that it lacks.
+    """Raise MismatchError for a manifest of another version of knnstore: by its number, or by missing fields.
 
-    Fields that it has too many are damage: of the name of the checksum, say.
+    Unknown fields are damage, for example of the checksum's name.
     """
     if not isinstance(value, dict) or value.get("format") != "knnstore" or not isinstance(value.get("version"), int):
         return
-    version, required = value["version"], [one.name for one in fields(Manifest) if not one.metadata.get("left_out")]
+    version, required = value["version"], [each.name for each in fields(Manifest) if not each.metadata.get("left_out")]
     lacking = [name for name in required if name not in value]
     if version == FORMAT_VERSION and not lacking:
         return
-    told = f"its format is version {version}, and knnstore {__version__} reads version {FORMAT_VERSION}"
-    if version == FORMAT_VERSION:  # of a time before the format had settled
-        told = f"its manifest doesn't say {', '.join(lacking)}, which knnstore {__version__} asks for"
+    reason = f"its format is version {version}, and knnstore {__version__} reads version {FORMAT_VERSION}"
+    if version == FORMAT_VERSION:  # from before the format was settled
+        reason = f"its manifest lacks {', '.join(lacking)}, which knnstore {__version__} requires"
     step = "Read it with the version that made it"
     if version > FORMAT_VERSION:
         step = "Upgrade with 'pip install --upgrade knnstore'"
     ingest = command("ingest", corpus="PATH", store=str(root), overwrite=True)
     raise MismatchError(
-        f"{root} was made by {_maker(root, value)}: {told}. {step}, or make the store again with {ingest}"
+        f"{root} was made by {_maker(root, value)}: {reason}. {step}, or make the store again with {ingest}"
     )
 
 
 def _maker(root: Path, value: dict[str, Any]) -> str:
-    """Which version made a store's first segment, in words, as far as that can be read."""
+    """Return which version made a store's first segment, in words, as far as that can be read."""
     unknown = "another version of knnstore"
     try:
         first = value["segments"][0]

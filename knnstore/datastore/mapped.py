@@ -1,9 +1,9 @@
-"""Uncompressed Zarr arrays as memory maps: a chunk file is the raw rows and four bytes of CRC-32C.
+"""Uncompressed Zarr arrays as memory maps: a chunk file holds the raw rows and four bytes of CRC-32C.
 
-Mapped pages belong to the operating system, which may drop them; so a store larger than the memory can be
-searched. No byte is given out unverified. Where the array has checksums of its blocks (``block_sums.py``), a block is
-verified when the process first touches it; else the whole chunk is, by plain reads, so that verifying doesn't make
-all of it resident. What is fetched from elsewhere is verified by the files themselves, see ``files.protocol``.
+Mapped pages belong to the operating system, which may drop them, so that a store larger than memory can be searched.
+No byte is returned unverified. If the array has checksums of its blocks (``block_sums.py``), a block is verified when
+the process first touches it; otherwise the whole chunk is verified with plain reads, so that verification doesn't make
+all of it resident. Fetched data is verified by the file layer; see ``files.protocol``.
 """
 
 import mmap
@@ -25,11 +25,11 @@ from knnstore.errors import CorruptStoreError
 from knnstore.files import Mapped, files_of, open_regular, storage_errors
 from knnstore.wording import command
 
-# Together the maps of one array stay below this; older ones are let go of (Python's mmap also holds a descriptor each).
+# Limit of all maps of an array together; older maps are released (each also holds a file descriptor).
 MAPPED_BYTES = 2**27
 _BLOCK = 2**22
 ReadSums = Callable[[], None]
-"""Reads checksums of blocks; several may be called at the same time."""
+"""Reads checksums of blocks; may be called from several threads at once."""
 
 
 def _rebuild() -> str:
@@ -38,10 +38,10 @@ def _rebuild() -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pieces:
-    """Ranges of rows, cut where chunks end: where each of them lies, int64 (pieces,).
+    """Ranges of rows, split at chunk boundaries, with the position of each piece: int64 (pieces,) each.
 
-    ``ranges``: which range a piece is of; its ``chunks``, its ``starts`` there in bytes, its ``counts`` of rows and its
-    ``addresses`` in memory. These hold as long as ``maps``, by chunk.
+    ``ranges``: the range that a piece belongs to; ``chunks``: its chunk; ``starts``: its offset there in bytes;
+    ``counts``: its rows; ``addresses``: its address in memory, valid while ``maps``, by chunk, are referenced.
     """
 
     ranges: Int64
@@ -71,13 +71,13 @@ class MappedArray:
 
     @property
     def fetches(self) -> bool:
-        """Return whether rows are fetched, and verified, when they are first needed: see ``files.protocol``."""
+        """Return whether rows are fetched, and verified, on first use; see ``files.protocol``."""
         return self._files.fetches
 
     def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
-        """Rows ``[begin, end)``: a view of the map where they lie in one chunk, else a copy.
+        """Return rows ``[begin, end)``: a view of the map if they are in one chunk, else a copy.
 
-        Raises CorruptStoreError if a chunk is missing, of a wrong size, or fails its checksum.
+        Raise CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
         """
         if not 0 <= begin <= end <= self.shape[0]:
             raise IndexError(f"{self.path}: rows [{begin}, {end}) of {self.shape[0]}")
@@ -87,65 +87,67 @@ class MappedArray:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def take(self, rows: Int64) -> np.ndarray[Any, Any]:
-        """Copies of the given rows, int64 ``(n,)`` in any order: ``(n, …)``."""
+        """Return copies ``(n, …)`` of the given rows, int64 ``(n,)`` in any order."""
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         pieces = self.locate(rows, rows + 1)
         self.verify(pieces)
         for chunk, mapped in pieces.maps.items():
-            here = np.flatnonzero(pieces.chunks == chunk)
+            members = np.flatnonzero(pieces.chunks == chunk)
             whole = np.frombuffer(mapped.memory, self.dtype).reshape(self.chunk_rows, *self.shape[1:])
-            result[here] = whole[pieces.starts[here] // self._row_bytes]
+            result[members] = whole[pieces.starts[members] // self._row_bytes]
         return result
 
     def locate(self, begins: Int64, ends: Int64) -> Pieces:
-        """Where in memory ranges of rows ``[begins, ends)``, int64 (n,), none empty, lie; not verified yet."""
+        """Return the positions in memory of non-empty row ranges ``[begins, ends)``, int64 (n,); not verified yet."""
         if len(begins) and not (begins.min() >= 0 and ends.max() <= self.shape[0]):
             raise IndexError(f"{self.path}: rows [{begins.min()}, {ends.max()}) of {self.shape[0]}")
         size = self.chunk_rows
         chunks, last = begins // size, (ends - 1) // size
         ranges = np.arange(len(begins))
         if (last > chunks).any():
+            # repeat each range once per chunk that it touches, and number its chunks from the first one on
             pieces = last - chunks + 1
             ranges = np.repeat(ranges, pieces)
             chunks = chunks[ranges] + np.arange(len(ranges)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
             begins, ends = begins[ranges], ends[ranges]
         firsts = np.maximum(begins - chunks * size, 0)
         counts = np.minimum(ends - chunks * size, size) - firsts
-        met = np.zeros(-(-self.shape[0] // size), np.int64)
-        met[chunks] = 1
-        maps = {chunk: self._map(chunk) for chunk in np.flatnonzero(met).tolist()}
+        # by chunk: first whether it is needed, then the address of its map
+        addresses = np.zeros(-(-self.shape[0] // size), np.int64)
+        addresses[chunks] = 1
+        maps = {chunk: self._map(chunk) for chunk in np.flatnonzero(addresses).tolist()}
         for chunk, mapped in maps.items():
-            met[chunk] = np.frombuffer(mapped.memory, np.uint8).ctypes.data
+            addresses[chunk] = np.frombuffer(mapped.memory, np.uint8).ctypes.data
         starts = firsts * self._row_bytes
-        return Pieces(ranges, chunks, starts, counts, met[chunks] + starts, maps)
+        return Pieces(ranges, chunks, starts, counts, addresses[chunks] + starts, maps)
 
     def verify(self, pieces: Pieces, damaged: FindDamaged = first_damaged) -> None:
-        """Verify what of the pieces wasn't yet, by ``damaged``. Raises CorruptStoreError if a block is damaged."""
+        """Verify the unverified blocks of the pieces with ``damaged``. Raise CorruptStoreError if one is damaged."""
         if self.fetches:
             for chunk, start, count in zip(pieces.chunks, pieces.starts, pieces.counts, strict=True):
                 pieces.maps[int(chunk)].require(int(start), int(start) + int(count) * self._row_bytes)
         self._verify_blocks(self._unverified(pieces), pieces.maps, damaged)
 
     def unread_sums(self, pieces: Pieces) -> list[ReadSums]:
-        """What ``verify`` would have to read first."""
+        """Return calls that read the checksums that ``verify`` needs first."""
         blocks, sums = self._unverified(pieces), self._sums
         return [] if sums is None else [partial(sums.load, chunk) for chunk in sums.chunks_of(blocks)]
 
     def is_verified(self, pieces: Pieces) -> bool:
-        """Whether ``verify`` has nothing to do. What was fetched may leave the cache again."""
+        """Return whether ``verify`` has nothing to do. Never for fetched data, which may leave the cache again."""
         return not self.fetches and not len(self._unverified(pieces))
 
     def _unverified(self, pieces: Pieces) -> Int64:
         if self._sums is None or not len(pieces.starts):
-            return np.empty(0, np.int64)  # done when the chunks were mapped, or by the cache
+            return np.empty(0, np.int64)  # verified when the chunks were mapped, or by the cache
         return self._sums.unverified(pieces.chunks, pieces.starts, pieces.starts + pieces.counts * self._row_bytes)
 
     def _verify_blocks(self, blocks: Int64, maps: Mapping[int, Mapped], damaged: FindDamaged = first_damaged) -> None:
         if self._sums is None or not len(blocks):
             return
-        found = self._sums.verify(blocks, {chunk: mapped.memory for chunk, mapped in maps.items()}, damaged)
-        if found is not None:
-            chunk, number = found
+        block = self._sums.verify(blocks, {chunk: mapped.memory for chunk, mapped in maps.items()}, damaged)
+        if block is not None:
+            chunk, number = block
             first = chunk * self.chunk_rows + number * BLOCK_BYTES // self._row_bytes
             last = chunk * self.chunk_rows + -(-(number + 1) * BLOCK_BYTES // self._row_bytes)
             raise CorruptStoreError(
@@ -154,7 +156,7 @@ class MappedArray:
             )
 
     def read_here_and_there(self, maps: int) -> None:
-        """From now on let go of a map only when so many newer ones are held, and read no more than is asked for."""
+        """From now on keep up to ``maps`` maps, and turn off read-ahead."""
         maps = maps if self._most is None else min(maps, self._most)
         if maps <= self._kept and self._scattered:
             return
@@ -164,9 +166,9 @@ class MappedArray:
                 mapped.memory.madvise(mmap.MADV_RANDOM)
 
     def prepare(self, maps: int) -> list[ReadSums]:
-        """Map so many chunks ahead of the first reads here and there, but for what is fetched.
+        """Map up to ``maps`` chunks before the first random reads, unless they are fetched.
 
-        What is left of that is to read the checksums of all blocks.
+        Return the calls that read the checksums of all blocks, which remain to be done.
         """
         self.read_here_and_there(maps)
         if self.fetches:
@@ -178,7 +180,7 @@ class MappedArray:
         return [] if sums is None else [partial(sums.load, chunk) for chunk in chunks]
 
     def release(self) -> None:
-        """Let go of all maps, so that the operating system may drop their pages; they come back when they are read."""
+        """Release all maps, so that the operating system may drop their pages; the next read maps them again."""
         with self._lock:
             self._maps.clear()
 
@@ -245,10 +247,10 @@ class MappedArray:
         where = self._where(file, chunk)
         size = file.stat().st_size if file.is_file() else -1
         if size != self.chunk_bytes + CHECKSUM_BYTES:
-            found = "is missing" if size < 0 else f"has {size} bytes, not {self.chunk_bytes + CHECKSUM_BYTES}"
-            raise CorruptStoreError(f"{where} {found}: {_rebuild()}")
+            problem = "is missing" if size < 0 else f"has {size} bytes, not {self.chunk_bytes + CHECKSUM_BYTES}"
+            raise CorruptStoreError(f"{where} {problem}: {_rebuild()}")
         if self._sums is not None:
-            return  # its blocks are verified when they are touched
+            return  # its blocks are verified when they are first touched
         checksum, left = 0, self.chunk_bytes
         with storage_errors("read", file), open_regular(file) as handle:
             while left and (block := handle.read(min(_BLOCK, left))):

@@ -1,7 +1,7 @@
-"""From where the rows of a copied segment come: documents of others, and the keys there as it stores them.
+"""The origins of a copied segment's rows: the documents of other segments, and their keys as the copy stores them.
 
-What is copied lies in the temporary folder ``copy/`` of the new segment: ``kept.parquet``, a row a document, which
-tells tasks from where each row of theirs comes.
+While a segment is being copied, its temporary folder ``copy/`` has a table ``kept.parquet`` with one row per document,
+from which tasks derive the origin of each of their rows.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _DECODED = 16384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptDocuments:
-    """Documents of one segment, by ascending number, and whether their stored and held-out parts are wanted."""
+    """Documents of one segment, by ascending number, and whether their stored and held-out parts are copied."""
 
     segment: Segment
     documents: Int64
@@ -35,23 +35,23 @@ class KeptDocuments:
 
     @classmethod
     def whole(cls, segment: Segment, documents: Int64) -> "KeptDocuments":
-        """Documents with all their parts."""
+        """Return documents with all their parts."""
         every = np.ones(len(documents), np.bool_)
         return cls(segment, documents, every, every)
 
     @property
     def tokens(self) -> Int64:
-        """Rows of each document: int64 (documents,)."""
+        """Return the copied rows of each document: int64 (documents,)."""
         return self.segment.documents.tokens[self.documents] * self.rows
 
     @property
     def heldout_tokens(self) -> Int64:
-        """Held-out tokens of each document: int64 (documents,)."""
+        """Return the copied held-out tokens of each document: int64 (documents,)."""
         return self.segment.documents.heldout_tokens[self.documents] * self.heldout
 
 
 class Origins:
-    """From where the rows of a copied segment come, and the other way round."""
+    """Map the rows of a copied segment to their origins, and back."""
 
     def __init__(self, segment: Segment, sources: Sequence[Segment]) -> None:
         self.sources = sources
@@ -64,34 +64,34 @@ class Origins:
             raise CorruptStoreError(f"{segment.root} doesn't hold the documents that were to be copied: remove it")
 
     def of(self, rows: Int64) -> tuple[Int64, Int64]:
-        """The source of each of the copy's rows, by its number, and its row there: int64 (n,) each."""
+        """Return the source number of each of the copy's rows, and its row there: int64 (n,) each."""
         document = self._table.locate(rows)
         owner, old = self._owner[document], np.empty(len(rows), np.int64)
         for number, source in enumerate(self.sources):
-            here = np.flatnonzero(owner == number)
-            first = source.documents.first_row[self._document[document[here]]]
-            old[here] = first + rows[here] - self._table.first_row[document[here]]
+            members = np.flatnonzero(owner == number)
+            first = source.documents.first_row[self._document[document[members]]]
+            old[members] = first + rows[members] - self._table.first_row[document[members]]
         return owner, old
 
     def documents(self, source: int) -> Int64:
-        """The documents of a source whose rows are copied: int64 (n,), ascending."""
+        """Return the documents of a source whose rows are copied: int64 (n,), ascending."""
         return np.sort(self._document[(self._owner == source) & self._rows])
 
     def copied(self, source: int, rows: Int64) -> Int64:
-        """The copy's rows of rows of a source, −1 where it has none: int64 (n,)."""
-        mine = np.flatnonzero((self._owner == source) & self._rows)
+        """Return the row in the copy of each row of a source, −1 if it has none: int64 (n,)."""
+        members = np.flatnonzero((self._owner == source) & self._rows)
         table = self.sources[source].documents
         place = np.full(len(table), -1, np.int64)
-        place[self._document[mine]] = mine
+        place[self._document[members]] = members
         document = table.locate(rows)
         copy = place[document]
         return np.where(copy < 0, -1, self._table.first_row[copy] + rows - table.first_row[document])
 
 
 def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> np.ndarray[Any, Any]:
-    """Keys (n, d) as the target stores them: the same bytes, unless the two have other scales."""
-    ours, theirs = target.codec.scales, source.codec.scales
-    if ours is None or theirs is None or np.array_equal(ours, theirs):
+    """Return keys (n, d) as the target stores them: the same bytes unless the scales of the two segments differ."""
+    new, old = target.codec.scales, source.codec.scales
+    if new is None or old is None or np.array_equal(new, old):
         return stored
     result = np.empty_like(stored)
     for begin in range(0, len(stored), _DECODED):
@@ -101,7 +101,7 @@ def recoded(stored: np.ndarray[Any, Any], source: Segment, target: Segment) -> n
 
 
 def write_kept(segment: Path, sources: Sequence[KeptDocuments]) -> None:
-    """Say what is to be copied."""
+    """Record which documents to copy, for the tasks."""
     columns = {
         "source": np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.documents) for source in sources]),
         "document": np.concatenate([source.documents for source in sources]),

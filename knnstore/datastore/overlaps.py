@@ -1,4 +1,4 @@
-"""One pass over the stored tokens of a segment, for windows of a text that stand there word for word."""
+"""Find the windows of a text that occur verbatim in a segment, in one pass over its stored tokens."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from knnstore.overlap import LENGTH, Shingles
 
 
 def find_windows(windows: Shingles, segment: Segment, hidden: RowRanges) -> Iterator[tuple[Int64, Int64]]:
-    """Where windows stand within a document of which no row is ``hidden``: rows of the segment, ascending, and groups.
+    """Yield where windows occur within a document none of whose rows is ``hidden``: ascending rows, and groups.
 
     int64 (n,) each. Reads ``values`` once, chunk by chunk.
     """

@@ -1,6 +1,8 @@
-"""The kinds of parts of a store: planned folders of arrays with commit records, and what keeps each of them alive.
+"""The kinds of parts of a store: planned folders of arrays with commit records, and what keeps each of them on disk.
 
-A sweep and ``verify`` go through ``PARTS``, to which an index of another kind may add its own.
+A part stays while a needed state uses it, that is the present state, a state that ``restore`` can return to, or one
+that a reader has open, or while it belongs to no state yet because it is being made. Sweeps and ``verify`` iterate
+over ``PARTS``, to which other kinds of index may add their own.
 """
 
 import re
@@ -30,13 +32,13 @@ from knnstore.datastore.layout import (
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
 
 SCRATCH = re.compile("parts|append|copy")
-"""Folders of a segment that are needed only while it is being made."""
+"""Folders of a segment that are needed only while it is made."""
 _RUNS_OF = re.compile(f"{SEGMENT_NAME.pattern}|{SAMPLE}")
-"""Folders of runs: those of a segment's lists, and the sample that the quantisers are trained on."""
+"""Folders of runs: those of a segment's lists, and the training sample of the quantisers."""
 
 
 class States:
-    """The states of the store at ``root``: all that are ``known``, and the ``present`` one."""
+    """The states of the store at ``root``: all ``known`` states, and the ``present`` one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,58 +48,58 @@ class States:
 
     @cached_property
     def reach(self) -> list[Manifest]:
-        """The states that a restore can return to."""
+        """Return the states that a restore can return to."""
         return [change.state for change in within_reach(self._changes)]
 
     @cached_property
     def held(self) -> list[Manifest]:
-        """Past states that a reader has open."""
+        """Return the past states that a reader has open."""
         past = [state for state in self.known if state.state != self.present.state]
         return [state for state in past if is_held(self.root, state.state)]
 
     @cached_property
     def needed(self) -> list[Manifest]:
-        """The states whose segments stay."""
+        """Return the states whose segments stay."""
         return [self.present, *self.reach, *self.held]
 
     @cached_property
     def published(self) -> set[str]:
-        """Names of the segments that any state has had."""
+        """Return the names of all segments that any state has had."""
         return {name for state in (*self.known, self.present) for name in state.segments}
 
     @cached_property
     def gone(self) -> set[str]:
-        """Names of the published segments that no needed state has."""
+        """Return the names of the published segments that no needed state has."""
         return self.published - {name for state in self.needed for name in state.segments}
 
     @cached_property
     def indexes(self) -> set[str | None]:
-        """Names of the indexes that any state has had."""
+        """Return the names of all indexes that any state has had."""
         return {state.index for state in (*self.known, self.present)}
 
     def has_index(self, name: str) -> bool:
-        """Whether an index is the present one or that of a held state, or belongs to no state yet."""
+        """Return whether an index is that of the present or a held state, or belongs to no state yet."""
         needed = {state.index for state in (self.present, *self.held)}
         return name in needed or name not in self.indexes
 
     def has_keys(self, segment: str) -> bool:
-        """Whether a needed state has the segment's keys in corpus order, or the segment belongs to no state yet."""
+        """Return whether a needed state has the segment's own array of keys, or the segment belongs to no state yet."""
         states = [state for state in self.needed if segment in state.segments]
         return segment not in self.published or any(segment not in (state.dropped or ()) for state in states)
 
     def is_over(self, segment: str) -> bool:
-        """Whether a segment is gone, or was never published and its making was given up."""
+        """Return whether a segment is gone, or was never published and has been discarded."""
         return segment in self.gone or not (segment in self.published or segment_root(self.root, segment).is_dir())
 
 
 @dataclass(frozen=True, slots=True)
 class PartKind:
-    """A kind of part, whose folder has the names ``path`` from the store's root; a pattern stands for an own name.
+    """A kind of part. ``path``: the folder names from the store's root; a pattern matches the part's own name.
 
-    ``is_over``: whether a sweep removes a part, by its own names, and ``records`` beside it before that. ``is_needed``:
-    whether the present state needs it, or a state in reach, whose ``segments`` are given; None: if its own record says
-    that it is whole. ``whole``: the folders that must be whole, as a state says. ``plan``: the file of its plan, in the
-    first folder on the way up that has one. ``temporary``: it belongs to no state.
+    ``is_over``: whether a sweep removes a part, given its own names; ``records`` beside it are removed first.
+    ``is_needed``: whether the present state or a restorable one, whose ``segments`` are given, needs it; None: it is
+    needed if its own record marks it as complete. ``whole``: the folders that must be complete for a state. ``plan``:
+    the name of its plan file, in the nearest enclosing folder that has one. ``temporary``: it belongs to no state.
     """
 
     path: tuple[str | re.Pattern[str], ...]
@@ -109,17 +111,17 @@ class PartKind:
     temporary: bool = False
 
     def folders(self, root: Path) -> Iterator[tuple[Path, list[str]]]:
-        """The folders of this kind in the store at ``root``, each with its own names; some may not be there."""
-        found: list[tuple[Path, list[str]]] = [(root, [])]
+        """Yield the folders of this kind in the store at ``root``, each with its own names; some may not exist."""
+        matches: list[tuple[Path, list[str]]] = [(root, [])]
         for name in self.path:
             if isinstance(name, str):
-                found = [(path / name, names) for path, names in found]
+                matches = [(path / name, names) for path, names in matches]
             else:
-                found = [(path, [*names, path.name]) for above, names in found for path in folders(above, name)]
-        yield from found
+                matches = [(path, [*names, path.name]) for above, names in matches for path in folders(above, name)]
+        yield from matches
 
     def is_leftover(self, root: Path, inside: tuple[str, ...], present: Manifest, segments: Collection[str]) -> bool:
-        """Whether a file, at ``inside`` below ``root``, lies in a part of this kind that isn't needed."""
+        """Return whether a file at ``inside`` below ``root`` is in a part of this kind that isn't needed."""
         pairs = list(zip(self.path, inside[:-1], strict=False))
         if len(pairs) < len(self.path) or not all(re.fullmatch(name, given) for name, given in pairs):
             return False
@@ -129,12 +131,12 @@ class PartKind:
 
 
 def is_done(part: Path) -> bool:
-    """Whether the own record of a part that no state names says that it is whole."""
+    """Return whether a part that no state names is complete, by its own record."""
     return (part / COMMITS_FOLDER / f"{DONE}.json").is_file()
 
 
 def folders(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """The folders in a folder whose names match, by name."""
+    """Return the subfolders of a folder whose names match, sorted by name."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_dir())
@@ -145,8 +147,8 @@ PARTS = [
     PartKind(
         (SUFFIXES,),
         SUFFIX_PLAN,
-        # exact-match memories hold the tokens of all segments: 'knnstore suffixes' makes them again. They go first,
-        # since a sweep that is cut short goes on as long as the segment is there
+        # Exact-match memories hold the tokens of all segments, and 'knnstore suffixes' rebuilds them. They are removed
+        # first: after an interruption the next sweep still finds the segment's folder and continues.
         is_over=lambda states: any(segment_root(states.root, name).is_dir() for name in states.gone),
         is_needed=lambda *_: True,
     ),
@@ -167,7 +169,7 @@ PARTS = [
     PartKind(
         (SEGMENTS, SEGMENT_NAME, SCRATCH),
         SEGMENT_PLAN,
-        is_over=lambda *_: False,  # but for who gives it up
+        is_over=lambda *_: False,  # removed only when the writer discards it
         is_needed=lambda *_: False,
         temporary=True,
     ),

@@ -1,4 +1,4 @@
-"""Removed documents: a table of segments and document numbers, named by its digest. It holds no text and no names."""
+"""Removed documents: a table of segments and document numbers, named by its digest, without text or document names."""
 
 import hashlib
 import io
@@ -22,14 +22,14 @@ Removed = Mapping[str, Int64]
 
 
 def removed_path(root: Path, name: str) -> Path:
-    """The file of a table."""
+    """Return the file of a table."""
     return root / FOLDER / f"{name}.parquet"
 
 
 def save_removed(root: Path, removed: Removed, epoch: int | None) -> str | None:
-    """Write the table and return its name; None, and no file, where nothing is removed.
+    """Write the table and return its name, or None without a file if nothing is removed.
 
-    Its bytes, and so its name, depend on the epoch: a writer of an earlier one may still be about to remove its own.
+    Its bytes, and hence its name, depend on the epoch, because a writer of an earlier epoch may still delete its own.
     """
     table = removed_table(removed)
     if not len(table):
@@ -46,7 +46,7 @@ def save_removed(root: Path, removed: Removed, epoch: int | None) -> str | None:
 
 
 def load_removed(root: Path, name: str | None) -> Removed:
-    """The table of that name. Raises CorruptStoreError if it isn't there or isn't what was written."""
+    """Return the table of that name. Raise CorruptStoreError if it is missing or isn't what was written."""
     if name is None:
         return {}
     path = removed_path(root, name)
@@ -56,15 +56,15 @@ def load_removed(root: Path, name: str | None) -> Removed:
     except ResourceError:
         raise
     except OSError as error:
-        raise CorruptStoreError(f"{path}, which says what was removed, can't be read: {error}") from error
+        raise CorruptStoreError(f"{path}, the table of removed documents, can't be read: {error}") from error
     if hashlib.sha256(data).hexdigest()[:16] != name:
-        raise CorruptStoreError(f"{path}, which says what was removed, is damaged: restore it from a copy")
+        raise CorruptStoreError(f"{path}, the table of removed documents, is damaged: restore it from a copy")
     try:
         table = pq.read_table(io.BytesIO(data), schema=REMOVED_SCHEMA)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(f"{path} can't be read as Parquet: {error}") from error
     if any(column.null_count for column in table.columns):
-        raise CorruptStoreError(f"{path}: a segment or a document is null, which none ever is")
+        raise CorruptStoreError(f"{path} has a null in a column that may not have nulls")
     loaded = removed_in(table)
     if not all(map(SEGMENT_NAME.fullmatch, loaded)):
         raise CorruptStoreError(f"{path}: segment names aren't numbers")
@@ -72,7 +72,7 @@ def load_removed(root: Path, name: str | None) -> Removed:
 
 
 def removed_table(removed: Removed) -> pa.Table:
-    """A row for each document."""
+    """Return a table with one row per document."""
     documents = [np.unique(removed[name]) for name in sorted(removed)]
     names = [name for name, numbers in zip(sorted(removed), documents, strict=True) for _ in numbers]
     columns = {"segment": names, "document": np.concatenate([np.empty(0, np.int64), *documents])}
@@ -80,20 +80,20 @@ def removed_table(removed: Removed) -> pa.Table:
 
 
 def removed_in(table: pa.Table) -> Removed:
-    """The documents that a table has a row for."""
+    """Return the documents in a table, by segment."""
     names, documents = table.column("segment").to_numpy(), table.column("document").to_numpy()
     return {str(segment): np.unique(documents[names == segment]) for segment in np.unique(names)}
 
 
 def joined(one: Removed, other: Removed) -> dict[str, Int64]:
-    """All that either has."""
-    nothing = np.empty(0, np.int64)
+    """Return the documents in either set."""
+    empty = np.empty(0, np.int64)
     names = sorted({*one, *other})
-    return {name: np.union1d(one.get(name, nothing), other.get(name, nothing)) for name in names}
+    return {name: np.union1d(one.get(name, empty), other.get(name, empty)) for name in names}
 
 
 def without(one: Removed, other: Removed) -> dict[str, Int64]:
-    """All that one has and the other hasn't."""
-    nothing = np.empty(0, np.int64)
-    left = {name: np.setdiff1d(numbers, other.get(name, nothing)) for name, numbers in one.items()}
+    """Return the documents in ``one`` that aren't in ``other``."""
+    empty = np.empty(0, np.int64)
+    left = {name: np.setdiff1d(numbers, other.get(name, empty)) for name, numbers in one.items()}
     return {name: numbers for name, numbers in left.items() if len(numbers)}

@@ -1,4 +1,4 @@
-"""Sets of rows as sorted ranges: what is hidden from a search costs memory by documents, not by rows."""
+"""Sets of rows as sorted ranges, so that hiding rows from a search takes memory per document rather than per row."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ class RowRanges:
 
     @classmethod
     def of_documents(cls, first_row: Int64, tokens: Int64, documents: Int64) -> "RowRanges":
-        """The rows of some documents, given by their ascending indices; neighbours make one range."""
+        """Return the rows of documents, given by ascending index; adjacent documents form one range."""
         begins, ends = first_row[documents], first_row[documents] + tokens[documents]
-        some = begins < ends
-        begins, ends = begins[some], ends[some]
+        nonempty = begins < ends
+        begins, ends = begins[nonempty], ends[nonempty]
+        # a range starts where no other ends, and its last document is the one before the next start
         fresh = np.ones(len(begins), np.bool_)
         fresh[1:] = begins[1:] != ends[:-1]
         last = np.ones(len(begins), np.bool_)
@@ -28,19 +29,19 @@ class RowRanges:
 
     @property
     def rows(self) -> int:
-        """How many rows there are in all ranges together."""
+        """Return the total number of rows in all ranges."""
         return int((self.ends - self.begins).sum())
 
     def contains(self, rows: Int64) -> Bool:
-        """Whether each row lies in a range: bool, in the shape of ``rows``."""
+        """Return whether each row is in a range: bool, in the shape of ``rows``."""
         if not len(self.begins):
             return np.zeros(rows.shape, np.bool_)
         place = np.searchsorted(self.begins, rows, side="right") - 1
-        found: Bool = (place >= 0) & (rows < self.ends[place])
-        return found
+        inside: Bool = (place >= 0) & (rows < self.ends[place])
+        return inside
 
     def outside(self, begin: int, end: int) -> Int64 | None:
-        """The rows of ``[begin, end)`` that lie in no range, int64 ascending; None if all do not."""
+        """Return the rows of ``[begin, end)`` that are in no range, int64 ascending; None if that is all of them."""
         first = int(np.searchsorted(self.ends, begin, side="right"))
         if first == len(self.begins) or self.begins[first] >= end:
             return None

@@ -22,19 +22,19 @@ from knnstore.wording import command, option
 
 
 class Datastore:
-    """A finished store, opened for reading. What is open stays as it was: segments and lists are immutable, and no
+    """A finished store, opened for reading. An open store never changes: segments and lists are immutable, and no
     writer removes the files of a state that is being read.
 
-    Removed documents keep their row numbers and are hidden: no search finds them, and they are no held-out text. So
-    are the stored parts of the documents in ``mask``, whose held-out text stays what it is.
+    Removed documents keep their row numbers but are hidden: no search finds them, and their held-out text isn't used.
+    The stored parts of the documents in ``mask`` are hidden too; their held-out text is still used.
     """
 
     def __init__(self, root: Path, state: Manifest | None = None) -> None:
-        """``state``: one that stays while it is read, as a writer knows; it isn't held. None: the present one."""
+        """``state``: a state that a writer keeps while it is read, so it isn't held; None: the present state."""
         self.root = root
         self._lock: IO[bytes] | None = None
         if state is None:
-            load_manifest(root)  # says that there is no store where there is none
+            load_manifest(root)  # raises StoreNotFoundError if there is no store
             files_of(root).require_plain(root)
             state, self._lock = open_state(root)
         self.manifest = state
@@ -44,58 +44,58 @@ class Datastore:
 
     @property
     def name(self) -> str:
-        """The store's name, without the suffix."""
+        """Return the store's name, without the suffix."""
         return self.root.name.removesuffix(SUFFIX)
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """The finished segments, oldest first."""
+        """Return the finished segments, oldest first."""
         return tuple(_segment(self.root, self.manifest, name) for name in self.manifest.segments)
 
     @property
     def special_tokens(self) -> bool:
-        """Whether the spelling of a special token in a document is that token, rather than ordinary text."""
+        """Return whether the spelling of a special token in a document is that token rather than ordinary text."""
         return self.segments[0].plan.special_tokens is not False
 
     @cached_property
     def rows(self) -> int:
-        """(key, value) pairs in all segments, hidden ones too: row numbers are below it."""
+        """Return the number of (key, value) pairs in all segments, hidden ones included; row numbers are below it."""
         return sum(segment.rows for segment in self.segments)
 
     @cached_property
     def live_rows(self) -> int:
-        """(key, value) pairs that a search can find."""
+        """Return the number of (key, value) pairs that a search can find."""
         return self.rows - sum(hidden.rows for hidden in self.hidden)
 
     @cached_property
     def removed(self) -> Removed:
-        """The documents that were removed from the store, and still are on disk."""
+        """Return the documents that were removed from the store but are still on disk."""
         return load_removed(self.root, self.manifest.removed)
 
     @cached_property
     def hidden(self) -> tuple[RowRanges, ...]:
-        """Of each segment, the rows that no search may find: removed documents, and masked ones."""
+        """Return, for each segment, the rows that no search may find: those of removed and of masked documents."""
         return tuple(_ranges(segment, joined(self.removed, self.mask)) for segment in self.segments)
 
     def heldout(self, segment: Segment) -> Int64:
-        """Indices of a segment's documents with a held-out part that haven't been removed."""
+        """Return the indices of a segment's documents that have a held-out part and aren't removed."""
         removed = self.removed.get(segment.root.name, np.empty(0, np.int64))
         return np.setdiff1d(segment.documents.heldout(), removed)
 
     def masked(self, documents: Removed) -> "Datastore":
-        """The same store with more documents hidden from searches; held-out text stays what it is."""
+        """Return the same store with more documents hidden from searches; their held-out text is still used."""
         return self._changed(self.manifest, joined(self.mask, documents))
 
     def only(self, segment: str) -> "Datastore":
-        """The same store with one of its segments alone; rows are counted from that segment's first."""
+        """Return the same store with only one of its segments; rows are counted from that segment's first row."""
         return self._changed(with_segments(self.manifest, (segment,)), self.mask)
 
     def at(self, manifest: Manifest) -> "Datastore":
-        """The store in another state, that isn't published yet."""
+        """Return the store in another state, which isn't published yet."""
         return self._changed(manifest, {})
 
     def close(self) -> None:
-        """Let writers remove the files of this state once it is over. Reading on may fail from then on."""
+        """Let writers remove the files of this state once it is replaced. Later reads may fail."""
         if self._lock is not None:
             self._lock.close()
 
@@ -106,7 +106,7 @@ class Datastore:
 
 
 def open_segment(root: Path) -> Segment:
-    """The segment in a folder, as it is in its store's present state."""
+    """Return the segment in a folder, as it is in its store's present state."""
     store = root.parent.parent
     return _segment(store, load_manifest(store), root.name)
 
@@ -118,7 +118,7 @@ def _segment(root: Path, manifest: Manifest, name: str) -> Segment:
 
 
 def with_segments(manifest: Manifest, names: tuple[str, ...], indexed: tuple[str, ...] | None = None) -> Manifest:
-    """A state of some segments; ``indexed``: those of them in the index, None for those that are."""
+    """Return the manifest with only the given segments. ``indexed``: those in the index; None: as at present."""
     kept = tuple(name for name in (manifest.indexed if indexed is None else indexed) if name in names)
     dropped = tuple(name for name in manifest.dropped or () if name in kept)
     return replace(manifest, segments=names, indexed=kept, dropped=dropped or None)
@@ -128,15 +128,15 @@ def _ranges(segment: Segment, documents: Removed) -> RowRanges:
     numbers = documents.get(segment.root.name, np.empty(0, np.int64))
     table = segment.documents
     if len(numbers) and not 0 <= int(numbers[0]) <= int(numbers[-1]) < len(table):
-        raise CorruptStoreError(f"{segment.root}: document {numbers[-1]} was removed, and there are {len(table)}")
+        raise CorruptStoreError(f"{segment.root}: document {numbers[-1]} was removed, but there are only {len(table)}")
     return RowRanges.of_documents(table.first_row, table.tokens, numbers)
 
 
 def store_path(store: str) -> Path:
-    """The folder that a store's name, path or URL (``file://``, ``s3://``, ``gs://``, ``az://``) means.
+    """Return the folder of a store, given its name, path or URL (``file://``, ``s3://``, ``gs://``, ``az://``).
 
-    A name becomes ``NAME.knnstore`` in the current folder, so that the store of ``books/`` can lie beside it;
-    a path gets the suffix unless it has it, or is a store already.
+    A name becomes ``NAME.knnstore`` in the current folder, so that the store of ``books/`` can be beside it; a path
+    gets the suffix unless it has it or is a store already.
     """
     parts = split_url(store)
     if parts is not None and not is_url(store):
@@ -160,7 +160,7 @@ def store_path(store: str) -> Path:
 
 
 def default_store(corpus: str) -> str:
-    """The store's name for a corpus: ``books/`` makes ``books``, ``data/*.txt`` makes ``data``."""
+    """Return the default name of a corpus's store: ``books`` for ``books/``, ``data`` for ``data/*.txt``."""
     path = Path(corpus)
     while any(character in path.name for character in "*?["):
         path = path.parent
@@ -169,11 +169,11 @@ def default_store(corpus: str) -> str:
 
 
 def only_store(folder: Path) -> Path:
-    """The one store in a folder. Raises StoreNotFoundError if there is none, UsageError that lists them if many."""
-    found = sorted(path.parent for path in folder.glob(f"*{SUFFIX}/{MANIFEST_FILE}"))
-    if not found:
+    """Return the only store in a folder. Raise StoreNotFoundError if there is none, UsageError if there are several."""
+    roots = sorted(path.parent for path in folder.glob(f"*{SUFFIX}/{MANIFEST_FILE}"))
+    if not roots:
         raise StoreNotFoundError(f"no store in {folder.resolve()}: make one with {command('ingest', corpus='PATH')}")
-    if len(found) > 1:
-        names = ", ".join(path.name.removesuffix(SUFFIX) for path in found)
+    if len(roots) > 1:
+        names = ", ".join(path.name.removesuffix(SUFFIX) for path in roots)
         raise UsageError(f"several stores here ({names}): say which with {option('store', 'NAME')}")
-    return found[0]
+    return roots[0]

@@ -1,4 +1,4 @@
-"""Several stores of one LM, searched as if they were one."""
+"""Several stores of one LM, searched as one store."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,7 +11,7 @@ from knnstore.errors import UsageError
 
 
 class Stores:
-    """One store or several, each with its own index; rows are counted on from one to the next."""
+    """One or more stores, each with its own index; row numbers continue from one store to the next."""
 
     def __init__(self, stores: Sequence[Datastore]) -> None:
         self.each = tuple(stores)
@@ -22,39 +22,39 @@ class Stores:
 
     @property
     def only(self) -> Datastore | None:
-        """The store, if it is a single one."""
+        """Return the store if there is only one, else None."""
         return self.each[0] if len(self.each) == 1 else None
 
     @property
     def manifest(self) -> Manifest:
-        """The first store's, whose windows the text is cut into."""
+        """Return the manifest of the first store, which defines the windows that texts are cut into."""
         return self.each[0].manifest
 
     @property
     def special_tokens(self) -> bool:
-        """Whether the spelling of a special token in a text is that token, as in the first store's documents."""
+        """Return whether the spelling of a special token in a text is that token, as in the first store's documents."""
         return self.each[0].special_tokens
 
     @property
     def name(self) -> str:
-        """``wiki + books``."""
+        """Return the names of the stores, as in ``wiki + books``."""
         return " + ".join(store.name for store in self.each)
 
     @cached_property
     def rows(self) -> int:
-        """(key, value) pairs, hidden ones too."""
+        """Return the number of (key, value) pairs, hidden ones included."""
         return sum(store.rows for store in self.each)
 
     @cached_property
     def live_rows(self) -> int:
-        """(key, value) pairs that a search can find."""
+        """Return the number of (key, value) pairs that a search can find."""
         return sum(store.live_rows for store in self.each)
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """All stores' segments, in the order of their rows."""
+        """Return the segments of all stores, in the order of their rows."""
         return tuple(segment for store in self.each for segment in store.segments)
 
     def heldout(self) -> list[tuple[Segment, Int64]]:
-        """Of each segment, the documents with a held-out part that haven't been removed."""
+        """Return, for each segment, its documents that have a held-out part and aren't removed."""
         return [(segment, store.heldout(segment)) for store in self.each for segment in store.segments]

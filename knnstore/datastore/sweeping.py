@@ -1,4 +1,4 @@
-"""What no state needs any more leaves the disk: at once, or when the last reader of its state has gone."""
+"""Remove files that no state needs any more: at once, or after the last reader of their state has closed it."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -19,17 +19,20 @@ _LONGEST_NAME = 9
 
 @dataclass(slots=True)
 class Swept:
-    """``bytes`` that were freed; ``held``: numbers of past states whose files stay because a reader has them open."""
+    """``bytes`` freed, and ``held``: the numbers of past states whose files stay because a reader has them open."""
 
     bytes: int = 0
     held: list[int] = field(default_factory=list)
 
 
 def sweep(root: Path, given_up: Collection[str] = ()) -> Swept:
-    """Remove the segments, lists, indexes and tables of states that are out of reach and that no reader holds.
+    """Remove the segments, lists, indexes and tables of states that can't be restored and that no reader holds.
 
-    The caller holds the store for writing. What is being made, and belongs to no state yet, is left alone, unless it is
-    ``given_up``: segments with a scratch folder of such a name, or indexes (``INDEX``).
+    The caller holds the store for writing. Unfinished parts, which belong to no state yet, stay unless they are
+    ``given_up``: segments with a scratch folder of that name, or indexes (``INDEX``).
+
+    ``PARTS`` is in the order of removal: whether a part is over may depend on a part that comes later and must still
+    exist, such as the memories on the segments' folders. An interrupted sweep thus continues where it stopped.
     """
     for scratch in sorted(set(given_up) - {INDEX}):
         discard_begun(root, scratch)
@@ -46,7 +49,7 @@ def sweep(root: Path, given_up: Collection[str] = ()) -> Swept:
 
 
 def _remove_part(kind: PartKind, part: Path) -> int:
-    """Remove a part; the bytes that are freed of a state."""
+    """Remove a part; return the bytes freed, 0 for temporary parts."""
     if not part.is_dir():
         return 0
     with storage_errors("remove", part):
@@ -57,7 +60,7 @@ def _remove_part(kind: PartKind, part: Path) -> int:
 
 
 def _sweep_removed(states: States) -> int:
-    """Remove the tables of removed documents that no state needs; their bytes."""
+    """Remove the tables of removed documents that no state needs; return their bytes."""
     size, folder = 0, states.root / REMOVED
     needed = {removed_path(states.root, state.removed) for state in states.needed if state.removed}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
@@ -68,15 +71,15 @@ def _sweep_removed(states: States) -> int:
 
 
 def unfinished(root: Path) -> Iterator[Path]:
-    """Folders of segments that belong to no state: begun and not ended."""
+    """Yield the folders of unfinished segments, which belong to no state."""
     published = States(root).published
     yield from (path for path in folders(root / SEGMENTS, SEGMENT_NAME) if path.name not in published)
 
 
 def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
-    """Remove the segments that are being made with a scratch folder of that name, and those folders of finished ones.
+    """Remove unfinished segments that have a scratch folder of that name, and such folders in finished segments.
 
-    ``but``: the segment that is to be gone on with.
+    ``but``: the segment that will be continued.
     """
     for path in unfinished(root):
         if (path / scratch).exists() and path != but:
@@ -87,34 +90,34 @@ def discard_begun(root: Path, scratch: str, but: Path | None = None) -> None:
 
 
 def discard_unpublished(root: Path) -> None:
-    """Remove the indexes that no state has ever had, of builds that were given up."""
+    """Remove the indexes of discarded builds, which no state has ever had."""
     for path in unpublished_indexes(root):
         remove_tree(path)
 
 
 def unpublished_indexes(root: Path) -> list[Path]:
-    """The folders of indexes that no state has ever had."""
+    """Return the folders of indexes that no state has ever had."""
     published = States(root).indexes
     return [path for path in folders(root / INDEX, DIGEST_NAME) if path.name not in published]
 
 
 def next_segment(root: Path, epoch: int | None) -> str:
-    """The name of a segment that was never there: a number, which begins with the epoch from the second epoch on."""
+    """Return an unused name for a segment: a number, which starts with the epoch from the second epoch on."""
     epoch = epoch or 0
-    # a folder without a file is all that a run left that was stopped at once: what begins anew takes it
-    begun = {path.name for path in folders(root / SEGMENTS, SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))}
-    numbers = [number for of, number in map(_numbers, States(root).published | begun) if of == epoch]
+    # a folder without files, left by a run that stopped at once, may be used again
+    used = {path.name for path in folders(root / SEGMENTS, SEGMENT_NAME) if any(f.is_file() for f in path.rglob("*"))}
+    numbers = [number for of, number in map(_numbers, States(root).published | used) if of == epoch]
     number = max(numbers, default=-1) + 1
     return f"{epoch:0{_EPOCH_DIGITS}d}{number:04d}" if epoch else f"{number:04d}"
 
 
 def is_of_epoch(segment: Path, epoch: int | None) -> bool:
-    """Whether a writer of that epoch may go on with a segment: nobody of another one writes there."""
+    """Return whether a writer of that epoch may continue a segment, because no writer of another epoch writes there."""
     return not files_of(segment).leases or _numbers(segment.name)[0] == (epoch or 0)
 
 
 def _numbers(name: str) -> tuple[int, int]:
-    """Epoch and number of a segment's name."""
+    """Return the epoch and the number in a segment's name."""
     if len(name) < _LONGEST_NAME:
         return 0, int(name)
     return int(name[:_EPOCH_DIGITS]), int(name[_EPOCH_DIGITS:])
@@ -123,7 +126,7 @@ def _numbers(name: str) -> tuple[int, int]:
 def remove_tree(path: Path) -> int:
     """Remove a folder, if it exists, durably; return the bytes of its files.
 
-    The mark of a part that is whole goes first, so that a removal that is cut short leaves nothing that is marked done.
+    The record that marks a part as complete is removed first, so that an interrupted removal leaves no part marked so.
     """
     return files_of(path).remove_below(path, first=f"commits/{DONE}.json")
 

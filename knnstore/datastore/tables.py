@@ -1,4 +1,4 @@
-"""Parquet files that appear whole and flushed, as every other file of a store does."""
+"""Write Parquet files atomically and flushed, as all files of a store are."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ _GROUP_ROWS = 65_536
 
 
 def write_table(path: Path, table: Any) -> None:
-    """Replace ``path`` by an Arrow table in Parquet (zstd); its folder is made if it isn't there."""
+    """Write an Arrow table to ``path`` as Parquet (zstd), replacing it; create its folder if necessary."""
     make_folder(path.parent)
-    with replacing(path) as file:  # a name with a colon in it, pyarrow takes for a URL
+    with replacing(path) as file:  # an open file, because pyarrow takes a name with a colon for a URL
         pq.write_table(table, file, compression="zstd")
 
 
 def write_tables(path: Path, tables: Iterable[Any], schema: Any) -> None:
-    """The same of a table that comes in pieces, a few of which are held; the bytes don't depend on how it was cut."""
+    """Write a table given in pieces, of which few are held; the bytes don't depend on how it is cut."""
     make_folder(path.parent)
     with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _regrouped(tables, schema):

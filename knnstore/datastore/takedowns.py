@@ -1,6 +1,6 @@
-"""Which texts were removed on purpose, by their digests alone: what ``ingest`` doesn't bring back. Kept for good.
+"""The digests of texts that were removed on purpose, which ``ingest`` doesn't add again. They are kept permanently.
 
-The record of a removal names the SHA-256 of its file of digests, so that neither can be another's.
+The record of a removal contains the SHA-256 of its file of digests, so that the two can't be mixed up.
 """
 
 import hashlib
@@ -25,8 +25,9 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 
 
 def save_takedown(root: Path, present: Manifest, digests: Digests) -> str:
-    """Write the digests of the texts that the change after the state ``present`` removes; the SHA-256 of the file, for
-    its record.
+    """Write the digests of the texts that the change after the state ``present`` removes.
+
+    Return the SHA-256 of the file, for the change's record.
     """
     path = takedown_path(root, replace(present, state=present.state + 1))
     values = pa.array([digest.ljust(32, b"\0") for digest in np.unique(digests).tolist()], pa.binary(32))
@@ -38,7 +39,7 @@ def save_takedown(root: Path, present: Manifest, digests: Digests) -> str:
 
 
 def load_takedowns(root: Path) -> Digests:
-    """The digests of all texts that were removed and not brought back by a return to an earlier state: sorted."""
+    """Return the digests of all texts that were removed and not restored since, sorted."""
     known: dict[int, frozenset[bytes]] = {}
     present: frozenset[bytes] = frozenset()
     for change in changes(root):
@@ -53,7 +54,7 @@ def load_takedowns(root: Path) -> Digests:
 
 
 def takedown_damage(root: Path, change: Change) -> str | None:
-    """What is wrong with the file of digests of a removal, in words, or None."""
+    """Return what is wrong with a removal's file of digests, in words, or None."""
     try:
         with open_regular(takedown_path(root, change.state)) as file:
             data = file.read()

@@ -1,1 +1,1 @@
-"""What happens to a store after it was made: documents removed, segments compacted, stores merged, parts taken out."""
+"""Change existing stores: remove documents, compact segments, merge stores, extract subsets."""

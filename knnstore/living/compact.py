@@ -1,4 +1,4 @@
-"""``knnstore compact``: all segments into one, without what was removed; then that leaves the disk."""
+"""``knnstore compact``: rewrite all segments as one, and delete the removed documents from disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ from knnstore.suffix_array.plan import discard_others, suffix_folder
 
 MOST_SEGMENTS = 8
 MOST_REMOVED = 0.1
-"""Share of the keys that are removed, from which on ``auto`` compacts."""
+"""Share of removed keys above which ``auto`` compacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactOptions:
-    """``auto``: only if there are more than ``most_segments`` segments, or a tenth of the keys is removed."""
+    """``auto``: only if there are more than ``most_segments`` segments, or over a tenth of the keys is removed."""
 
     auto: bool = False
     most_segments: int = MOST_SEGMENTS
@@ -40,8 +40,8 @@ class CompactOptions:
 class CompactReport:
     """What a compaction did, or would do.
 
-    ``removed_rows`` have left the store for good. ``bytes`` are those of the state now, ``freed`` those that left the
-    disk; ``held``: past states whose files stay until the readers that have them open end.
+    ``removed_rows`` are deleted permanently. ``bytes``: the size of the present state; ``freed``: the bytes freed on
+    disk; ``held``: past states whose files stay until the readers that have them open close them.
     """
 
     store: Path
@@ -56,7 +56,7 @@ class CompactReport:
 
 
 def plan_compaction(store: Datastore, options: CompactOptions) -> CompactReport:
-    """What would be done; ``due`` says whether anything. Writes nothing."""
+    """Return what a compaction would do, without writing; ``due``: whether there is anything to do."""
     removed = store.rows - store.live_rows
     documents = sum(map(len, store.removed.values()))
     due = len(store.segments) > 1 or documents > 0
@@ -76,10 +76,11 @@ def plan_compaction(store: Datastore, options: CompactOptions) -> CompactReport:
 
 
 def compact(root: Path, options: CompactOptions, job: Job) -> CompactReport:
-    """Merge the store's segments, and their lists, into one, or go on with a compaction that was interrupted.
+    """Merge the store's segments and their lists into one, or continue an interrupted compaction.
 
-    Memory stays within the promise whatever the sizes. Readers that are open keep their state; its files go when the
-    last of them ends, with the next command that writes. Raises ResourceError before any work if the disk can't do.
+    Memory stays within its limit for any size. Open readers keep their state; its files are removed by the first
+    writing command after the last of them closes it. Raise ResourceError before any work if the disk has too little
+    space.
     """
     with editing(root) as edit:
         job.runner.require_shared(root, [])
@@ -98,33 +99,33 @@ def compact(root: Path, options: CompactOptions, job: Job) -> CompactReport:
                 removed=None,
                 dropped=(segment.root.name,) if index and store.manifest.dropped else None,
             )
-            if index and state.dropped:  # what lay in the lists alone does so again
+            if index and state.dropped:  # keys that were only in the lists are again only there
                 require_listed(index, segment)
             _publish(edit, state, report)
         edit.give_up(COPY_FOLDER, INDEX)
         swept = edit.sweep()
         if not swept.held:
-            now = edit.store  # memories of other states hold tokens of their own
-            discard_others(root, suffix_folder(now).root.name if now.live_rows else None)
+            current = edit.store  # memories of other states hold removed tokens
+            discard_others(root, suffix_folder(current).root.name if current.live_rows else None)
         return replace(report, bytes=state_bytes(root, edit.state), freed=swept.bytes, held=tuple(swept.held))
 
 
 def live_sources(store: Datastore) -> list[KeptDocuments]:
-    """All documents of a store that aren't removed, by segment."""
-    nothing = np.empty(0, np.int64)
+    """Return all documents of a store that aren't removed, by segment."""
+    empty = np.empty(0, np.int64)
     return [
-        KeptDocuments.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, nothing)))
+        KeptDocuments.whole(s, np.setdiff1d(np.arange(len(s.documents)), store.removed.get(s.root.name, empty)))
         for s in store.segments
     ]
 
 
 def _make_lists(edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], job: Job) -> IndexFolder[Any] | None:
-    """The new segment's lists under the store's quantisers, or under those without what was removed; if it has any."""
+    """Carry the store's lists over to the new segment, under its quantisers or reduced ones; None without an index."""
     store = edit.store
     if store.manifest.index is None or not segment.rows:
         return None
-    given = open_index(store.root, store.manifest.index)
-    folder = type_of(given).carry(store, edit, segment, sources, job)
+    present = open_index(store.root, store.manifest.index)
+    folder = type_of(present).carry(store, edit, segment, sources, job)
     if folder is not None:
         state = replace(
             store.manifest, segments=(segment.root.name,), index=None, indexed=(), removed=None, dropped=None
@@ -134,12 +135,12 @@ def _make_lists(edit: Edit, segment: Segment, sources: Sequence[KeptDocuments], 
 
 
 def _publish(edit: Edit, state: Manifest, report: CompactReport) -> None:
-    segments = f"{report.segments} segments into one" if report.segments > 1 else "one segment anew"
-    removed = f", {report.removed_documents:,} removed documents gone" if report.removed_documents else ""
+    segments = f"{report.segments} segments as one" if report.segments > 1 else "one segment"
+    removed = f", without {report.removed_documents:,} removed documents" if report.removed_documents else ""
     edit.publish(
         state,
         "compact",
-        f"make {segments} of {report.rows:,} keys{removed}",
+        f"rewrite {segments} of {report.rows:,} keys{removed}",
         segments=report.segments,
         keys=report.rows,
         removed_documents=report.removed_documents,
@@ -150,11 +151,11 @@ def _publish(edit: Edit, state: Manifest, report: CompactReport) -> None:
 def _require_room(store: Datastore) -> None:
     total = state_bytes(store.root, store.manifest)
     lists = total - bytes_below(*(segment.root for segment in store.segments))
-    begun = _begun_bytes(store.root, store.segments)
-    needed = int((total + lists) * store.live_rows / max(1, store.rows)) - begun  # the runs are written twice
-    require_room(store.root, needed, f"compacted, {store.live_rows:,} keys", "remove what else is there")
+    written = _unfinished_bytes(store.root, store.segments)
+    needed = int((total + lists) * store.live_rows / max(1, store.rows)) - written  # the runs are written twice
+    require_room(store.root, needed, f"compacted, {store.live_rows:,} keys", "move the store to a larger disk")
 
 
-def _begun_bytes(root: Path, finished: Sequence[Segment]) -> int:
+def _unfinished_bytes(root: Path, finished: Sequence[Segment]) -> int:
     names = {segment.root.name for segment in finished}
     return bytes_below(*(path for path in (root / "segments").iterdir() if path.name not in names))

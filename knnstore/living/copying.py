@@ -1,6 +1,6 @@
-"""A new segment out of documents of others: keys, tokens and provenance are copied, and no LM runs.
+"""Make a new segment from documents of other segments: copy keys, tokens and provenance without running an LM.
 
-A task copies a whole chunk of keys.
+Each task copies one chunk of keys.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ _BLOCK = 2**22
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """A chunk of ``rows`` keys of the segment at ``target``; ``sources``: folders of those in ``kept.parquet``."""
+    """A chunk of ``rows`` keys of the segment at ``target``; ``sources``: the folders behind ``kept.parquet``."""
 
     target: Path
     sources: tuple[Path, ...]
@@ -36,12 +36,12 @@ class CopyTask:
 
     @property
     def name(self) -> str:
-        """Of its commit record."""
+        """Return the name of its commit record."""
         return keys_task(self.chunk)
 
 
 def copy_tables(writer: SegmentWriter, sources: Sequence[KeptDocuments]) -> None:
-    """Write all of a new segment but its keys, task by task; what is done already is left."""
+    """Write a new segment except for its keys, task by task; finished tasks are skipped."""
     if writer.lacks(DOCUMENTS_TASK):
         with writer.task(DOCUMENTS_TASK) as task:
             write_table(task.file(DOCUMENTS_FILE), _documents(sources))
@@ -57,14 +57,14 @@ def copy_tables(writer: SegmentWriter, sources: Sequence[KeptDocuments]) -> None
     if writer.lacks(SAMPLES_TASK):
         with writer.task(SAMPLES_TASK) as task:
             if writer.segment.plan.key_dtype == "int8":
-                # the scales that all sources have, or else the larger one of each dimension, which clips nothing
+                # the largest scale of each dimension, which clips nothing; equal scales stay as they are
                 scales = [scales for source in sources if (scales := source.segment.codec.scales) is not None]
                 task.write_whole(key_scales=np.max(scales, axis=0).astype(np.float32))
             _copy_queries(task, sources)
 
 
 def copy_stage(segment: Segment, sources: Sequence[KeptDocuments]) -> Stage[CopyTask]:
-    """The stage that copies the keys of a segment whose documents are there."""
+    """Return the stage that copies the keys of a segment whose documents are written."""
     target, folders = segment.root.absolute(), tuple(source.segment.root.absolute() for source in sources)
     ranges = map(segment.chunk_range, range(segment.chunks))
     tasks = [CopyTask(target, folders, chunk, end - begin) for chunk, (begin, end) in enumerate(ranges)]
@@ -79,10 +79,10 @@ def copy_chunk(task: CopyTask) -> int:
     block = np.empty((end - begin, segment.dimension), segment.key_dtype)
     owner, rows = origins.of(np.arange(begin, end))
     for number, source in enumerate(origins.sources):
-        here = np.flatnonzero(owner == number)
-        order = np.argsort(rows[here])
-        for places, keys in source.find_keys(rows[here][order]):
-            block[here[order[places]]] = recoded(keys, source, segment)
+        members = np.flatnonzero(owner == number)
+        order = np.argsort(rows[members])
+        for places, keys in source.find_keys(rows[members][order]):
+            block[members[order[places]]] = recoded(keys, source, segment)
     return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
@@ -123,7 +123,7 @@ def _heldout_ranges(source: KeptDocuments) -> RowRanges:
 
 
 def _sources_of(sources: Sequence[KeptDocuments]) -> Iterator[np.ndarray[Any, Any]]:
-    """What the copied documents are translations of, held out or not, block by block."""
+    """Yield the sources of the copied documents, held out or not, block by block."""
     for source in sources:
         offsets = source.segment.source_offsets
         wanted = RowRanges.of_documents(offsets[:-1], np.diff(offsets), source.documents)
@@ -131,7 +131,7 @@ def _sources_of(sources: Sequence[KeptDocuments]) -> Iterator[np.ndarray[Any, An
 
 
 def _ranged(path: Path, rows: int, wanted: RowRanges) -> Iterator[np.ndarray[Any, Any]]:
-    """The wanted rows of an array, block by block."""
+    """Yield the wanted rows of an array, block by block."""
     for begin in range(0, rows, _BLOCK):
         end = min(begin + _BLOCK, rows)
         chosen = wanted.contains(np.arange(begin, end))
@@ -143,10 +143,11 @@ def _copy_queries(task: TaskWriter, sources: Sequence[KeptDocuments]) -> None:
     tokens, queries, first = [], [], 0
     for source in sources:
         wanted, old = _heldout_ranges(source), source.segment.query_tokens()
-        mine = wanted.contains(old)
+        kept = wanted.contains(old)
         lengths = wanted.ends - wanted.begins
-        within = np.searchsorted(wanted.begins, old[mine], side="right") - 1
-        tokens.append(first + (np.cumsum(lengths) - lengths - wanted.begins)[within] + old[mine])
-        queries.append(source.segment.queries()[mine])
+        within = np.searchsorted(wanted.begins, old[kept], side="right") - 1
+        # position in the copy: all wanted tokens before the query's range, plus its offset within the range
+        tokens.append(first + (np.cumsum(lengths) - lengths - wanted.begins)[within] + old[kept])
+        queries.append(source.segment.queries()[kept])
         first += wanted.rows
     task.write_queries(np.concatenate(tokens), np.concatenate(queries))

@@ -1,4 +1,4 @@
-"""A store of its own out of documents of others: copied, published, and given the index of one of them."""
+"""Make a new store from documents of others: copy them, publish the store, and carry over the index of one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ from knnstore.living.segments import copied_plan, copy_segment
 from knnstore.scheduling import Job
 from knnstore.wording import option
 
-_FEWEST_A_LIST = 8  # keys, below which a query would probe more lists than it reads keys in each
+_FEWEST_A_LIST = 8  # keys per list; with fewer, a query would probe more lists than it reads keys in each
 
 
 @dataclass(frozen=True, slots=True)
 class DeriveReport:
-    """A store that was made of others: what it holds. ``doubles``: documents left out because another store of the
-    merge has them. ``index``: what was carried over from one of them, None where there was nothing that would do.
+    """The contents of a store that was made from others. ``doubles``: documents left out because another store of the
+    merge has them. ``index``: the index that was carried over, None if there was no suitable one.
     """
 
     store: Path
@@ -46,9 +46,9 @@ class DeriveReport:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The store to make at ``root``: by which command, of ``what`` in words, from which ``stores``.
+    """The store to make at ``root``: the command ``kind``, its contents ``what`` in words, the ``stores`` to read.
 
-    ``overwrite``: discard what it holds.
+    ``overwrite``: discard its present contents.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Target:
 
 
 def derive(target: Target, sources: list[KeptDocuments], job: Job, *, doubles: int) -> DeriveReport:
-    """Make the target of the sources, or go on with it; raises as ``merge`` and ``subset`` say."""
+    """Make the target from the sources, or continue it. Raises what ``merge`` and ``subset`` raise."""
     into = target.root
     if into.resolve() in {store.root.resolve() for store in target.stores}:
         remedy = "give the new one a name of its own"
@@ -67,7 +67,7 @@ def derive(target: Target, sources: list[KeptDocuments], job: Job, *, doubles: i
     sources = [source for source in sources if len(source.documents)]
     rows = sum(int(source.tokens.sum()) for source in sources)
     if not rows:
-        raise UsageError(f"nothing to make {into} of: no stored document is left of {target.what}")
+        raise UsageError(f"nothing to make {into} from: {target.what} has no stored documents left")
     plan = copied_plan(sources)
     base = _index_to_carry(target.stores, rows)
     with storage_errors("make", into):
@@ -83,7 +83,7 @@ def derive(target: Target, sources: list[KeptDocuments], job: Job, *, doubles: i
             _require_room(into, sources, rows, base)
             finished = [copy_segment(edit, sources, job)]
             _publish(edit, target, finished[0])
-        # an index is carried over as long as it is known from where each document came
+        # the index can be carried over as long as the origin of each document is known
         if base is not None and present.index is None and (finished[0].root / COPY_FOLDER).exists():
             _carry(edit, base, sources, job)
         edit.give_up(COPY_FOLDER, INDEX)
@@ -102,7 +102,7 @@ def _publish(edit: Edit, target: Target, segment: Segment) -> None:
 
 
 def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
-    """The store with the most keys in an index, unless its lists are too many for ``rows`` keys."""
+    """Return the store with the most indexed keys, or None if its index has too many lists for ``rows`` keys."""
 
     def indexed(store: Datastore) -> int:
         return sum(segment.rows for segment in store.segments if segment.root.name in store.manifest.indexed)
@@ -115,11 +115,11 @@ def _index_to_carry(stores: Sequence[Datastore], rows: int) -> Datastore | None:
 
 
 def _carry(edit: Edit, base: Datastore, sources: Sequence[KeptDocuments], job: Job) -> None:
-    """Give the new store the index of ``base``, as a state of its own."""
+    """Carry the index of ``base`` over to the new store, as a state of its own."""
     store = edit.store
     (segment,) = store.segments
-    given = open_index(base.root, str(base.manifest.index))
-    folder = type_of(given).carry(base, edit, segment, sources, job)
+    carried = open_index(base.root, str(base.manifest.index))
+    folder = type_of(carried).carry(base, edit, segment, sources, job)
     if folder is None:
         return
     check_lists(folder, store, segment, job)
@@ -147,9 +147,9 @@ def _report(store: Datastore, doubles: int) -> DeriveReport:
 
 def _require_room(into: Path, sources: Sequence[KeptDocuments], rows: int, base: Datastore | None) -> None:
     total = sum(bytes_below(source.segment.root) for source in sources)
-    there = sum(source.segment.rows for source in sources)
-    if base is not None and base.manifest.index is not None:  # the lists, written twice: as runs, then merged
+    available = sum(source.segment.rows for source in sources)
+    if base is not None and base.manifest.index is not None:  # lists are written twice: as runs, then merged
         lists = bytes_below(index_root(base.root, base.manifest.index))
-        total += 2 * int(lists * there / max(1, base.rows))
-    needed = int(total * rows / max(1, there)) - bytes_below(into / "segments")
+        total += 2 * int(lists * available / max(1, base.rows))
+    needed = int(total * rows / max(1, available)) - bytes_below(into / "segments")
     require_room(into, needed, f"{rows:,} keys", f"choose another place with {option('into')}")

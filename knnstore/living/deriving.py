@@ -1,4 +1,4 @@
-"""``knnstore merge`` and ``knnstore subset``: which documents make a store of its own, without the LM."""
+"""``knnstore merge`` and ``knnstore subset``: make a store from documents of others, without the LM."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +18,16 @@ from knnstore.wording import command, option
 
 
 def merge(stores: Sequence[Datastore], into: Path, job: Job, *, overwrite: bool = False) -> DeriveReport:
-    """Make the store ``into`` of all documents of several, each text once: the first store that has it wins.
+    """Make the store ``into`` from all documents of several stores, each text once, from the first store that has it.
 
-    So no text is held out of one and stored from another; and what was removed from one on purpose isn't taken from
-    another. The index of the store that has the most keys in one is carried over, and takes in the others' keys. Goes
-    on with a merge that was interrupted. Raises MismatchError unless the stores are of one LM, key layer, window and
-    key dtype.
+    No text is thus held out in one store and stored from another, and a text that was removed from one store isn't
+    taken from another. The index of the store with the most indexed keys is carried over, and the keys of the others
+    are added to it. An interrupted merge is continued. Raise MismatchError unless the stores have the same LM, key
+    layer, window and key dtype.
     """
     if len(stores) < 2:
         merge = command("merge", "ONE", "OTHER", into="NEW").strip("'")
-        raise UsageError(f"a merge takes two stores at least: {merge}")
+        raise UsageError(f"a merge needs at least two stores: {merge}")
     every = [live_sources(store) for store in stores]
     texts = [np.concatenate([_digests(source) for source in sources]) for sources in every]
     taken_down = [np.setdiff1d(load_takedowns(s.root), live) for s, live in zip(stores, texts, strict=True)]
@@ -54,11 +54,11 @@ def subset(
     documents: Sequence[str] = (),
     overwrite: bool = False,
 ) -> DeriveReport:
-    """Make the store ``into`` of some documents of another: about a ``share`` of the keys, or those matching patterns.
+    """Make the store ``into`` from some documents of another: about a ``share`` of the keys, or matches of patterns.
 
-    A share keeps all that is held out, so that stores of several sizes are measured on one text; patterns choose among
-    the held-out documents too. The index is carried over while its lists have the keys that lists need. Goes on with
-    one that was interrupted.
+    A share keeps all held-out text, so that stores of several sizes are measured on the same text; patterns also select
+    among the held-out documents. The index is carried over unless too few keys per list would remain. An interrupted
+    subset is continued.
     """
     if (share is None) == (not documents):
         raise UsageError(f"say which part: {option('sample', '10%')} or {option('documents', 'GLOB')}")
@@ -70,7 +70,7 @@ def subset(
 
 
 def _part(source: KeptDocuments, chosen: Removed, *, heldout: bool) -> KeptDocuments:
-    """The chosen documents of a source, and what is held out of the others if ``heldout``."""
+    """Return the chosen documents of a source and, with ``heldout``, the held-out parts of the others."""
     rows = np.isin(source.documents, chosen.get(source.segment.root.name, np.empty(0, np.int64)))
     held = source.heldout_tokens > 0
     keep = rows | held if heldout else rows

@@ -1,4 +1,4 @@
-"""``knnstore remove``: documents that no search may find any more, from this moment on."""
+"""``knnstore remove``: hide documents from all searches at once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from knnstore.errors import UsageError
 from knnstore.files import encode_json
 
 _ASKED = "asked"
-"""The fact of a removal that is a digest of its patterns, so that it can be repeated once all is gone."""
+"""Key in a removal's facts: a digest of its patterns, which recognises a repetition after a compaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
     """What was removed, or would be: ``names`` of ``documents``, their ``rows`` and held-out tokens.
 
-    ``state`` is the number of the store's state without them, None if nothing was done.
+    ``state``: the number of the store's state without them, None if nothing was done.
     """
 
     store: Path
@@ -36,16 +36,16 @@ class RemoveReport:
 
 
 def plan_removal(store: Datastore, patterns: Sequence[str]) -> RemoveReport:
-    """What the patterns match; nothing is changed. Raises UsageError for a pattern that matches nothing."""
+    """Return what the patterns match, without a change. Raise UsageError for a pattern that matches nothing."""
     return _report(store, matching(store, patterns, "document"))
 
 
 def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
-    """Remove the documents that match any of the patterns: hidden from every search once this returns.
+    """Remove the documents that match any of the patterns. Once this returns, no search finds them.
 
-    Their bytes stay on disk until a compaction. The record keeps the digests of the texts, so that no later ingest
-    brings them back, ``note``, and a digest of the patterns; neither text nor names. Repeated, as after an
-    interruption, it changes nothing. Raises UsageError for a pattern that matches nothing and wasn't removed before.
+    Their bytes stay on disk until a compaction. The record keeps ``note``, a digest of the patterns, and the digests of
+    the texts, so that no later ingest adds them again, but neither texts nor names. Repeating a removal, as after an
+    interruption, changes nothing. Raise UsageError for a pattern that matches nothing and wasn't removed before.
     """
     with editing(root) as edit:
         store = edit.store
@@ -54,16 +54,16 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
         except UsageError:
             if not _was_done(root, patterns):
                 raise
-            return replace(_report(store, {}), state=store.manifest.state)  # they have left the disk as well
-        found = without(every, store.removed)
-        if not found:
+            return replace(_report(store, {}), state=store.manifest.state)  # already deleted from disk
+        matches = without(every, store.removed)
+        if not matches:
             return replace(_report(store, every), state=store.manifest.state)
-        report = _report(store, found)
+        report = _report(store, matches)
         digests = np.concatenate(
-            [s.documents.sha256[found[s.root.name]] for s in store.segments if s.root.name in found]
+            [s.documents.sha256[matches[s.root.name]] for s in store.segments if s.root.name in matches]
         )
         takedown = save_takedown(root, store.manifest, digests)
-        state = replace(store.manifest, removed=save_removed(root, joined(store.removed, found), edit.epoch))
+        state = replace(store.manifest, removed=save_removed(root, joined(store.removed, matches), edit.epoch))
         what = f"remove {report.documents:,} document{'' if report.documents == 1 else 's'}, {report.rows:,} keys"
         facts: dict[str, int | str] = {
             "documents": report.documents,
@@ -76,20 +76,20 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
 
 
 def _was_done(root: Path, patterns: Sequence[str]) -> bool:
-    """Whether the log has a removal by the same patterns."""
+    """Return whether the log has a removal with the same patterns."""
     return any(_ASKED in c.facts and c.facts[_ASKED] == _digest(c.facts[TAKEDOWN], patterns) for c in changes(root))
 
 
 def _digest(takedown: str, patterns: Sequence[str]) -> str:
-    """What stands for the patterns of one removal."""
+    """Return the digest of a removal's patterns, salted with its takedown."""
     return hashlib.sha256(encode_json([takedown, sorted(patterns)])).hexdigest()
 
 
-def _report(store: Datastore, found: Removed) -> RemoveReport:
+def _report(store: Datastore, documents: Removed) -> RemoveReport:
     rows = heldout = 0
     for segment in store.segments:
-        numbers = found.get(segment.root.name, np.empty(0, np.int64))
+        numbers = documents.get(segment.root.name, np.empty(0, np.int64))
         rows += int(segment.documents.tokens[numbers].sum())
         heldout += int(segment.documents.heldout_tokens[numbers].sum())
-    names = tuple(str(document) for document in origins_of(store, found))
+    names = tuple(str(document) for document in origins_of(store, documents))
     return RemoveReport(store.root, len(names), names, rows, heldout, None)

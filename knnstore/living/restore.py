@@ -1,4 +1,4 @@
-"""``knnstore restore``: back to an earlier state, as a new one, as long as no compaction lies between."""
+"""``knnstore restore``: return to an earlier state, as a new state, unless there was a compaction since."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,9 +15,9 @@ from knnstore.indexes.registry import open_index
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """The store has the documents of state ``to`` again, as state ``state``; ``rows`` of them can be found.
+    """The store has the documents of state ``to`` again, as state ``state``; ``rows``: the keys that can be found.
 
-    ``unindexed``: keys that the index has to be told of.
+    ``unindexed``: keys to be added to the index.
     """
 
     store: Path
@@ -28,11 +28,11 @@ class RestoreReport:
 
 
 def restore(root: Path, to: int | None = None) -> RestoreReport:
-    """Give the store the documents of an earlier state, by default of the last that had others.
+    """Restore the documents of an earlier state, by default of the last state with other documents.
 
-    The index is the present one: an earlier one isn't kept. Nothing changes if the documents are the present ones, as
-    after an interruption: without ``to``, if the last change of documents was a restore. Raises UsageError for a state
-    that is out of reach.
+    The present index is kept, since earlier ones aren't. Nothing changes if the store already has these documents, as
+    after an interruption; without ``to``, if the last change of documents was a restore. Raise UsageError for a state
+    that can't be restored.
     """
     with editing(root) as edit:
         store = edit.store
@@ -59,14 +59,14 @@ def _wanted(store: Datastore, to: int | None) -> Manifest:
             return state
     if to is None:
         raise UsageError(
-            f"{store.root} has no earlier state with other documents: a compaction forgets what was before"
+            f"{store.root} has no earlier state with other documents: a compaction discards earlier states"
         )
     known = ", ".join(str(state.state) for state in reach)
-    raise UsageError(f"{store.root} can't return to state {to}: those since the last compaction are {known}")
+    raise UsageError(f"{store.root} can't return to state {to}: the states since the last compaction are {known}")
 
 
 def _restored(reachable: list[Change]) -> int | None:
-    """The state that the last change of documents returned to, if it was a restore."""
+    """Return the state that the last change of documents returned to if it was a restore, else None."""
     for earlier, change in reversed(list(pairwise(reachable))):
         if _documents(earlier.state) != _documents(change.state):
             return int(change.facts["to"]) if change.kind == "restore" else None
@@ -74,12 +74,12 @@ def _restored(reachable: list[Change]) -> int | None:
 
 
 def _documents(state: Manifest) -> tuple[tuple[str, ...], str | None]:
-    """What says which documents a state has."""
+    """Return what identifies the documents of a state."""
     return state.segments, state.removed
 
 
 def _indexed(store: Datastore, present: tuple[str, ...]) -> tuple[str, ...]:
-    """The segments whose lists are whole: those that are in use, and those whose files are all what was recorded."""
+    """Return the segments with intact lists: those in use, and those whose files all match their records."""
     if store.manifest.index is None:
         return ()
     folder = open_index(store.root, store.manifest.index)

@@ -1,4 +1,4 @@
-"""Making a copied segment as a resumable job: plan, tables, chunks of keys."""
+"""Make a copied segment as a resumable job: plan, tables, chunks of keys."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from knnstore.scheduling import Job
 
 
 def copied_plan(sources: Sequence[KeptDocuments]) -> SegmentPlan:
-    """The plan of a copy: what its sources agree on, and the digest of what was taken of them.
+    """Return the plan of a copy: what its sources agree on, and the digest of the documents taken from them.
 
-    Raises MismatchError unless all are keys of one LM, layer, window and dtype.
+    Raise MismatchError unless all keys are of one LM, layer, window and dtype.
     """
     first = sources[0].segment.plan
     for other in (source.segment for source in sources[1:]):
         for name in ("model", "key", "key_dtype"):
-            one, two = _told(getattr(first, name)), _told(getattr(other.plan, name))
-            if one != two and not (name == "model" and may_be_same(first.model, other.plan.model)):
-                raise MismatchError(f"{other.root} can't join {sources[0].segment.root}: {name} {two}, not {one}")
+            wanted, given = _compared(getattr(first, name)), _compared(getattr(other.plan, name))
+            if wanted != given and not (name == "model" and may_be_same(first.model, other.plan.model)):
+                raise MismatchError(f"{other.root} can't join {sources[0].segment.root}: {name} {given}, not {wanted}")
     plans = [source.segment.plan for source in sources]
-    # of an identity that depends on the libraries' versions the keys are looked at when the copy is used
+    # Prefer a model whose identity depends on the libraries' versions: then the keys are checked when the copy is used.
     models = [plan.model for plan in plans if not is_stable(plan.model.config)] or [first.model]
     versions: dict[str, str] = {}
     for name in sorted({name for plan in plans for name in plan.versions}):
@@ -59,24 +59,24 @@ def copied_plan(sources: Sequence[KeptDocuments]) -> SegmentPlan:
 
 
 def copy_segment(edit: Edit, sources: Sequence[KeptDocuments], job: Job) -> Segment:
-    """Make the segment in the writer's store, or go on with it; other copies that were begun there are given up.
+    """Make the segment in the writer's store, or continue it; discard other unfinished copies there.
 
-    The caller publishes the segment, and gives up copies after that.
+    The caller publishes the segment and discards the scratch folders of copies after that.
     """
     plan = copied_plan(sources)
-    path = _begun(edit, plan)
+    path = _unfinished_copy(edit, plan)
     discard_begun(edit.root, COPY_FOLDER, but=path)
     path = path or own_segment(edit, None)
     write_kept(path, sources)
     writer = SegmentWriter.begin(path, plan)
     segment = writer.segment
-    segment.commits.forget_damaged()  # of what an earlier run left
+    segment.commits.forget_damaged()  # left by an earlier run
     copy_tables(writer, sources)
     copy_stage(segment, sources).resume(job)
     return segment
 
 
-def _begun(edit: Edit, plan: SegmentPlan) -> Path | None:
+def _unfinished_copy(edit: Edit, plan: SegmentPlan) -> Path | None:
     for path in unfinished(edit.root):
         if (path / COPY_FOLDER).exists() and (path / SEGMENT_PLAN).is_file() and Segment(path).plan == plan:
             return own_segment(edit, path)
@@ -91,7 +91,7 @@ def _digest(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _told(value: Any) -> Any:
-    """What has to agree, without what is for people alone."""
+def _compared(value: Any) -> Any:
+    """Return the value without its name, which is only for display, for the comparison of plans."""
     plain = to_json(value) if hasattr(value, "__dataclass_fields__") else value
     return {k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else plain

@@ -1,1 +1,1 @@
-"""``knnstore repair``: what is damaged is made again, from the copies, the LM or the corpus, and checked."""
+"""``knnstore repair``: rebuild damaged files from copies, the LM or the corpus, and verify the result."""

@@ -1,7 +1,7 @@
-"""The repair: what verify found is made again, each thing from what is nearest, and all of it is verified once more.
+"""Repair a store: rebuild what ``verify`` reports as damaged, each file from the nearest source, and verify again.
 
-Order matters: the JSON that says what is what, the documents and tokens, what the keys are made with, the keys, and
-last the index, which is made of all of them.
+The order matters: first the JSON that describes the rest, then documents and tokens, then what keys are made with, the
+keys, and finally the index, which is built from all of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,9 +39,9 @@ _KIND, _REBUILD = "repair", "rebuild"
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """What a repair may use: the LM (None: the default one), the corpus (if any is given).
+    """What a repair may use: the LM (None: the default LM), and the corpus if it is given.
 
-    ``include``, ``exclude`` and ``follow_links``: which files of the corpus are read, as for the ingest.
+    ``include``, ``exclude`` and ``follow_links`` select the files of the corpus, as for the ingest.
     """
 
     model: str | None = None
@@ -54,9 +54,9 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """``repaired``: the former damages, each with how; ``left``: those that remain, each with why.
+    """``repaired``: the former damages, each with how it was repaired; ``left``: the remaining ones, each with why.
 
-    ``resumed``: a repair that had been interrupted was finished.
+    ``resumed``: whether an interrupted repair was finished.
     """
 
     store: str
@@ -68,8 +68,8 @@ class RepairReport:
 def repair(root: Path, options: RepairOptions, job: Job) -> RepairReport:
     """Repair the store at ``root`` as far as its copies, the LM and the corpus allow.
 
-    Raises LockedError while another process writes, or if one has taken the store over; StoreNotFoundError if there is
-    no store. What can't be repaired is reported, never guessed.
+    What can't be repaired is reported, never guessed. Raise LockedError while another process writes, or if one has
+    taken the store over; StoreNotFoundError if there is no store.
     """
     require_store(root)
     with editing(root, job.reporter.say) as edit:
@@ -94,9 +94,9 @@ def repair(root: Path, options: RepairOptions, job: Job) -> RepairReport:
 
 
 def _verified(edit: Edit, job: Job) -> VerifyReport:
-    """What is damaged in a store that is held for writing.
+    """Verify a store that is held for writing.
 
-    Raises LockedError if another writer has taken it over: files that are in the making look like damage.
+    Raise LockedError if another writer has taken it over, because unfinished files look like damage.
     """
     report = verify(edit.root, job.reporter)
     edit.require()
@@ -104,7 +104,7 @@ def _verified(edit: Edit, job: Job) -> VerifyReport:
 
 
 class _Repair:
-    """One repair; ``done`` and ``failed`` say how, and why not, by the damage's path."""
+    """One repair. ``done``: how each file was repaired, by path; ``failed``: why it couldn't be."""
 
     def __init__(self, edit: Edit, options: RepairOptions, job: Job) -> None:
         self._edit = edit
@@ -123,28 +123,28 @@ class _Repair:
                 self._attempt([damage], lambda: "one bit corrected")
 
     def segments(self, damages: Iterable[Damage]) -> None:
-        """Make again what is damaged in the segments."""
+        """Rebuild the damaged files of the segments."""
         by_segment: dict[str, list[Damage]] = {}
         for damage in damages:
             if damage.path.startswith("segments/") and damage.rebuildable:
                 by_segment.setdefault(damage.path.split("/")[1], []).append(damage)
-        for name, mine in by_segment.items():
+        for name, own in by_segment.items():
             try:
-                self._segment(Segment(segment_root(self._root, name)), mine)
+                self._segment(Segment(segment_root(self._root, name)), own)
             except LockedError:
                 raise
-            except KnnstoreError as error:  # its plan can't be read: nothing of it can be made again
-                self.failed |= {damage.path: str(error) for damage in mine}
+            except KnnstoreError as error:  # without its plan, nothing of it can be rebuilt
+                self.failed |= {damage.path: str(error) for damage in own}
 
     def bring_back(self, damages: Iterable[Damage]) -> bool:
-        """Give segments whose only keys lie in lists that are damaged keys of their own again; whether any has."""
+        """Restore the own keys of segments whose only keys are in damaged lists; return whether any were restored."""
         manifest = load_manifest(self._root)
-        found = False
+        restored = False
         for name in manifest.dropped or ():
-            mine = [damage for damage in damages if name in needed_keys(damage.path, (name,))]
-            if mine:
-                found = self._attempt(mine, partial(self._bring_back, name)) or found
-        return found
+            own = [damage for damage in damages if name in needed_keys(damage.path, (name,))]
+            if own:
+                restored = self._attempt(own, partial(self._bring_back, name)) or restored
+        return restored
 
     def _remaker(self, segment: Segment, spec: LmSpec) -> Remaker:
         options = self._options
@@ -164,9 +164,9 @@ class _Repair:
         return f"after the segment's keys {' and '.join(sorted(ways))}"
 
     def interrupted(self) -> dict[str, Any] | None:
-        """How to build what a repair took out of the index and hasn't put back yet; None if there is nothing.
+        """Return the recipe of what a repair has removed from the index and not rebuilt yet; None if there is nothing.
 
-        It is in the record of the present state, so that another repair goes on where one was killed.
+        It is stored in the record of the present state, so that another repair can continue after a kill.
         """
         try:
             change = load_change(self._root, load_manifest(self._root).state)
@@ -174,12 +174,12 @@ class _Repair:
                 recipe: dict[str, Any] = change.facts[_REBUILD]
                 _options(recipe, record_path(self._root, change.state.state))
                 return recipe
-        except KnnstoreError:  # a damaged record is told of by verify
+        except KnnstoreError:  # verify reports a damaged record
             pass
         return None
 
     def drop_from_index(self, damages: list[Damage]) -> None:
-        """Take what is damaged out of the store's present state, so that nobody searches it, and remove it."""
+        """Remove damaged lists, or the whole index, from the present state, so that no search uses them."""
         manifest = self._edit.state
         if not damages or manifest.index is None:
             return
@@ -192,19 +192,16 @@ class _Repair:
             return
         inside = [PurePosixPath(damage.path).parts[2:] for damage in damages]
         of_lists = {parts[1] for parts in inside if parts[0] == "lists" and len(parts) > 2}
-        whole = any(
-            parts[0] != "lists" or len(parts) < 3 for parts in inside
-        )  # the quantisers: all lists depend on them
+        # all lists depend on the quantisers
+        whole = any(parts[0] != "lists" or len(parts) < 3 for parts in inside)
         names = set(manifest.indexed) if whole else of_lists
         if kept_only := names & set(manifest.dropped or ()):
-            why = f"the only keys of segment {', '.join(sorted(kept_only))} lie there, and couldn't be brought back"
+            why = f"the index holds the only keys of segment {', '.join(sorted(kept_only))}, which couldn't be restored"
             self.failed |= {damage.path: self.failed.get(damage.path, why) for damage in damages}
             return
         sources = {("segments", name, array) for name in names for array in ("keys", "values", "key_scales")}
         if source := next((path for path in self.failed if PurePosixPath(path).parts[:3] in sources), None):
-            why = (
-                f"it would be built from {source}, which couldn't be made again: the lists keep their copy of the keys"
-            )
+            why = f"it would be built from {source}, which couldn't be rebuilt: the lists keep their copy of the keys"
             self.failed |= {damage.path: why for damage in damages}
             return
         if whole:
@@ -213,31 +210,32 @@ class _Repair:
             kept = tuple(name for name in manifest.indexed if name not in names)
             state, what = replace(manifest, indexed=kept), f"discard lists of {len(names)} segments"
         self._edit.publish(state, _KIND, what, **{_REBUILD: type_of(folder).recipe(folder.plan)})
-        # lists that were carried over have other members than lists that are filled from the keys: none is kept
+        # Carried-over lists can have other members than lists that are filled from the keys, so nothing of what is
+        # rebuilt may be kept.
         for path in [folder.root] if whole else [folder.lists(name) for name in names]:
             remove_tree(path)
 
     def rebuild_index(self, rebuild: dict[str, Any], damages: Iterable[Damage]) -> None:
-        """Build again what this repair, or one that was killed, took out. Raises what ``build_index`` does."""
+        """Rebuild what this repair, or a killed one, has removed. Raises what ``build_index`` raises."""
         options = _options(rebuild, self._root)
         build_index(Datastore(self._root), options, self._job)
-        self.done |= {damage.path: "built again from the keys" for damage in damages}
+        self.done |= {damage.path: "rebuilt from the keys" for damage in damages}
 
     def rebuild_suffixes(self, damages: list[Damage]) -> None:
-        """Make the exact-match memory anew, if it is that of the present state; others are removed by that."""
+        """Rebuild the exact-match memory if it is that of the present state; this removes other memories."""
         if not damages:
             return
         try:
             build_suffixes(Datastore(self._root), self._job, again=True)
-            self.done |= {damage.path: "made again from the values" for damage in damages}
+            self.done |= {damage.path: "rebuilt from the values" for damage in damages}
         except KnnstoreError as error:
             self.failed |= {damage.path: str(error) for damage in damages}
 
     def report(self, before: VerifyReport, after: VerifyReport) -> RepairReport:
-        """What is no more damaged, and what still is."""
+        """Return what is no longer damaged, and what still is."""
         now = {damage.path: damage for damage in after.damages}
         repaired = [
-            (damage, self.done.get(damage.path, "right again with what it belongs to"))
+            (damage, self.done.get(damage.path, "intact again with the files it belongs to"))
             for damage in before.damages
             if damage.path not in now
         ]
@@ -245,12 +243,12 @@ class _Repair:
         return RepairReport(str(self._root), tuple(repaired), tuple(left))
 
     def _segment(self, segment: Segment, damages: list[Damage]) -> None:
-        """Each kind of work in the order in which one needs the other; what the corpus gives, it gives whole."""
+        """Repair a segment in the order of dependencies. The corpus rebuilds documents and values all at once."""
         spec = self._spec(segment)
         records = _records(segment)
         prefix = f"segments/{segment.root.name}/"
         for kind in ("tokens", "metadata", "values", "samples", "layout", "keys"):
-            # opened anew each time: what it remembers of its documents may just have changed
+            # opened again each time, because its cached documents may just have changed
             remaker = self._remaker(Segment(segment.root), spec)
             made: dict[int | str, bool] = {}
             for damage in damages:
@@ -280,7 +278,7 @@ class _Repair:
         return True
 
     def _spec(self, segment: Segment) -> LmSpec:
-        """The LM that is to make the segment's keys."""
+        """Return the LM for the segment's keys."""
         plan, folder = segment.plan, resolve_model(self._options.model or default_model())
         return LmSpec(str(folder.resolve()), plan.key.layer, plan.compute.partition(" ")[0], self._options.device)
 
@@ -306,24 +304,24 @@ def _maker(remaker: Remaker, kind: str, inside: str, chunk: int, records: dict[s
 
 
 def _records(segment: Segment) -> dict[str, FileRecord]:
-    """What the segment's readable records say of each file."""
-    found: dict[str, FileRecord] = {}
+    """Return the record of each file, from the segment's readable commit records."""
+    records: dict[str, FileRecord] = {}
     for path in sorted((segment.root / "commits").glob("*.json")):
         try:
-            found |= {record.path: record for record in load_commit(path).files}
-        except KnnstoreError:  # told of as damage of its own
+            records |= {record.path: record for record in load_commit(path).files}
+        except KnnstoreError:  # reported as damage itself
             continue
-    return found
+    return records
 
 
 def _why_not(damage: Damage) -> str:
     if damage.problem == UNRECORDED and not damage.rebuildable:
-        return "nothing of the store needs it: remove it, or put it elsewhere"
+        return "the store doesn't need it: delete it or move it elsewhere"
     if not damage.rebuildable:
-        return "nothing says what it was: restore it from a copy, or ingest the corpus again"
-    return "what it would be made from is damaged too"
+        return "it can't be rebuilt: restore it from a copy, or ingest the corpus again"
+    return "its source is damaged too"
 
 
 def _options(recipe: Any, where: Path) -> IndexOptions:
-    """The options of what a record says of an index that is to be built again."""
+    """Return the options for rebuilding an index, from its recorded recipe."""
     return type_in(recipe, str(where)).options(recipe, str(where))

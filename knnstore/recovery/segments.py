@@ -1,4 +1,4 @@
-"""Making a segment's files again: from the index's copy, from the LM, from the corpus, from what is recorded."""
+"""Rebuild a segment's files from the index's copy, the LM, the corpus, or its records."""
 
 import re
 import tempfile
@@ -41,7 +41,7 @@ from knnstore.wording import option
 
 @dataclass(frozen=True, slots=True)
 class Remaker:
-    """Makes files of one segment again. ``spec``: the LM that made it; ``index``: the store's, if its plan is whole."""
+    """Rebuild files of one segment. ``spec``: the LM that made it; ``index``: the store's, if its plan is intact."""
 
     segment: Segment
     index: IndexFolder[Any] | None
@@ -51,7 +51,7 @@ class Remaker:
     job: Job
 
     def _lm(self) -> LmSpec:
-        """The LM for workers. Raises MismatchError unless it is the one that made the segment."""
+        """Return the LM for workers. Raise MismatchError unless it is the LM that made the segment."""
         task = RecogniseTask(self.segment.root, self.spec, self.segment.order)
         recognition = self.job.run_one(recognise_model, task)
         if recognition.differing:
@@ -63,23 +63,23 @@ class Remaker:
         return replace(self.spec, identity=recognition.identity)
 
     def metadata(self, name: str, record: FileRecord | None) -> str:
-        """Write ``zarr.json`` of an array, or of the segment's group (``name`` is empty), as it was recorded."""
+        """Write ``zarr.json`` of an array, or of the segment's group if ``name`` is empty, as it was recorded."""
         path = self.segment.root / name / METADATA_FILE
         with tempfile.TemporaryDirectory() as folder:
             form = self.segment.form(name or "keys")
             group, array = create_array(Path(folder) / "segment" / "a", *form)
             write_atomically(path, (array if name else group).read_bytes())
         if record is not None and (damage := file_damage(self.segment.root, record)):
-            raise CorruptStoreError(f"{path} {damage}: this Zarr writes it differently")
+            raise CorruptStoreError(f"{path} {damage}: the installed zarr writes it differently")
         return "from the plan"
 
     def values(self, chunk: int, record: FileRecord | None) -> str:
-        """A chunk of values out of the index."""
+        """Copy a chunk of values from the index; return how it was rebuilt, in words."""
         self._copy(TaskWriter(self.segment, {}), "values", chunk, record)
         return "from the index's copy"
 
     def keys(self, chunk: int, record: FileRecord | None) -> str:
-        """A chunk of keys out of the index, else by the LM; says which in words."""
+        """Copy a chunk of keys from the index, or else compute it with the LM; return which, in words."""
         try:
             with SegmentWriter(self.segment).task(keys_task(chunk)) as task:
                 task.facts["rows"] = self._copy(task, "keys", chunk, record)
@@ -90,9 +90,9 @@ class Remaker:
         return "from the index's copy"
 
     def samples(self) -> str:
-        """The int8 scales and the held-out queries, by the LM. Scales that are right stay.
+        """Compute the int8 scales and the held-out queries with the LM. Intact scales are kept.
 
-        Raises CorruptStoreError where the LM can't make the scales: those of a compaction or a merge are its sources'.
+        Raise CorruptStoreError if the LM can't make the scales: a compaction or a merge takes those of its sources.
         """
         root = self.segment.root
         path = root / "commits" / f"{SAMPLES_TASK}.json"
@@ -112,31 +112,31 @@ class Remaker:
         return "by the LM"
 
     def layout(self) -> str:
-        """The array of keys itself, without its chunks."""
+        """Create the array of keys again, without its chunks."""
         with SegmentWriter(self.segment).task(LAYOUT_TASK) as task:
             task.create("keys", self.segment.rows)
         return "recorded again"
 
     def tokens(self) -> str:
-        """The documents, the values and the held-out tokens, from the corpus."""
+        """Rebuild the documents, the values and the held-out tokens from the corpus."""
         if self.segment.plan.key.task == "seq2seq":
-            raise CorruptStoreError("pairs of texts aren't made again from their files: use a copy, or ingest again")
+            raise CorruptStoreError("pairs of texts can't be rebuilt from their files: use a copy, or ingest again")
         if not self.corpus:
-            raise CorpusError(f"it takes the corpus: give the paths that it was ingested from with {option('corpus')}")
-        found = find_sources(self.corpus, self.selection, [self.segment.plan.text_field])
-        if fingerprint(found) != self.segment.plan.sources:
+            raise CorpusError(f"this needs the corpus: give the paths that were ingested with {option('corpus')}")
+        files = find_sources(self.corpus, self.selection, [self.segment.plan.text_field])
+        if fingerprint(files) != self.segment.plan.sources:
             remedy = (
-                f"its names and sizes aren't those that {self.segment.root} was made of: give the same paths, "
+                f"its names and sizes aren't those that {self.segment.root} was made from: give the same paths, "
                 f"{option('include')} and {option('exclude')} as for the ingest, from the same folder"
             )
             raise MismatchError.about("corpus", " ".join(self.corpus), remedy=remedy)
         spec = self._lm()
         reading = ReadOptions(text_field=self.segment.plan.text_field, errors=self.segment.plan.errors)  # type: ignore[arg-type]
-        parts = plan_parts(found)
+        parts = plan_parts(files)
         make_folder(self.segment.root / "parts")
         list(self.job.runner.run(tokenise, (TokenTask(self.segment.root, spec, part, reading) for part in parts)))
         (self.segment.root / "commits" / f"{DOCUMENTS_TASK}.json").unlink(missing_ok=True)
-        for name in ("values", "heldout"):  # so that what can't be read isn't taken for what was asked for
+        for name in ("values", "heldout"):  # so that damaged metadata isn't taken for a valid array
             (self.segment.root / name / METADATA_FILE).unlink(missing_ok=True)
         share = self.segment.plan.holdout
         assemble(
@@ -152,7 +152,7 @@ class Remaker:
         return self.job.run_one(decoded_bytes, DecodeTask(self.spec, texts))
 
     def _copy(self, task: TaskWriter, name: str, chunk: int, record: FileRecord | None) -> int:
-        """Write a chunk of keys or values as the index has them; return its rows."""
+        """Write a chunk of keys or values from the index's copy; return the number of rows."""
         if self.index is None:
             raise CorruptStoreError(f"{self.segment.root} has no index to copy {name} from")
         begin = chunk * (size := self.segment.form(name).chunk_rows)
@@ -167,7 +167,7 @@ _WORKS = {DOCUMENTS_TASK: "tokens", LAYOUT_TASK: "layout", SAMPLES_TASK: "sample
 
 
 def work_of(path: str) -> tuple[str, int]:
-    """What has to be made for a path inside a segment, and which chunk of it: ``keys/c/7/0`` is ``("keys", 7)``."""
+    """Return the work that rebuilds a path inside a segment, and its chunk: ``("keys", 7)`` for ``keys/c/7/0``."""
     name, *inside = path.split("/")
     if name == "commits":
         number = re.fullmatch(r"keys-([0-9]+)\.json", inside[-1])
@@ -175,7 +175,7 @@ def work_of(path: str) -> tuple[str, int]:
     if path.endswith(METADATA_FILE):
         return "metadata", 0
     chunk = chunk_number(path) or 0
-    if name in ("keys", "values"):  # which the index has as well
+    if name in ("keys", "values"):  # also stored in the index
         return name, chunk
     task = DOCUMENTS_TASK if path == DOCUMENTS_FILE else ARRAYS[name].task if name in ARRAYS else ""
     return _WORKS.get(task, ""), chunk

@@ -1,1 +1,1 @@
-"""``knnstore verify``: every byte of a store against the checksums that were recorded when it was written."""
+"""``knnstore verify``: check every byte of a store against the checksums recorded when it was written."""

@@ -1,8 +1,8 @@
-"""Read every byte of a store and hold it against what was recorded when it was written.
+"""Read every byte of a store and compare it with what was recorded when it was written.
 
-A store is made of parts, folders with ``commits/`` in them, each with a plan. Every file belongs to one record of its
-part, or is JSON that carries its own checksum. What belongs to neither is damage too, for nobody could tell whether
-it is right. Nothing here knows what a part is for.
+A store consists of parts: folders with a ``commits/`` folder, each with a plan. Every file belongs to one record of its
+part or is JSON with its own checksum. Any other file is damage too, since it can't be verified. This module doesn't
+know the purpose of a part.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _MOST_PASSES = 10
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What ``verify`` read and found. ``leftovers``: what a killed writer left, or gave up."""
+    """The result of ``verify``. ``leftovers``: files that a killed writer left behind or that were discarded."""
 
     store: str
     files: int
@@ -47,13 +47,13 @@ class VerifyReport:
 
     @property
     def intact(self) -> bool:
-        """Whether every byte is the one that was written."""
+        """Return whether every byte is as it was written."""
         return not self.damages
 
 
 @dataclass(slots=True)
 class _Coverage:
-    """Which record each file belongs to, and what is wrong with the records themselves."""
+    """The record of each file, and the problems of the records themselves."""
 
     records: dict[Path, tuple[Path, FileRecord]] = field(default_factory=dict)
     problems: dict[Path, str] = field(default_factory=dict)
@@ -62,9 +62,9 @@ class _Coverage:
 def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     """Read every file of the store at ``root``.
 
-    If a writer publishes a new state meanwhile, what looks damaged may be what it removed: then the store is listed
-    again, and whatever was not read yet is read. Raises StoreNotFoundError if there is no store, LockedError if it
-    changes faster than that.
+    If a writer publishes a new state in the meantime, apparent damage may be files that it removed; the store is then
+    listed again, and files not read yet are read. Raise StoreNotFoundError if there is no store, LockedError if it
+    keeps changing.
     """
     reporter = reporter or Reporter()
     require_store(root)
@@ -74,33 +74,33 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
         report = _verify(root, reporter, read)
         if report.intact or version_of(root / MANIFEST_FILE) == state:
             return report
-        reporter.say("verify    the store has changed meanwhile: reading what is new")
+        reporter.say("verify    the store has changed in the meantime: reading the new files")
     raise LockedError(
-        f"{root} has changed {_MOST_PASSES} times while it was read: verify it when its writers have ended"
+        f"{root} has changed {_MOST_PASSES} times while it was read: verify it when its writers have finished"
     )
 
 
 def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
-    """One pass over all files but those in ``read``, to which the files are added that are what was written."""
+    """Check all files except those in ``read``, in one pass; add intact files to ``read``."""
     entries = {path: kind for path, _, kind in files_of(root).entries(root)}
     files = [path for path, kind in entries.items() if kind is None and path != root / LOCK_FILE]
     need = needed(root)
     leftovers = [path for path in files if need.is_leftover(path)]
     coverage, finished = _cover(sorted(set(files) - set(leftovers))), _finished_parts(root)
-    problems = {path: f"is {kind}, where a store holds plain files alone" for path, kind in entries.items() if kind}
+    problems = {path: f"is {kind}, but a store may only hold plain files" for path, kind in entries.items() if kind}
     sizes = {path: _size(path) for path in files}
     total = sum(size for path, size in sizes.items() if path not in read)
     with reporter.bar("verify", total, "B") as advance, read_afresh():
         for path in sorted({*files, *(_expected(coverage, finished))} - {*leftovers, *problems, *read}):
             if problem := coverage.problems.get(path) or _problem(path, coverage, advance):
                 problems[path] = problem
-            elif path in coverage.records:  # other files are small, and may have been replaced by then
+            elif path in coverage.records:  # other files are small and may be replaced before the next pass
                 read.add(path)
     if need.present is not None:
-        problems |= {path: told for path, told in list_problems(root, need.present) if path not in problems}
+        problems |= {path: fault for path, fault in list_problems(root, need.present) if path not in problems}
     dropped = (need.present.dropped if need.present else None) or ()
     missing = {*_missing(finished, coverage, problems, set(files)), *missing_states(root, set(files))}
-    missing |= {root / MANIFEST_FILE} - set(files)  # a folder of its name is none
+    missing |= {root / MANIFEST_FILE} - set(files)  # also if there is a folder of that name
     problems |= dict.fromkeys(missing - problems.keys(), "is missing")
     return VerifyReport(
         store=str(root),
@@ -113,14 +113,14 @@ def _verify(root: Path, reporter: Reporter, read: set[Path]) -> VerifyReport:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 if a writer has just removed it."""
+    """Return the bytes of a file; 0 if a writer has just removed it."""
     with suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
 
 
 def require_store(root: Path) -> None:
-    """Raise StoreNotFoundError unless there is a store at ``root``, be it damaged."""
+    """Raise StoreNotFoundError unless there is a store at ``root``, damaged or not."""
     if not root.is_dir():
         raise StoreNotFoundError(f"no store at {root}: see {command('ingest', help=True)} to make one")
     manifest = root / MANIFEST_FILE
@@ -142,7 +142,7 @@ def _cover(files: list[Path]) -> _Coverage:
             commit = _checked(path, load_commit(path), fingerprints[part])
         except CorruptStoreError as error:
             coverage.problems[path] = _without_path(error, path)
-            commit = _mended_commit(path)
+            commit = _corrected_commit(path)
         for record in commit.files if commit else ():
             known = coverage.records.setdefault(part / record.path, (part, record))
             if known[1] != record:
@@ -150,8 +150,8 @@ def _cover(files: list[Path]) -> _Coverage:
     return coverage
 
 
-def _mended_commit(path: Path) -> Commit | None:
-    """What a damaged record said, if one flipped bit is all that is wrong: its files can still be checked by it."""
+def _corrected_commit(path: Path) -> Commit | None:
+    """Return a damaged record without its flipped bit if there is only one, so that its files can still be checked."""
     try:
         data = corrected(path.read_bytes())
         return None if data is None else from_json(Commit, unseal_json(data), str(path))
@@ -168,7 +168,7 @@ def _checked(path: Path, commit: Commit, expected: str | None) -> Commit:
 
 
 def _fingerprint(part: Path) -> str | None:
-    """The fingerprint of a part's plan (a folder inside of it, such as an index's runs, shares it); None if damaged."""
+    """Return the fingerprint of a part's plan, shared by folders inside (such as runs); None if it is damaged."""
     for folder in (part, part.parent):
         for name in {kind.plan for kind in PARTS}:
             if (folder / name).is_file():
@@ -180,7 +180,7 @@ def _fingerprint(part: Path) -> str | None:
 
 
 def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) -> str | None:
-    """What is wrong with a file, in words, or None."""
+    """Return what is wrong with a file, in words, or None."""
     if path in coverage.records:
         return file_damage(*coverage.records[path], advance)
     advance(_size(path))
@@ -191,12 +191,12 @@ def _problem(path: Path, coverage: _Coverage, advance: Callable[[int], None]) ->
 
 
 def _own_problem(path: Path) -> str | None:
-    """What is wrong with a file of no record, in words, or None."""
+    """Return what is wrong with a file that has no record, in words, or None."""
     if path.parent.name == LOG and path.suffix == ".parquet":
         return takedown_problem(path)
     if path.parent.name == REMOVED:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return None if digest.startswith(path.stem) else "doesn't have the digest that it is named by"
+        return None if digest.startswith(path.stem) else "doesn't match the digest in its name"
     if path.suffix != ".json" or path.name == METADATA_FILE:
         return UNRECORDED
     try:
@@ -207,14 +207,14 @@ def _own_problem(path: Path) -> str | None:
 
 
 def _expected(coverage: _Coverage, finished: dict[Path, Path]) -> Iterator[Path]:
-    """The files that must be there: those that records tell of, in the parts that the manifest names."""
+    """Yield the files that must exist: those in the records of the parts that the manifest names."""
     for path in coverage.records:
         if set(path.parents) & finished.keys() and not any(map(SCRATCH.fullmatch, path.parts)):
             yield path
 
 
 def _finished_parts(root: Path) -> dict[Path, Path]:
-    """Folders with arrays that must be whole, those that the manifest names, and the plan that each must have."""
+    """Return the folders that must be complete, those that the manifest names, each with the path of its plan."""
     try:
         manifest = load_manifest(root)
     except CorruptStoreError:
@@ -227,17 +227,17 @@ def _finished_parts(root: Path) -> dict[Path, Path]:
     return parts
 
 
-def _missing(parts: dict[Path, Path], coverage: _Coverage, found: dict[Path, str], files: set[Path]) -> Iterator[Path]:
-    """Files that a finished part must have and that no record tells of: plans, and chunks of its arrays."""
+def _missing(parts: dict[Path, Path], coverage: _Coverage, known: dict[Path, str], files: set[Path]) -> Iterator[Path]:
+    """Yield the missing files of finished parts that are in no record: plans, and chunks of arrays."""
     yield from (plan for plan in parts.values() if plan not in files)
     for metadata in (path for path in files if path.name == METADATA_FILE and parts.keys() & set(path.parents)):
         try:
             form = open_array(metadata.parent)
-        except CorruptStoreError:  # told of already, or a group
+        except CorruptStoreError:  # reported already, or a group
             continue
         for chunk in range(min(form.chunks, len(files) + 1)):  # a damaged shape may claim any number
             path = chunk_file(metadata.parent, chunk, len(form.shape))
-            if path not in coverage.records and path not in found and path not in files:
+            if path not in coverage.records and path not in known and path not in files:
                 yield path
 
 
@@ -249,5 +249,5 @@ def _damage(root: Path, path: Path, problem: str, dropped: tuple[str, ...]) -> D
 
 
 def _without_path(error: Exception, path: Path) -> str:
-    """An error's sentence, as it goes on after the path."""
+    """Return an error's message without the path at its start and the hint at its end."""
     return str(error).removeprefix(str(path)).lstrip(": ").partition(". See what else")[0]

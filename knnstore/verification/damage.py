@@ -1,4 +1,4 @@
-"""What is damaged, and what it can be made again from."""
+"""Descriptions of damaged files, and what each can be rebuilt from."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,11 +11,11 @@ from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, S
 from knnstore.errors import CorruptStoreError
 
 RepairSource = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
-"""What a damaged file can be made again from.
+"""What a damaged file can be rebuilt from.
 
-``checksum``: one bit alone is wrong, and the file's own checksum says which. ``plan``: what is recorded beside it.
-``keys``: the segments, as ``index`` did. ``copy``: the same rows in the index's list order. ``LM``, ``corpus``: those
-that the store was made with. ``values``: the stored tokens, as ``suffixes`` did.
+``checksum``: a single bit is wrong, which the file's own checksum identifies. ``plan``: the records beside the file.
+``keys``: the segments, as by ``index``. ``copy``: the same rows in list order, in the index. ``LM``, ``corpus``: those
+that the store was made with. ``values``: the stored tokens, as by ``suffixes``.
 """
 
 _TASK_SOURCES: dict[str, RepairSource] = {DOCUMENTS_TASK: "corpus", LAYOUT_TASK: "copy or LM", SAMPLES_TASK: "LM"}
@@ -23,7 +23,7 @@ _TASK_SOURCES: dict[str, RepairSource] = {DOCUMENTS_TASK: "corpus", LAYOUT_TASK:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One damaged file: its ``path`` in the store, the ``problem`` in words, and what it can be made again from.
+    """A damaged file: its ``path`` in the store, the ``problem`` in words, and what it can be rebuilt from.
 
     ``chunk`` and ``rows`` ``[begin, end)`` if it is a chunk of an array (rows of the segment, or in list order).
     """
@@ -36,14 +36,14 @@ class Damage:
 
     @property
     def rebuildable(self) -> bool:
-        """Whether anything can make it again."""
+        """Return whether the file can be rebuilt."""
         return self.source != "nothing"
 
 
 def describe(root: Path, path: Path, problem: str, dropped: tuple[str, ...] = ()) -> Damage:
-    """The damage of a file that its checksum doesn't cover any more.
+    """Return the description of a damaged file.
 
-    ``dropped``: the segments that have no keys of their own.
+    ``dropped``: the segments whose keys are stored only in the index's lists.
     """
     inside = path.relative_to(root).as_posix()
     chunk = chunk_number(inside)
@@ -54,7 +54,7 @@ def describe(root: Path, path: Path, problem: str, dropped: tuple[str, ...] = ()
 
 
 def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
-    """Those of the dropped segments without whose keys a file of the index of this path can't be made again."""
+    """Return the dropped segments whose keys are needed to rebuild the index file at this path."""
     parts = PurePosixPath(path).parts
     if parts[0] != "index":
         return set()
@@ -62,7 +62,7 @@ def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
 
 
 def source_of(path: str) -> RepairSource:
-    """What a file of this path in a store can be made again from."""
+    """Return what a file at this path in a store can be rebuilt from."""
     match PurePosixPath(path).parts:
         case (folder, *_) if folder in (INDEX, SUFFIXES):
             return "keys" if folder == INDEX else "values"

@@ -1,7 +1,6 @@
-"""What a killed writer left behind, or gave up, and that no state of the store needs.
+"""Files that a killed writer left behind, or that were discarded, and that no state of the store needs.
 
-The same command goes on with it or the next one removes it, and whoever goes on verifies it first. So nothing of it
-is damage.
+The same command continues them, after verifying them, or the next command removes them. They are therefore no damage.
 """
 
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from knnstore.files import LEFTOVERS
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """What the states of the store at ``root`` need; with an unreadable manifest, as much as there is."""
+    """What the states of the store at ``root`` need; everything if the manifest is unreadable."""
 
     root: Path
     present: Manifest | None
     segments: frozenset[str]
 
     def is_leftover(self, path: Path) -> bool:
-        """Whether no state needs the file."""
+        """Return whether no state needs the file."""
         if path.suffix in LEFTOVERS or self.present is None:
             return path.suffix in LEFTOVERS
         inside, present = path.relative_to(self.root).parts, self.present
@@ -33,7 +32,7 @@ class Needed:
         return unneeded or self._is_unpublished(inside, present)
 
     def _is_unpublished(self, parts: tuple[str, ...], present: Manifest) -> bool:
-        """Whether a file is of a change that didn't become a state."""
+        """Return whether a file belongs to a change that was never published."""
         match parts:
             case (folder, name) if folder == LOG and (state := takedown_state(Path(name))) is not None:
                 return state > present.state or self._is_of_another_epoch(self.root / LOG / name, state)
@@ -42,7 +41,7 @@ class Needed:
         return False
 
     def _is_of_another_epoch(self, takedown: Path, state: int) -> bool:
-        """Whether a file of removed texts was written by a writer that didn't come to publish that state."""
+        """Return whether a file of removed texts was written by a writer that never published that state."""
         try:
             return takedown_path(self.root, load_change(self.root, state).state) != takedown
         except KnnstoreError:  # reported as damage
@@ -50,9 +49,9 @@ class Needed:
 
 
 def needed(root: Path) -> Needed:
-    """What the present state of the store at ``root`` needs, and those that can be returned to.
+    """Return what the present state of the store at ``root`` and its restorable states need.
 
-    What was there before a compaction is being removed, or goes when the last reader has ended.
+    States before a compaction aren't included: their files are being removed, or will be after their last reader.
     """
     try:
         present = load_manifest(root)
@@ -60,6 +59,6 @@ def needed(root: Path) -> Needed:
         return Needed(root, None, frozenset())
     try:
         states = [present, *(change.state for change in within_reach(changes(root)))]
-    except KnnstoreError:  # reported as damage: then any segment may be one of its state's
+    except KnnstoreError:  # reported as damage; any segment may then belong to a state
         return Needed(root, present, frozenset(path.name for path in (root / SEGMENTS).glob("*")))
     return Needed(root, present, frozenset(name for state in states for name in state.segments))

@@ -1,4 +1,4 @@
-"""What the checksums of an index's lists can't tell: that they hold each row of their segment once, and real tokens."""
+"""Check what checksums can't: that an index's lists hold each row of their segment once, and only valid tokens."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def list_problems(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
-    """Chunks of the lists of the present state's index that contradict their segment, each with how.
+    """Yield chunks of the lists of the present index that contradict their segment, each with the problem in words.
 
-    A chunk that can't be read is passed over: its checksum has been told of.
+    Unreadable chunks are skipped: they have been reported already.
     """
     for name in manifest.indexed:
         lists = index_root(root, str(manifest.index)) / "lists" / name
@@ -27,17 +27,18 @@ def list_problems(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
             segment = Segment(segment_root(root, name))
             if segment.rows:
                 yield from _problems(lists, segment.rows, segment.plan.model.vocabulary)
-        except CorruptStoreError:  # told of as well
+        except CorruptStoreError:  # reported already
             continue
 
 
 def _problems(lists: Path, rows: int, vocabulary: int) -> Iterator[tuple[Path, str]]:
-    for path, bounds in _chunks(lists / "offsets", "i"):  # there is one
+    for path, bounds in _chunks(lists / "offsets", "i"):  # a single chunk
         if bounds[0] != 0 or bounds[-1] != rows or (np.diff(bounds) < 0).any():
-            yield path, f"doesn't rise from 0 to {rows} rows"
+            yield path, f"doesn't increase from 0 to {rows} rows"
     for path, values in _chunks(lists / "values", "u"):
         if int(values.max()) >= vocabulary:
             yield path, f"has token {int(values.max())} of a vocabulary of {vocabulary}"
+    # The rows come in list order. Instead of sorting them, compare the sum of their hashes with that of all rows.
     total = count = 0
     path = lists
     for path, numbers in _chunks(lists / "rows", "u"):
@@ -46,14 +47,14 @@ def _problems(lists: Path, rows: int, vocabulary: int) -> Iterator[tuple[Path, s
             return
         total, count = total + _mixed(numbers.astype(np.uint64)), count + len(numbers)
     if count == rows and (total - sum(_every(rows))) % 2**64:
-        yield path, "or a chunk before it has a row twice, and lacks another"
+        yield path, "or a chunk before it has a row twice and lacks another"
 
 
 def _chunks(path: Path, kind: str) -> Iterator[tuple[Path, np.ndarray[Any, Any]]]:
-    """The chunks, without padding, of an array of numbers of one kind, up to the first that can't be read."""
+    """Yield the chunks, without padding, of an array of a dtype kind, up to the first that can't be read."""
     form = open_array(path)
     if form.dtype.kind != kind or len(form.shape) > 1:
-        return  # no search takes it
+        return  # searches refuse such an array
     for chunk in range(form.chunks):
         try:
             data = read_chunk(path, form, chunk)
@@ -68,7 +69,7 @@ def _every(rows: int) -> Iterator[int]:
 
 
 def _mixed(rows: Uint64) -> int:
-    """A sum over rows, in whatever order, that is another where one is twice and another is missing."""
+    """Return the sum of the rows' hashes modulo 2**64, in any order, so that a row that replaces another changes it."""
     mixed = (rows + np.uint64(1)) * _MIXER
     mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIXER
     return int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))

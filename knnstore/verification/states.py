@@ -1,4 +1,4 @@
-"""What must be there of a store's states: the record of each change, and what it took out."""
+"""Check the files of a store's states: the record of each change, and the tables of what it removed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +11,16 @@ from knnstore.errors import CorruptStoreError, KnnstoreError
 
 
 def takedown_problem(path: Path) -> str | None:
-    """What is wrong with the file of texts that a change removed: its SHA-256 is in the record of the change."""
+    """Return what is wrong with a file of removed texts, or None; its SHA-256 is in the record of the change."""
     root = path.parent.parent
     try:
         return takedown_damage(root, load_change(root, takedown_state(path) or 0))
     except KnnstoreError:
-        return "is told of by no record of a change that can be read"
+        return "belongs to no readable record of a change"
 
 
 def missing_states(root: Path, files: set[Path]) -> Iterator[Path]:
-    """What the present state and those before it must have and isn't there: records, tables of what was removed."""
+    """Yield the missing files of the present and earlier states: records, and tables of removed documents and texts."""
     try:
         manifest = load_manifest(root)
     except CorruptStoreError:
@@ -31,7 +31,7 @@ def missing_states(root: Path, files: set[Path]) -> Iterator[Path]:
             continue
         try:
             change = load_change(root, state)
-        except KnnstoreError:  # told of already
+        except KnnstoreError:  # reported already
             continue
         if TAKEDOWN in change.facts and takedown_path(root, change.state) not in files:
             yield takedown_path(root, change.state)

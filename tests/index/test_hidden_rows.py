@@ -159,7 +159,7 @@ def test_a_damaged_table_of_removed_documents_hides_nothing_silently(many):
     store = remove(many[0], {"0000": [1]})
     path = store.root / "removed" / f"{store.manifest.removed}.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(CorruptStoreError, match="says what was removed, is damaged"):
+    with pytest.raises(CorruptStoreError, match="the table of removed documents, is damaged"):
         _ = Datastore(store.root).live_rows
     path.unlink()
     with pytest.raises(CorruptStoreError, match="can't be read"):

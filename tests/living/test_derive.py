@@ -66,7 +66,7 @@ def test_stores_of_other_keys_do_not_merge(stores, tmp_path):
     wider = make_store(tmp_path / "e", [clustered_keys(100, 16)], key_dtype="int8")
     with pytest.raises(MismatchError, match=r"can't join .*: key "):
         merge([stores[0], wider], tmp_path / "c.knnstore", Job())
-    with pytest.raises(UsageError, match="two stores at least"):
+    with pytest.raises(UsageError, match="at least two stores"):
         merge(stores[:1], tmp_path / "c.knnstore", Job())
     with pytest.raises(UsageError, match="one of the stores to be read"):
         merge(stores, stores[0].root, Job(), overwrite=True)

@@ -107,7 +107,7 @@ def test_a_part_that_changes_after_it_was_tokenised_is_named_and_the_next_run_ma
         meanwhile.setattr("knnstore.ingestion.making.committed_summaries", later)
         code, said = run(begun, *INGEST)
     assert code == 1
-    assert re.search(r"000002\.tokens isn't what was written .* tokenises that part anew", said)
+    assert re.search(r"000002\.tokens isn't what was written .* tokenises that part again", said)
     assert run(begun, *INGEST)[0] == 0
 
 

@@ -95,7 +95,7 @@ def test_another_partner_adds_no_keys_unless_that_is_meant(other):
     (here / "books" / "9.txt").write_text("a store that was read once is read every time " * 9)
     ingest = ("ingest", "--corpus", "books/", "--workers", "0", "--chunk-rows", "256", "--context", "32")
     code, said = run(here, *ingest, "--model", "other")
-    assert (code, f"model.{told.split()[0]} " in said, "--allow-mismatch if you mean it" in said) == (1, True, True)
+    assert (code, f"model.{told.split()[0]} " in said, "--allow-mismatch to accept this" in said) == (1, True, True)
     code, said = run(here, *ingest, "--model", "other", "--allow-mismatch")
     assert (code, "mismatch  books.knnstore holds keys of other settings: model." in said) == (0, True), said
     assert len(Datastore(here / "books.knnstore").segments) == 2
@@ -134,7 +134,7 @@ def test_keys_of_another_width_or_dtype_never_meet(here):
         (("--key-dtype", "float16"), "key_dtype int8 (now float16)"),
     ):
         code, said = run(here, *ingest, *options, "--allow-mismatch")
-        assert (code, f"can't hold both, --allow-mismatch or not: {told}" in said) == (1, True), said
+        assert (code, f"can't hold both, even with --allow-mismatch: {told}" in said) == (1, True), said
 
 
 def test_an_lm_in_memory_is_held_against_the_keys_and_a_mismatch_is_a_warning_if_it_is_allowed(here, monkeypatch):

@@ -102,7 +102,7 @@ def test_lists_with_the_last_copy_of_keys_that_could_not_be_written_stay_for_the
     monkeypatch.setattr(os, "fsync", fail_once)
     code, told = run(here, "repair")
     assert (code, len(failed)) == (1, 1), told
-    assert "it would be built from segments/0000/keys/c/1/0, which couldn't be made again" in told
+    assert "it would be built from segments/0000/keys/c/1/0, which couldn't be rebuilt" in told
     assert load_manifest(store).index is not None
     assert "keys/c/1/0 from the index's copy" in repaired(here, made)
 

@@ -257,7 +257,7 @@ def test_what_an_interrupted_ingest_left_is_verified_before_it_is_gone_on_with(h
         assert run(here, *INGEST)[0] == 130
     flip(root / "segments/0000" / name)
     code, told = run(here, *INGEST)
-    assert (code, "it is made again" in told) == (0, True), told
+    assert (code, "it is rebuilt" in told) == (0, True), told
     assert verify(root).intact
     one = bytes_of(root / "segments")
     assert differences(one, bytes_of(made / "books.knnstore" / "segments")) == []
@@ -317,7 +317,7 @@ def test_what_another_command_publishes_meanwhile_is_not_called_damage(here):
     reporter = Meanwhile(here, ("compact",), ("remove", "--document", "books/3.txt"))
     report = verify(root, reporter)
     assert (report.damages, report.finished) == ((), True)
-    assert reporter.said == ["verify    the store has changed meanwhile: reading what is new"]
+    assert reporter.said == ["verify    the store has changed in the meantime: reading the new files"]
     assert report.files == verify(root).files
 
 
