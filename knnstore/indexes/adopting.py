@@ -1,6 +1,6 @@
-"""The index folder that a writer may write in: of its own epoch, with what earlier writers have left of the same plan.
+"""The index folder of a writer: of its own epoch, with what earlier writers left of the same plan.
 
-See ``datastore.adopting``. An index that is published is copied too before lists are added to it, by the service.
+See ``datastore.adopting``. A published index is copied too, on the server, before lists are added to it.
 """
 
 from knnstore.datastore.adopting import copy_folder
@@ -11,7 +11,7 @@ from knnstore.indexes.plan import IndexFolder, Plan, new_index
 
 
 def own_index(edit: Edit, folder: IndexFolder[Plan]) -> IndexFolder[Plan]:
-    """The folder in which this writer may go on with an index that is published or is to be."""
+    """Return the folder in which this writer may continue an index, whether it has been published or not."""
     own = new_index(edit.root, folder.plan, edit.epoch)
     if not edit.files.leases:
         return folder
@@ -23,11 +23,11 @@ def own_index(edit: Edit, folder: IndexFolder[Plan]) -> IndexFolder[Plan]:
 
 
 def _adopt(edit: Edit, own: IndexFolder[Plan]) -> None:
-    """Copy what a writer of an earlier epoch left of the same plan, which no state has ever had."""
+    """Copy what a writer of an earlier epoch left of the same plan, if it was never part of a state."""
     for epoch in range((edit.epoch or 0) - 1, -1, -1):
         name = new_index(edit.root, own.plan, epoch or None).name
-        begun = index_root(edit.root, name)
-        if begun in unpublished_indexes(edit.root) and (begun / INDEX_PLAN).is_file():
-            copy_folder(begun, own.root, last=INDEX_PLAN)
-            remove_tree(begun)
+        unfinished = index_root(edit.root, name)
+        if unfinished in unpublished_indexes(edit.root) and (unfinished / INDEX_PLAN).is_file():
+            copy_folder(unfinished, own.root, last=INDEX_PLAN)
+            remove_tree(unfinished)
             return

@@ -1,4 +1,4 @@
-"""The self-check: the share of the true nearest keys that an index finds."""
+"""The self-check: the recall of an index, measured against exact search."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ MOST_CHECK_QUERIES = 512
 
 
 def self_check(store: Datastore, searcher: "OpenIndex", held_out: Float32, k: int, memory: int) -> Check:
-    """Search up to 512 of the held-out queries, or stored keys where there are none, exactly and by the index."""
+    """Return the recall of the index for up to 512 held-out queries, or stored keys if there are no such queries."""
     source = "heldout" if len(held_out) else "stored"
     queries = _spread(held_out) if len(held_out) else _stored_keys(store, searcher.plan.seed)
     true = exact_search(store, queries, k, rows=True, memory=memory).rows
@@ -29,7 +29,7 @@ def self_check(store: Datastore, searcher: "OpenIndex", held_out: Float32, k: in
 
 
 def recall(true: Int64, found: Int64) -> float:
-    """Share of the true rows ``(n, k)`` that are among those found ``(n, k)``; −1 counts for nothing."""
+    """Return the share of the true rows ``(n, k)`` that are among the rows found ``(n, k)``, ignoring −1."""
     hits = sum(len(np.intersect1d(t[t != ABSENT], f)) for t, f in zip(true, found, strict=True))
     return round(hits / max(1, int((true != ABSENT).sum())), 6)
 

@@ -1,4 +1,4 @@
-"""Exact search: every key, streamed in the order in which they lie; needs no index."""
+"""Exact search: compare with every key, streamed in stored order; needs no index."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def exact_search(
     memory: int = 2**30,
     progress: Callable[[int], None] | None = None,
 ) -> Neighbours:
-    """Return the k nearest of all keys of the store, in squared L2 of the stored keys to the queries.
+    """Return the k nearest of all keys of the store, by the squared L2 distance of the stored keys to the queries.
 
     Args:
         store: a finished store, with or without an index.
         queries: float32 (n, d), finite.
-        k: neighbours a query; where the store has fewer keys the rest is padded with inf and −1.
-        rows: whether to say the neighbours' row numbers.
-        memory: bytes for the working set, besides the queries and the result; fewer of them mean more passes.
-        progress: told of finished (query, key) pairs.
+        k: neighbours per query; if the store has fewer keys, the rest is padded with inf and −1.
+        rows: whether to return the neighbours' row numbers.
+        memory: bytes for the working set, besides the queries and the result; less memory means more passes.
+        progress: called with the number of finished (query, key) pairs.
 
     Raises UsageError or NumericsError for queries that don't fit, CorruptStoreError for damaged keys.
     """
@@ -66,12 +66,12 @@ def _search_block(
     store: Datastore, queries: Float32, k: int, rows: bool, progress: Callable[[int], None] | None
 ) -> Candidates:
     engine, largest_row = host_engine(), store.rows if rows else None
-    # the mean is common to queries and keys; without it less is lost to cancellation
+    # queries and keys have about the same mean; subtracting it reduces cancellation
     centre = queries.mean(axis=0) if len(queries) else np.zeros(queries.shape[1], np.float32)
     pairs = len(queries) * max(segment.plan.chunk_rows for segment in store.segments)
     with query_threads(len(queries), pairs) as (pool, shares):
         blocks = [np.ascontiguousarray(queries[share]) for share in shares]
-        # the centre is the centroid of the only list, which all probe
+        # a single list, probed by all queries, with the centre as its centroid
         probes = [Probes(each, centre[None], np.arange(len(each)), np.array([0, len(each)])) for each in blocks]
         unlimited = [np.full(len(each), np.inf, np.float32) for each in blocks]
         scans = [engine.top_k(thresholds, k, largest_tag=largest_row) for thresholds in unlimited]
@@ -89,9 +89,9 @@ def _offer(scan: TopK, probes: Probes, lists: StoredLists) -> None:
 
 
 def _stored_chunks(store: Datastore, centre: Float32, tagged: bool) -> Iterator[tuple[int, StoredLists | None]]:
-    """Yield the rows of each chunk, and those that aren't hidden, if any, as a list whose centroid is the centre.
+    """Yield the number of rows of each chunk, and those that aren't hidden, if any, as a list with centroid ``centre``.
 
-    ``tagged``: by their row numbers.
+    ``tagged``: whether their row numbers are the tags.
     """
     first_row = 0
     for segment, hidden in zip(store.segments, store.hidden, strict=True):
@@ -99,8 +99,8 @@ def _stored_chunks(store: Datastore, centre: Float32, tagged: bool) -> Iterator[
         for number in range(segment.chunks):
             chunk = segment.chunk(number)
             arrays = [chunk.keys, chunk.values, chunk.rows]
-            if len(hidden.begins) and (out := hidden.contains(chunk.rows)).any():
-                arrays = [array[~out] for array in arrays]
+            if len(hidden.begins) and (removed := hidden.contains(chunk.rows)).any():
+                arrays = [array[~removed] for array in arrays]
             lists = None
             if len(arrays[0]):
                 keys, values, rows = (Column.of_array(array, np.array([len(array)])) for array in arrays)

@@ -1,17 +1,17 @@
-"""What every index is made of, and where its parts lie.
+"""Layout on disk that all indexes share.
 
 ::
 
     index/<first 16 digits of the plan's fingerprint, or from the second epoch on of that with the epoch>/
-        index.json           its plan
-        commits/             the records of what it shares between segments, such as quantisers
-        lists/<segment>/     what it holds of a segment
+        index.json           the plan
+        commits/             records of what the segments share, such as quantisers
+        lists/<segment>/     the part of the index for one segment
             check.json       Check: the recall of the self-check in this segment
-            commits/         one record a task
-        runs/                while it is being made
+            commits/         one record per task
+        runs/                temporary, during the build
 
-The rest is up to the type of the index. A segment that is added later gets a folder of its own; nothing that is there
-is touched.
+Everything else depends on the type of the index. A segment that is added later gets its own folder; existing files
+don't change.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 CHECK_FILE = "check.json"
 CHECK = "check"
-"""The last task of a segment's lists."""
+"""Name of the last task of a segment's lists."""
 CHECKED_NEIGHBOURS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentReference:
-    """A segment that is in the index. ``chunk_rows``: rows a chunk of its list-ordered arrays."""
+    """A segment in the index. ``chunk_rows``: rows per chunk of its list-ordered arrays."""
 
     name: str
     fingerprint: str
@@ -51,15 +51,15 @@ class SegmentReference:
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
-        """The smallest unsigned dtype, of four or eight bytes, that holds the segment's row numbers."""
+        """Return the smallest unsigned dtype, of four or eight bytes, for the segment's row numbers."""
         return np.dtype(np.uint32 if self.rows <= 2**32 else np.uint64)
 
 
 class IndexPlan:
-    """Everything that an index depends on besides the keys: a base of frozen dataclasses, which ``index.json`` holds.
+    """Everything that an index depends on besides the keys: base class of frozen dataclasses stored in ``index.json``.
 
-    ``kind``: the index type, a field of all plans but those of IVF-PQ, which came before others. ``nlist``: lists that
-    a search may leave out, 1 if it always reads the whole index. ``seed``: of whatever is drawn at random.
+    ``kind``: type of the index, a field of all plans except those of IVF-PQ, which is older than other types.
+    ``nlist``: number of lists that a search can skip, 1 if it always reads the whole index. ``seed``: random seed.
     """
 
     __slots__ = ()
@@ -69,12 +69,12 @@ class IndexPlan:
 
     @property
     def name(self) -> str:
-        """Its own name."""
+        """Return the name that identifies the plan."""
         return fingerprint(self)[:16]
 
     @property
     def trained_rows(self) -> int:
-        """Keys of the segments that the index was trained on; 0 if it isn't trained."""
+        """Return the number of keys of the segments that the index was trained on; 0 if it isn't trained."""
         return 0
 
 
@@ -85,7 +85,8 @@ Plan = TypeVar("Plan", bound=IndexPlan)
 class Check:
     """Result of a self-check: the share of the k true nearest keys that the lists yield at the default nprobe.
 
-    ``source`` is ``heldout`` or, where the store has no held-out queries, ``stored`` (then each query finds itself).
+    ``source`` is ``heldout`` or, if the store has no held-out queries, ``stored``: then each query is a stored key and
+    finds itself.
     """
 
     source: str
@@ -105,42 +106,42 @@ class IndexFolder(Generic[Plan]):
 
     @property
     def name(self) -> str:
-        """The folder's name: that of its plan, in the first epoch of its store."""
+        """Return the folder's name: in the first epoch of the store, the name of the plan."""
         return self.root.name
 
     @property
     def commits(self) -> CommitLog:
-        """The record of the training."""
+        """Return the records of the training."""
         return CommitLog(self.root / "commits", self.root, fingerprint(self.plan))
 
     @property
     def store(self) -> Path:
-        """The root of its store."""
+        """Return the root of the store."""
         return self.root.parent.parent
 
     def absolute(self) -> IndexFolder[Plan]:
-        """The same folder by its absolute path, for workers elsewhere."""
+        """Return the same folder with its absolute path, for workers in other directories."""
         return replace(self, root=self.root.absolute())
 
     def begin(self) -> None:
-        """Make the folder, or go on in it."""
+        """Create the folder, or resume in it."""
         begin_part(self.root, INDEX_PLAN, self.plan)
 
     def lists(self, segment: str, name: str = "") -> Path:
-        """The folder of a segment's lists, or one of the arrays in it."""
+        """Return the folder of a segment's lists, or of one of the arrays in it."""
         return self.root / LISTS / segment / name
 
     def list_commits(self, reference: SegmentReference) -> CommitLog:
-        """The records of a segment's lists; none of them is about a segment with other keys, or other quantisers."""
+        """Return the records of a segment's lists, which are valid only for the same keys and quantisers."""
         folder = self.lists(reference.name)
         return CommitLog(folder / "commits", folder, self._lists_fingerprint(reference))
 
     def runs(self, segment: str) -> Path:
-        """Temporary folder of a segment's sorted runs."""
+        """Return the temporary folder of a segment's sorted runs."""
         return self.root / RUNS / segment
 
     def run_commits(self, reference: SegmentReference) -> CommitLog:
-        """The records of finished runs; they go when the runs go."""
+        """Return the records of finished runs, which are removed with the runs."""
         folder = self.runs(reference.name)
         return CommitLog(folder / "commits", folder, self._lists_fingerprint(reference))
 
@@ -149,15 +150,15 @@ class IndexFolder(Generic[Plan]):
 
 
 def new_index(store_root: Path, plan: Plan, epoch: int | None) -> IndexFolder[Plan]:
-    """The folder that a writer of an epoch makes an index in."""
+    """Return the folder in which a writer of an epoch creates an index."""
     name = plan.name if epoch is None else fingerprint({"index": plan.name, "epoch": epoch})[:16]
     return IndexFolder(index_root(store_root, name), plan)
 
 
 def open_folder(store_root: Path, name: str, parse: Callable[[Any, str], Plan]) -> IndexFolder[Plan]:
-    """The index of that name, whose plan ``parse(value, where)`` makes of its JSON.
+    """Return the index with that name; ``parse(value, where)`` converts the JSON of its plan.
 
-    Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged.
+    Raises UnfinishedError if the index is missing, CorruptStoreError if its plan is damaged.
     """
     path = index_root(store_root, name) / INDEX_PLAN
     if not path.is_file():
@@ -166,7 +167,7 @@ def open_folder(store_root: Path, name: str, parse: Callable[[Any, str], Plan]) 
 
 
 def finished_index(store: Datastore) -> str:
-    """The name of the store's index. Raises UnfinishedError if none is finished, or keys aren't in it."""
+    """Return the name of the store's index. Raises UnfinishedError if none is finished or keys are missing from it."""
     name = store.manifest.index
     if name is None:
         raise UnfinishedError(f"{store.root} has no finished index: run {_index_command(store)}")
@@ -183,9 +184,10 @@ def _index_command(store: Datastore) -> str:
 
 
 def load_check(folder: IndexFolder[Any], references: Sequence[SegmentReference]) -> Check:
-    """The self-check over several segments: that of the largest, with the mean of all recalls, weighted by keys.
+    """Return the self-check over several segments: that of the largest, with the mean recall weighted by keys.
 
-    Each looked for its segment's share of the ``CHECKED_NEIGHBOURS``, so that together they stand for all of them.
+    Each segment was searched for its share of the ``CHECKED_NEIGHBOURS``, so that all checks together represent a
+    search for ``CHECKED_NEIGHBOURS`` in the store.
     """
     checks = []
     for reference in references:
@@ -201,7 +203,10 @@ def load_check(folder: IndexFolder[Any], references: Sequence[SegmentReference])
 
 
 def segment_references(store: Datastore) -> tuple[SegmentReference, ...]:
-    """The store's segments that hold keys, which have to be of one dtype."""
+    """Return references to the store's segments.
+
+    Raises UnfinishedError if they hold no keys, MismatchError if their keys differ in dtype.
+    """
     if not store.live_rows:
         raise UnfinishedError(f"{store.root} holds no keys: {_how_to_fill(store)}")
     dtypes = {segment.plan.key_dtype for segment in store.segments}
@@ -212,12 +217,12 @@ def segment_references(store: Datastore) -> tuple[SegmentReference, ...]:
 
 def _how_to_fill(store: Datastore) -> str:
     if store.rows:
-        return f"every document is removed; ingest others, or take them back with {command('restore')}"
+        return f"all documents are removed; ingest others, or restore them with {command('restore')}"
     return "ingest some text first"
 
 
 def segment_reference(segment: Segment) -> SegmentReference:
-    """What an index has to know of a segment."""
-    # zarr stores the last chunk whole, so a segment of few keys gets chunks of just as many rows
+    """Return what an index records about a segment."""
+    # zarr stores the last chunk in full, so a small segment gets a single chunk of its own length
     chunk_rows = min(segment.plan.chunk_rows, segment.rows)
     return SegmentReference(segment.root.name, segment.fingerprint, segment.rows, chunk_rows)

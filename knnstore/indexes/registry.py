@@ -1,4 +1,4 @@
-"""The types of index that there are, by the names that plans record, and opening an index of any of them."""
+"""Registry of index types, by the names that plans record, and opening of an index of any type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a store is described without loading torch
     from knnstore.indexes.protocols import IndexType, OpenIndex
 
 INDEX_TYPES: dict[str, IndexType] = {}
-"""The types of other packages. A worker process imports them with the first of their tasks."""
+"""Index types of other packages. A worker process imports them with their first task."""
 
 
 @cache
@@ -27,11 +27,11 @@ def _ivfpq() -> IndexType:
 
 
 def index_type(kind: str) -> IndexType:
-    """Return the type of that name. Raises UsageError if there is none."""
+    """Return the index type with that name. Raises UsageError if it is unknown."""
     if kind == IndexPlan.kind:
         return _ivfpq()
     if kind not in INDEX_TYPES:
-        raise UsageError(f"an index of type {kind!r:.40}: known are {', '.join([IndexPlan.kind, *INDEX_TYPES])}")
+        raise UsageError(f"unknown index type {kind!r:.40}; known types: {', '.join([IndexPlan.kind, *INDEX_TYPES])}")
     return INDEX_TYPES[kind]
 
 
@@ -41,7 +41,7 @@ def type_of(folder: IndexFolder[Any]) -> IndexType:
 
 
 def type_in(record: Any, where: str) -> IndexType:
-    """Return the type that the JSON of a plan or a recipe names. Raises CorruptStoreError for one that isn't known."""
+    """Return the index type named in the JSON of a plan or recipe. Raises CorruptStoreError if it is unknown."""
     try:
         return index_type(str(record.get("kind", IndexPlan.kind)) if isinstance(record, dict) else IndexPlan.kind)
     except UsageError as error:
@@ -49,14 +49,14 @@ def type_in(record: Any, where: str) -> IndexType:
 
 
 def open_index(root: Path, name: str) -> IndexFolder[Any]:
-    """Open the folder of the index of that name of the store at ``root``.
+    """Open the folder of the index with that name in the store at ``root``.
 
-    Raises UnfinishedError if it isn't there, CorruptStoreError if its plan is damaged or of an unknown type.
+    Raises UnfinishedError if it is missing, CorruptStoreError if its plan is damaged or of an unknown type.
     """
     return open_folder(root, name, lambda value, where: type_in(value, where).parse(value, where))
 
 
 def open_searcher(store: Datastore, device: torch.device | None = None) -> OpenIndex:
-    """Open the store's index for searching. Raises UnfinishedError if it has none, and what ``IndexType.open`` does."""
+    """Open the store's index for searching. Raises UnfinishedError without one, and errors of ``IndexType.open``."""
     folder = open_index(store.root, finished_index(store))
     return type_of(folder).open(store, folder, device=device)

@@ -1,4 +1,4 @@
-"""Sharing out queries, to threads and to blocks that fit into the memory, and laying results end to end."""
+"""Divide queries among threads and into blocks that fit in memory, and concatenate the results."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +18,14 @@ _FEWEST_PAIRS = 10_000
 
 @contextmanager
 def query_threads(queries: int, pairs: float) -> Iterator[tuple[ThreadPoolExecutor, list[slice]]]:
-    """A pool, and the share of the queries for each of its threads: as many as torch uses, fewer for few queries.
+    """Yield a thread pool and the slice of the queries for each thread: as many as torch uses, fewer for few queries.
 
-    ``pairs``: of a query and a key that are compared in one step. Where there are few, the steps are so short that
-    threads would wait for each other between them for longer than they work.
+    ``pairs``: number of (query, key) pairs compared per step. With few pairs, the steps are so short that threads
+    would spend more time waiting for each other than working.
 
-    In the pool torch itself uses one thread. The threads share out queries rather than products: most of the time
-    goes into picking survivors, which is NumPy's; and two threads of one small product wait for each other, ten
-    times longer than it takes, whenever another process wants a core as well.
+    Within the pool, torch uses one thread. Queries are divided rather than products, because NumPy's selection of
+    survivors takes most of the time, and because two threads that share a small product wait for each other, for ten
+    times as long as it takes, whenever another process needs a core.
     """
     threads = torch.get_num_threads()
     count = max(1, int(min(threads, queries // _FEWEST_A_THREAD, pairs / _FEWEST_PAIRS)))
@@ -38,7 +38,7 @@ def query_threads(queries: int, pairs: float) -> Iterator[tuple[ThreadPoolExecut
 
 
 def block_sizes(count: int, bytes_each: int, memory: int) -> list[tuple[int, int]]:
-    """Return even blocks ``[begin, end)`` of ``count`` queries that fit into ``memory`` bytes; at least one block."""
+    """Return even blocks ``[begin, end)`` of ``count`` queries that fit in ``memory`` bytes; at least one block."""
     blocks = max(1, -(-count // max(1, memory // bytes_each)))
     return list(pairwise(count * number // blocks for number in range(blocks + 1)))
 

@@ -1,4 +1,4 @@
-"""What can be asked of an index build, and the work that this comes to."""
+"""Options of an index build, and the work that they lead to."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,15 @@ from knnstore.diskspace import bytes_below
 from knnstore.indexes.plan import IndexFolder
 from knnstore.planning import BuildSeconds, IndexResources
 
-_MORE = 1.05  # disk asked for beyond the plan's bytes: metadata, commit records, blocks of the file system
+_MORE = 1.05  # factor on the planned bytes: metadata, commit records, blocks of the file system
 
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """What a user may decide; None leaves it to the planner. ``drop_keys``: in the end keep the keys in the lists
-    alone. ``kind``: the type of the index; None for that of the one that there is, or IVF-PQ.
+    """The user's options; None leaves a choice to the planner.
+
+    ``drop_keys``: after the build, keep the keys only in the lists. ``kind``: type of the index; None for that of the
+    existing index, or IVF-PQ.
     """
 
     nlist: int | None = None
@@ -31,10 +33,10 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be done: the ``new`` segments, with keys, that the index has nothing of yet.
+    """Work to be done: indexing of the ``new`` segments, which have keys and aren't in the index yet.
 
-    ``trains``: whether the index is a new one. ``words``: what it is to be, for people. ``notes``: what was planned
-    otherwise than is usual, and why, in sentences.
+    ``trains``: whether the index is new. ``words``: description of the index, for people. ``notes``: how the plan
+    differs from the usual one and why, one sentence each.
     """
 
     folder: IndexFolder[Any]
@@ -46,12 +48,12 @@ class Work:
 
     @property
     def rows(self) -> int:
-        """Keys of the new segments."""
+        """Return the number of keys of the new segments."""
         return sum(segment.rows for segment in self.new)
 
     @property
     def room(self) -> int:
-        """Bytes on disk that it needs beyond what is written of it."""
+        """Return the bytes on disk that are needed beyond those already written."""
         folder, names = self.folder, [segment.root.name for segment in self.new]
         written = bytes_below(*(path for name in names for path in (folder.lists(name), folder.runs(name))))
         return max(0, int((self.resources.disk_bytes + self.resources.temporary_bytes) * _MORE) - written)
@@ -59,7 +61,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a build would make and take. ``seconds`` as measured on this machine; None where nothing was measured."""
+    """Forecast of a build. ``seconds``: as measured on this machine; None if nothing was measured."""
 
     new_rows: int
     resources: IndexResources
@@ -69,6 +71,6 @@ class DryRun:
 
 
 def new_segments(store: Datastore, *, trains: bool) -> tuple[Segment, ...]:
-    """The segments with keys that aren't in the store's index, or all of them for one that is new."""
+    """Return the segments with keys that aren't in the store's index, or all with keys if the index is new."""
     indexed = () if trains else store.manifest.indexed
     return tuple(segment for segment in store.segments if segment.rows and segment.root.name not in indexed)

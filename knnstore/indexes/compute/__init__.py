@@ -1,1 +1,1 @@
-"""What an index computes with: protocols, and their implementations by NumPy and faiss, by C, and on a device."""
+"""Engines that compute for an index: protocols, and implementations in NumPy and faiss, in C, and on a device."""

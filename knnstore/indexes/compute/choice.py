@@ -1,4 +1,4 @@
-"""Who computes: chosen once for the process, and only what is chosen is loaded."""
+"""Choose the engine, once per process, and import only that one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def host_engine() -> Engine:
-    """Return the compiled kernel where there is one, else the reference."""
+    """Return the engine of this host: the compiled kernel if it is available, else the reference."""
     from knnstore.indexes.compute.kernel import load_kernel
 
     kernel = load_kernel()
@@ -27,7 +27,7 @@ def host_engine() -> Engine:
 
 
 def joins_on(device: torch.device | None) -> Joins:
-    """Return who joins on a device, on the host if it is None."""
+    """Return the engine that joins on ``device``, or on the host if it is None."""
     if device is None:
         return host_engine()
     from knnstore.indexes.compute.device import DeviceEngine

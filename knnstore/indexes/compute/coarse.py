@@ -1,4 +1,4 @@
-"""The centroids of the lists, and the cells that they are grouped by, as faiss and torch compare with them."""
+"""The coarse quantiser: the centroids of the lists, grouped into cells, searched with faiss and torch."""
 
 from functools import cached_property
 from typing import Any
@@ -13,23 +13,26 @@ from knnstore.indexes.compute.grouping import by_list
 _FLAT_LISTS, _FLAT_PROBED_LISTS = 256, 1024
 _SEARCH_CELLS = 8
 ASSIGN_CELLS = 4
-"""A key's list is one of those in so many cells: 99.8 % of the keys get their nearest."""
+"""Number of nearest cells in which the list of a key is chosen: 99.8 % of the keys get their nearest list."""
 
 
 class CoarseLists:
-    """float32 ``cells`` (ncells, d) and ``centroids`` (nlist, d)."""
+    """Cells and the centroids in them: float32 ``cells`` (ncells, d) and ``centroids`` (nlist, d).
+
+    With many lists, a vector is compared with the cells first, and then with the centroids of its nearest cells only.
+    """
 
     def __init__(self, cells: Float32, centroids: Float32) -> None:
         self.cells, self.centroids = cells, centroids
 
     @property
     def is_flat(self) -> bool:
-        """Whether keys are compared with every centroid, which is as quick as choosing cells first."""
+        """Return whether keys are compared with every centroid, since that is as fast as choosing cells first."""
         return self._is_flat(ASSIGN_CELLS, _FLAT_LISTS)
 
     @cached_property
     def members(self) -> list[Int64]:
-        """The numbers of each cell's centroids."""
+        """Return the numbers of each cell's centroids."""
         groups = dict(by_list(self.cells_of_lists()[:, None], len(self.cells)))
         return [groups.get(cell, np.empty(0, np.int64)) for cell in range(len(self.cells))]
 
@@ -45,11 +48,11 @@ class CoarseLists:
         nearest = torch.full((len(keys),), torch.inf)
         lists = torch.empty(len(keys), dtype=torch.int64)
         points, norms = torch.from_numpy(keys), self._norms
-        for cell, chose in by_list(near, len(self.cells)):
+        for cell, rows in by_list(near, len(self.cells)):
             numbers = torch.from_numpy(self.members[cell])
             if not len(numbers):
                 continue
-            members, centroids = torch.from_numpy(chose), torch.from_numpy(self.centroids[self.members[cell]])
+            members, centroids = torch.from_numpy(rows), torch.from_numpy(self.centroids[self.members[cell]])
             least, place = torch.addmm(norms[numbers], points[members], centroids.T, alpha=-2).min(dim=1)
             nearer = least < nearest[members]
             nearest[members[nearer]] = least[nearer]
@@ -65,7 +68,7 @@ class CoarseLists:
         nlist = len(self.centroids)
         if nprobe >= nlist:
             return np.broadcast_to(np.arange(nlist), (len(queries), nlist))
-        # cells for four times as many lists as are wanted, so that a query near a border still finds its own
+        # enough cells for four times as many lists, so that a query near the border of a cell finds its nearest lists
         cells = max(_SEARCH_CELLS, -(-4 * nprobe * len(self.cells) // nlist))
         if self._is_flat(cells, _FLAT_PROBED_LISTS):
             return np.asarray(self._flat.search(queries, nprobe)[1])

@@ -1,6 +1,6 @@
-"""Joins on a device: products and survivors in torch, and tiles that are read ahead in a thread.
+"""Join on a device, with products and selection in torch, while a thread reads the next tile.
 
-Written for CUDA and held to NumPy's answers on CPU tensors; what it gains on a GPU hasn't been measured.
+Written for CUDA and checked against NumPy on CPU tensors; the gain on a GPU hasn't been measured.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,13 +16,13 @@ from knnstore.indexes.compute.stored import Candidates, Probes
 from knnstore.indexes.compute.tiles import Tile, offer_tiles, tiles_of
 from knnstore.neighbours import ABSENT
 
-_DEVICE_SHARE = 0.6  # of a device's free memory; products and copies take the rest
+_DEVICE_SHARE = 0.6  # of a device's free memory; the rest is for products and copies
 
 
 class DeviceEngine:
     """``Joins`` on a device."""
 
-    in_threads = False  # one queue of work for the device
+    in_threads = False  # the device has a single queue of work
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -32,7 +32,7 @@ class DeviceEngine:
         return False
 
     def memory(self, allowed: int) -> int:
-        """Return the smaller of the allowed bytes and a share of what is free on the device."""
+        """Return ``allowed`` or a share of the device's free memory, whichever is smaller."""
         if self._device.type != "cuda":
             return allowed
         free, _ = torch.cuda.mem_get_info(self._device)
@@ -60,22 +60,22 @@ class DeviceTopK:
 
     def offer(self, members: Int64, scores: torch.Tensor, offsets: torch.Tensor, numbers: Numbers) -> None:
         """See ``TopK``; ``scores`` and ``offsets`` are on the device."""
-        asked = torch.from_numpy(members).to(self._device)
-        below = scores < (self._thresholds[asked] - offsets)[:, None]
-        found = below.sum(1)
-        full = (self._counts[asked] + found > self._capacity).nonzero()[:, 0]
+        queries = torch.from_numpy(members).to(self._device)
+        below = scores < (self._thresholds[queries] - offsets)[:, None]
+        added = below.sum(1)
+        full = (self._counts[queries] + added > self._capacity).nonzero()[:, 0]
         if len(full):
-            self._compact(asked[full])
-            below[full] = scores[full] < (self._thresholds[asked[full]] - offsets[full])[:, None]
-            found = below.sum(1)
-        slots = self._counts[asked][:, None] + below.cumsum(1) - 1
+            self._compact(queries[full])
+            below[full] = scores[full] < (self._thresholds[queries[full]] - offsets[full])[:, None]
+            added = below.sum(1)
+        slots = self._counts[queries][:, None] + below.cumsum(1) - 1
         lines, keys = below.nonzero(as_tuple=True)
-        places = asked[lines], slots[lines, keys]
+        places = queries[lines], slots[lines, keys]
         self._distances[places] = (scores[lines, keys] + offsets[lines]).clamp_(min=0)
         for kept, offered in zip(self._kept, numbers, strict=True):
             if kept is not None and offered is not None:
                 kept[places] = torch.from_numpy(offered.astype(np.int64)).to(self._device)[keys]
-        self._counts[asked] += found
+        self._counts[queries] += added
 
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
         """See ``TopK``."""
@@ -97,7 +97,7 @@ class DeviceTopK:
         return Candidates(distances, *numbers)
 
     def _compact(self, queries: torch.Tensor) -> None:
-        """Sort some queries' survivors, keep k, and lower the threshold to the k-th."""
+        """Sort the survivors of some queries, keep k, and lower the thresholds to the k-th distance."""
         ordered, order = self._distances[queries].sort(dim=1, stable=True)
         nearest = order[:, : self.k]
         self._distances[queries, : self.k] = ordered[:, : self.k]
@@ -109,10 +109,10 @@ class DeviceTopK:
         self._thresholds[queries] = torch.minimum(self._thresholds[queries], ordered[:, self.k - 1])
 
     def _read_ahead(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, torch.Tensor]]:
-        """Yield each tile with its residuals on the device: a thread reads the next while one is worked on."""
+        """Yield each tile with its residuals on the device, while a thread reads the next tile."""
 
         def fetch(tile: Tile) -> torch.Tensor:
-            if self._device.type == "cuda":  # copied without waiting, which needs memory that can't be paged out
+            if self._device.type == "cuda":  # an asynchronous copy needs pinned memory
                 return tile.residuals().pin_memory().to(self._device, non_blocking=True)
             return tile.residuals().to(self._device)
 

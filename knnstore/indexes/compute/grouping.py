@@ -1,4 +1,4 @@
-"""Turning a table of choices round: who chose each list."""
+"""Invert a table of choices: from the lists of each row to the rows of each list."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,8 +9,10 @@ from knnstore.arrays import Int64
 
 
 def members_of_lists(chosen: Int64, lists: int) -> tuple[Int64, Int64]:
-    """Rows of ``chosen`` (n, choices) by the list that they are in, ascending: list i has members[bounds[i] :
-    bounds[i + 1]] of the two that are returned, int64 (n · choices,) and (lists + 1,)."""
+    """Return members, int64 (n · choices,), and bounds, int64 (lists + 1,), of lists chosen in ``chosen`` (n, choices).
+
+    List i is chosen by rows members[bounds[i] : bounds[i + 1]], ascending.
+    """
     flat = np.ascontiguousarray(chosen).reshape(-1)
     order = np.argsort(flat, kind="stable")
     bounds = np.zeros(lists + 1, np.int64)
@@ -19,7 +21,7 @@ def members_of_lists(chosen: Int64, lists: int) -> tuple[Int64, Int64]:
 
 
 def by_list(chosen: Int64, lists: int) -> Iterator[tuple[int, Int64]]:
-    """Each list that is chosen, with the rows of ``chosen`` (n, choices) that it is in, both in ascending order."""
+    """Yield each chosen list with the rows of ``chosen`` (n, choices) that contain it, both in ascending order."""
     members, bounds = members_of_lists(chosen, lists)
     for number, (begin, end) in enumerate(pairwise(bounds.tolist())):
         if end > begin:

@@ -1,6 +1,6 @@
-"""The compiled kernel: two files of C are built on first use, where there is a compiler, and kept in the user's cache.
+"""The compiled kernel: two C files that are compiled on first use and cached in the user's cache folder.
 
-It is never a condition: without a compiler, or with ``KNNSTORE_KERNEL=off``, the same work is done by NumPy and torch.
+It is optional: without a compiler, or with ``KNNSTORE_KERNEL=off``, NumPy and torch do the same work.
 """
 
 import ctypes
@@ -25,11 +25,11 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class KernelWarning(UserWarning):
-    """The kernel could not be built or loaded; searches are slower, and find the same."""
+    """The kernel could not be built or loaded; searches are slower, with the same results."""
 
 
 class Survivors(ctypes.Structure):
-    """``TopK`` of kernel.c."""
+    """The struct ``TopK`` of kernel.c."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("distances", "values", "tags", "counts", "thresholds", "work")),
@@ -38,7 +38,7 @@ class Survivors(ctypes.Structure):
 
 
 def load_kernel() -> Any:
-    """Return the kernel's functions, built if need be; None where there is none. A failure is a warning."""
+    """Return the kernel, compiled if necessary; None if there is none. A failure is reported as a warning."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "no") or compiler is None or os.name != "posix":
         return None
@@ -47,8 +47,8 @@ def load_kernel() -> Any:
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(
-            f"the search kernel can't be built with {compiler} ({str(reason).strip()[-300:]}): searches go on without "
-            f"it, more slowly; {SWITCH}=off keeps this from being tried",
+            f"the search kernel can't be built with {compiler} ({str(reason).strip()[-300:]}): searches run without "
+            f"it, more slowly; set {SWITCH}=off to skip the attempt",
             KernelWarning,
             stacklevel=3,
         )
@@ -57,20 +57,20 @@ def load_kernel() -> Any:
 
 def _loaded(compiler: str) -> Any:
     folder = _cache_folder()
-    if folder is None:  # nowhere to keep it: for this process alone
+    if folder is None:  # no place for a cache: compile for this process only
         with tempfile.TemporaryDirectory(prefix="knnstore-") as own:
             return ctypes.CDLL(str(_built(compiler, Path(own) / "kernel.so")))
     path = folder / f"kernel-{_digest(compiler)}.so"
-    if path.is_file() and _is_ours(path):
+    if path.is_file() and _is_private(path):
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # cut short by a full disk, say
+        except OSError:  # truncated by a full disk, for example
             path.unlink()
     return ctypes.CDLL(str(_built(compiler, path)))
 
 
 def _built(compiler: str, path: Path) -> Path:
-    """Compile to ``path``, which appears whole or not at all, whoever else is at it."""
+    """Compile to ``path``, which is replaced atomically, since other processes may compile at the same time."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     os.close(handle)
     try:
@@ -84,23 +84,23 @@ def _built(compiler: str, path: Path) -> Path:
 
 
 def _cache_folder() -> Path | None:
-    """A folder of this user's that nobody else can write to; None if there can't be one."""
+    """Return a cache folder that belongs to this user and that nobody else can write to; None if there is none."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (Path(base) if base else Path.home() / ".cache") / "knnstore"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, or one that can't be written to
+    except (OSError, RuntimeError):  # no home folder, or it isn't writable
         return None
-    return folder if _is_ours(folder) and os.access(folder, os.W_OK) else None
+    return folder if _is_private(folder) and os.access(folder, os.W_OK) else None
 
 
-def _is_ours(path: Path) -> bool:
+def _is_private(path: Path) -> bool:
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & _WRITABLE_BY_OTHERS
 
 
 def _digest(compiler: str) -> str:
-    """Of all that the machine code depends on: a home may be shared by machines with other processors."""
+    """Return a digest of all that the machine code depends on; machines with other processors may share the folder."""
     texts = [source.read_text(encoding="utf-8") for source in SOURCES]
     parts = [*texts, compiler, *_FLAGS, platform.machine(), platform.processor()]
     cpu = Path("/proc/cpuinfo")
@@ -138,10 +138,10 @@ def _declared(library: Any) -> Any:
 
 
 def address(array: np.ndarray[Any, Any] | None) -> int | None:
-    """Return where an array lies in memory, None for none."""
-    return None if array is None else array.__array_interface__["data"][0]  # quicker than through ctypes
+    """Return the address of an array's data; None for None."""
+    return None if array is None else array.__array_interface__["data"][0]  # faster than through ctypes
 
 
 def addresses(*arrays: np.ndarray[Any, Any] | None) -> list[int | None]:
-    """Return where arrays lie in memory."""
+    """Return the addresses of the arrays' data."""
     return [address(array) for array in arrays]

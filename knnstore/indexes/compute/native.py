@@ -1,7 +1,11 @@
-"""The compiled kernel. It computes what the reference does, and int8 keys as they are stored.
+"""The engine of the compiled kernel, which also compares int8 keys without decoding them.
 
-The same numbers come out for the same scores. Int8 keys are multiplied in integers, the query rounded to 16
-bits relative to its largest residual, so its distances differ from the reference's in about the fifth digit.
+Equal scores give the same results as the reference. Int8 keys are multiplied in integers. The processor multiplies
+bytes, so the query's residuals are rounded to 16 bits relative to the largest one, and split into two bytes::
+
+    residual ≈ step · (256 · high + low)        residual · key ≈ step · (256 · (high · key) + low · key)
+
+Their distances therefore differ from the reference's in about the fifth digit.
 """
 
 import mmap
@@ -22,24 +26,24 @@ from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLi
 from knnstore.indexes.compute.tiles import offer_tiles, tiles_of
 
 _LARGEST_TAG = 2**32 - 1
-_SLACK = 32  # the kernel writes whole registers
+_SLACK = 32  # the kernel reads and writes whole registers, beyond the last item
 _FIELDS = ("units", "values", "rows", "hidden", "scales", "count", "list", "first_row", "value_bytes", "row_bytes")
 _PIECE = np.dtype([(name, np.int64) for name in _FIELDS])
 """``Piece`` of kernel.c: ``count`` keys of a list in memory; the first five are addresses, 0 for none."""
 
 
 class NativeEngine(ReferenceEngine):
-    """``Engine`` by the compiled kernel."""
+    """``Engine`` with the compiled kernel."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
 
     def scans(self, dtype: np.dtype[Any]) -> bool:
-        """Return whether they are int8 and the processor multiplies integers."""
+        """Return whether the dtype is int8 and the processor has instructions for products of bytes."""
         return _scans(self._kernel, dtype)
 
     def top_k(self, thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None) -> TopK:
-        """See ``Joins``. The kernel keeps tags of 32 bits."""
+        """See ``Joins``. The kernel keeps 32-bit tags; the reference takes larger ones."""
         if (largest_tag or 0) > _LARGEST_TAG:
             return super().top_k(thresholds, k, values=values, largest_tag=largest_tag)
         return NativeTopK(self._kernel, thresholds, k, values=values, tags=largest_tag is not None)
@@ -71,12 +75,12 @@ class NativeEngine(ReferenceEngine):
         return numbers
 
     def read_ahead(self, pieces: Pieces, begins: Int64, ends: Int64) -> None:
-        """See ``Reads``. What is in memory already isn't asked for."""
+        """See ``Reads``. Pages that are already in memory are skipped."""
         firsts, sizes = pieces.addresses - (pieces.starts - begins), ends - begins
         self._kernel.will_need(*addresses(firsts, sizes), len(sizes), mmap.PAGESIZE, ASKED_AT_ONCE)
 
     def first_damaged(self, data: Uint8, begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
-        """See ``Reads``. Other threads run meanwhile."""
+        """See ``Reads``. Other threads can run during the call."""
         if not self._kernel.checksums():
             return super().first_damaged(data, begins, sizes, sums)
         begins, sizes, sums = map(np.ascontiguousarray, (begins, sizes, sums))
@@ -89,7 +93,7 @@ class NativeEngine(ReferenceEngine):
 
 
 class NativeTopK:
-    """``TopK`` by the compiled kernel. Tags are kept as uint32."""
+    """``TopK`` with the compiled kernel. Tags are kept as uint32."""
 
     def __init__(self, kernel: Any, thresholds: Float32, k: int, *, values: bool, tags: bool) -> None:
         self.k = k
@@ -121,7 +125,7 @@ class NativeTopK:
                 offer_tiles(self, ((tile, tile.residuals()) for tile in tiles_of([group], self.k)), probes)
 
     def _scan(self, pieces: np.ndarray[Any, Any], probes: Probes) -> None:
-        pieces = pieces[np.argsort(pieces["list"], kind="stable")]  # a list of all segments before the next list
+        pieces = pieces[np.argsort(pieces["list"], kind="stable")]  # all segments of a list before the next list
         dimension = probes.queries.shape[1]
         if not len(self._scratch):
             self._scratch = np.empty(self._kernel.scan_bytes(dimension) + 64, np.uint8)
@@ -147,7 +151,7 @@ def _scans(kernel: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def _pieces(lists: StoredLists) -> np.ndarray[Any, Any]:
-    """Return a table of _PIECE (pieces,)."""
+    """Return the pieces of the lists as a table of _PIECE, (pieces,)."""
     pieces = np.zeros(len(lists.lists), _PIECE)
     pieces["list"], pieces["count"], pieces["scales"] = lists.lists, lists.stored.pieces.counts, address(lists.scales)
     columns = {"units": lists.stored, "values": lists.values, "rows": lists.tags, "hidden": lists.hidden}
@@ -162,7 +166,7 @@ def _pieces(lists: StoredLists) -> np.ndarray[Any, Any]:
 
 
 def _words(numbers: np.ndarray[Any, Any] | None) -> Uint32 | None:
-    """Return numbers as the kernel reads them, with room for a whole register beyond the last."""
+    """Return numbers as uint32, padded so that the kernel can read a whole register beyond the last."""
     if numbers is None:
         return None
     words = np.empty(len(numbers) + _SLACK, np.uint32)

@@ -1,6 +1,7 @@
-"""Choosing lists and codes by the compiled kernel, with the reference's answers.
+"""Assign and encode keys with the compiled kernel, with the same results as the reference.
 
-What rounding could decide, about one key in a thousand, is close, and the reference is asked.
+The kernel adds in another order than the reference. If its two best candidates for a key are so close that rounding
+could decide between them, as for about one key in a thousand, the reference decides.
 """
 
 from typing import Any
@@ -12,13 +13,13 @@ from knnstore.indexes.compute.coarse import ASSIGN_CELLS
 from knnstore.indexes.compute.kernel import address, addresses
 from knnstore.indexes.compute.reference import ReferenceFilling
 
-_PANEL = 32  # vectors that the kernel compares with at a time
-# A score is a sum of d products; its rounding error is some √d · 2^-24 of the vectors' squares. This is 16 times that.
+_PANEL = 32  # vectors that the kernel compares a key with at a time
+# A score is a sum of d products. Its rounding error is about √d · 2^-24 of the squared norms; this is 16 times that.
 _SLACK = 2.0**-20
 
 
 class NativeFilling:
-    """``Filling``. Holds the vectors to choose from once more, as the kernel reads them."""
+    """``Filling`` with the compiled kernel; holds a copy of the centroids and codebooks in the kernel's layout."""
 
     in_threads = True
 
@@ -26,7 +27,7 @@ class NativeFilling:
         self._kernel, self._reference = kernel, reference
         coarse = reference.coarse
         self._centroids = np.ascontiguousarray(coarse.centroids)
-        # of each cell the numbers of its centroids; a single cell holds all
+        # numbers of each cell's centroids; if the lists are flat, a single cell holds all of them
         members = [np.arange(len(coarse.centroids))] if coarse.is_flat else coarse.members
         self._cells = _panels(coarse.cells[: len(members)])
         sizes = np.array([-(-len(numbers) // _PANEL) for numbers in members])
@@ -37,7 +38,7 @@ class NativeFilling:
         for start, numbers, size in zip(self._starts[:-1], members, sizes, strict=True):
             self._numbers[start * _PANEL : start * _PANEL + len(numbers)] = numbers
             self._lists[start : start + size] = _panels(self._centroids[numbers])
-        # it codes along the keys' own axes
+        # the kernel can't rotate: with axes, the reference encodes
         codebooks = reference.codebooks if reference.axes is None else reference.codebooks[:0]
         self._codebooks = [_panels(part) for part in codebooks]
         self._parts = np.concatenate(self._codebooks) if len(codebooks) else np.empty(0, np.float32)
@@ -61,7 +62,7 @@ class NativeFilling:
         return codes
 
     def nearest_lists(self, keys: Float32) -> tuple[Int64, Bool]:
-        """Return the nearest list of each key (n, d), int64 (n,), and which are close."""
+        """Return the nearest list of each key (n, d), int64 (n,), and whether the choice was close, bool (n,)."""
         keys, cells = np.ascontiguousarray(keys), len(self._starts) - 1
         probed = min(ASSIGN_CELLS, cells)
         lists, close = np.empty(len(keys), np.int64), np.empty(len(keys), np.bool_)
@@ -73,7 +74,7 @@ class NativeFilling:
         return lists, close
 
     def nearest_codes(self, keys: Float32, lists: Int64) -> tuple[Uint8, Bool]:
-        """Return PQ codes of the keys' residuals, uint8 (n, pq_bytes), and which of the keys are close."""
+        """Return PQ codes of the keys' residuals, uint8 (n, pq_bytes), and whether any choice was close, bool (n,)."""
         keys, lists = np.ascontiguousarray(keys), np.ascontiguousarray(lists)
         codes = np.empty((len(keys), len(self._codebooks)), np.uint8)
         close = np.empty(len(keys), np.bool_)
@@ -85,7 +86,7 @@ class NativeFilling:
 
 
 def _panels(vectors: Float32) -> Float32:
-    """Vectors (n, d) as the kernel reads them: float32 (panels, 1 + d, 32), squared norms first, then −2 c."""
+    """Return vectors c (n, d) in the kernel's layout: float32 (panels, 1 + d, 32), squared norms first, then −2 c."""
     count, dimension = vectors.shape
     size = -(-count // _PANEL)
     padded = np.zeros((size * _PANEL, 1 + dimension), np.float32)

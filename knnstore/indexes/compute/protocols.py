@@ -1,7 +1,7 @@
-"""What an index asks of whoever computes for it.
+"""Protocols of the engines that compute for an index.
 
-Every operation has a reference in NumPy, torch and faiss, and every other implementation is held to its answers: to
-the same bits, but for products of int8 keys, whose distances may differ in about the fifth digit.
+Every operation has a reference implementation in NumPy, torch and faiss. All other implementations must return the
+same bits, except for products of int8 keys, whose distances may differ in about the fifth digit.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLists
 
 Numbers = tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]
-"""Values and tags of some keys, unsigned integers (t,) each, or None where they aren't kept."""
+"""Values and tags of some keys, unsigned integers (t,) each; None if they aren't kept."""
 Groups = Iterable[Sequence["StoredLists"]]
 _FEWEST_SPARE = 512
 
 
 class TopK(Protocol):
-    """Keeps the k nearest of the keys that are offered to each of n queries and lie below its threshold.
+    """Keeps, for each of n queries, the k nearest of the offered keys whose distance is below the query's threshold.
 
-    Ties go to the key that was offered first. Values and tags are kept only if that was asked for.
+    Ties go to the key that was offered first. Values and tags are kept only if requested.
     """
 
     k: int
@@ -36,21 +36,21 @@ class TopK(Protocol):
         """Offer t keys to m queries.
 
         Args:
-            members: the queries, int64 (m,), each once.
+            members: the queries, int64 (m,), without duplicates.
             scores: float32 (m, t), t <= spare_slots(k); the distance is score + offset.
             offsets: float32 (m,).
             numbers: values and tags.
         """
 
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
-        """Offer lists of some segments, one group after the other, to the queries that probe them.
+        """Offer lists of some segments, group by group, to the queries that probe them.
 
-        In a group a list of all segments comes before the next list. The next group is taken from the iterator when
-        the last is done with, or while it is being worked on.
+        Within a group, all segments of a list come before the next list. The next group is taken from the iterator
+        after the previous one has been processed, or during that.
         """
 
     def counts(self) -> Int64:
-        """Return how many keys each query has, at most k: int64 (n,)."""
+        """Return the number of keys kept for each query, at most k: int64 (n,)."""
 
     def candidates(self) -> Candidates:
         """Return the k nearest of each query."""
@@ -60,46 +60,46 @@ class Joins(Protocol):
     """Compares many queries with many keys."""
 
     in_threads: bool
-    """Whether queries are shared out to threads, each with a ``TopK`` of its own."""
+    """Whether queries are divided among threads, each with its own ``TopK``."""
 
     def scans(self, dtype: np.dtype[Any]) -> bool:
-        """Return whether keys of this dtype are compared as they are stored, whole groups of lists in one call."""
+        """Return whether keys of this dtype are compared as stored, a whole group of lists per call."""
 
     def memory(self, allowed: int) -> int:
-        """Return the bytes that a join may take where ``allowed`` bytes are allowed on the host."""
+        """Return the bytes that a join may use if ``allowed`` bytes are allowed on the host."""
 
     def top_k(self, thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None) -> TopK:
-        """Return one for queries with these thresholds, float32 (n,), and tags up to ``largest_tag``, if any."""
+        """Return a ``TopK`` for queries with these thresholds, float32 (n,), and tags up to ``largest_tag``, if any."""
 
 
 class Lookups(Protocol):
-    """Answers one query at a time."""
+    """Searches for one query at a time."""
 
     def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None) -> Float32:
-        """Return those of a query (d,) to stored keys: float32 (keys,)."""
+        """Return the squared distances of a query (d,) to stored keys: float32 (keys,)."""
 
     def smallest(self, distances: Float32, k: int) -> Int64:
-        """Return the places of the k smallest finite distances, float32 (n,), nearest first; ties in order."""
+        """Return the indices of the k smallest finite distances, float32 (n,), nearest first; ties in order."""
 
     def take(self, column: Column, places: Int64) -> np.ndarray[Any, Any]:
-        """Return the numbers at some places, (n,), of a column whose rows are numbers."""
+        """Return the rows at ``places``, (n,), of a column whose rows are numbers."""
 
 
 class Reads(Protocol):
     """Reads mapped memory."""
 
     def read_ahead(self, pieces: Pieces, begins: Int64, ends: Int64) -> None:
-        """Ask the operating system for bytes ``[begins, ends)``, int64 (pieces,), of each piece's map."""
+        """Ask the operating system to read bytes ``[begins, ends)``, int64 (pieces,), of each piece's map."""
 
     def first_damaged(self, data: Uint8, begins: Int64, sizes: Int64, sums: Uint32) -> int | None:
-        """Return the first of some blocks of the data whose CRC-32C is not the given one; None if all are whole."""
+        """Return the index of the first block of the data whose CRC-32C isn't the given one; None if all match."""
 
 
 class Filling(Protocol):
-    """Chooses the list and the PQ code of each key."""
+    """Computes the list and the PQ code of each key."""
 
     in_threads: bool
-    """Whether a call keeps to one thread, so that callers share out blocks of keys to several."""
+    """Whether a call uses a single thread, so that callers divide blocks of keys among several."""
 
     def assign(self, keys: Float32) -> Int64:
         """Return the list of each key ``(n, d)``: int64 ``(n,)``."""
@@ -109,14 +109,14 @@ class Filling(Protocol):
 
 
 class Engine(Joins, Lookups, Reads, Protocol):
-    """All that a host computes."""
+    """All operations of a host."""
 
     def filling(self, coarse: CoarseLists, codebooks: Float32, axes: Float32 | None) -> Filling:
-        """Return who fills the lists of ``coarse``, with codes of these codebooks along these axes."""
+        """Return a ``Filling`` for the lists of ``coarse``, with codes of these codebooks along these axes, if any."""
 
 
 def spare_slots(k: int) -> int:
-    """Return the room beyond k in a query's row of ``TopK``, which is the most keys that may be offered at once."""
+    """Return the slots beyond k in a query's row of ``TopK``: the maximum number of keys that are offered at once."""
     return max(k, _FEWEST_SPARE)
 
 

@@ -1,4 +1,4 @@
-"""The reference: NumPy keeps and selects, torch multiplies, faiss assigns and encodes. It needs nothing else."""
+"""The reference engine: NumPy selects, torch multiplies, faiss assigns and encodes. It needs no compiler."""
 
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ _SHIFT = np.uint64(32)
 
 
 class ReferenceEngine:
-    """``Engine``; others inherit what they have no quicker way for."""
+    """The reference ``Engine``; other engines inherit the operations that they can't speed up."""
 
     in_threads = True
 
@@ -33,7 +33,7 @@ class ReferenceEngine:
         return False
 
     def memory(self, allowed: int) -> int:
-        """Return what is allowed."""
+        """Return ``allowed``."""
         return allowed
 
     def top_k(self, thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None) -> TopK:
@@ -44,7 +44,7 @@ class ReferenceEngine:
         """See ``Lookups``."""
         counts = keys.pieces.counts
         distances = np.empty(int(counts.sum()), np.float32)
-        # one piece at a time, so that its decoded keys are still in the processor's cache when they are multiplied
+        # one piece at a time, so that its decoded keys are still in the processor's cache for the product
         for piece, (count, end) in enumerate(zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True)):
             gaps = decode(keys.rows(piece), scales)
             gaps -= query
@@ -68,8 +68,8 @@ class ReferenceEngine:
         chunks = column.pieces.chunks[piece]
         at = column.pieces.starts[piece] // column.dtype.itemsize + row
         for chunk, mapped in column.pieces.maps.items():
-            here = chunks == chunk
-            numbers[here] = np.frombuffer(mapped.memory, column.dtype)[at[here]]
+            in_chunk = chunks == chunk
+            numbers[in_chunk] = np.frombuffer(mapped.memory, column.dtype)[at[in_chunk]]
         return numbers
 
     def read_ahead(self, pieces: Pieces, begins: Int64, ends: Int64) -> None:
@@ -87,7 +87,7 @@ class ReferenceEngine:
 
 
 class ReferenceFilling:
-    """``Filling`` by torch and faiss, which use all cores in one call."""
+    """``Filling`` with torch and faiss, which use all cores in one call."""
 
     in_threads = False
 
@@ -112,11 +112,15 @@ class ReferenceFilling:
 
 
 class ReferenceTopK:
-    """``TopK``: what beats a query's threshold is appended, and rarely sorted.
+    """``TopK`` that appends the keys below a query's threshold, and rarely sorts them.
 
-    A row of ``_packed`` holds up to ``_capacity`` survivors, each a uint64: the distance's bits, which sort like the
-    distance since it isn't negative, above the slot in which its value and tag lie. Only a full row is sorted; it then
-    keeps k and the k-th distance becomes the query's threshold.
+    A row of ``_packed`` holds up to ``_capacity`` survivors of one query, each packed into a uint64::
+
+        | bits of the float32 distance (high) | slot of its value and tag (low) |
+
+    The bits of a non-negative float sort like the float, so that sorting the integers sorts by distance and then by
+    slot, which is the order of the offers. Only a full row is sorted: it keeps its k nearest, and the k-th distance
+    becomes the query's threshold.
     """
 
     def __init__(self, thresholds: Float32, k: int, *, values: bool, tags: bool) -> None:
@@ -134,27 +138,27 @@ class ReferenceTopK:
 
     def _offer(self, queries: Int64, scores: Float32, offsets: Float32, numbers: Numbers) -> None:
         below = scores < (self._thresholds[queries] - offsets)[:, None]
-        found = np.count_nonzero(below, axis=1)
-        full = np.flatnonzero(self._counts[queries] + found > self._capacity)
+        added = np.count_nonzero(below, axis=1)
+        full = np.flatnonzero(self._counts[queries] + added > self._capacity)
         if len(full):
             self._compact(queries[full])
             below[full] = scores[full] < (self._thresholds[queries[full]] - offsets[full])[:, None]
-            found[full] = np.count_nonzero(below[full], axis=1)
+            added[full] = np.count_nonzero(below[full], axis=1)
         flat = np.flatnonzero(below)
         if not len(flat):
             return
-        # slot of the i-th survivor of a query: its count so far + i; ``flat`` is ordered by query
-        firsts = self._counts[queries] - (np.cumsum(found) - found)
-        slots = np.arange(len(flat)) + np.repeat(firsts, found)
-        places = slots + np.repeat(queries * self._capacity, found)
-        keys = flat - np.repeat(np.arange(len(queries)) * scores.shape[1], found)
-        distances = scores.reshape(-1)[flat] + np.repeat(offsets, found)
+        # the i-th new survivor of a query gets slot count + i; ``flat`` is ordered by query
+        firsts = self._counts[queries] - (np.cumsum(added) - added)
+        slots = np.arange(len(flat)) + np.repeat(firsts, added)
+        places = slots + np.repeat(queries * self._capacity, added)
+        keys = flat - np.repeat(np.arange(len(queries)) * scores.shape[1], added)
+        distances = scores.reshape(-1)[flat] + np.repeat(offsets, added)
         np.maximum(distances, 0, out=distances)
         self._packed.reshape(-1)[places] = _pack(distances, slots)
         for kept, offered in zip(self._kept, numbers, strict=True):
             if kept is not None and offered is not None:
                 kept.reshape(-1)[places] = offered[keys]
-        self._counts[queries] += found
+        self._counts[queries] += added
 
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
         """See ``TopK``."""
@@ -185,6 +189,7 @@ class ReferenceTopK:
         return Candidates(distances, *numbers)
 
     def _compact(self, queries: Int64) -> None:
+        """Sort the survivors of some queries, keep k, and lower the thresholds to the k-th distance."""
         for begin in range(0, len(queries), _ROWS_AT_ONCE):
             block = queries[begin : begin + _ROWS_AT_ONCE]
             packed = np.sort(self._packed[block], axis=1)[:, : self.k]

@@ -1,4 +1,4 @@
-"""Rotating keys, as they are before they are coded."""
+"""Rotate vectors before they are encoded."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from knnstore.arrays import Float32
 
 
 def rotate(points: Float32, axes: Float32) -> Float32:
-    """Return points (n, d) along the axes (d, kept): float32 (n, kept).
+    """Return the coordinates of points (n, d) along the axes (d, kept): float32 (n, kept).
 
-    Summed in float64, so that the codes that follow don't depend on how a product is cut into blocks and threads.
+    Sums are float64, so that the codes don't depend on how the product is divided into blocks and threads.
     """
     return np.asarray(points.astype(np.float64) @ axes.astype(np.float64), np.float32)

@@ -1,4 +1,4 @@
-"""What an engine is handed: keys as they are stored, in pieces of memory, and the queries that ask for them."""
+"""Inputs and results of an engine: stored keys in pieces of memory, queries and the lists they probe, candidates."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from knnstore.files.local import LocalMap
 from knnstore.neighbours import Neighbours
 
 Residuals = Callable[[np.ndarray[Any, Any], int], torch.Tensor]
-"""Turns stored keys or codes, (rows, …), of a list into keys minus the list's centroid: float32 (rows, d)."""
+"""Converts stored keys or codes, (rows, …), of a list to keys minus the list's centroid: float32 (rows, d)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """Rows of one array in pieces of memory; each row is of ``dtype`` and ``shape``."""
+    """Rows of one array in pieces of memory; each row has ``dtype`` and ``shape``."""
 
     pieces: Pieces
     dtype: np.dtype[Any]
@@ -35,7 +35,7 @@ class Column:
         return cls(pieces, array.dtype, array.shape[1:])
 
     def rows(self, piece: int, first: int = 0, last: int | None = None) -> np.ndarray[Any, Any]:
-        """Return a view of a piece's rows ``[first, last)``, to its end if ``last`` is None."""
+        """Return a view of rows ``[first, last)`` of a piece, or up to its end if ``last`` is None."""
         count = (int(self.pieces.counts[piece]) if last is None else last) - first
         items = math.prod(self.shape)
         memory = self.pieces.maps[int(self.pieces.chunks[piece])].memory
@@ -43,7 +43,7 @@ class Column:
         return np.frombuffer(memory, self.dtype, count * items, start).reshape(count, *self.shape)
 
     def find(self, places: Int64) -> tuple[Int64, Int64]:
-        """Return the piece of each place, of the rows laid end to end, and its row there: int64 (n,) each."""
+        """Return the piece and the row in that piece of each place among the rows of all pieces: int64 (n,) each."""
         ends = np.cumsum(self.pieces.counts)
         piece = np.searchsorted(ends, places, side="right")
         return piece, places - (ends - self.pieces.counts)[piece]
@@ -51,10 +51,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredLists:
-    """Keys, or their codes, of some lists of one segment. All columns are cut into the same pieces.
+    """Keys, or their codes, of some lists of one segment. All columns are divided into the same pieces.
 
-    ``lists``: int64 (pieces,), the list that each is of, ascending. ``scales``: of int8 keys, float32 (d,).
-    ``tags``: numbers to be kept with the keys, each more by ``first_tag``. ``hidden``: bool, what is not to be found.
+    ``lists``: list of each piece, int64 (pieces,), ascending. ``scales``: scales of int8 keys, float32 (d,).
+    ``tags``: numbers that are kept with the keys, plus ``first_tag``. ``hidden``: whether to skip a key, bool.
     """
 
     lists: Int64
@@ -69,10 +69,10 @@ class StoredLists:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probes:
-    """Contiguous float32 ``queries`` (n, d) and ``centroids`` (lists, d), and who probes which list.
+    """Contiguous float32 ``queries`` (n, d) and ``centroids`` (lists, d), and which queries probe which list.
 
-    List i is probed by the queries members[bounds[i] : bounds[i + 1]], int64, and its keys lie near its centroid,
-    which is subtracted from both to lose less to cancellation.
+    List i is probed by the queries members[bounds[i] : bounds[i + 1]], int64. Its keys are near its centroid, which is
+    subtracted from keys and queries to reduce cancellation.
     """
 
     queries: Float32
@@ -87,10 +87,10 @@ class Probes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The k nearest keys of each query, nearest first, with the tags that they were offered with.
+    """The k nearest keys of each query, nearest first, with their tags.
 
     ``distances``: float32 (queries, k), inf where fewer than k were found. ``values``, ``tags``: int64 (queries, k),
-    −1 likewise; None where none are kept.
+    −1 likewise; None if they aren't kept.
     """
 
     distances: Float32
@@ -99,17 +99,17 @@ class Candidates:
 
     @property
     def columns(self) -> tuple[Float32, Int64 | None, Int64 | None]:
-        """Distances, values and tags."""
+        """Return distances, values and tags."""
         return self.distances, self.values, self.tags
 
     def neighbours(self) -> Neighbours:
-        """Return them as neighbours, whose rows their tags are."""
+        """Return the candidates as neighbours, with their tags as rows."""
         assert self.values is not None
         return Neighbours(self.distances, self.values, self.tags)
 
 
 def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
-    """Return float32 keys ``(n, d)`` of stored ones; torch converts float16 twenty times faster than NumPy."""
+    """Return stored keys as float32 ``(n, d)``; torch converts float16 twenty times faster than NumPy."""
     keys: Float32 = torch.from_numpy(stored).to(torch.float32).numpy()
     if scales is not None:
         keys *= scales
@@ -117,5 +117,5 @@ def decode(stored: np.ndarray[Any, Any], scales: Float32 | None) -> Float32:
 
 
 def key_residuals(scales: Float32 | None, centroids: Float32) -> Residuals:
-    """Return what subtracts a list's centroid, float32 (lists, d), from its stored keys."""
+    """Return a function that decodes a list's stored keys and subtracts its centroid, float32 (lists, d)."""
     return lambda stored, number: torch.from_numpy(decode(stored, scales)).sub_(torch.from_numpy(centroids[number]))

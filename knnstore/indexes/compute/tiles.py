@@ -1,7 +1,7 @@
-"""Products of queries and keys, one tile after another: some consecutive keys of one list.
+"""Compare queries with keys tile by tile. A tile is a range of consecutive keys of one list.
 
-Distances come from a matrix product of residuals: queries and keys both minus the list's centroid, which loses less
-to cancellation than whole vectors would.
+Distances come from a matrix product of residuals: the list's centroid is subtracted from queries and keys, which
+loses less to cancellation than a product of the vectors themselves.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """Rows ``[first, last)`` of a piece of a list, of which those ``kept`` aren't hidden."""
+    """Rows ``[first, last)`` of a piece of list ``number``; those ``kept`` aren't hidden."""
 
     lists: StoredLists
     number: int
@@ -37,7 +37,7 @@ class Tile:
         return self.lists.residuals(stored, self.number)[self.kept]
 
     def numbers(self) -> Numbers:
-        """Return the keys' values and tags, (kept,) each, if they are read."""
+        """Return the keys' values and tags, (kept,) each; None if they aren't read."""
         values, tags = (
             None if column is None else column.rows(self.piece, self.first, self.last)[self.kept]
             for column in (self.lists.values, self.lists.tags)
@@ -46,11 +46,11 @@ class Tile:
 
 
 def tiles_of(groups: Groups, k: int) -> Iterator[Tile]:
-    """Yield the tiles that have any keys that aren't hidden, each as large as may be offered at once."""
+    """Yield the tiles in which not all keys are hidden, each as large as ``TopK`` accepts at once."""
     most = spare_slots(k)
     for group in groups:
         pieces = [(number, lists, piece) for lists in group for piece, number in enumerate(lists.lists.tolist())]
-        for number, lists, piece in sorted(pieces, key=itemgetter(0)):  # a list of all segments before the next list
+        for number, lists, piece in sorted(pieces, key=itemgetter(0)):  # all segments of a list before the next list
             count = int(lists.stored.pieces.counts[piece])
             for first in range(0, count, most):
                 last = min(first + most, count)
@@ -65,7 +65,7 @@ def tiles_of(groups: Groups, k: int) -> Iterator[Tile]:
 def offer_tiles(
     top_k: TopK, tiles: Iterable[tuple[Tile, torch.Tensor]], probes: Probes, device: torch.device = _CPU
 ) -> None:
-    """Offer tiles, with their residuals on the device, to the queries that probe their lists."""
+    """Offer tiles, given with their residuals on the device, to the queries that probe their lists."""
     queries = torch.from_numpy(probes.queries).to(device)
     for tile, residuals in tiles:
         members, numbers = probes.of(tile.number), tile.numbers()
@@ -79,8 +79,8 @@ def offer_tiles(
 def squared_distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return ‖k‖² − 2 q·k, the squared distance less ‖q‖²: float32 (m, t) of queries (m, d) and keys (t, d).
 
-    The bits of a distance don't depend on what else is in the product: a few rows would be multiplied by other
-    routines, which round differently, so there are never fewer than ``_FEWEST_ROWS``.
+    The bits of a distance must not depend on the other rows of the product. A product of few rows is computed by other
+    routines, which round differently, so that both matrices are padded to at least ``_FEWEST_ROWS``.
     """
     m, t = len(queries), len(keys)
     if min(m, t) >= _FEWEST_ROWS:

@@ -1,1 +1,1 @@
-"""The IVF-PQ index: inverted lists of keys and their codes by product quantisation."""
+"""The IVF-PQ index: inverted lists of keys with their product-quantisation codes."""

@@ -1,4 +1,4 @@
-"""What a search goes through: a batch of queries, and the lists that they probe."""
+"""Inputs of a search: a batch of queries, and the lists that they probe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from knnstore.indexes.ivfpq.lists import SegmentLists
 from knnstore.indexes.ivfpq.quantiser import Quantiser
 
 Tags = Literal["rows", "positions"]
-"""What is kept of each key besides its value: its row in the store, or its place in list order over all segments."""
+"""Tags kept with each key besides its value: its row in the store, or its place in list order over all segments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +34,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lists:
-    """What is searched: the lists of each segment, by their keys or, ``coded``, by their codes, and what is kept.
+    """The lists of each segment to be searched, by their keys or, if ``coded``, by their codes.
 
-    ``engine`` looks up and reads, ``joins`` joins.
+    ``engine`` is used for lookups and reads, ``joins`` for joins. ``tags``: what to keep with each key.
     """
 
     parts: Sequence[SegmentLists]
@@ -51,7 +51,7 @@ class Lists:
 
     @property
     def largest_tag(self) -> int | None:
-        """The largest tag that a key can have; None if none is kept."""
+        """Return the largest possible tag of a key; None if no tags are kept."""
         ends = [part.first_row + int(part.offsets[-1]) for part in self.parts]
         return max(ends, default=0) if self.tags else None
 
@@ -60,19 +60,19 @@ class Lists:
         return part.codes if self.coded else part.keys
 
     def residuals(self, part: SegmentLists) -> Residuals:
-        """Return what makes residuals of that array's rows."""
+        """Return the function that converts rows of that array to residuals."""
         if self.coded:
             return lambda codes, number: self.quantiser.decode(codes)
         return key_residuals(part.scales, self.quantiser.centroids)
 
     def sizes(self, share: float = 1.0) -> Int64:
-        """Return the keys in (a share of) each list, hidden ones too: int64 (nlist,)."""
+        """Return the number of keys in each list, or a share of it, including hidden ones: int64 (nlist,)."""
         total = np.zeros(len(self), np.int64)
         for part in self.parts:
             total += np.ceil(np.diff(part.offsets) * share).astype(np.int64)
         return total
 
     def live(self) -> Int64:
-        """Return the keys in each list that aren't hidden: int64 (nlist,)."""
+        """Return the number of keys in each list that aren't hidden: int64 (nlist,)."""
         total: Int64 = np.sum([part.live for part in self.parts], axis=0)
         return total

@@ -1,9 +1,9 @@
-"""What a build costs on this machine, measured in seconds: the real stages on two chunks of the store's own keys.
+"""Measure the time of a build on this machine by running its stages on two chunks of the store's keys.
 
-Quantisers of the planned size are put together from keys as they come, for a key costs as much to assign and to encode
-whichever they are; then two chunks are filled, merged and searched by the very code of the build, in a temporary store
-beside the real one, on the same disk (elsewhere only if nobody may write there). Training is measured in its parts: one
-cell, one sub-quantiser.
+The quantisers have the planned size but aren't trained, since the cost of assigning and encoding a key doesn't depend
+on their values. The code of the build then fills, merges and searches two chunks in a temporary store next to the real
+one, on the same disk (elsewhere only if its folder isn't writable). The time of the training is extrapolated from parts
+of it: some cells and one sub-quantiser.
 """
 
 import os
@@ -36,12 +36,12 @@ from knnstore.progress import Reporter
 from knnstore.scheduling import Job
 
 _CHUNKS = 2
-_SHARE = 4  # of the points of the first k-means one in so many is clustered
-_CELLS = 3  # cells that are clustered
+_SHARE = 4  # one in this many points of the first k-means is clustered
+_CELLS = 3  # number of cells that are clustered
 
 
 class StageClock(Reporter):
-    """Seconds of wall time and of CPU time of each stage of a job."""
+    """Wall time and CPU time of each stage of a job, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -57,11 +57,11 @@ class StageClock(Reporter):
 
 
 def measure_rates(store: Datastore, plan: IvfPqPlan) -> BuildRates:
-    """The rates of a build of ``plan`` on this machine; takes seconds, and leaves nothing behind."""
-    start = time.process_time()  # what it took to load the libraries, as the build will have to
+    """Measure the rates of a build of ``plan`` on this machine; this takes seconds and leaves no files."""
+    start = time.process_time()  # the time to load the libraries, which the build needs too
     read = _reading_seconds(store)
-    here = not files_of(store.root).fetches and os.access(store.root.parent, os.W_OK)
-    beside = store.root.parent if here else None
+    writable = not files_of(store.root).fetches and os.access(store.root.parent, os.W_OK)
+    beside = store.root.parent if writable else None
     with tempfile.TemporaryDirectory(dir=beside, prefix=".calibration-") as folder:
         excerpt = make_excerpt(store, Path(folder) / "excerpt", _CHUNKS)
         try:
@@ -90,8 +90,8 @@ def measure_rates(store: Datastore, plan: IvfPqPlan) -> BuildRates:
 
 
 def _reading_seconds(store: Datastore) -> float:
-    """Seconds to read a key from the disk, or from the page cache where it is there."""
-    segment = max(store.segments, key=lambda one: one.rows)
+    """Return the seconds to read a key from the disk, or from the page cache if it is cached."""
+    segment = max(store.segments, key=lambda each: each.rows)
     sizes = {path: size for path, size, _ in files_of(segment.root).entries(segment.keys_path / "c")}
     files = sorted(sizes)
     some = files[:: max(1, len(files) // 4)][:4]
@@ -101,7 +101,7 @@ def _reading_seconds(store: Datastore) -> float:
 
 
 def _train_in_parts(keys: Float32, plan: IvfPqPlan) -> tuple[Quantiser, float]:
-    """Quantisers of the planned size that aren't trained, and how long training will take."""
+    """Return untrained quantisers of the planned size, and the expected seconds of their training."""
     generator = np.random.default_rng(plan.seed)
 
     def some(count: int) -> Float32:
@@ -118,7 +118,7 @@ def _train_in_parts(keys: Float32, plan: IvfPqPlan) -> tuple[Quantiser, float]:
     centroids = some(plan.nlist)
     quantiser = Quantiser(cells, centroids, np.empty((0, 0, 0), np.float32))
     rest = some(min(plan.train_rows, PQ_ROWS))
-    lists, found = _timed(lambda: quantiser.assign(rest))
+    lists, assigning = _timed(lambda: quantiser.assign(rest))
     residuals = rest - centroids[lists]
     width = plan.coded_dimension // plan.pq_bytes
     axes, rotating = _timed(lambda: train_axes(plan, residuals))
@@ -127,13 +127,13 @@ def _train_in_parts(keys: Float32, plan: IvfPqPlan) -> tuple[Quantiser, float]:
     codes, encode = _timed(lambda: quantiser.encode(rest, lists))
     _, errors = _timed(lambda: quantiser.errors(rest, lists, codes))
     seconds = coarse * points / len(sample) + assign * plan.train_rows / len(block) + cell * plan.cells / _CELLS
-    return quantiser, seconds + found + rotating + product * plan.pq_bytes + encode + errors
+    return quantiser, seconds + assigning + rotating + product * plan.pq_bytes + encode + errors
 
 
 def _checking_seconds(
     excerpt: Datastore, index: IvfPqFolder, keys: Float32, quantiser: Quantiser
 ) -> tuple[float, float]:
-    """Seconds of the self-check a key, and those that don't depend on the keys."""
+    """Return the seconds of the self-check per key, and those that don't depend on the number of keys."""
     plan, rows = index.plan, len(keys)
     queries = keys[:: max(1, rows // MOST_CHECK_QUERIES)][:MOST_CHECK_QUERIES]
     k = min(CHECKED_NEIGHBOURS, rows)
@@ -142,7 +142,7 @@ def _checking_seconds(
     _, joins = _timed(lambda: [searcher.search(queries, k, rows=True, method=way) for way in ("lists", "quantised")])
     codes = searcher.parts[0].codes.rows(0, min(rows, 2**14))
     _, decoding = _timed(lambda: quantiser.decode(codes))
-    # the keys of the lists that any query probes are read, and their codes decoded, once
+    # lists that any query probes are read and decoded once; ``met`` is their expected share
     met = 1 - np.exp(-len(queries) * plan.nprobe / plan.nlist)
     return exact / rows + float(met) * decoding / len(codes), joins
 

@@ -1,8 +1,8 @@
-"""Taking an index along: the lists of a copied segment under quantisers that a source of it has.
+"""Carry an index over to a copied segment: make its lists under the quantisers of a source.
 
-Where all that the quantisers were trained on is copied, they stay, and so do the codes. Where something is left out,
-because it was removed or not chosen, nothing of it may be left in them either: then they are made anew of the lists'
-keys that are copied (see ``recentre``), without training or assigning.
+If everything that the quantisers were trained on is copied, quantisers and codes are kept. If documents are omitted,
+because they were removed or not selected, no trace of them may remain in the quantisers: these are recomputed from the
+copied keys of each list (see ``recentre``), without training or assigning again.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ from knnstore.indexes.plan import new_index, segment_reference
 from knnstore.planning import choose_nprobe, plan_resources
 from knnstore.scheduling import Job
 
-_SAMPLE_BYTES = 12  # a number of the sample: decoded, less its centroid, and once more while codebooks are trained
+_SAMPLE_BYTES = 12  # per number of the sample: decoded, its residual, and a copy while the codebooks are trained
 
 
 @dataclass(frozen=True, slots=True)
 class RecentreTask:
-    """Make the quantisers of an index of those that are ``given``, for the segment ``target`` that is copied."""
+    """Make the quantisers of an index from those of the index ``given``, for the copied segment ``target``."""
 
     folder: IvfPqFolder
     given: IvfPqFolder
@@ -49,7 +49,7 @@ def carry_index(
     """See ``IndexType.carry``."""
     given = open_ivfpq(base.root, str(base.manifest.index))
     listed = tuple(_listed(source, base, given) for source in sources)
-    if not any(one.index and source.tokens.any() for one, source in zip(listed, sources, strict=True)):
+    if not any(each.index and source.tokens.any() for each, source in zip(listed, sources, strict=True)):
         return None
     whole = not _leaves_out(base, given.plan, sources)
     plan = given.plan if whole else recentred_plan(given.plan, segment)
@@ -65,7 +65,7 @@ def carry_index(
         folder = given
     else:
         folder = own_index(edit, new_index(edit.root, plan, edit.epoch))
-        if folder.commits.damaged():  # what an earlier run left of it is damaged
+        if folder.commits.damaged():  # an earlier run left damaged files
             remove_tree(folder.root)
         folder.begin()
         if folder.commits.find(TASK) is None and whole:
@@ -79,13 +79,13 @@ def carry_index(
 
 
 def recentred_plan(plan: IvfPqPlan, segment: Segment) -> RecentredPlan:
-    """The plan of quantisers that are made of a segment's keys and of the lists under those of ``plan``.
+    """Return the plan of quantisers that are recomputed from a segment's keys and the lists under ``plan``.
 
-    A query searches no fewer keys by default than it would if the segment had been indexed by itself.
+    By default, a query searches at least as many keys as if the segment had been indexed by itself.
     """
     same = {field.name: getattr(plan, field.name) for field in fields(IvfPqPlan)}
     nprobe = plan.nprobe
-    if nprobe >= choose_nprobe(plan.trained_rows, plan.nlist, None):  # else the user has chosen it
+    if nprobe >= choose_nprobe(plan.trained_rows, plan.nlist, None):  # else the user chose it
         nprobe = max(nprobe, choose_nprobe(segment.rows, plan.nlist, None))
     return RecentredPlan(
         **same
@@ -100,13 +100,13 @@ def recentred_plan(plan: IvfPqPlan, segment: Segment) -> RecentredPlan:
 
 
 def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) -> None:
-    """Make and save the quantisers; ``advance`` is told of lists."""
+    """Recompute and save the quantisers; ``advance`` is called with the number of lists done."""
     folder, given = task.folder, task.given
     segment = Segment(segment_root(folder.store, task.target))
     sources = [Segment(source.segment) for source in task.sources]
     origins, parts = Origins(segment, sources), []
-    for number, (source, one) in enumerate(zip(sources, task.sources, strict=True)):
-        if one.index is None or not source.rows:
+    for number, (source, listed) in enumerate(zip(sources, task.sources, strict=True)):
+        if listed.index is None or not source.rows:
             continue
         table = source.documents
         others = np.setdiff1d(np.arange(len(table)), origins.documents(number))
@@ -117,13 +117,13 @@ def recentre_quantisers(task: RecentreTask, advance: Callable[[float], None]) ->
 
 def _listed(source: KeptDocuments, base: Datastore, given: IvfPqFolder) -> Listed:
     root = source.segment.root
-    mine = root.parent.parent.resolve() == base.root.resolve() and root.name in base.manifest.indexed
-    return Listed(root.absolute(), given.absolute() if mine else None)
+    indexed = root.parent.parent.resolve() == base.root.resolve() and root.name in base.manifest.indexed
+    return Listed(root.absolute(), given.absolute() if indexed else None)
 
 
 def _leaves_out(base: Datastore, plan: IvfPqPlan, sources: Sequence[KeptDocuments]) -> bool:
-    """Whether a document with keys isn't copied that the quantisers may have been trained on."""
-    # of documents that were removed before the training they have seen nothing
+    """Return whether any document with keys that the quantisers may have been trained on isn't copied."""
+    # documents that were removed before the training were not seen by it
     unseen = load_removed(base.root, plan.removed) if plan.removed == base.manifest.removed else {}
     copied = {source.segment.root.resolve(): source.documents[source.rows] for source in sources}
     for segment in base.segments:

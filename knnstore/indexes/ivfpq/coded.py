@@ -1,7 +1,7 @@
-"""Looking a few queries up by their PQ codes: for keys so wide, or lists so long, that one query can't read them all.
+"""Search for a few queries by PQ codes: for keys so wide, or lists so long, that one query can't read all keys.
 
-The codes of the probed lists are scanned with a table a list (asymmetric distances, Jégou et al. 2011); the keys of the
-best candidates are then read here and there for their exact distances.
+The codes of the probed lists are scanned with one table per list (asymmetric distances, Jégou et al. 2011). Then only
+the keys of the best candidates are read, for their exact distances.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from knnstore.neighbours import ABSENT, Neighbours
 
 
 def look_up_codes(batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool) -> Neighbours:
-    """Return the k nearest of the ``rerank`` × k keys whose codes are nearest, of all in the lists a query probes.
+    """Return the k nearest of the ``rerank`` × k keys with the nearest codes in the lists that each query probes.
 
-    ``lists`` are those of the codes; ``rows``: whether to say the neighbours' row numbers.
+    ``lists``: lists of codes. ``rows``: whether to return the neighbours' row numbers.
     """
     shape = (len(batch), rerank * k)
     far, values, places = np.full(shape, np.inf, np.float32), np.full(shape, ABSENT, np.int64), np.full(shape, ABSENT)
@@ -45,7 +45,7 @@ def look_up_codes(batch: Batch, lists: Lists, k: int, rerank: int, *, rows: bool
 
 
 def _read_ahead(parts: Sequence[SegmentLists], number: int) -> None:
-    """Ask the operating system to read the codes of a list meanwhile."""
+    """Ask the operating system to read the codes of a list in the background."""
     for part in parts:
         begin, end = part.bounds(number)
         if begin < end:
@@ -53,23 +53,26 @@ def _read_ahead(parts: Sequence[SegmentLists], number: int) -> None:
 
 
 def _tables(query: Float32, numbers: Int64, quantiser: Quantiser) -> torch.Tensor:
-    """Squared distance of each part of the query, less each list's centroid, to each codeword: (lists, bytes · 256)."""
+    """Return squared distances of each part of the query − centroid to each codeword: (lists, bytes · 256).
+
+    The distance from the query to a key is the sum of the entries that the bytes of the key's code select.
+    """
     codebooks = torch.from_numpy(quantiser.codebooks)  # (m, 256, s)
     whole = torch.from_numpy(query - quantiser.centroids[numbers])  # (lists, d)
     coded = whole if quantiser.axes is None else whole @ torch.from_numpy(quantiser.axes)
     local = coded.view(len(numbers), len(codebooks), -1).transpose(0, 1)  # (m, lists, s)
     squares = local.square().sum(2)[:, :, None] + codebooks.square().sum(2)[:, None]
-    # dimensions that aren't coded count as if keys lay at their centroid there
+    # in dimensions that the rotation drops, keys count as equal to their centroid
     squares += (whole.square().sum(1) - coded.square().sum(1))[:, None] / len(codebooks)
     tables = torch.baddbmm(squares, local, codebooks.transpose(1, 2), alpha=-2)  # (m, lists, 256)
     return tables.transpose(0, 1).reshape(len(numbers), -1)
 
 
 def _scan(part: SegmentLists, begin: int, end: int, table: torch.Tensor) -> tuple[Float32, np.ndarray[Any, Any], Int64]:
-    """Distances float32, values, and places in list order over all segments, of the rows that aren't hidden."""
+    """Return distances, values, and places in list order over all segments, of rows that aren't hidden."""
     codes = torch.from_numpy(part.codes.rows(begin, end)).to(torch.int32)
     codes += torch.arange(codes.shape[1], dtype=torch.int32) * PQ_LEVELS
-    distances = table[codes.flatten()].view(codes.shape).sum(1).numpy()  # of an empty list too
+    distances = table[codes.flatten()].view(codes.shape).sum(1).numpy()  # for an empty list too
     hidden = part.kept(begin, end)
     kept = np.arange(end - begin) if hidden is None else hidden
     return distances[kept], part.values.rows(begin, end)[kept], kept + begin + part.first_row

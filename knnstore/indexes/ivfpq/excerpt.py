@@ -1,4 +1,4 @@
-"""Some chunks of a store's keys as a store of their own, to try a build on."""
+"""Copy some chunks of a store's keys to a store of their own, for a trial build."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from knnstore.files import make_folder
 
 
 def make_excerpt(store: Datastore, root: Path, chunks: int) -> Datastore:
-    """A store at ``root``, an empty folder, of so many chunks spread over another's largest segment, or all it has."""
+    """Create a store at ``root``, an empty folder, from ``chunks`` chunks (or all) spread over the largest segment."""
     source = max(store.segments, key=lambda segment: segment.rows)
-    # the last chunk is short unless the others are too few
+    # the last chunk, which may be short, is used only if it is the only one
     whole = max(1, source.rows // source.plan.chunk_rows)
     taken = np.unique(np.linspace(0, whole - 1, min(chunks, whole)).astype(np.int64)).tolist()
     make_folder(root)

@@ -1,7 +1,8 @@
-"""The index as a file that faiss reads: ``IndexIVFPQ`` with row numbers as ids.
+"""Export the index to a file for faiss: ``IndexIVFPQ`` with row numbers as ids.
 
-faiss itself can write such a file only from lists that are in memory. Here it writes all but the lists, and they
-follow from the memory-mapped ones, in the form that ``faiss.read_index`` expects; so the size is bounded by the disk.
+faiss can write such a file only from lists in memory. Here, faiss writes everything before the lists, and the lists
+are appended from the memory-mapped arrays in the format that ``faiss.read_index`` expects, so that only the disk limits
+the size.
 """
 
 import struct
@@ -19,28 +20,28 @@ from knnstore.indexes.compute.rotation import rotate
 from knnstore.indexes.ivfpq.quantiser import Quantiser
 from knnstore.indexes.ivfpq.search import Searcher
 
-# Inverted lists: tag, number of lists, bytes a code, whether all sizes follow or those of few lists, how many sizes.
+# Header of inverted lists: tag, number of lists, bytes per code, whether all sizes follow or only a few, their number.
 _FORM = "<4sQQ4sQ"
 
 
 def faiss_bytes(store: Datastore) -> int:
-    """About how many bytes the file will take. Raises UnfinishedError without an index."""
+    """Return the approximate size of the file in bytes. Raises UnfinishedError without an index."""
     plan = Searcher(store).plan
     return store.live_rows * (plan.pq_bytes + 8) + plan.nlist * (plan.dimension * 4 + 8)
 
 
 def write_faiss(store: Datastore, path: Path, advance: Callable[[float], None]) -> None:
-    """Write the store's index to ``path``; ``advance`` is told of keys.
+    """Write the store's index to ``path``; ``advance`` is called with the number of keys written.
 
-    Removed documents are left out, and an id is the number of a row among those that are left. Raises what ``Searcher``
-    does, and ResourceError if it can't be written.
+    Removed documents are omitted, and an id is the number of a row among the remaining rows. Raises the errors of
+    ``Searcher``, and ResourceError if the file can't be written.
     """
     searcher = Searcher(store)
     plan, parts = searcher.plan, searcher.parts
     numbers = _numbers(store)
     sizes: Int64 = np.stack([part.live for part in parts]).sum(axis=0)
     with storage_errors("write", path), path.open("wb") as file:
-        file.write(_before_the_lists(searcher.quantiser, store.live_rows, plan.nprobe))
+        file.write(_header(searcher.quantiser, store.live_rows, plan.nprobe))
         file.write(struct.pack(_FORM, b"ilar", plan.nlist, plan.pq_bytes, b"full", plan.nlist))
         file.write(sizes.astype("<u8").tobytes())
         for number in range(plan.nlist):
@@ -56,7 +57,7 @@ def write_faiss(store: Datastore, path: Path, advance: Callable[[float], None]) 
 
 
 def _numbers(store: Datastore) -> Callable[[Int64], Int64]:
-    """From rows of the store to their numbers among those that aren't removed."""
+    """Return a function from rows of the store to their numbers among the rows that aren't removed."""
     begins, lengths, first = [], [], 0
     for segment, hidden in zip(store.segments, store.hidden, strict=True):
         begins.append(hidden.begins + first)
@@ -66,8 +67,8 @@ def _numbers(store: Datastore) -> Callable[[Int64], Int64]:
     return lambda rows: rows - before[np.searchsorted(starts, rows, side="right")]
 
 
-def _before_the_lists(quantiser: Quantiser, rows: int, nprobe: int) -> bytes:
-    """The file's beginning as faiss writes it: all but the inverted lists, which come last."""
+def _header(quantiser: Quantiser, rows: int, nprobe: int) -> bytes:
+    """Return the start of the file as faiss writes it: everything before the inverted lists, which come last."""
     axes, centroids, pq_bytes = quantiser.axes, quantiser.centroids, len(quantiser.codebooks)
     if axes is not None:
         centroids = rotate(centroids, axes)
@@ -77,18 +78,18 @@ def _before_the_lists(quantiser: Quantiser, rows: int, nprobe: int) -> bytes:
     index = faiss.IndexIVFPQ(coarse, dimension, nlist, pq_bytes, 8)
     faiss.copy_array_to_vector(quantiser.codebooks.ravel(), index.pq.centroids)
     index.is_trained, index.ntotal, index.nprobe = True, rows, nprobe
-    whole = index if axes is None else _behind(axes, index)
+    whole = index if axes is None else _with_rotation(index, axes)
     data = faiss.serialize_index(whole).tobytes()
     empty = struct.pack(_FORM, b"ilar", nlist, pq_bytes, b"sprs", 0)
     if not data.endswith(empty):
-        raise NotImplementedError(f"faiss {faiss.__version__} writes inverted lists in another form than this knows")
+        raise NotImplementedError(f"faiss {faiss.__version__} writes inverted lists in an unknown format")
     return data[: -len(empty)]
 
 
-def _behind(axes: Float32, index: Any) -> Any:
-    """The index behind the rotation of keys and queries, float32 (d, kept): as faiss's factory says, ``OPQ…,IVF…,PQ…``.
+def _with_rotation(index: Any, axes: Float32) -> Any:
+    """Return the index preceded by the rotation ``axes`` (d, kept) of keys and queries, as in ``OPQ…,IVF…,PQ…``.
 
-    Where the rotation drops dimensions faiss chooses the lists without them as well.
+    If the rotation drops dimensions, faiss chooses the lists without them as well.
     """
     dimension, kept = axes.shape
     rotation = faiss.LinearTransform(dimension, kept, False)

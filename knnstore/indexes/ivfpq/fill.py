@@ -1,8 +1,8 @@
-"""Filling, first half of the external bucket sort: runs of consecutive chunks, each sorted by list.
+"""Filling, the first half of the external bucket sort: runs of consecutive chunks, each sorted by list.
 
 A run is a folder of raw files: ``keys``, ``codes``, ``values``, ``rows`` in list order and ``offsets`` (nlist + 1).
-Within a list the order is that of a seeded hash of the row, which depends on nothing else: any way to cut the runs
-gives the same index, and the head of each list is a fair sample of it.
+Within a list, rows are ordered by a seeded hash of the row number alone. The index is therefore the same however the
+chunks are divided into runs, and the head of each list is a random sample of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,15 +29,15 @@ from knnstore.scheduling import Stage
 
 LAYOUT_FILE = "layout.json"
 _BLOCK = 16384
-_FEWEST, _BLOCK_NUMBERS = 512, 2**19  # rows and numbers of a block, where threads share them out
-_MOST_THREADS = 16  # each holds some blocks
-MEASURED = 16  # of so many keys one has its quantisation error measured
+_FEWEST, _BLOCK_NUMBERS = 512, 2**19  # minimum rows, and numbers, of a block if threads divide the blocks
+_MOST_THREADS = 16  # each needs memory for a few blocks
+MEASURED = 16  # the quantisation error is measured for one in this many keys
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class FillTask:
-    """Chunks ``[first, last)`` of a segment's keys, in whatever order these lie, to be sorted into one run."""
+    """Chunks ``[first, last)`` of a segment's keys, in stored order, to be sorted into one run."""
 
     folder: IvfPqFolder
     segment: SegmentReference
@@ -46,18 +46,18 @@ class FillTask:
 
     @property
     def name(self) -> str:
-        """Name of the run and of its commit."""
+        """Return the name of the run and of its commit."""
         return f"run-{self.segment.name}-{self.first:08d}-{self.last:08d}"
 
     @property
     def rows(self) -> int:
-        """Rows of the run."""
+        """Return the number of rows in the run."""
         size = self.segment.chunk_rows
         return min(self.last * size, self.segment.rows) - self.first * size
 
 
 def fill_stage(folder: IvfPqFolder, segment: Segment, reference: SegmentReference, run_chunks: int) -> Stage[FillTask]:
-    """The stage that writes the runs of a segment."""
+    """Return the stage that writes the runs of a segment."""
     tasks = [
         FillTask(folder.absolute(), reference, first, min(first + run_chunks, segment.chunks))
         for first in range(0, segment.chunks, run_chunks)
@@ -71,7 +71,7 @@ class _Layout:
 
 
 def run_layout(folder: IvfPqFolder, reference: SegmentReference, run_chunks: int) -> int:
-    """Chunks a run: those of the interrupted run if they are no larger than today's memory allows, else anew."""
+    """Return the chunks per run: as in an interrupted build if the memory allows, else ``run_chunks`` and no runs."""
     runs = folder.runs(reference.name)
     path = runs / LAYOUT_FILE
     if path.is_file():
@@ -79,13 +79,13 @@ def run_layout(folder: IvfPqFolder, reference: SegmentReference, run_chunks: int
         if 1 <= earlier <= run_chunks:
             return earlier
         remove_folder(runs)
-    folder.run_commits(reference).prepare()  # first: with a layout there, the runs count as begun
+    folder.run_commits(reference).prepare()  # first, since runs with a layout count as started
     write_json(path, to_json(_Layout(run_chunks)))
     return run_chunks
 
 
 def fill_run(task: FillTask) -> int:
-    """Assign, encode, sort and write one run; return its rows. Its commit tells the quantisation error of some."""
+    """Assign, encode, sort and write one run; return its number of rows. The commit records quantisation errors."""
     folder = task.folder
     segment = open_segment(segment_root(folder.store, task.segment.name))
     quantiser = load_quantiser(folder)
@@ -93,7 +93,7 @@ def fill_run(task: FillTask) -> int:
     rows = arrays["rows"] = arrays["rows"].astype(task.segment.row_dtype)
     order = list_order(rows, lists, folder.plan.seed)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=folder.plan.nlist))])
-    del lists  # the memory that is planned for sorting is that of the order from here on
+    del lists  # from here on, the order takes the memory planned for sorting
     write_run(folder, task.segment, task.name, arrays, order=order, offsets=offsets, error=error, measured=measured)
     return len(rows)
 
@@ -108,16 +108,18 @@ def write_run(
     offsets: Int64,
     **facts: Any,
 ) -> None:
-    """Write and commit a run: ``arrays`` taken in ``order``, and its ``offsets``, int64 (nlist + 1,)."""
+    """Write and commit a run: ``arrays`` in the given ``order``, and ``offsets``, int64 (nlist + 1,)."""
     files = _write_files(folder.runs(reference.name) / name, arrays, order, offsets)
     folder.run_commits(reference).commit(name, files, rows=len(order), **facts)
 
 
 def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
-    """The order that sorts rows by their list and, within it, by ``shuffle_key``: int64 (n,)."""
+    """Return the order that sorts rows by list and, within a list, by ``shuffle_key``: int64 (n,)."""
     first = int(lists.min()) if len(lists) else 0
     bits = max(1, int(lists.max(initial=0) - first).bit_length())
-    # one word of both sorts in half the time; it has no room for the hash's last bits, which hardly ever decide
+    # Sorting one uint64 per row takes half the time of sorting by two keys:
+    #     | list − first (``bits`` bits) | high bits of the hash |
+    # The low bits of the hash don't fit. In the rare case that two words are equal, both full keys are sorted.
     packed = np.asarray(shuffle_key(rows.astype(np.uint64), seed))
     packed >>= np.uint64(bits)
     packed |= (lists - first).view(np.uint64) << np.uint64(64 - bits)
@@ -131,7 +133,7 @@ def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
 def quantised_rows(
     segment: Segment, quantiser: Quantiser, first_chunk: int, last_chunk: int
 ) -> tuple[dict[str, np.ndarray[Any, Any]], Int64, float, int]:
-    """Keys, codes, values and rows of chunks as they lie, their lists, and the error of so many keys' quantisation."""
+    """Return keys, codes, values and rows of chunks in stored order, their lists, and error sum and count of some."""
     begin, end = segment.chunk_range(first_chunk)[0], segment.chunk_range(last_chunk - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
@@ -142,15 +144,15 @@ def quantised_rows(
         keys = decode(stored[block], segment.codec.scales)
         lists[block] = quantiser.assign(keys)
         codes[block] = quantiser.encode(keys, lists[block])
-        some = np.flatnonzero(rows[block] % MEASURED == 0)  # the same ones in whatever order the keys lie
+        some = np.flatnonzero(rows[block] % MEASURED == 0)  # the same keys in any stored order
         errors = quantiser.errors(keys[some], lists[block][some], codes[block][some])
         return float(errors.sum(dtype=np.float64)), len(errors)
 
     def read() -> Iterator[tuple[int, int]]:
-        for chunk in range(first_chunk, last_chunk):
-            first, last = (row - begin for row in segment.chunk_range(chunk))
-            found = segment.chunk(chunk)
-            stored[first:last], values[first:last], rows[first:last] = found.keys, found.values, found.rows
+        for number in range(first_chunk, last_chunk):
+            first, last = (row - begin for row in segment.chunk_range(number))
+            chunk = segment.chunk(number)
+            stored[first:last], values[first:last], rows[first:last] = chunk.keys, chunk.values, chunk.rows
             yield first, last
 
     results = over_blocks(quantiser, read(), place)
@@ -161,7 +163,7 @@ def quantised_rows(
 def over_blocks(
     quantiser: Quantiser, chunks: Iterable[tuple[int, int]], place: Callable[[slice], Result]
 ) -> list[Result]:
-    """``place(block)`` of every block of rows of the chunks ``[first, last)``, while the next chunk is being read."""
+    """Return ``place(block)`` of each block of rows of the chunks ``[first, last)``, run while the next is read."""
     threads, size = 1, _BLOCK
     if quantiser.filling.in_threads:
         threads = min(_MOST_THREADS, torch.get_num_threads())
@@ -169,7 +171,7 @@ def over_blocks(
     with ThreadPoolExecutor(threads) as pool:
         placed = []
         for first, last in chunks:
-            # blocks begin where chunks do, whatever the run, so that every key meets the same arithmetic
+            # blocks start with a chunk, whatever the run, so that the arithmetic for a key is always the same
             placed += [pool.submit(place, slice(start, min(start + size, last))) for start in range(first, last, size)]
         return [block.result() for block in placed]
 
@@ -177,7 +179,7 @@ def over_blocks(
 def _write_files(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], order: Int64, offsets: Int64) -> list[Path]:
     files = [folder / name for name in (*arrays, "offsets")]
     with storage_errors("write", folder):
-        folder.mkdir(exist_ok=True)  # without its parents: a copy of a task that ends too late must not bring them back
+        folder.mkdir(exist_ok=True)  # no parents: a duplicate task that ends too late must not recreate them
         with replacing_together(files) as (*opened, last):
             for array, file in zip(arrays.values(), opened, strict=True):
                 for start in range(0, len(order), _BLOCK):

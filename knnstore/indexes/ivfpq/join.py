@@ -18,7 +18,7 @@ _HEAD_SHARE = 1 / 16
 
 
 def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int], None] | None) -> Candidates:
-    """``join`` with the queries shared out to as many threads as torch uses; the result is the same."""
+    """Join with the queries divided among as many threads as torch uses; the result is that of ``join``."""
     lock = Lock()
 
     def advance(count: int) -> None:
@@ -28,7 +28,7 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 
     if not lists.joins.in_threads:
         return join(batch, lists, k, advance)
-    # of a query and a key, in one step: those of a scan are long enough
+    # (query, key) pairs per step; the steps of a scan are always long enough
     scanned = lists.joins.scans(lists.array(lists.parts[0]).dtype)
     pairs = math.inf if scanned else float(lists.live()[batch.probed].sum()) / len(lists)
     with query_threads(len(batch), pairs) as (pool, shares):
@@ -38,12 +38,12 @@ def join_in_threads(batch: Batch, lists: Lists, k: int, progress: Callable[[int]
 def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> Candidates:
     """Return the k nearest of all keys in the lists that each query probes.
 
-    ``advance`` is called with the number of (query, list) pairs that are done.
+    ``advance`` is called with the number of finished (query, list) pairs.
     """
-    held = lists.live()[batch.probed].sum(axis=1)  # keys that each query meets
+    held = lists.live()[batch.probed].sum(axis=1)  # number of keys in each query's lists
     nearest, counts = _scan(batch, lists, k, _sampled_thresholds(batch, lists, k, held), advance)
     short = np.flatnonzero(counts < np.minimum(held, k))
-    if len(short):  # about one in three thousand has a threshold that was too low
+    if len(short):  # the threshold of about one query in three thousand is too low
         again, _ = _scan(batch.select(short), lists, k, _unlimited(len(short)), lambda _: None)
         for column, repeated in zip(nearest.columns, again.columns, strict=True):
             if column is not None and repeated is not None:
@@ -54,17 +54,22 @@ def join(batch: Batch, lists: Lists, k: int, advance: Callable[[int], None]) -> 
 def _scan(
     batch: Batch, lists: Lists, k: int, thresholds: Float32, advance: Callable[[int], None]
 ) -> tuple[Candidates, Int64]:
-    """Return the k nearest keys below the thresholds, and how many of the k there are for each query."""
+    """Return the k nearest keys below the thresholds, and the number found for each query."""
     top_k = lists.joins.top_k(thresholds, k, largest_tag=lists.largest_tag)
     scan_lists(top_k, batch, lists, advance)
     return top_k.candidates(), top_k.counts()
 
 
 def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Float32:
-    """Return a distance for each query, float32 (n,), that k of the ``held`` keys it meets very likely lie below.
+    """Return a threshold for each query, float32 (n,), that k of its ``held`` keys are very probably below.
 
-    The head of each list is a fair sample of it. Of a share f of the keys the f·k + 3√(f·k)-th nearest lies beyond
-    the k-th nearest of all, but for three standard deviations.
+    With a good threshold, the join stores and sorts few keys. It is estimated from a sample: the heads of the lists,
+    which are random samples of them. A sample of share f contains f·k of the k nearest keys on average, with a standard
+    deviation of at most √(f·k). Its key of rank f·k + 3√(f·k) is therefore beyond the k-th nearest of all keys, except
+    for deviations of more than three standard deviations::
+
+        all keys by distance    |||||||||||||||||||||||||||k||||||||||||||
+        sample                  |   |    |  |     |   |   |  ^   |   |  x      ^ rank f·k    x threshold
     """
     room = k + spare_slots(k)
     if int(held.max(initial=0)) <= room:

@@ -1,6 +1,6 @@
-"""k-means at two levels: √nlist cells, then each cell's own centroids, in proportion to its keys.
+"""Two-level k-means: √nlist cells, then centroids within each cell, in proportion to its keys.
 
-Trains 4096 lists some 25 times faster than one level, at the same recall.
+Trains 4096 lists about 25 times faster than a single level, at the same recall.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,12 @@ _BLOCK = 16384
 def two_level_kmeans(
     take: Callable[[Int64], Float32], rows: int, nlist: int, cells: int, *, seed: int, advance: Callable[[int], None]
 ) -> tuple[Float32, Float32]:
-    """Cells ``(cells, d)`` and centroids ``(nlist, d)``, float32, of the ``rows`` training keys that ``take`` decodes.
+    """Return cells ``(cells, d)`` and centroids ``(nlist, d)``, float32, of ``rows`` training keys.
 
-    ``take(indices)`` gives float32 ``(len(indices), d)``; only one cell's keys are decoded at a time. Centroids of a
-    cell follow each other, neighbours as ``chain`` orders them, so that lists which are searched together lie together
-    on the disk. Needs nlist <= rows; equal keys give equal centroids. ``advance`` is told of rows done.
+    ``take(indices)`` returns float32 keys ``(len(indices), d)``; only one cell's keys are decoded at a time. Cells, and
+    the centroids within a cell, are in the order of ``chain``, so that lists that are searched together are mostly
+    stored together. Requires nlist <= rows; equal keys give equal centroids. ``advance`` is called with the number of
+    rows done.
     """
     generator = np.random.default_rng(seed)
     sample = np.sort(generator.choice(rows, coarse_rows(rows, cells), replace=False))
@@ -35,25 +36,31 @@ def two_level_kmeans(
     for cell in chain(coarse, last):
         if shares[cell]:
             of_cell = take(np.sort(members[ends[cell] - counts[cell] : ends[cell]]))
-            found = kmeans(of_cell, int(shares[cell]), seed)
-            centroids.append(found[chain(found, last)])
+            clusters = kmeans(of_cell, int(shares[cell]), seed)
+            centroids.append(clusters[chain(clusters, last)])
             last = centroids[-1][-1]
         advance(int(counts[cell]))
     return coarse, np.concatenate(centroids)
 
 
 def chain(points: Float32, start: Float32) -> Int64:
-    """An order of points (n, d), int64 (n,): the nearest to ``start`` (d,), then always the nearest that is left."""
+    """Order points (n, d) greedily, int64 (n,): the nearest to ``start`` (d,), then always the nearest remaining point.
+
+    Lists are numbered, and therefore stored, in this order. The chain of each cell starts at the end of the previous
+    one, so that consecutive lists are near each other across cells as well::
+
+        | cell 4:  a → b → c | → | cell 2:  d → e | → | cell 7:  f → g → h |
+    """
     order = np.empty(len(points), np.int64)
-    norms, here = np.einsum("nd,nd->n", points, points), start
+    norms, current = np.einsum("nd,nd->n", points, points), start
     for place in range(len(points)):
-        order[place] = nearest = int(np.argmin(norms - 2 * (points @ here)))
-        norms[nearest], here = np.inf, points[nearest]
+        order[place] = nearest = int(np.argmin(norms - 2 * (points @ current)))
+        norms[nearest], current = np.inf, points[nearest]
     return order
 
 
 def kmeans(points: Float32, clusters: int, seed: int) -> Float32:
-    """Centroids, float32 ``(clusters, d)``, of points ``(n, d)`` with n >= clusters."""
+    """Return centroids, float32 ``(clusters, d)``, of points ``(n, d)`` with n >= clusters."""
     if clusters == 1:
         return np.asarray(points.mean(axis=0, keepdims=True, dtype=np.float64), np.float32)
     trainer = faiss.Kmeans(
@@ -69,7 +76,7 @@ def kmeans(points: Float32, clusters: int, seed: int) -> Float32:
 
 
 def allot(counts: Int64, total: int) -> Int64:
-    """Share ``total`` out in proportion to ``counts``, whose sum is no less; no share is above its count."""
+    """Divide ``total`` in proportion to ``counts``, whose sum must be at least as large; no share exceeds its count."""
     everything = int(counts.sum())
     quotients, remainders = np.divmod(counts.astype(np.int64) * total, everything)
     order = np.lexsort((np.arange(len(counts)), -remainders))
@@ -79,12 +86,12 @@ def allot(counts: Int64, total: int) -> Int64:
 
 
 def coarse_rows(rows: int, cells: int) -> int:
-    """Keys that the first of the two levels is trained on."""
+    """Return the number of keys that the cells are trained on."""
     return min(rows, cells * _POINTS_A_CELL)
 
 
 def assign_flat(keys: Float32, centroids: Float32) -> Int64:
-    """The nearest centroid of each key, by comparing with all of them: int64 ``(n,)``."""
+    """Return the nearest centroid of each key, by comparison with all of them: int64 ``(n,)``."""
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
     return np.asarray(index.search(keys, 1)[1][:, 0])

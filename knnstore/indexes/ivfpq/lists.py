@@ -1,4 +1,4 @@
-"""A segment's inverted lists, opened for searching: offsets in memory, the rest mapped."""
+"""A segment's inverted lists, opened for searching: offsets in memory, other arrays mapped."""
 
 from copy import copy
 
@@ -19,13 +19,13 @@ _BLOCK = 2**20  # rows, a multiple of 8
 
 
 class SegmentLists:
-    """The lists of one segment. ``first_row`` is the segment's first row in the store, ``hidden`` what is not found.
+    """The lists of one segment. ``first_row``: the segment's first row in the store. ``hidden``: rows to skip.
 
     ``offsets``: int64 (nlist + 1,); ``keys``, ``codes``, ``values`` and ``rows`` are mapped, in list order. ``live``:
-    int64 (nlist,), the keys of each list that aren't hidden.
+    int64 (nlist,), the number of keys in each list that aren't hidden.
 
-    Raises MismatchError if the lists were made from another segment of that name, UnfinishedError if they aren't
-    whole, CorruptStoreError if the offsets aren't those of the segment's rows or an array is of another form.
+    Raises MismatchError if the lists were made from another segment of that name, UnfinishedError if they are
+    incomplete, CorruptStoreError if the offsets don't match the segment's rows or an array has another shape or dtype.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class SegmentLists:
                     f"{array.path} is {array.dtype} {array.shape}, not {dtype} {(reference.rows, *width)}: "
                     f"index again with {option('overwrite', True)}"
                 )
-            # what is read of a list is cut where chunks end, at the same rows in all arrays
+            # a list is read in pieces that end with a chunk; they must have the same rows in all arrays
             if array.chunk_rows != (wanted := arrays["keys"].chunk_rows):
                 raise CorruptStoreError(
-                    f"{array.path} has {array.chunk_rows} rows a chunk, the keys beside it have {wanted}: "
+                    f"{array.path} has {array.chunk_rows} rows per chunk, but the keys have {wanted}: "
                     f"index again with {option('overwrite', True)}"
                 )
         self.keys, self.codes = arrays["keys"], arrays["codes"]
@@ -62,11 +62,11 @@ class SegmentLists:
         self._hidden = self._hide(hidden) if len(hidden.begins) else None
 
     def bounds(self, number: int) -> tuple[int, int]:
-        """List-ordered rows ``[begin, end)`` of a list."""
+        """Return the list-ordered rows ``[begin, end)`` of a list."""
         return int(self.offsets[number]), int(self.offsets[number + 1])
 
     def within(self, first: int, last: int) -> "SegmentLists":
-        """The same segment with its lists ``[first, last)`` alone; the others look empty."""
+        """Return the same segment with only lists ``[first, last)``; the others appear empty."""
         other = copy(self)
         other.offsets = np.clip(self.offsets, self.offsets[first], self.offsets[last])
         other.live = self.live.copy()
@@ -74,16 +74,16 @@ class SegmentLists:
         return other
 
     def store_rows(self, begin: int, end: int) -> Int64:
-        """Row numbers in the store of list-ordered rows ``[begin, end)``: int64."""
+        """Return the store's row numbers of list-ordered rows ``[begin, end)``: int64."""
         return self.rows.rows(begin, end).astype(np.int64) + self.first_row
 
     @property
     def hides(self) -> bool:
-        """Whether any row is hidden."""
+        """Return whether any row is hidden."""
         return self._hidden is not None
 
     def kept(self, begin: int, end: int) -> Int64 | None:
-        """Places within ``[begin, end)``, in list order, of the rows that aren't hidden; None if none is."""
+        """Return the places within ``[begin, end)``, in list order, of rows that aren't hidden; None if none is."""
         if self._hidden is None:
             return None
         first = begin // 8
@@ -91,20 +91,20 @@ class SegmentLists:
         return np.flatnonzero(bits == 0) if bits.any() else None
 
     def hidden_at(self, places: Int64) -> Bool | None:
-        """Whether the rows at some places in list order are hidden, bool (n,); None if none of the segment's is."""
+        """Return whether the rows at places in list order are hidden, bool (n,); None if no row of the segment is."""
         if self._hidden is None:
             return None
         return np.asarray(self._hidden[places // 8] >> (7 - places % 8).astype(np.uint8) & 1, np.bool_)
 
     def _hide(self, hidden: RowRanges) -> Uint8:
-        """One bit a row in list order, set where it is hidden; takes those out of ``live``. Reads all row numbers."""
+        """Return one bit per list-ordered row, set if hidden, and subtract those from ``live``. Reads all rows."""
         size = self.rows.shape[0]
         bits = np.empty(-(-size // 8), np.uint8)
         for begin in range(0, size, _BLOCK):
             end = min(begin + _BLOCK, size)
-            found = hidden.contains(self.rows.rows(begin, end).astype(np.int64))
-            bits[begin // 8 : -(-end // 8)] = np.packbits(found)
-            lists = np.searchsorted(self.offsets, np.flatnonzero(found) + begin, side="right") - 1
+            mask = hidden.contains(self.rows.rows(begin, end).astype(np.int64))
+            bits[begin // 8 : -(-end // 8)] = np.packbits(mask)
+            lists = np.searchsorted(self.offsets, np.flatnonzero(mask) + begin, side="right") - 1
             self.live -= np.bincount(lists, minlength=len(self.live))
         return bits
 
@@ -114,8 +114,8 @@ def _require(folder: IvfPqFolder, reference: SegmentReference, task: str) -> Non
         done = folder.list_commits(reference).find(task)
     except MismatchError as error:
         raise MismatchError(
-            f"the lists of segment {reference.name} were made from another segment than the one that is there "
+            f"the lists of segment {reference.name} were made from another segment than the existing one "
             f"({reference.fingerprint[:12]}, {reference.rows} rows): run {command('index', overwrite=True)}"
         ) from error
     if done is None:
-        raise UnfinishedError(f"{folder.lists(reference.name)} isn't whole: run {command('index')} again")
+        raise UnfinishedError(f"{folder.lists(reference.name)} is incomplete: run {command('index')} again")

@@ -1,7 +1,13 @@
-"""Merging, second half of the external bucket sort: each task writes one whole chunk of the list-ordered arrays.
+"""Merging, the second half of the external bucket sort: each task writes a whole chunk of the list-ordered arrays.
 
-The rows of a chunk are one contiguous range of each run: within a list every run is in the same order, so the place
-where a chunk cuts through a list is found from a few rows of each run (``cuts.py``), without reading the list.
+All runs are sorted in the same order, so that the rows of a chunk are one contiguous range of each run::
+
+    run 0   | list 0  | list 1    | list 2  |        [ ]: the rows of one chunk, in each run
+                 [..................]
+    run 1   | list 0     | list 1  | list 2   |
+                   [..................]
+
+Where a chunk begins or ends within a list, a few rows of each run are enough to find the cut (``cuts.py``).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -43,23 +49,23 @@ class MergeTask:
 
     @property
     def name(self) -> str:
-        """Name of the commit."""
+        """Return the name of the commit."""
         return f"lists-{self.chunk:08d}"
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """List-ordered rows ``[begin, end)`` of the chunk."""
+        """Return the list-ordered rows ``[begin, end)`` of the chunk."""
         begin = self.chunk * self.segment.chunk_rows
         return begin, min(begin + self.segment.chunk_rows, self.segment.rows)
 
     @property
     def rows(self) -> int:
-        """Rows of the chunk."""
+        """Return the number of rows in the chunk."""
         return self.bounds[1] - self.bounds[0]
 
 
 def merge_stage(folder: IvfPqFolder, reference: SegmentReference, runs: tuple[str, ...]) -> Stage[MergeTask]:
-    """The stage that merges the named runs into the chunks of a segment's lists."""
+    """Return the stage that merges the named runs into the chunks of a segment's lists."""
     chunks = range(-(-reference.rows // reference.chunk_rows))
     tasks = [MergeTask(folder.absolute(), reference, runs, chunk) for chunk in chunks]
     return Stage("merge", folder.list_commits(reference), tasks, merge_chunk)
@@ -68,7 +74,7 @@ def merge_stage(folder: IvfPqFolder, reference: SegmentReference, runs: tuple[st
 def array_forms(
     plan: IvfPqPlan, segment: Segment, reference: SegmentReference
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Width of a row and dtype of each array that is in list order."""
+    """Return the shape of a row and the dtype of each list-ordered array."""
     return {
         "keys": ((plan.dimension,), np.dtype(plan.key_dtype)),
         "codes": ((plan.pq_bytes,), np.dtype(np.uint8)),
@@ -78,7 +84,7 @@ def array_forms(
 
 
 def create_lists(folder: IvfPqFolder, segment: Segment, reference: SegmentReference, runs: tuple[str, ...]) -> None:
-    """Make a segment's list-ordered arrays, with ``offsets`` filled in from the runs' counts, and commit that."""
+    """Create a segment's list-ordered arrays, fill ``offsets`` from the runs' counts, and commit them."""
     commits = folder.list_commits(reference)
     if commits.find(OFFSETS):
         return
@@ -101,7 +107,7 @@ def create_lists(folder: IvfPqFolder, segment: Segment, reference: SegmentRefere
 
 
 def merge_chunk(task: MergeTask) -> int:
-    """Gather one chunk from all runs, write and commit it; return its rows."""
+    """Gather one chunk from all runs, write and commit it; return its number of rows."""
     folder = task.folder
     segment = Segment(segment_root(folder.store, task.segment.name))
     pieces, lists = _pieces(folder, task)
@@ -129,18 +135,18 @@ class _Piece:
 
 
 def _pieces(folder: IvfPqFolder, task: MergeTask) -> tuple[list[_Piece], Int64]:
-    """Each run's part of the chunk, and the list of each row of all parts laid end to end."""
+    """Return each run's part of the chunk, and the list of each row of the concatenated parts."""
     offsets = read_rows(folder.lists(task.segment.name, "offsets"), 0, folder.plan.nlist + 1)
     begin, end = task.bounds
     # the lists that hold the chunk's first and last row
     first, last = (int(np.searchsorted(offsets, row, side="right")) - 1 for row in (begin, end - 1))
     runs = folder.runs(task.segment.name)
-    # where each run has the lists from the first to the last: int64 (runs, lists + 1)
+    # bounds of the lists from the first to the last in each run: int64 (runs, lists + 1)
     read_bounds = lambda run: _read(runs / run / "offsets", np.dtype("<i8"), first, last + 2 - first)  # noqa: E731
     bounds = np.stack(list(_each(runs, read_bounds, task.runs)))
     if (np.diff(bounds).sum(axis=0) != np.diff(offsets[first : last + 2])).any():
         raise CorruptStoreError(
-            f"{runs}: the runs' rows of list {first} to {last} aren't as many as {folder.root} says: "
+            f"{runs}: the runs' number of rows in lists {first} to {last} differs from that in {folder.root}: "
             f"run {command('index', overwrite=True)}"
         )
 
@@ -165,7 +171,7 @@ def _gather(
     pieces: list[_Piece],
     place: Int64 | None = None,
 ) -> np.ndarray[Any, Any]:
-    """The pieces of one array laid end to end, or each row at its place."""
+    """Return the concatenated pieces of one array, or each row at its ``place``."""
     width, dtype = form
     total = sum(piece.end - piece.begin for piece in pieces)
     block = np.empty((total, *width), dtype)
@@ -183,7 +189,7 @@ def _gather(
 
 
 def _each(runs: Path, read: Callable[[Item], Part], items: Iterable[Item]) -> Iterator[Part]:
-    """``read(item)`` of each; of runs in a bucket, where a small part takes as long as a large one, many at a time."""
+    """Yield ``read(item)`` of each item; in a bucket, where small reads take as long as large ones, many at a time."""
     return at_once(read, items) if files_of(runs).fetches else map(read, items)
 
 

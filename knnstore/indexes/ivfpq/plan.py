@@ -1,8 +1,8 @@
-"""What an IVF-PQ index is made of, and where its parts lie.
+"""The plan of an IVF-PQ index, and its layout on disk.
 
 ::
 
-    index/<name>/            as of every index (see ``knnstore.indexes.plan``), and
+    index/<name>/            as for every index (see ``knnstore.indexes.plan``), plus
         quantizer/           zarr.json, cells/, centroids/, codebooks/          float32; axes/ with a rotation
         lists/<segment>/     zarr.json, and in list order, uncompressed:
             offsets/         (nlist + 1,)      int64             list l is rows [offsets[l], offsets[l + 1])
@@ -10,8 +10,8 @@
             codes/           (rows, pq_bytes)  uint8             PQ code of key − centroid
             values/          (rows,)           uint16 | uint32
             rows/            (rows,)           uint32 | uint64   the segment's row
-        runs/<segment>/      while its lists are being made
-        runs/sample/         until the quantisers are trained
+        runs/<segment>/      temporary, while its lists are being made
+        runs/sample/         temporary, until the quantisers are trained
 """
 
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ _LARGEST = 2**40
 
 @dataclass(frozen=True, slots=True)
 class IvfPqPlan(IndexPlan):
-    """Everything that the quantisers depend on. Neither memory nor the number of workers is among them.
+    """Everything that the quantisers depend on, which doesn't include memory or the number of workers.
 
-    ``rotation``: of the residuals before they are coded, ``OPQ`` or ``PCA`` and the dimensions that are kept.
-    ``trained_on``: the segments that the sample was drawn from, without the documents of the table ``removed``.
+    ``rotation``: of the residuals before encoding, ``OPQ`` or ``PCA`` and the number of dimensions kept.
+    ``trained_on``: the segments that the sample was drawn from, without the documents in the table ``removed``.
     """
 
     version: int
@@ -61,20 +61,20 @@ class IvfPqPlan(IndexPlan):
 
     @property
     def coded_dimension(self) -> int:
-        """Dimensions of what PQ codes: fewer than the keys' if the rotation drops some."""
+        """Return the number of dimensions that PQ encodes: fewer than the keys have if the rotation drops some."""
         return self.dimension if self.rotation is None else parse_rotation(self.rotation, self.dimension)[1]
 
     @property
     def trained_rows(self) -> int:
-        """Keys of the segments that the quantisers were trained on."""
+        """Return the number of keys of the segments that the quantisers were trained on."""
         return sum(segment.rows for segment in self.trained_on)
 
 
 @dataclass(frozen=True, slots=True)
 class RecentredPlan(IvfPqPlan):
-    """The plan of quantisers that were made of others, by ``recentre``, from the keys of the segment ``trained_on``.
+    """The plan of quantisers that ``recentre`` made from others, with the keys of the segment ``trained_on``.
 
-    ``recentred``: name of the index whose lists those keys were in.
+    ``recentred``: name of the index that had those keys in its lists.
     """
 
     recentred: str = ""
@@ -84,10 +84,10 @@ IvfPqFolder = IndexFolder[IvfPqPlan]
 
 
 def parse_plan(value: Any, where: str) -> IvfPqPlan:
-    """The plan in a JSON value. Raises CorruptStoreError, which names ``where`` it is from."""
+    """Return the plan in a JSON value. Raises CorruptStoreError, which names ``where`` it is from."""
     return from_json(RecentredPlan if isinstance(value, dict) and "recentred" in value else IvfPqPlan, value, where)
 
 
 def open_ivfpq(root: Path, name: str) -> IvfPqFolder:
-    """The index of that name of the store at ``root``. Raises what ``open_folder`` does."""
+    """Open the index with that name in the store at ``root``. Raises the errors of ``open_folder``."""
     return open_folder(root, name, parse_plan)

@@ -1,4 +1,4 @@
-"""The quantisers: which lists a key lies near, and its PQ code. Arrays on disk; faiss objects are rebuilt from them."""
+"""The coarse quantiser and the product quantiser, stored as arrays; faiss objects are rebuilt from these."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TASK = "quantizer"
 class Quantiser:
     """float32 ``cells`` (ncells, d), ``centroids`` (nlist, d), ``codebooks`` (pq_bytes, 256, d / pq_bytes).
 
-    ``axes`` (d, kept): orthonormal, along which residuals are coded; None for those of the keys. Codebooks are then
-    of ``kept`` dimensions.
+    ``axes`` (d, kept): orthonormal axes along which residuals are encoded, in which case codebooks have ``kept``
+    dimensions; None for the axes of the keys.
     """
 
     cells: Float32
@@ -43,12 +43,12 @@ class Quantiser:
 
     @cached_property
     def filling(self) -> Filling:
-        """Who assigns and encodes."""
+        """Return the ``Filling`` that assigns and encodes."""
         return host_engine().filling(self.coarse, self.codebooks, self.axes)
 
     @cached_property
     def coarse(self) -> CoarseLists:
-        """The lists' centroids and cells."""
+        """Return the centroids of the lists, with their cells."""
         return CoarseLists(self.cells, self.centroids)
 
     def assign(self, keys: Float32) -> Int64:
@@ -60,14 +60,14 @@ class Quantiser:
         return self.filling.encode(keys, lists)
 
     def decode(self, codes: Uint8) -> torch.Tensor:
-        """Residuals that the codes stand for, float32 ``(n, d)``."""
-        # row number in the codebooks laid end to end; one gather for all of them
+        """Return the residuals that the codes represent, float32 ``(n, d)``."""
+        # row numbers in the concatenated codebooks, which need a single gather
         rows = torch.from_numpy(codes.astype(np.int32)) + self._first_rows
         decoded = self._codebook_rows[rows.flatten()].view(len(codes), self._decoded_dimension)
         return decoded if self.axes is None else decoded @ torch.from_numpy(self.axes).T
 
     def errors(self, keys: Float32, lists: Int64, codes: Uint8) -> Float32:
-        """Squared distance of each key ``(n, d)`` to what its list and code stand for: float32 ``(n,)``."""
+        """Return the squared distance of each key ``(n, d)`` to its reconstruction: float32 ``(n,)``."""
         difference = torch.from_numpy(keys - self.centroids[lists]) - self.decode(codes)
         squared: Float32 = difference.square().sum(1).numpy()
         return squared
@@ -86,7 +86,7 @@ class Quantiser:
 
 
 def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
-    """Codebooks ``(pq_bytes, 256, d / pq_bytes)`` of residuals ``(n, d)``; few residuals are repeated up to 256."""
+    """Train codebooks ``(pq_bytes, 256, d / pq_bytes)`` on residuals ``(n, d)``; fewer than 256 are repeated."""
     count, dimension = residuals.shape
     points = np.ascontiguousarray(residuals[np.arange(max(count, PQ_LEVELS)) % count])
     product = faiss.ProductQuantizer(dimension, pq_bytes, 8)
@@ -99,9 +99,9 @@ def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class TrainingErrors:
-    """Mean squared quantisation errors of the keys ``seen`` by the training, and of some of their kind that were not.
+    """Mean squared quantisation errors of the training keys, ``seen``, and of similar keys held back, ``unseen``.
 
-    ``unseen`` is None where there were too few keys to keep any back, and in older indexes.
+    ``unseen`` is None if there were too few keys to hold any back, and in older indexes.
     """
 
     seen: float
@@ -109,7 +109,7 @@ class TrainingErrors:
 
     @property
     def expected(self) -> float:
-        """The error to expect of later keys of the same kind."""
+        """Return the error to expect for later keys of the same kind."""
         return self.seen if self.unseen is None else self.unseen
 
 
@@ -125,14 +125,14 @@ def save_quantiser(folder: IvfPqFolder, quantiser: Quantiser, errors: TrainingEr
 
 
 def load_training_errors(folder: IvfPqFolder) -> TrainingErrors:
-    """The errors that were measured when the index's quantisers were made."""
+    """Return the errors that were measured when the index's quantisers were trained."""
     done = folder.commits.require(TASK)
     unseen = None if done.facts.get("unseen_error") is None else done.number("unseen_error")
     return TrainingErrors(float(done.number("error")), None if unseen is None else float(unseen))
 
 
 def load_quantiser(folder: IvfPqFolder) -> Quantiser:
-    """The index's quantisers. Raises CorruptStoreError if an array is damaged or of another shape than planned."""
+    """Return the index's quantisers. Raises CorruptStoreError if an array is damaged or differs from the plan."""
     plan = folder.plan
     shapes = {
         "cells": (plan.cells, plan.dimension),
@@ -144,9 +144,9 @@ def load_quantiser(folder: IvfPqFolder) -> Quantiser:
     arrays = {}
     for name, shape in shapes.items():
         array = read_all(_path(folder, name), shape, np.dtype(np.float32))
-        if not (np.abs(array) < LARGEST).all():  # nor NaN
+        if not (np.abs(array) < LARGEST).all():  # False for NaN too
             raise CorruptStoreError(
-                f"{_path(folder, name)} has a number beyond {LARGEST:g}, or none: run "
+                f"{_path(folder, name)} contains NaN or a number beyond {LARGEST:g}: run "
                 f"{command('index', overwrite=True)}"
             )
         arrays[name] = array

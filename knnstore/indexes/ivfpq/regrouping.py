@@ -1,8 +1,11 @@
-"""The lists of a copied segment, out of its sources' lists.
+"""Make the lists of a copied segment from the lists of its sources.
 
-The sources' lists are read in their order, a range at a time; what is kept gets its new row number and is sorted into
-a run, of the same form as those of a build, and the runs are merged as there. Nothing is assigned again, and nothing
-encoded unless the quantisers are others. A source without lists is assigned and encoded as in a build.
+A copy omits rows and renumbers the others, but every key stays in its list::
+
+    lists of a source  →  range in list order  →  drop, renumber and sort rows: a run  →  merge: lists of the copy
+
+Runs have the same format as those of a build and are merged in the same way. No key is assigned again, and none is
+encoded again unless the quantisers differ. The keys of a source without lists are assigned and encoded as in a build.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +33,7 @@ from knnstore.scheduling import Job, Stage
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A segment to copy from, by its folder, and the index that has its lists, if one does."""
+    """The folder of a segment to copy from, and the index with its lists, if there is one."""
 
     segment: Path
     index: IvfPqFolder | None
@@ -40,7 +43,7 @@ class Listed:
 class RegroupTask:
     """Rows ``[begin, end)`` of source number ``source``, to be sorted into one run of the ``target``'s lists.
 
-    They are counted in list order if the source has lists, else as they lie.
+    Rows are counted in list order if the source has lists, else in stored order.
     """
 
     folder: IvfPqFolder
@@ -52,17 +55,17 @@ class RegroupTask:
 
     @property
     def name(self) -> str:
-        """Name of the run and of its commit."""
+        """Return the name of the run and of its commit."""
         return f"run-{self.source:04d}-{self.begin:012d}-{self.end:012d}"
 
     @property
     def rows(self) -> int:
-        """Rows that are read."""
+        """Return the number of rows that are read."""
         return self.end - self.begin
 
 
 def regroup_lists(folder: IvfPqFolder, segment: Segment, sources: Sequence[Listed], run_chunks: int, job: Job) -> None:
-    """Make the lists of a copied segment; ``sources`` in the order in which it was copied from them."""
+    """Make the lists of a copied segment; ``sources`` are in the order in which they were copied."""
     reference = segment_reference(segment)
     if not begin_lists(folder, reference, job):
         return
@@ -78,7 +81,7 @@ def regroup_lists(folder: IvfPqFolder, segment: Segment, sources: Sequence[Liste
 
 
 def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:
-    """About ``size`` rows at a time, in whole chunks of the source."""
+    """Yield ranges of about ``size`` rows, in whole chunks of the source."""
     chunk = source.plan.chunk_rows
     step = max(1, size // chunk) * chunk
     for begin in range(0, source.rows, step):
@@ -86,7 +89,7 @@ def _ranges(source: Segment, size: int) -> Iterator[tuple[int, int]]:
 
 
 def regroup(task: RegroupTask) -> int:
-    """Read a range of a source, renumber, sort and write it as a run; return the rows that were read."""
+    """Read a range of a source, renumber and sort it, and write it as a run; return the number of rows read."""
     folder = task.folder
     segment = Segment(segment_root(folder.store, task.target.name))
     sources = [open_segment(source.segment) for source in task.sources]
@@ -117,9 +120,9 @@ def regroup(task: RegroupTask) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Rows of a source: stored ``keys`` (n, d), ``codes`` (n, m), ``values``, ``rows`` and ``lists`` (n,) of each.
+    """Rows of a source: stored ``keys`` (n, d), ``codes`` (n, m), and ``values``, ``rows`` and ``lists`` (n,).
 
-    ``known``: the mean quantisation error of the whole source, else None: then it is measured with ``quantiser``.
+    ``known``: mean quantisation error of the whole source; if it is None, the error is measured with ``quantiser``.
     """
 
     keys: np.ndarray[Any, Any]
@@ -132,9 +135,10 @@ class _Part:
     known: float | None
 
     def error(self, kept: Int64, some: Int64) -> tuple[float, int]:
-        """The sum of the quantisation errors of the rows that are kept, and how many those are, by ``some`` of them.
+        """Return the sum of the quantisation errors of the ``kept`` rows, estimated from ``some``, and their number.
 
-        Sums of float32 in float64 are exact as a rule, so that it doesn't matter how the rows were cut into runs.
+        Sums of float32 in float64 are usually exact, so that the result doesn't depend on how rows are divided into
+        runs.
         """
         if self.known is not None:
             return float(np.float32(self.known)) * len(kept), len(kept)
@@ -142,7 +146,7 @@ class _Part:
             return 0.0, 0
         keys = decode(self.keys[some], self.source.codec.scales)
         errors = self.quantiser.errors(keys, self.lists[some], self.codes[some])
-        # a measured row stands for sixteen, beside sources whose error is known of all
+        # a measured row represents sixteen, to be weighted like sources whose error is known for all rows
         return MEASURED * float(errors.sum(dtype=np.float64)), MEASURED * len(some)
 
 
@@ -170,7 +174,7 @@ def _read(task: RegroupTask, source: Segment) -> _Part:
 
 
 def _encoded(stored: np.ndarray[Any, Any], lists: Int64, source: Segment, quantiser: Quantiser) -> Any:
-    """Codes of keys in lists under other quantisers, uint8 (n, pq_bytes)."""
+    """Return the codes of keys in lists under other quantisers, uint8 (n, pq_bytes)."""
     codes = np.empty((len(stored), len(quantiser.codebooks)), np.uint8)
 
     def place(block: slice) -> None:

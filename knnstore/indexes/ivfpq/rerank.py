@@ -1,4 +1,4 @@
-"""Exact distances of candidates, read from the mapped keys in list order."""
+"""Re-rank candidates by exact distance, with keys read from the mapped lists."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,31 +22,31 @@ def rerank_exactly(
     assert places is not None
     assert candidates.values is not None
     for query, key in enumerate(queries):
-        here = np.flatnonzero(places[query] != ABSENT)
-        here = here[np.argsort(places[query, here])]  # one sweep over the map
-        near = places[query, here]
+        present = np.flatnonzero(places[query] != ABSENT)
+        present = present[np.argsort(places[query, present])]  # a single sweep over the map
+        near = places[query, present]
         difference = _read(parts, near, "keys") - key
         squared = np.einsum("nd,nd->n", difference, difference)
         order = np.lexsort((near, squared))[:k]
         count = len(order)
         distances[query, :count] = squared[order]
-        values[query, :count] = candidates.values[query, here[order]]
+        values[query, :count] = candidates.values[query, present[order]]
         if numbers is not None:
             numbers[query, :count] = _read(parts, near[order], "rows")
     return Neighbours(distances, values, numbers)
 
 
 def _read(parts: Sequence[SegmentLists], places: Int64, what: str) -> np.ndarray[Any, Any]:
-    """Float32 keys ``(n, d)``, or int64 store rows ``(n,)``, of places in list order over all segments."""
+    """Return float32 keys ``(n, d)``, or int64 store rows ``(n,)``, at places in list order over all segments."""
     firsts = np.array([part.first_row for part in parts])
     owner = np.searchsorted(firsts, places, side="right") - 1
     width = parts[0].keys.shape[1:] if what == "keys" else ()
     result = np.empty((len(places), *width), np.float32 if what == "keys" else np.int64)
     for number, part in enumerate(parts):
-        here = np.flatnonzero(owner == number)
-        local = places[here] - part.first_row
+        owned = np.flatnonzero(owner == number)
+        local = places[owned] - part.first_row
         if what == "keys":
-            result[here] = decode(part.keys.take(local), part.scales)
+            result[owned] = decode(part.keys.take(local), part.scales)
         else:
-            result[here] = part.rows.take(local).astype(np.int64) + part.first_row
+            result[owned] = part.rows.take(local).astype(np.int64) + part.first_row
     return result

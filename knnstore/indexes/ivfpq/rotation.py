@@ -1,4 +1,4 @@
-"""Rotations of keys before they are coded: principal axes, and those of optimised product quantisation."""
+"""Train rotations applied before encoding: principal axes, and those of optimised product quantisation."""
 
 import faiss
 import numpy as np
@@ -10,16 +10,16 @@ _OPQ_ROUNDS = 12
 
 
 def principal_axes(points: Float32, keep: int) -> Float32:
-    """The ``keep`` orthonormal axes along which points (n, d) vary most, float32 (d, keep), widest first (PCA)."""
+    """Return the ``keep`` principal axes of points (n, d), orthonormal, largest variance first: float32 (d, keep)."""
     moments = np.cov(points.astype(np.float64), rowvar=False).reshape(points.shape[1], -1)
     _, axes = np.linalg.eigh(moments)
     return np.ascontiguousarray(axes[:, ::-1][:, :keep], np.float32)
 
 
 def optimised_axes(points: Float32, keep: int, pq_bytes: int, seed: int) -> Float32:
-    """``keep`` orthonormal axes, float32 (d, keep), in which PQ codes of points (n, d) err least.
+    """Return ``keep`` orthonormal axes, float32 (d, keep), that minimise the error of PQ codes of points (n, d).
 
-    Ge et al., *Optimized Product Quantization*, CVPR 2013, as faiss trains it.
+    Ge et al., *Optimized Product Quantization*, CVPR 2013, as implemented in faiss.
     """
     matrix = faiss.OPQMatrix(points.shape[1], pq_bytes, keep)
     matrix.niter, matrix.niter_pq = _OPQ_ROUNDS, 4

@@ -1,8 +1,8 @@
 """The training sample: seeded, in blocks of contiguous rows spread over the whole store, gathered by all workers.
 
-Which rows it has follows from the plan and the store alone. Each task reads those of some chunks and writes them to a
-file of its own; whoever trains reads the files in order. So its bytes are the same whoever read what, and a run that
-was killed goes on with the parts that are left.
+Its rows depend only on the plan and the store. Each task reads the rows of some chunks and writes them to its own file;
+the training reads the files in order. The bytes are therefore the same whichever worker reads a part, and an
+interrupted run resumes with the missing parts.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ from knnstore.scheduling import Stage
 _BLOCK_ROWS = 256
 _FEWEST_CHUNKS = 64
 _PART_ROWS = 16_384
-_LISTED_PART_ROWS = 2**18  # of keys in list order, where each part takes a pass over all row numbers
+_LISTED_PART_ROWS = 2**18  # for keys in list order, where each part needs a pass over all row numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleTask:
-    """Read the ``number``th part of an index's sample: rows ``wanted``, int64 (n,) ascending, of a segment."""
+    """Read part ``number`` of an index's sample: rows ``wanted`` of a segment, int64 (n,), ascending."""
 
     folder: IvfPqFolder
     segment: str
@@ -39,17 +39,17 @@ class SampleTask:
 
     @property
     def name(self) -> str:
-        """Name of the part and of its commit."""
+        """Return the name of the part and of its commit."""
         return _part(self.number)
 
     @property
     def rows(self) -> int:
-        """Keys of the part."""
+        """Return the number of keys in the part."""
         return len(self.wanted)
 
 
 def sample_stage(store: Datastore, folder: IvfPqFolder) -> Stage[SampleTask]:
-    """The stage that gathers the parts of the sample of a plan, in order: whole chunks' shares of it."""
+    """Return the stage that gathers the parts of a plan's sample, in order; a part has the rows of whole chunks."""
     chosen = choose_rows(store, folder.plan.train_rows, folder.plan.seed)
     parts = [
         (segment, part) for segment, rows in zip(store.segments, chosen, strict=True) for part in _parts(segment, rows)
@@ -61,17 +61,17 @@ def sample_stage(store: Datastore, folder: IvfPqFolder) -> Stage[SampleTask]:
 
 
 def _sample_commits(folder: IvfPqFolder) -> CommitLog:
-    """The records of the parts; they go when the parts go."""
+    """Return the records of the parts, which are removed with the parts."""
     root = folder.runs(SAMPLE)
     return CommitLog(root / "commits", root, fingerprint(folder.plan))
 
 
 def gather_part(task: SampleTask) -> int:
-    """Read and write a part as its keys are stored; return how many."""
+    """Read a part and write its keys as stored; return the number of keys."""
     segment = open_segment(segment_root(task.folder.store, task.segment))
     keys = np.empty((task.rows, segment.dimension), segment.codec.stored)
-    for places, found in segment.find_keys(task.wanted):
-        keys[places] = found
+    for places, block in segment.find_keys(task.wanted):
+        keys[places] = block
     log = _sample_commits(task.folder)
     file = log.root / task.name
     with replacing_together([file]) as (opened,):
@@ -81,7 +81,10 @@ def gather_part(task: SampleTask) -> int:
 
 
 def load_sample(store: Datastore, folder: IvfPqFolder, parts: int, advance: Callable[[int], None]) -> Sample:
-    """The sample whose parts are written; ``advance`` is told of keys. Raises CorruptStoreError for a damaged part."""
+    """Return the sample from its written parts; ``advance`` is called with the number of keys.
+
+    Raises CorruptStoreError for a damaged part.
+    """
     segments, log = store.segments, _sample_commits(folder)
     names = [segment.root.name for segment in segments]
     stored = np.empty((folder.plan.train_rows, segments[0].dimension), segments[0].codec.stored)
@@ -90,7 +93,7 @@ def load_sample(store: Datastore, folder: IvfPqFolder, parts: int, advance: Call
         facts = log.require(part).facts
         if damage := log.damage(part):
             log.forget(part)
-            raise CorruptStoreError(f"{damage}: run the same command again, which reads those keys once more")
+            raise CorruptStoreError(f"{damage}: run the same command again, which reads these keys again")
         rows = int(facts["rows"])
         read = np.frombuffer(read_raw(log.root / part), stored.dtype)
         stored[filled : filled + rows] = read.reshape(rows, stored.shape[1])
@@ -103,7 +106,7 @@ def load_sample(store: Datastore, folder: IvfPqFolder, parts: int, advance: Call
 
 
 def choose_rows(store: Datastore, count: int, seed: int) -> list[Int64]:
-    """``count`` rows that aren't hidden, int64 ascending by segment: blocks from chunks spread evenly over all."""
+    """Choose ``count`` rows that aren't hidden, in blocks from evenly spread chunks; int64, ascending, per segment."""
     segments = store.segments
     chunks = [(number, chunk) for number, segment in enumerate(segments) for chunk in range(segment.chunks)]
     sizes = np.array([len(_live_rows(store, number, chunk)) for number, chunk in chunks])
@@ -119,7 +122,7 @@ def choose_rows(store: Datastore, count: int, seed: int) -> list[Int64]:
 
 
 def rows_read(store: Datastore, plan: IvfPqPlan) -> int:
-    """Keys that have to be read for the sample of a plan: those of all chunks that some of it are from."""
+    """Return the number of keys that must be read for a plan's sample: all keys of the chunks it is drawn from."""
     total = 0
     for segment, rows in zip(store.segments, choose_rows(store, plan.train_rows, plan.seed), strict=True):
         chunks = len(np.unique(rows // segment.plan.chunk_rows))
@@ -132,7 +135,7 @@ def _part(number: int) -> str:
 
 
 def _parts(segment: Segment, rows: Int64) -> Iterator[Int64]:
-    """Rows of a segment, ascending, cut where a chunk begins, so that no chunk is read twice."""
+    """Yield the rows of a segment, ascending, in parts that begin with a chunk, so that no chunk is read twice."""
     most = _PART_ROWS if segment.order.lists is None else _LISTED_PART_ROWS
     begins = np.flatnonzero(np.diff(rows // segment.plan.chunk_rows, prepend=-1))
     cuts = begins[np.diff(begins // most, prepend=0) > 0]
@@ -140,7 +143,7 @@ def _parts(segment: Segment, rows: Int64) -> Iterator[Int64]:
 
 
 def _quotas(sizes: Int64, count: int, generator: np.random.Generator) -> Int64:
-    """Rows to take from each chunk: from at least 64 chunks, or as many as hold twice the sample, evenly spread."""
+    """Return the rows to take from each chunk: at least 64 chunks, or enough for twice the sample, evenly spread."""
     wanted = max(_FEWEST_CHUNKS, -(-2 * count // int(sizes.max())))
     step = max(1.0, len(sizes) / wanted)
     spread = (np.arange(0, len(sizes), step) + generator.random() * (step - 1)).astype(np.int64)
@@ -154,7 +157,7 @@ def _quotas(sizes: Int64, count: int, generator: np.random.Generator) -> Int64:
 
 
 def _blocks(rows: int, count: int, generator: np.random.Generator) -> Int64:
-    """``count`` of ``rows`` row numbers, in blocks of contiguous ones."""
+    """Choose ``count`` of ``rows`` row numbers, in blocks of contiguous ones."""
     blocks = -(-rows // _BLOCK_ROWS)
     order = generator.permutation(blocks)
     members = (order[:, None] * _BLOCK_ROWS + np.arange(_BLOCK_ROWS)).ravel()
@@ -162,7 +165,7 @@ def _blocks(rows: int, count: int, generator: np.random.Generator) -> Int64:
 
 
 def _live_rows(store: Datastore, segment: int, chunk: int) -> Int64:
-    """Places within a chunk of the rows that aren't hidden."""
+    """Return the places within a chunk of the rows that aren't hidden."""
     begin, end = store.segments[segment].chunk_range(chunk)
     live = store.hidden[segment].outside(begin, end)
     return np.arange(end - begin) if live is None else live - begin

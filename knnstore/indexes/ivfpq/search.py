@@ -1,4 +1,4 @@
-"""Searching a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, every key."""
+"""Search a finished index: exact distances in the probed lists, PQ codes with or without re-ranking, or all keys."""
 
 import os
 from copy import copy
@@ -36,9 +36,9 @@ _PROBE_BLOCK = 16384
 class Searcher:
     """Searches all segments of a store together.
 
-    Hidden documents are never found, and others take their places. Raises UnfinishedError where no index is
-    finished, or a segment isn't in it; MismatchError where it was made from other segments; CorruptStoreError where
-    what is on disk isn't what was planned.
+    Hidden documents are never returned; the next nearest keys are instead. Raises UnfinishedError if no index is
+    finished or a segment isn't in it, MismatchError if it was made from other segments, CorruptStoreError if the files
+    differ from the plan.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Searcher:
         checked: bool = True,
         device: torch.device | None = None,
     ) -> None:
-        """``folder``: an index of these segments, None for the store's; unless ``checked`` it has no self-check yet.
+        """``folder``: an index of these segments; None for the store's. ``checked``: whether it must have a self-check.
 
-        ``device``: where bulk joins are computed, None for this host's engine.
+        ``device``: device for bulk joins; None for this host's engine.
         """
         self._engine = host_engine()
         self._joins = joins_on(device)
@@ -72,27 +72,27 @@ class Searcher:
 
     @property
     def parts(self) -> tuple[SegmentLists, ...]:
-        """The lists of each segment that has keys, oldest first."""
+        """Return the lists of each segment with keys, oldest first."""
         return tuple(self._parts)
 
     @cached_property
     def check(self) -> Check:
-        """The result of the self-check, over all segments."""
+        """Return the result of the self-check, over all segments."""
         return load_check(self._folder, [part.reference for part in self._parts])
 
     def within(self, first: int, last: int) -> "Searcher":
-        """The same index with lists ``[first, last)`` alone; the others look empty."""
+        """Return the same index with only lists ``[first, last)``; the others appear empty."""
         other = copy(self)
         other._parts = [part.within(first, last) for part in self._parts]
         return other
 
     def list_sizes(self) -> Int64:
-        """Keys in each list: int64 (nlist,)."""
+        """Return the number of keys in each list: int64 (nlist,)."""
         sizes: Int64 = np.sum([np.diff(part.offsets) for part in self._parts], axis=0)
         return sizes
 
     def prepare(self) -> None:
-        """Open what queries that come one at a time will read, so that the first of them needn't wait for it."""
+        """Open the files that single queries will read, so that the first query doesn't wait for that."""
         prepare(self._parts)
 
     def search(
@@ -107,25 +107,25 @@ class Searcher:
         memory: int = 2**30,
         progress: Progress | None = None,
     ) -> Neighbours:
-        """The k nearest keys of each query, as far as the method finds them.
+        """Return the k nearest keys of each query among those that the method compares.
 
         Args:
             queries: float32 (n, d), finite.
-            k: neighbours a query; where fewer are found the rest is padded with inf and −1.
-            nprobe: lists a query, at most nlist; the index's default if None.
-            method: ``lists``, exact distances of all keys in the probed lists; ``quantised``, distances of the PQ
-                codes there; ``exact``, every key of the store; ``auto``, ``lists``, or for a few queries what
-                ``lookup`` chooses.
-            rerank: for ``quantised``: the best rerank × k candidates get their exact distance (0: none does).
-            rows: whether to say the neighbours' row numbers.
-            memory: bytes for the working set, besides the queries and the result; fewer mean more passes.
-            progress: told of finished (query, list) pairs, or (query, key) pairs if exact.
+            k: neighbours per query; if fewer are found, the rest is padded with inf and −1.
+            nprobe: lists per query, at most nlist; the index's default if None.
+            method: ``lists``, exact distances of all keys in the probed lists; ``quantised``, distances of their PQ
+                codes; ``exact``, all keys of the store; ``auto``, ``lists``, or for a few queries the choice of
+                ``lookup``.
+            rerank: for ``quantised``: re-rank the best rerank × k candidates by exact distance (0: none).
+            rows: whether to return the neighbours' row numbers.
+            memory: bytes for the working set, besides the queries and the result; less memory means more passes.
+            progress: called with the number of finished (query, list) pairs, or (query, key) pairs if exact.
 
-        Raises UsageError or NumericsError for arguments that don't fit, CorruptStoreError for damaged chunks.
+        Raises UsageError or NumericsError for invalid arguments, CorruptStoreError for damaged chunks.
         """
         check_queries(queries, self.plan.dimension, k)
         if rerank < 0 or (rerank and method != "quantised"):
-            raise UsageError(f"re-ranking {rerank} × k goes with method 'quantised', not {method!r}")
+            raise UsageError(f"re-ranking {rerank} × k requires method 'quantised', not {method!r}")
         if method == "auto":
             rerank = self.lookup(k, nprobe).rerank if len(queries) <= FEW else 0
             method = "quantised" if rerank else "lists"
@@ -138,29 +138,29 @@ class Searcher:
         memory = self._joins.memory(memory)
         queries = np.ascontiguousarray(queries)
         each = query_bytes(max(1, rerank) * k, tags=lists.tags is not None) + 8 * self.plan.dimension + 24 * nprobe
-        found = []
+        pieces = []
         for begin, end in block_sizes(len(queries), each, memory - _SCRATCH_BYTES):
             block = queries[begin:end]
             batch = Batch(block, self.probe(block, nprobe))
             if len(batch) <= FEW and (rerank or method == "lists"):
-                found.append(
+                pieces.append(
                     look_up_codes(batch, lists, k, rerank, rows=rows) if rerank else look_up(batch, lists, k, rows=rows)
                 )
                 if progress:
                     progress(batch.probed.size)
                 continue
             nearest = join_in_threads(batch, lists, max(1, rerank) * k, progress)
-            found.append(rerank_exactly(block, nearest, k, self._parts, rows=rows) if rerank else nearest.neighbours())
-        return self._checked(concatenate(found))
+            pieces.append(rerank_exactly(block, nearest, k, self._parts, rows=rows) if rerank else nearest.neighbours())
+        return self._checked(concatenate(pieces))
 
     def _checked(self, neighbours: Neighbours) -> Neighbours:
-        """The neighbours. Raises CorruptStoreError if the lists hold what is no token or no row of the store."""
+        """Return the neighbours. Raises CorruptStoreError if any value is no token, or any row no row of the store."""
         vocabulary, rows = self._store.manifest.model.vocabulary, self._store.rows
         for what, numbers, limit in (("token", neighbours.values, vocabulary), ("row", neighbours.rows, rows)):
             if numbers is not None and numbers.size and int(numbers.max()) >= limit:
                 raise CorruptStoreError(
-                    f"{self._folder.root} has {what} {int(numbers.max())}, and the store has {limit}: see what else is "
-                    f"damaged, with {command('verify')}"
+                    f"{self._folder.root} has {what} {int(numbers.max())}, but the store has only {limit}: see what "
+                    f"else is damaged with {command('verify')}"
                 )
         return neighbours
 
@@ -168,7 +168,7 @@ class Searcher:
         return Lists(self._parts, self.quantiser, self._engine, self._joins, coded=method == "quantised", tags=tags)
 
     def lookup(self, k: int, nprobe: int | None = None) -> Lookup:
-        """Return the faster way to search for a single query, by what it computes and what it has to read."""
+        """Return the faster way to search for a single query, by the cost of computing and reading."""
         plan = self.plan
         key_dtype = np.dtype(plan.key_dtype)
         key_bytes, rows = plan.dimension * key_dtype.itemsize, int(self.list_sizes().sum())
@@ -183,14 +183,14 @@ class Searcher:
         )
 
     def words(self, method: Method, nprobe: int, k: int = 0) -> str:
-        """How ``search`` finds k neighbours, for people."""
+        """Return a description of how ``search`` finds k neighbours."""
         where = f"in {nprobe} of {self.plan.nlist} lists"
         if method != "auto":
             return f"{'distances of the PQ codes' if method == 'quantised' else 'exact distances'} {where}"
         way, how = self.lookup(k, nprobe), "exact distances of all keys"
         if way.rerank:
             how = f"codes, and exact distances of the best {way.rerank} × {k},"
-        return f"{how} {where}, {format_size(way.bytes)} a token"
+        return f"{how} {where}, {format_size(way.bytes)} per token"
 
     def _lists_probed(self, nprobe: int | None) -> int:
         nprobe = min(self.nprobe if nprobe is None else nprobe, self.plan.nlist)
@@ -199,12 +199,12 @@ class Searcher:
         return nprobe
 
     def probe(self, queries: Float32, nprobe: int) -> Int64:
-        """The lists nearest to each query, nearest first: int64 (n, nprobe)."""
+        """Return the lists nearest to each query, nearest first: int64 (n, nprobe)."""
         blocks = range(0, len(queries), _PROBE_BLOCK)
         probed = [self.quantiser.coarse.probe(queries[begin : begin + _PROBE_BLOCK], nprobe) for begin in blocks]
         return np.concatenate(probed) if probed else np.empty((0, nprobe), np.int64)
 
 
 def _machine_bytes() -> int:
-    """Return the bytes of memory that this machine has, which caches what is read again and again."""
+    """Return the bytes of this machine's memory, which caches data that is read repeatedly."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
