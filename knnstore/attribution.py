@@ -1,4 +1,4 @@
-"""Who earned a text's probability: the LM, and each document of the store."""
+"""Attribute the probability of a text to its sources: the LM, and each document of the store."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MEMORY = 2**30
 
 @dataclass(frozen=True, slots=True)
 class DocumentShare:
-    """What a document earned: ``tokens``, the sum of its shares in each, and the ``share`` of the text that that is.
+    """The contribution of a document: ``tokens``, the sum of its shares in all tokens, and ``share``, of the text.
 
-    ``passage``: the one that earned most of any token.
+    ``passage``: the passage with the largest share in a single token.
     """
 
     document: DocumentName
@@ -39,9 +39,9 @@ class DocumentShare:
 class Attribution:
     """Shares in a text of ``tokens`` tokens: ``store`` + ``lm`` + ``cache`` + ``matches`` = 1.
 
-    A document's share in a token is λ Σ softmax(−d/T) / p over its neighbours with that token; the documents' add up to
-    ``store``. ``lm`` is (1 − λ) p_LM / p. ``cache`` and ``matches`` are of the text's own past and of exact matches
-    in the store, where the mixture has those.
+    A document's share in a token is λ Σ softmax(−d/T) / p over its neighbours with that token; the shares of all
+    documents add up to ``store``. ``lm`` is (1 − λ) p_LM / p. ``cache`` and ``matches`` are the shares of the text's
+    own past and of exact matches in the store, if the mixture uses them.
     """
 
     tokens: int
@@ -53,24 +53,24 @@ class Attribution:
 
 
 class Ledger:
-    """Adds up the shares in a text's tokens by document."""
+    """Sums the shares in the tokens of a text by document."""
 
     def __init__(self, passages: Passages) -> None:
         self._passages = passages
         self._tokens = 0
         self._cache = self._matches = 0.0
         self._earned: dict[int, float] = {}
-        self._best: dict[int, tuple[float, int]] = {}  # of each document, its largest credit and that row
+        self._best: dict[int, tuple[float, int]] = {}  # by document: its largest credit, and the row of that
 
     def add(self, neighbours: Neighbours, credit_of_tokens: Credit) -> None:
-        """Count tokens in, with their neighbours, rows included, and what those have earned."""
+        """Add tokens with their neighbours, including rows, and the credit of these."""
         assert neighbours.rows is not None
         self._tokens += len(credit_of_tokens.store)
         self._cache += float(credit_of_tokens.cache.sum())
         self._matches += float(credit_of_tokens.matches.sum())
         earning = credit_of_tokens.credit > 0
         credit, rows = credit_of_tokens.credit[earning], neighbours.rows[earning]
-        order = np.argsort(-credit, kind="stable")  # so that a document's first is its best
+        order = np.argsort(-credit, kind="stable")  # so that the first entry of a document is its best
         credit, rows = credit[order], rows[order]
         documents, first, inverse = np.unique(self._passages.documents(rows), return_index=True, return_inverse=True)
         sums = np.bincount(inverse, weights=credit, minlength=len(documents))
@@ -80,7 +80,7 @@ class Ledger:
             self._best[document] = max(self._best.get(document, (0.0, ABSENT)), best, key=lambda pair: pair[0])
 
     def attribution(self) -> Attribution:
-        """All that was counted, the document that earned most first."""
+        """Return the attribution of all tokens added so far, with documents in descending order of contribution."""
         count = max(1, self._tokens)
         store = sum(self._earned.values()) / count
         ranked = sorted(self._earned, key=lambda document: (-self._earned[document], document))
@@ -98,7 +98,7 @@ class Ledger:
 
 
 def attribute_texts(joined: Joined, texts: Texts, reporter: Reporter) -> Attribution:
-    """Return who earned the probability of texts, read in the windows that the store's keys were made with."""
+    """Return the attribution of texts, which are read in the same windows as the store's keys."""
     mixed_by = joined.mixed_by
     mixture, cache = mixed_by.mixture, mixed_by.setting.cache
     reading = Pass(

@@ -1,4 +1,4 @@
-"""Text that an LM and a store write together, token by token, with what each token owes to whom."""
+"""Generate text with an LM and a store, token by token, with the sources of each token's probability."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from knnstore.passages import Passage
 
 @dataclass(frozen=True, slots=True)
 class WrittenToken:
-    """A token that was written. ``text`` is what it adds: empty where it only begins a character.
+    """A generated token. ``text``: the text it completes; empty if a character is still incomplete.
 
-    ``p``, ``p_lm`` and ``p_store``: its probability by mixture, LM and store, before any sampling; ``store_share``: the
-    part of ``p`` that comes from the store's neighbours, λ p_store / p with constants. ``row``: the neighbour with this
-    token that gave most of it, ``row_share`` its part of ``p``; None where no neighbour has the token.
+    ``p``, ``p_lm`` and ``p_store``: its probability by mixture, LM and store, before any sampling. ``store_share``: the
+    share of ``p`` from the store's neighbours, λ p_store / p with constants. ``row``: the neighbour with this token
+    that contributed most, and ``row_share`` its share of ``p``; None if no neighbour has the token.
     """
 
     token_id: int
@@ -38,13 +38,13 @@ class WrittenToken:
 
 
 class Generation:
-    """A text in the making: iterate over its tokens; then ``text`` and ``attribution`` tell of those written so far.
+    """Generates text: iterate over its tokens; ``text`` and ``attribution`` cover the tokens generated so far.
 
-    An encoder-decoder model writes what the prompt becomes, such as its translation. The LM is joined to the store in
-    the thread that writes, and there alone. To leave off early, close the iterator.
+    An encoder-decoder model generates the target of the prompt, such as its translation. The LM is attached to the
+    store only in the thread that generates. To stop early, close the iterator.
 
-    ``sampling``: None takes the most probable token each time, whatever the model's generation_config.json asks for.
-    ``generation_config``: apply the penalties and bans of that file, and its sampling where ``sampling`` is None.
+    ``sampling``: None for the most probable token each time, regardless of the model's generation_config.json.
+    ``generation_config``: apply the penalties and bans of that file, and its sampling if ``sampling`` is None.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Generation:
         self._ledger = Ledger(joined.passages)
 
     def __iter__(self) -> Iterator[WrittenToken]:
-        """Write; a second iteration writes once more from the prompt."""
+        """Generate tokens; a second iteration starts again from the prompt."""
         self.tokens.clear()
         self._ledger = Ledger(self._joined.passages)
         for token, neighbours, credit in in_thread(self._write):
@@ -78,42 +78,42 @@ class Generation:
 
     @property
     def setting(self) -> Setting:
-        """The constants of the mixture."""
+        """Return the constants of the mixture."""
         return self._joined.setting
 
     @property
     def gated(self) -> bool:
-        """Whether a gate weighs each token instead of the constants."""
+        """Return whether a gate weighs each token instead of the constants."""
         return self._joined.mixed_by.mixture.gate is not None
 
     @property
     def source(self) -> str:
-        """Where the mixture comes from, in words."""
+        """Return the origin of the mixture as text."""
         return self._joined.mixed_by.source
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What the model's generation_config.json asks for that changes a text: sampling, penalties, bans."""
+        """Return the requests of the model's generation_config.json that affect a text: sampling, penalties, bans."""
         model = self._joined.model.loaded.model
         return asked_sampling(model) | asked_penalties(model)
 
     @property
     def not_applicable(self) -> dict[str, Any]:
-        """What else that file asks for, and a text that is written token by token can't follow, such as beams."""
+        """Return the other requests of that file, such as beams, which don't apply to text generated token by token."""
         return asked_otherwise(self._joined.model.loaded.model)
 
     @property
     def text(self) -> str:
-        """What was written after the prompt."""
+        """Return the text generated after the prompt."""
         return "".join(token.text for token in self.tokens)
 
     @property
     def attribution(self) -> Attribution:
-        """Who earned the probability of the tokens written."""
+        """Return the sources of the probability of the tokens generated so far."""
         return self._ledger.attribution()
 
     def cited(self, token: WrittenToken) -> Passage | None:
-        """The passage that gave most of a token's probability; None if none has the token."""
+        """Return the passage that contributed most to a token's probability; None if no passage has the token."""
         return None if token.row is None else self._joined.passages.at(token.row)
 
     def _write(self, emit: Callable[[tuple[WrittenToken, Neighbours, Credit]], None]) -> None:

@@ -41,8 +41,8 @@ class Neighbours:
     @property
     def found(self) -> Bool:
         """Return whether each query has any neighbours, bool (queries,)."""
-        found: Bool = self.values[:, 0] != ABSENT
-        return found
+        present: Bool = self.values[:, 0] != ABSENT
+        return present
 
 
 def nearest_of_all(parts: Sequence[Neighbours], rows: Sequence[int]) -> Neighbours:

@@ -43,10 +43,10 @@ class Passages:
         owner = np.searchsorted(self._ends, rows, side="right")
         result = np.empty(rows.shape, np.int64)
         for number, segment in enumerate(self._segments):
-            here = owner == number
+            inside = owner == number
             first_row = self._ends[number] - segment.rows
             first = self._documents[number] - len(segment.documents)
-            result[here] = segment.documents.locate(rows[here] - first_row) + first
+            result[inside] = segment.documents.locate(rows[inside] - first_row) + first
         return result
 
     def document(self, number: int) -> DocumentName:

@@ -170,7 +170,7 @@ def test_an_older_store_is_opened_by_programs_with_a_warning(old, lm):
 def test_an_older_store_grows_is_indexed_and_compacted(old, corpus, lm, tmp_path):
     (corpus / "new.txt").write_text("A river runs past the mill. " * 30)
     _, lines = make(tmp_path, corpus, lm)
-    assert len([line for line in lines if "digests that other versions" in line]) == 1
+    assert len([line for line in lines if "digests of it by other versions" in line]) == 1
     store = Datastore(old)
     assert len(store.segments) == 2
     assert {segment.plan.model.config for segment in store.segments} == {OTHER_CONFIG}
@@ -218,7 +218,7 @@ def begin_elsewhere(made_before, monkeypatch, corpus, lm, counting_runner):
 def test_an_ingest_that_another_version_began_goes_on(begin_elsewhere, made_here, tmp_path, bytes_of, most):
     expected = bytes_of(made_here)
     store, lines = begin_elsewhere(tmp_path, most)
-    assert any(line.startswith("versions  it was begun with knnstore 0.0.1") for line in lines)
+    assert any(line.startswith("versions  it was started with knnstore 0.0.1") for line in lines)
     found = {name: data for name, data in bytes_of(store).items() if "/c/" in name}
     assert found == {name: data for name, data in expected.items() if "/c/" in name}
 

@@ -173,5 +173,5 @@ def test_the_same_commands_again_do_nothing_and_say_so(folder, knnstore, bytes_o
     assert ingest.returncode == 0, ingest.stderr
     assert json.loads(ingest.stdout)["tasks_run"] == 0
     index = knnstore(tmp_path / "copy", "index", "--nlist", "4096")
-    assert "finished already" in index.stderr
+    assert "already finished" in index.stderr
     assert bytes_of(tmp_path / "copy") == before

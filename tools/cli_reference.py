@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, the reference of the command line, from the command line itself.
+"""Generate docs/cli.md, the reference of the command line, from its help.
 
 python tools/cli_reference.py
 """
@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 
 
 def reference() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = [
         "# Commands",
         "",
@@ -50,7 +50,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     yield "|---|---|"
     for parameter in command.get_params(context):
         record: Any = parameter.get_help_record(context)
-        if record is not None and record[0]:  # an argument that only goes on with an option's values has no name
+        if record is not None and record[0]:  # an argument for further values of an option has no name
             option, meaning = (" ".join(text.replace("|", "\\|").split()) for text in record)
             yield f"| `{option}` | {meaning} |"
 

@@ -1,27 +1,27 @@
 #!/usr/bin/env python
-"""The paper's experiments at the scale of one machine.
+"""Run the experiments of the kNN-LM paper at the scale of one machine.
 
-    python tools/experiment.py NAME --out FOLDER [--setting adaptation] …        --help says what each needs
+    python tools/experiment.py NAME --out FOLDER [--setting adaptation] …        --help lists the arguments of each
 
-From neighbours that were searched once, by ``knnstore score --store STORE --text TEXT --save-neighbours FILE``:
+From neighbours saved by ``knnstore score --store STORE --text TEXT --save-neighbours FILE``:
 
-    gains      what store, gate, exact matches and cache are worth, beside the paper's rows
+    gains      gains of store, gate, exact matches and cache, beside those of the paper
     ablations  perplexity over k and over the temperature
     growth     perplexity as the store grows, from a random part of its keys to all of them
-    skipping   the share of searches that is skipped against perplexity
+    skipping   perplexity against the share of skipped searches
     helps      where the store helps and where it hurts: by word frequency, word class, distance
-    stores     two stores of one LM: their neighbours merged, or each with a weight of its own
+    stores     two stores of one LM: with merged neighbours, or one weight per store
 
 From stores, texts and models:
 
-    searching  lists that are probed, codes in place of keys, every key: perplexity and queries a second
-    pointers   successors of the last step's neighbours in place of a search
+    searching  probed lists, codes instead of keys, every key: perplexity and queries per second
+    pointers   successors of the last step's neighbours instead of a search
     choices    key layer, distance, PCA, int8 and PQ: perplexity and bytes
-    training   a store of the text in place of training on it
+    training   a store of the text instead of training on it
 
-Each number is for documents that nothing was tuned on: documents are kept out in parts, each in turn. Ends in a
-table, and with ``--out`` in ``NAME.md``, ``NAME.json`` and a figure (matplotlib: ``pip install 'knnstore[figures]'``).
-What a run has computed is in ``--out``: the same command again goes on after it.
+All numbers are cross-validated: each document is measured with what was tuned on other documents. Prints a table, and
+with ``--out`` writes ``NAME.md``, ``NAME.json`` and a figure (matplotlib: ``pip install 'knnstore[figures]'``).
+Results are kept in ``--out``, so the same command resumes an interrupted run.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     modules = {name: importlib.import_module(f"experiments.{name}") for name in NAMES}
     for name, module in modules.items():
         command = commands.add_parser(name, description=module.__doc__)
-        command.add_argument("--setting", choices=tuple(PAPER), default="in-domain", help="the paper's row beside")
-        command.add_argument("--out", type=Path, help="a folder for table, numbers and figure")
+        command.add_argument("--setting", choices=tuple(PAPER), default="in-domain", help="the paper's row to show")
+        command.add_argument("--out", type=Path, help="folder for table, numbers and figure")
         module.add_arguments(command)
     asked = parser.parse_args(arguments)
     try:

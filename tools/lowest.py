@@ -1,9 +1,9 @@
-"""Requirements that pin the direct dependencies of pyproject.toml to their lower bounds.
+"""Print requirements that pin the direct dependencies in pyproject.toml to their lower bounds.
 
     python tools/lowest.py cloud seq2seq > lowest.txt
 
-Those of the package itself, and of the extras that are named. torch is left out: PyPI has no builds for CPUs alone on
-Linux, so ``make test-lowest`` installs the one that ``TORCH`` names.
+Includes those of the package and of the named extras. torch is left out: PyPI has no CPU-only builds for Linux, so
+``make test-lowest`` installs the one that ``TORCH`` names.
 """
 
 import re
@@ -17,7 +17,7 @@ _PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def lowest(requirements: Iterable[str]) -> list[str]:
-    """``name==version`` of each requirement but torch; raises ValueError for one that has no lower bound alone."""
+    """Return ``name==version`` of each requirement except torch. Raises ValueError for any but a single lower bound."""
     pins = []
     for requirement in requirements:
         match = _BOUND.match(requirement)

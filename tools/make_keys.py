@@ -1,10 +1,10 @@
-"""Make a finished store of synthetic keys, with no LM and no text, to measure on at any size.
+"""Make a finished store of synthetic keys, without an LM or text, for measurements at any size.
 
     python tools/make_keys.py STORE --rows N [--dimension 64 | --like MODEL] [--key-dtype int8] [--seed 0]
 
-The keys are clustered as real ones are: clusters of very unequal sizes, gathered around fewer topics, and dimensions
-of very unequal spread. With ``--like`` the store passes for one of that LM (its width and identity), so that score
-runs on it too. The same arguments make the same bytes; memory is that of one chunk, whatever N.
+The keys are clustered like real ones: clusters of very unequal sizes, grouped around fewer topics, and dimensions of
+very unequal spread. With ``--like`` the store has the width and identity of that LM, so that score runs on it too. The
+same arguments make the same bytes; memory is that of one chunk for any N.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from knnstore.ingestion.plan import chunk_rows
 CLUSTERS, TOPICS = 4096, 64
 DOCUMENT_ROWS = 1000
 CHECK_QUERIES = 1024
-_QUERIES = 2**32  # numbers of draws from here on are queries, never keys
+_QUERIES = 2**32  # draws with numbers from here on are queries, never keys
 _BLOCK = 16384
 
 
@@ -52,25 +52,25 @@ class ClusteredKeys:
         self._seed = seed
 
     def draw(self, number: int, count: int) -> tuple[Float32, Int64]:
-        """Vectors, float32 (count, d), and the cluster of each, int64 (count,)."""
+        """Return vectors, float32 (count, d), and the cluster of each, int64 (count,)."""
         generator = np.random.default_rng([self._seed, 1, number])
         clusters = np.minimum(np.searchsorted(self._bounds, generator.random(count)), CLUSTERS - 1).astype(np.int64)
         vectors = self._centres[clusters]
-        for begin in range(0, count, _BLOCK):  # in place, so that a chunk is held once
+        for begin in range(0, count, _BLOCK):  # in place, so that a chunk is in memory only once
             block = vectors[begin : begin + _BLOCK]
             block += 0.6 * generator.standard_normal(block.shape, np.float32)
             block *= self._spread
         return vectors, clusters
 
     def queries(self, number: int, count: int) -> Float32:
-        """Vectors of the same kind that are no keys: float32 (count, d)."""
+        """Return vectors of the same distribution that aren't keys: float32 (count, d)."""
         return self.draw(_QUERIES + number, count)[0]
 
 
 def make_store(
     store: Path, rows: int, *, dimension: int = 64, like: str | None = None, key_dtype: KeyDtype = "int8", seed: int = 0
 ) -> Datastore:
-    """Make the store at ``store``, a folder that isn't there yet or is empty; see the module."""
+    """Make the store at ``store``, which must not exist or must be empty; see the module."""
     root = store_path(str(store))
     if root.exists() and any(root.iterdir()):
         raise UsageError(f"{root} isn't empty: choose another name, or remove it")
@@ -134,9 +134,9 @@ def _write_segment(writer: SegmentWriter, source: ClusteredKeys, rows: int) -> N
 
 
 def _documents(rows: int, sources: str) -> Any:
-    """The table of documents; their digests are of what they were drawn from, since there is no text."""
+    """Return the table of documents; digests are of the seed and row, because there is no text."""
     first = np.arange(0, rows, DOCUMENT_ROWS)
-    first = np.append(first, rows)  # and a document that is held out, to which the queries belong
+    first = np.append(first, rows)  # a held-out document that the queries belong to
     nothing = np.zeros(len(first), np.int64)
     heldout = np.where(first == rows, CHECK_QUERIES, nothing)
     columns = {
@@ -159,7 +159,7 @@ def main() -> int:
     parser.add_argument("store", type=Path)
     parser.add_argument("--rows", type=lambda text: int(float(text)), required=True)
     parser.add_argument("--dimension", type=int, default=64)
-    parser.add_argument("--like", metavar="MODEL", help="pass for a store of this LM, at its width")
+    parser.add_argument("--like", metavar="MODEL", help="use the width and identity of this LM")
     parser.add_argument("--key-dtype", choices=["int8", "float16"], default="int8")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())

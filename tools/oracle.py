@@ -1,12 +1,12 @@
-"""Hold knnstore's perplexity against an independent brute-force scorer on the same text, corpus and windows.
+"""Compare knnstore's perplexity with an independent brute-force scorer on the same text, corpus and windows.
 
     python tools/oracle.py --scorer reference_scorer.py --corpus DIR --text FILE… [--model wiki-lm] [--store-bytes N]
 
 Ingests the corpus (float16 keys, float32 arithmetic, nothing held out) with ``--special-tokens``, because the scorer's
-tokenizer makes tokens of special tokens that the text spells. Scores the text with ``--exact`` and fixed k, λ and T,
-and runs the scorer, a script that takes ``--model --store --eval --k --lam --temp`` and prints JSON, on the same files.
-Prints both perplexities, their relative difference, and that of the index at its defaults from the exact one. Exits
-with 1 if the exact ones differ in the fourth significant digit, or the index by more than 0.5 %.
+tokenizer treats spelled-out special tokens as special. Scores the text with ``--exact`` and fixed k, λ and T, and runs
+the scorer, a script that takes ``--model --store --eval --k --lam --temp`` and prints JSON, on the same files. Prints
+both perplexities, their relative difference, and the difference between the default index and exact search. Exits with
+1 if the exact ones differ in the fourth significant digit, or the index by more than 0.5 %.
 """
 
 import argparse
@@ -26,17 +26,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         corpus = limited(arguments.corpus, arguments.store_bytes)
-        ours = knnstore_scores(work, corpus, arguments.text, arguments.model)
-        theirs = scorer_perplexities(work, corpus, arguments)
-    exact = abs(ours["exact"]["knn"]["perplexity"] / theirs["knn"] - 1)
-    base = abs(ours["exact"]["base"]["perplexity"] / theirs["base"] - 1)
-    indexed = abs(ours["index"]["knn"]["perplexity"] / ours["exact"]["knn"]["perplexity"] - 1)
+        measured = knnstore_scores(work, corpus, arguments.text, arguments.model)
+        reference = scorer_perplexities(work, corpus, arguments)
+    exact = abs(measured["exact"]["knn"]["perplexity"] / reference["knn"] - 1)
+    base = abs(measured["exact"]["base"]["perplexity"] / reference["base"] - 1)
+    indexed = abs(measured["index"]["knn"]["perplexity"] / measured["exact"]["knn"]["perplexity"] - 1)
     result = {
-        "tokens": ours["exact"]["tokens"],
-        "scorer_tokens": theirs["targets"],
-        "base": [ours["exact"]["base"]["perplexity"], theirs["base"]],
-        "knn": [ours["exact"]["knn"]["perplexity"], theirs["knn"]],
-        "index": ours["index"]["knn"]["perplexity"],
+        "tokens": measured["exact"]["tokens"],
+        "scorer_tokens": reference["targets"],
+        "base": [measured["exact"]["base"]["perplexity"], reference["base"]],
+        "knn": [measured["exact"]["knn"]["perplexity"], reference["knn"]],
+        "index": measured["index"]["knn"]["perplexity"],
         "relative_difference": {"base": base, "exact": exact, "index": indexed},
     }
     print(f"tokens   {result['tokens']:,}; k {K}, λ {LAMBDA}, T {TEMPERATURE:g}")
@@ -55,12 +55,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--text", type=Path, nargs="+", required=True)
     parser.add_argument("--model", default="wiki-lm")
-    parser.add_argument("--store-bytes", type=float, default=2e6, help="take files of the corpus up to so many bytes")
+    parser.add_argument("--store-bytes", type=float, default=2e6, help="maximum bytes of the corpus to use")
     return parser.parse_args()
 
 
 def limited(corpus: Path, most: float) -> list[Path]:
-    """The first files of a folder by name, as many as ``most`` bytes hold, at least one."""
+    """Return the first files of a folder by name, up to ``most`` bytes, at least one."""
     chosen: list[Path] = []
     for path in sorted(corpus.glob("*.txt")):
         if chosen and sum(file.stat().st_size for file in [*chosen, path]) > most:

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: what a page links outside of docs/ is a file of the repository, which the site doesn't have."""
+"""Hook for mkdocs: replace links to files outside docs/, which the site doesn't have."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ _PAGES = {("README.md", "#when-not-to-use-it"): "when-not-to-use-it.md", ("READM
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leads links to the README to the page that has it; of other files it keeps the name."""
+    """Point links to the README to the page with its content; replace links to other files by their names."""
     return _OUTSIDE.sub(_inside, markdown)
 
 

@@ -1,17 +1,17 @@
-"""Torture: break a store in every way that a machine, a disk or a stranger could, and see that nothing is lost.
+"""Fault injection: break a store in every way that a machine, a disk or an attacker could, and check for losses.
 
     python tools/torture.py NAME [--n N] [--seed S] [--json] [--case CASE]
 
     crashes  kill, tear, cut the power, fill or break the disk at any of the durable operations of each command, and
-             run it again: the bytes of a run that nothing interrupted
-    limits   hold every command to its --memory by a cgroup: it ends well, or refuses before any work
-    repairs  damage each file of stores with an index of every kind in turn, and repair: it ends, and all is right
-    flips    flip single bits, over every file of a store: verify finds each, no search answers from one
+             run it again: the result must equal that of an uninterrupted run, byte for byte
+    limits   enforce the --memory of every command by a cgroup: it must succeed, or refuse before any work
+    repairs  damage each file of stores with an index of every kind, one at a time: repair must end and restore it
+    flips    flip single bits in all files of a store: verify must find each, and no search may use it
     frozen   freeze or kill a writer of a store in object storage at any kind of request, while another takes over
-    hostile  open, verify and search stores with mutated metadata and arrays: errors of ours, and nothing worse
+    hostile  open, verify and search stores with mutated metadata and arrays: only knnstore's own errors may occur
 
-``--jobs`` shares the cases out among so many processes. The last line of ``--json`` has ``tried``, ``lost`` and
-``silent``; the exit code is 1 unless the last two are 0.
+``--jobs`` distributes the cases over processes. The last line of ``--json`` has ``tried``, ``lost`` and ``silent``; the
+exit code is 1 unless the last two are 0.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def share_out(parsed: argparse.Namespace) -> int:
-    """Run the parts of a torture in processes of their own, and tell what all of them found."""
+    """Run the parts of a test in separate processes, and report the combined outcome."""
     line = [sys.executable, __file__, parsed.name, "--n", str(parsed.n or CASES[parsed.name]), "--json"]
     line += ["--seed", str(parsed.seed), *(["--work", parsed.work] if parsed.work else [])]
     parts = [
@@ -58,15 +58,15 @@ def share_out(parsed: argparse.Namespace) -> int:
     ]
     outcome = Outcome(parsed.name)
     for part in parts:
-        told = part.communicate()[0]
-        if part.returncode not in (0, 1) or not told:
+        output = part.communicate()[0]
+        if part.returncode not in (0, 1) or not output:
             raise RuntimeError(f"{part.args!r} ended with {part.returncode}")
-        outcome.add(json.loads(told.splitlines()[-1]))
+        outcome.add(json.loads(output.splitlines()[-1]))
     return tell(outcome, as_json=parsed.json)
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> int:
-    """Print what was found; the exit code."""
+    """Print the outcome; return the exit code."""
     print(outcome.text())
     if as_json:
         print(outcome.to_json())
@@ -76,18 +76,18 @@ def tell(outcome: Outcome, *, as_json: bool) -> int:
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=CASES)
-    parser.add_argument("--n", type=int, help=f"cases; default: {CASES}")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: 0")
+    parser.add_argument("--n", type=int, help=f"number of cases; default: {CASES}")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes; default: 1")
     parser.add_argument("--part", type=part_of, help=argparse.SUPPRESS)
-    parser.add_argument("--case", action="append", help="of frozen: this one alone, as it is printed; can be repeated")
-    parser.add_argument("--work", type=Path, help="where temporary stores go; default: the system's folder")
+    parser.add_argument("--case", action="append", help="for frozen: only this case, as printed; can be repeated")
+    parser.add_argument("--work", type=Path, help="folder for temporary stores; default: the system's")
     return parser
 
 
 def part_of(text: str) -> tuple[int, int]:
-    """``0/2``: the first of two parts."""
+    """Parse a part: ``0/2`` is the first of two."""
     number, parts = map(int, text.split("/"))
     return number, parts
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Train a small causal language model (GPT-2's architecture) on text, into a folder that transformers loads.
+"""Train a small causal language model (GPT-2's architecture) on text, and save it for transformers.
 
 ``python tools/train_lm.py --corpus texts/ --out my-lm --valid held-out/``
 
-The same command again goes on from the last checkpoint, however the run ended. On a CPU the weights are then those of
-a run that was never interrupted, bit for bit: a step's windows and its dropout depend on ``--seed`` and the step's
-number alone, so that no random state has to be kept.
+The same command resumes from the last checkpoint, however the run ended. On a CPU the weights then equal those of an
+uninterrupted run, bit for bit: the windows and dropout of a step depend only on ``--seed`` and the number of the step,
+so that no random state has to be saved.
 
-``--out`` has, while it runs, ``run.json`` (the settings), ``train_log.jsonl`` and ``work/`` (tokenizer, token files,
-checkpoint); when it ends the model and its tokenizer as well, and last ``result.json``, which marks the run as done.
+During a run, ``--out`` holds ``run.json`` (the settings), ``train_log.jsonl`` and ``work/`` (tokenizer, token files,
+checkpoint); at the end also the model, its tokenizer and, written last, ``result.json``, which marks the run as done.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from knnstore.errors import KnnstoreError
 from knnstore.wording import speaking
 
 DEFAULT_VOCAB = 8192
-LOGITS = {"cpu": 2**26, "cuda": 2**28}  # at once, 4 bytes each and as many for the gradient: a step's largest tensor
-COMPILE_STEPS = 1000  # compiling takes about a minute, which a shorter run doesn't win back
+LOGITS = {"cpu": 2**26, "cuda": 2**28}  # maximum at once, the largest tensor: 4 bytes each, and 4 for the gradient
+COMPILE_STEPS = 1000  # minimum to compile, which takes about a minute
 
 
 def optimise(trainer: Trainer, out: Path, args: argparse.Namespace) -> None:
-    """All steps that are left, with checkpoints and evaluations on the way; the last step is always saved."""
+    """Run the remaining steps, with checkpoints and evaluations; the last step is always saved."""
     checkpoint, steps = out / "work" / CHECKPOINT, trainer.plan.steps
     start = load_checkpoint(checkpoint, trainer)
     say(f"{'resuming at' if start else 'training'} step {start} of {steps} on {trainer.device}")
@@ -67,7 +67,7 @@ def optimise(trainer: Trainer, out: Path, args: argparse.Namespace) -> None:
 def prepare(
     args: argparse.Namespace, recipe: Recipe, device: torch.device, corpus: Sequence[Source], valid: Sequence[Source]
 ) -> tuple[Trainer, Any]:
-    """The trainer at its first step, and the tokenizer; each file made on the way is there or isn't, never in part."""
+    """Return the trainer at its first step, and the tokenizer. Files are written atomically."""
     work, options = Path(args.out) / "work", ReadOptions(text_field=recipe.text_field, errors=recipe.errors)
     tokenizer = prepare_tokenizer(
         work / "tokenizer",
@@ -85,7 +85,7 @@ def prepare(
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train as the command says, or go on, or find it done; returns the result."""
+    """Train the model, or resume an interrupted run, or do nothing if it is finished; return the result."""
     out, device = Path(args.out), choose_device(args.device)
     corpus = find_sources(args.corpus)
     valid = find_sources(args.valid) if args.valid else ()
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The options; those with default None have one that depends on the rest, and their help says which."""
+    """Return the parser; options with default None have a default that depends on others, given in their help."""
     parser = argparse.ArgumentParser(
         description="Train a small causal language model on text; the same command again resumes it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -119,30 +119,30 @@ def command_line() -> argparse.ArgumentParser:
     add("--out", required=True, help="folder of the model")
     add("--text-field", default="text", help="JSON field or Parquet column with the text")
     add("--errors", choices=("strict", "replace", "skip"), default="strict", help="what to do with undecodable text")
-    add("--tokenizer", metavar="DIR", help="use the tokenizer of this folder, don't train one")
-    add("--vocab", type=int, help=f"tokens of the trained tokenizer; {DEFAULT_VOCAB} if not given")
+    add("--tokenizer", metavar="DIR", help="use the tokenizer in this folder instead of training one")
+    add("--vocab", type=int, help=f"vocabulary size of the trained tokenizer; {DEFAULT_VOCAB} if not given")
     add("--layers", type=int, default=6, help="transformer blocks")
     add("--width", type=int, default=256, help="dimension of the hidden states")
     add("--heads", type=int, default=4, help="attention heads")
-    add("--context", type=int, default=256, help="tokens of a window")
-    add("--dropout", type=float, default=0.05, help="of embeddings and residuals")
-    add("--steps", type=int, help="updates of the weights")
+    add("--context", type=int, default=256, help="tokens per window")
+    add("--dropout", type=float, default=0.05, help="dropout of embeddings and residuals")
+    add("--steps", type=int, help="number of updates of the weights")
     add(
         "--epochs",
         type=float,
         help=f"passes over the corpus, instead of --steps; {DEFAULT_EPOCHS:g} if neither is given",
     )
-    add("--batch-tokens", type=int, default=8192, help="tokens a step")
-    add("--lr", type=float, default=1e-3, help="peak learning rate; it ends at a tenth")
-    add("--warmup", type=int, help="steps of linear warm-up; a tenth of the steps, 200 at most, if not given")
-    add("--seed", type=int, default=0, help="of the weights, the order and the dropout")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is native")
-    add("--dtype", choices=("fp16", "fp32"), default="fp16", help="of the saved weights")
-    add("--device", default="auto", help="auto: cuda where there is one, else cpu")
+    add("--batch-tokens", type=int, default=8192, help="tokens per step")
+    add("--lr", type=float, default=1e-3, help="peak learning rate; the final one is a tenth")
+    add("--warmup", type=int, help="steps of linear warm-up; a tenth of the steps, at most 200, if not given")
+    add("--seed", type=int, default=0, help="random seed of weights, order and dropout")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 if native, else fp32")
+    add("--dtype", choices=("fp16", "fp32"), default="fp16", help="dtype of the saved weights")
+    add("--device", default="auto", help="auto: cuda if available, else cpu")
     add(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help=f"torch.compile; from {COMPILE_STEPS} steps if not given",
+        help=f"use torch.compile; if not given, from {COMPILE_STEPS} steps on",
     )
     add("--save-every", type=positive, default=200, help="steps between checkpoints")
     add("--eval-every", type=positive, default=1000, help="steps between evaluations of --valid")
@@ -150,15 +150,15 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """An integer from 1, for argparse."""
+    """Return a positive integer, for argparse."""
     if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: 1 at least")
+        raise argparse.ArgumentTypeError(f"{text}: give at least 1")
     return int(text)
 
 
 @speaking(shell=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the system's or the numbers' fault, 2 the command's, 130 interrupted."""
+    """Return the exit code: 0 done, 1 system or numerics error, 2 usage error, 130 interrupted."""
     args = command_line().parse_args(arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KnnstoreError as error:
         say(f"train_lm: {error}")
         return error.exit_code
-    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
         say(f"train_lm: {error}; correct this and run the same command again to resume")
         return 1
     except torch.cuda.OutOfMemoryError as error:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run a command as on a machine without the optional programs (browser, C compiler, iproute2, mount) and without rights:
+# Run a command as on a machine without the optional programs (browser, C compiler, iproute2, mount) and without
+# privileges:
 #     tools/without_programs.sh .venv/bin/pytest tests/index
-# Root becomes another user where that one may read the environment, else root without capabilities (both by setpriv).
+# Root becomes another user if that user can read the environment, else root without capabilities (both by setpriv).
 set -euo pipefail
 hidden=(chromium chromedriver cc c99 gcc clang weed ip mount umount)
 folder=$(mktemp -d)
@@ -22,6 +23,6 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
     unprivileged=("${bare[@]}")
   fi
 fi
-# another cache: the compiled kernel of an earlier run is hidden as well
+# a separate cache also hides the compiled kernel of earlier runs
 "${unprivileged[@]}" env -u CC PATH="$folder/bin" HOME="$folder/home" XDG_CACHE_HOME="$folder/home/cache" TMPDIR="$folder/tmp" \
   PYTHONDONTWRITEBYTECODE=1 "$@"

@@ -1,1 +1,1 @@
-"""A language model joined to a store: the search, the setting, the check that they belong together, the hooks."""
+"""Attach a store to a language model: the search, the setting, the check that they match, and the hooks."""

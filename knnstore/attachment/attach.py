@@ -1,4 +1,4 @@
-"""Join an LM that is in memory to a store, for as long as wanted."""
+"""Attach a store to an LM in memory, and detach it again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from knnstore.wording import command
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """An LM, the store that it made, and how the two are mixed: what generating and attributing need."""
+    """An LM, its store and their mixture, as needed to generate and attribute text."""
 
     model: KeyModel
     recipe: KeyRecipe
@@ -34,15 +34,15 @@ class Joined:
 
     @property
     def setting(self) -> Setting:
-        """The constants of the mixture."""
+        """Return the constants of the mixture."""
         return self.mixed_by.setting
 
 
 class Attachment:
-    """An LM joined to a store: until ``detach``, or the end of its ``with``, the LM's logits are the mixture's.
+    """A store attached to an LM: until ``detach`` or the end of a ``with`` block, the LM returns the mixture's logits.
 
-    ``setting``: the constants of the mixture; ``gated``: whether a gate weighs each token instead; ``source``: where
-    they come from, in words. ``nprobe``: lists that a query searches, None if it searches every key.
+    ``setting``: the constants of the mixture; ``gated``: whether a gate weighs each token instead; ``source``: their
+    origin as text. ``nprobe``: number of lists that a query searches; None if it searches every key.
     """
 
     def __init__(self, hooks: MixtureHooks, mixed_by: AttachedMixture, nprobe: int | None) -> None:
@@ -53,7 +53,7 @@ class Attachment:
         self.nprobe = nprobe
 
     def detach(self) -> None:
-        """Leave the LM as it was. Harmless if that has been done."""
+        """Restore the LM. Does nothing if the store is already detached."""
         self._hooks.detach()
 
     def __enter__(self) -> "Attachment":
@@ -78,17 +78,17 @@ def attach_store(
     on_step: Callable[[MixedStep], None] | None = None,
     only_here: bool = False,
 ) -> Attachment:
-    """Join ``model`` to what ``search`` searches; with ``only_here``, for this thread alone."""
+    """Attach the store of ``search`` to ``model``; with ``only_here``, only for this thread."""
     mixer = Mixer(search, mixed_by.mixture, mixed_by.suffixes, model.loaded.bos, on_step)
     hooks = MixtureHooks(model.loaded.model, model.point, mixer, only_here=only_here)
     return Attachment(hooks, mixed_by, search.nprobe)
 
 
 def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Allow | None = None) -> KeyModel:
-    """An LM that is in memory, or the one in a wrapper, if it makes the keys that the store holds of a window.
+    """Return an LM in memory, or the one in a wrapper, after checking that it makes the store's keys of a window.
 
-    Raises ModelError if it is no causal LM or can't be run, MismatchError if it is another than the store's; other keys
-    are told to ``allow`` instead, if it is given.
+    Raises ModelError if it isn't a causal LM or can't be run, MismatchError if it isn't the store's LM. If given,
+    ``allow`` is called with the message about different keys instead.
     """
     require_known_model(store.root, store.manifest)
     loaded = adopt_model(model, tokenizer)
@@ -99,14 +99,14 @@ def adopted_model(store: Datastore, model: Any, tokenizer: Any = None, allow: Al
         _require_store_of(store, keyed, allow)
     except KnnstoreError:
         raise
-    except Exception as error:  # whatever a model that is wrapped, offloaded or quantised raises
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{type(model).__name__} can't be run on token ids ({told}): load it another way") from error
+    except Exception as error:  # wrapped, offloaded and quantised models raise all kinds of errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{type(model).__name__} can't be run on token ids ({reason}): load it another way") from error
     return keyed
 
 
 def _require_store_of(store: Datastore, model: KeyModel, allow: Allow | None) -> None:
     window = window_of(store.segments[0], model.loaded)
     if window is None:
-        raise CorruptStoreError(f"{store.root} holds no token: see what is damaged with {command('verify')}")
+        raise CorruptStoreError(f"{store.root} holds no tokens: check it for damage with {command('verify')}")
     require_same_keys(store.root, store.manifest, model, window, allow)

@@ -1,4 +1,4 @@
-"""The mixture of an LM with a store: as given, as tuned, or a cautious default."""
+"""Choose the mixture of an LM with a store: as given, as tuned, or a cautious default."""
 
 import math
 from dataclasses import dataclass
@@ -20,18 +20,19 @@ from knnstore.wording import command
 
 T = TypeVar("T")
 
-# The published weight of a store (Khandelwal et al. 2020): cautious where the domain is another one.
+# The published weight of a store (Khandelwal et al. 2020): cautious if the domain differs.
 _LAMBDA = 0.25
-# Of d_k − d_1, the typical spread of distances: where tuning ends on novels; on documentation at half of it.
+# Temperature as a share of d_k − d_1, the typical spread of distances: the result of tuning on novels; on
+# documentation, tuning results in half of it.
 _SPREADS = 0.25
 _MOST_QUERIES = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttachedMixture:
-    """The mixture of an LM with a store, with what it needs of the store besides the search.
+    """The mixture of an LM with a store, with what it needs from the store besides the search.
 
-    ``source``: where the mixture comes from, in words. ``suffixes``: the exact-match memory, if the mixture asks it.
+    ``source``: origin of the mixture as text. ``suffixes``: the exact-match memory, if the mixture uses it.
     """
 
     mixture: Mixture
@@ -40,17 +41,16 @@ class AttachedMixture:
 
     @property
     def setting(self) -> Setting:
-        """The constants."""
+        """Return the constants of the mixture."""
         return self.mixture.setting
 
 
 def choose_mixture(
     store: Datastore, search: Search, *, k: int | None, lambda_: float | None, temperature: float | None
 ) -> AttachedMixture:
-    """Return the mixture to use with a store: what is given, else all that was tuned, else a cautious default.
+    """Return the mixture to use with a store: as given, else as tuned, else a cautious default.
 
-    Where something is given, the rest are constants, without a cache and without exact matches. Raises UsageError for
-    a setting that is none.
+    If a part is given, the rest are constants, without a cache and exact matches. Raises UsageError for invalid values.
     """
     require_setting(Setting(_or(k, 1), _or(lambda_, 0.0), _or(temperature, 1.0)))
     if k is not None and lambda_ is not None and temperature is not None:
@@ -74,29 +74,29 @@ def _stored_mixture(store: Datastore, record: TunedRecord) -> AttachedMixture:
     mixture, source = record.mixture, f"as {command('tune')} stored it"
     suffixes = open_suffixes(store) if mixture.needs_matches else None
     if mixture.needs_matches and suffixes is None:
-        source += f", without its gate, which asks the exact-match memory: run {command('suffixes')}"
+        source += f", without its gate, which needs the exact-match memory: run {command('suffixes')}"
         mixture = mixture.constant
     return AttachedMixture(mixture, source, suffixes)
 
 
 def _cautious_words(lambda_: float | None, temperature: float | None) -> str:
-    told = [
+    parts = [
         words
         for words, given in (("λ as published", lambda_), ("temperature from the spread of distances", temperature))
         if given is None
     ]
-    return f"{' and '.join(told)}; {command('tune')} finds better ones"
+    return f"{' and '.join(parts)}; {command('tune')} finds better ones"
 
 
 def cautious_setting(store: Datastore, search: Search, k: int | None) -> Setting:
-    """A setting that does no harm.
+    """Return a setting that is unlikely to do harm.
 
-    k is 1024, λ the published 0.25; the temperature, which depends on the scale of the keys, is a share of the spread
-    of distances of held-out keys.
+    k is 1024 and λ the published 0.25. The temperature depends on the scale of the keys: it is a share of the spread of
+    distances of held-out keys.
     """
     k = min(k or DEFAULT_K, store.live_rows)
     queries = np.concatenate([segment.queries() for segment in store.segments])
-    if not len(queries):  # nothing is held out: stored keys, less the first neighbour, which is the key itself
+    if not len(queries):  # nothing is held out, so stored keys are used, though each one is its own first neighbour
         queries = _stored_keys(store)
     chosen = queries[np.unique(np.linspace(0, len(queries) - 1, _MOST_QUERIES).astype(np.int64))]
     spread = typical_spread(search(np.ascontiguousarray(chosen), k).distances)
@@ -109,7 +109,7 @@ def _stored_keys(store: Datastore) -> "np.ndarray[tuple[int, int], np.dtype[np.f
 
 
 def require_setting(setting: Setting) -> None:
-    """Raise UsageError for a setting that is no mixture."""
+    """Raise UsageError for a setting with invalid values."""
     k, weight, temperature = setting.k, setting.lambda_, setting.temperature
     if not 1 <= k <= 2**16:
         raise UsageError(f"k is {k}: give a number of neighbours from 1 to {2**16}")

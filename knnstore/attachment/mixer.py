@@ -1,4 +1,4 @@
-"""What a forward pass of an LM becomes with a store: what is known at each position, and the mixture's logits."""
+"""Compute the mixture's logits of a forward pass from the evidence at each position."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from knnstore.neighbours import Neighbours
 from knnstore.suffix_array.contexts import DEPTH
 from knnstore.suffix_array.search import Suffixes
 
-# Numbers of the mixture's logits that are made at once: 256 MB in float32.
+# Maximum number of logits computed at once: 256 MB in float32.
 _MOST_PROBABILITIES = 2**26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixedStep:
-    """What one forward pass asked of the store: n positions of its batch, in order.
+    """The mixture at n positions of the batch of a forward pass, in order.
 
-    ``evidence``: what the mixture was made of. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device,
-    ln p of every token by the LM alone and by the mixture.
+    ``evidence``: the inputs of the mixture. ``log_lm`` and ``log_p``: float32 (n, vocabulary) on the LM's device, ln p
+    of every token by the LM and by the mixture.
     """
 
     evidence: Evidence
@@ -37,17 +37,17 @@ class MixedStep:
 
     @property
     def neighbours(self) -> Neighbours:
-        """Of each position."""
+        """Return the neighbours of each position."""
         return self.evidence.neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixer:
-    """Makes the mixture's logits of a forward pass' keys and logits.
+    """Computes the mixture's logits from the keys and logits of a forward pass.
 
-    ``search``: the k nearest keys of float32 queries (n, d). ``suffixes``: the store's exact-match memory, if the
-    mixture asks it; ``bos``: the token before a document, which is no part of its contexts. ``on_step``: called with
-    what was asked and what became of it; None costs nothing. Padding isn't searched for, and keeps the LM's logits.
+    ``search``: returns the k nearest keys of float32 queries (n, d). ``suffixes``: the store's exact-match memory, if
+    the mixture uses it. ``bos``: the token before a document, which isn't part of its contexts. ``on_step``: called
+    with each step; None avoids its cost. Padding isn't searched for and keeps the LM's logits.
     """
 
     search: Callable[[Float32, int], Neighbours]
@@ -65,7 +65,7 @@ class Mixer:
             raise NumericsError(f"a key isn't finite: the LM overflowed in {logits.dtype}; load it in float32")
         looks_back = self.mixture.setting.cache or self.suffixes is not None
         texts = sequence_texts(forward, self.mixture.setting.cache) if looks_back else []
-        places = torch.nonzero(asked.flatten())[:, 0]  # of (b, n) laid end to end
+        places = torch.nonzero(asked.flatten())[:, 0]  # in the flattened (b, n)
         flat_keys, flat_logits = keys.flatten(0, 1), logits.float().flatten(0, 1)  # (b · n, d), (b · n, V)
         size = max(1, _MOST_PROBABILITIES // logits.shape[-1])
         parts = [
@@ -87,7 +87,7 @@ class Mixer:
     def _evidence(
         self, neighbours: Neighbours, logits: torch.Tensor, texts: list[SequenceText], places: Int64
     ) -> Evidence:
-        """Return what is known at some ``places`` of the kept positions (b, n) laid end to end."""
+        """Return the evidence at some ``places`` of the flattened kept positions (b, n)."""
         outlook = pairs = matches = None
         if self.mixture.gate is not None:
             leading, leading_log_p, entropy = (part.cpu().numpy() for part in expectations(logits.log_softmax(dim=-1)))

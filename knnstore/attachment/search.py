@@ -1,4 +1,4 @@
-"""Neighbours of a few queries at a time, for a person or a text that is being written."""
+"""Find the neighbours of a few queries at a time, for a person or a text that is being generated."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ _MEMORY = 2**30
 
 
 class Search:
-    """Searches a store, always in the same way: ``nprobe`` lists, or every key if ``exact``.
+    """Searches a store, always with the same method: ``nprobe`` lists, or every key if ``exact``.
 
-    One query takes exact distances of all keys in its lists, or those of the best by their codes: whichever is faster.
+    A query computes exact distances of all keys in its lists, or only of the best by their codes, whichever is faster.
 
     Raises UnfinishedError for a store without an index unless ``exact``. May be used by several threads at once.
     """
 
     def __init__(self, store: Datastore, *, nprobe: int | None = None, exact: bool = False) -> None:
         if exact and nprobe is not None:
-            raise UsageError(f"exact searches every key: it goes with no nprobe ({nprobe})")
+            raise UsageError(f"exact searches every key: omit nprobe={nprobe}")
         self._store = store
         self._searcher = None if exact else open_searcher(store)
         self.nprobe = None
@@ -45,7 +45,7 @@ class Search:
         return self._searcher.search(queries, k, self.nprobe, method="auto", rows=True, memory=_MEMORY)
 
     def words(self, k: int) -> str:
-        """How a token's k neighbours are found, for people."""
+        """Return the method by which a token's k neighbours are found, as text."""
         if self._searcher is None or self.nprobe is None:
             return "exact distances of every key"
         return self._searcher.words("auto", self.nprobe, k)

@@ -1,4 +1,4 @@
-"""The text that each sequence of a forward pass has so far: what the cache and the exact matches look back at."""
+"""The text so far of each sequence of a forward pass, for the cache and the exact matches."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from knnstore.suffix_array.contexts import DEPTH, contexts_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceText:
-    """The last t positions of a sequence that hold text, without padding.
+    """The last t text positions of a sequence, without padding.
 
     ``keys``: float32 (t, d). ``ids``: int64 (t,). ``first``: int64 (t,), where each position's document begins.
-    ``kept``: int64 (n,), where the positions that return logits stand among them; meaningless for padding.
+    ``kept``: int64 (n,), indices of the positions that return logits; meaningless for padding.
     """
 
     keys: Float32
@@ -25,12 +25,12 @@ class SequenceText:
     kept: Int64
 
     def pairs(self, columns: Int64, size: int) -> Neighbours:
-        """Return the last ``size`` pairs before some of the kept positions, with their distances."""
+        """Return the last ``size`` pairs before the kept positions ``columns``, with their distances."""
         values = np.append(self.ids[1:], ABSENT)
         return cache_neighbours(self.keys, values, self.first, self.kept[columns], size)
 
     def contexts(self, columns: Int64, bos: int, nothing: int) -> Int64:
-        """Return the last tokens up to some of the kept positions: int64 (columns, DEPTH), as ``contexts_of`` does."""
+        """Return the last tokens up to the kept positions ``columns``, as from ``contexts_of``: int64 (n, DEPTH)."""
         queries = self.kept[columns]
         first = self.first[queries]
         contexts: Int64 = contexts_of(self.ids, first + (self.ids[first] == bos), queries + 1, nothing)
@@ -38,9 +38,9 @@ class SequenceText:
 
 
 def sequence_texts(forward: ForwardPass, size: int) -> list[SequenceText]:
-    """Return the text of each sequence of a pass, as far back as a cache of ``size`` pairs and the matches look.
+    """Return the text of each sequence of a pass, as far back as needed for ``size`` pairs and the matches.
 
-    Position ids that go back begin another document. Raises ModelError for a pass that can't be followed.
+    Where position ids don't increase, another document begins. Raises ModelError for an unsupported pass.
     """
     read_keys, read_ids = forward.read()  # (b, L, d), (b, L)
     read, passed = read_ids.shape[1], forward.keys.shape[1]
@@ -49,12 +49,12 @@ def sequence_texts(forward: ForwardPass, size: int) -> list[SequenceText]:
     text = forward.text(ids.shape[1]).cpu().numpy()  # (b, L − begin)
     packed = forward.places if read == passed and forward.places is not None and forward.places.dim() == 2 else None
     result = []
-    for line, there in enumerate(text):
-        place = np.cumsum(there) - 1  # of each position among those that hold text
-        starts = np.zeros(len(there), bool)
+    for line, is_text in enumerate(text):
+        place = np.cumsum(is_text) - 1  # of each position among the text positions
+        starts = np.zeros(len(is_text), bool)
         if packed is not None:
             positions = packed[line % len(packed)].cpu().numpy()
             starts[1:] = positions[1:] <= positions[:-1]
-        first = np.maximum.accumulate(np.where(starts[there], np.arange(there.sum()), 0))
-        result.append(SequenceText(keys[line][there], ids[line][there], first, place[len(there) - passed + kept]))
+        first = np.maximum.accumulate(np.where(starts[is_text], np.arange(is_text.sum()), 0))
+        result.append(SequenceText(keys[line][is_text], ids[line][is_text], first, place[len(is_text) - passed + kept]))
     return result

@@ -1,1 +1,1 @@
-"""What people already have: memmaps of other toolkits in, memmaps, Parquet and faiss indexes out."""
+"""Import memmaps of other toolkits; export memmaps, Parquet and faiss indexes."""

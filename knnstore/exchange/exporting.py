@@ -1,4 +1,4 @@
-"""A store to memmaps of other toolkits, Parquet or a faiss index; streamed, and renamed into place when whole."""
+"""Export a store as memmaps of other toolkits, Parquet or a faiss index: streamed, and renamed when complete."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -26,12 +26,12 @@ from knnstore.sizes import format_size
 from knnstore.wording import option
 
 Format = Literal["memmap", "parquet", "faiss"]
-_BLOCK_BYTES = 2**25  # of keys as float32, in memory at once
+_BLOCK_BYTES = 2**25  # size of the float32 keys in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What to write and where: ``folder`` gets files named after the store. ``overwrite``: replace those there."""
+    """What to write, and where: files in ``folder`` are named after the store. ``overwrite``: replace existing ones."""
 
     to: Format = "memmap"
     folder: Path = Path()
@@ -47,7 +47,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written: its files, in the order that ``knnstore import`` would take them, and their bytes."""
+    """What was written: the files, in the order in which ``knnstore import`` takes them, and their bytes."""
 
     store: str
     files: tuple[Path, ...]
@@ -57,12 +57,12 @@ class ExportReport:
 
 
 def export(store: Datastore, options: ExportOptions, reporter: Reporter | None = None) -> ExportReport:
-    """Write a store's keys and values, or its index, as others read them.
+    """Write a store's keys and values, or its index, in a format of other tools.
 
-    Removed documents are left out, and the rows of an export are counted without them.
+    Removed documents are left out, and the rows of an export are numbered without them.
 
-    Raises UsageError for files that are there already or values that don't fit, UnfinishedError for ``faiss`` without
-    an index, ResourceError if the disk can't do, NumericsError for keys beyond float16.
+    Raises UsageError for existing files or values that don't fit, UnfinishedError for ``faiss`` without an index,
+    ResourceError if the disk is too small, NumericsError for keys beyond float16.
     """
     reporter = reporter or Reporter()
     options = replace(options, folder=output_path(str(options.folder), "out"))
@@ -78,7 +78,7 @@ def export(store: Datastore, options: ExportOptions, reporter: Reporter | None =
 
 
 def _names(store: Datastore, options: ExportOptions) -> list[Path]:
-    """knn-transformers finds the rows and the width in the names; so these have them as well."""
+    """Return the paths of the files, with rows and width in their names, where knn-transformers looks for them."""
     dimension = store.segments[0].dimension
     if options.to == "memmap":
         stem = f"dstore_{store.name}_{store.live_rows}_{dimension}"
@@ -89,10 +89,10 @@ def _names(store: Datastore, options: ExportOptions) -> list[Path]:
 
 
 def _refuse(store: Datastore, options: ExportOptions, names: list[Path]) -> None:
-    there = [str(path) for path in names if path.exists()]
-    if there and not options.overwrite:
+    existing = [str(path) for path in names if path.exists()]
+    if existing and not options.overwrite:
         remedy = f"choose another {option('out')}, or replace it with {option('overwrite', True)}"
-        raise UsageError(f"{', '.join(there)} exists: {remedy}")
+        raise UsageError(f"{', '.join(existing)} exists: {remedy}")
     vocabulary = store.manifest.model.vocabulary
     limit = np.iinfo(options.value_type).max
     if options.to == "memmap" and vocabulary - 1 > limit:
@@ -115,7 +115,7 @@ def _bytes(store: Datastore, options: ExportOptions) -> int:
 
 @contextmanager
 def _aside(names: list[Path]) -> Iterator[list[Path]]:
-    """Names to write to; flushed and renamed when all is well, removed when not."""
+    """Provide temporary files to write to; on success they are flushed and renamed, else removed."""
     files = [path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}") for path in names]
     for path in names:
         _remove_leftovers(path)
@@ -132,7 +132,7 @@ def _aside(names: list[Path]) -> Iterator[list[Path]]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what exports of this file left behind whose processes are gone."""
+    """Remove temporary files of this path left by exports whose processes no longer exist."""
     with storage_errors("clean", path.parent):
         for leftover in path.parent.glob(f"{escape(path.name)}.*{TEMPORARY_SUFFIX}"):
             process = leftover.name.removeprefix(f"{path.name}.").removesuffix(TEMPORARY_SUFFIX)
@@ -142,7 +142,7 @@ def _remove_leftovers(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Keys ``(n, d)`` as wanted and values ``(n,)`` of ``rows`` of a segment; ``first`` is their row in the export."""
+    """Converted keys ``(n, d)`` and values ``(n,)`` of ``rows`` of a segment; ``first``: their row in the export."""
 
     segment: Segment
     rows: Any
@@ -152,11 +152,11 @@ class _Block:
 
 
 def _blocks(store: Datastore, options: ExportOptions) -> Iterator[_Block]:
-    """All that isn't removed, block by block in row order."""
+    """Yield all rows that aren't removed, block by block in row order."""
     first = 0
     for segment, hidden in zip(store.segments, store.hidden, strict=True):
         size = max(1, _BLOCK_BYTES // (segment.dimension * 4))
-        for chunk in range(segment.chunks):  # within chunks, so that none is decompressed for its neighbour's sake
+        for chunk in range(segment.chunks):  # blocks don't cross chunks, so that each is decompressed once
             begin, end = segment.chunk_range(chunk)
             stored, values = segment.keys(begin, end), segment.values(begin, end)
             live = hidden.outside(begin, end)

@@ -1,4 +1,4 @@
-"""Keys from elsewhere to a store: streamed chunk by chunk, resumable, the same format as an ingest's."""
+"""Import keys into a store of the same format as an ingest's: streamed chunk by chunk, and resumable."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -25,17 +25,17 @@ from knnstore.windows import require_window
 from knnstore.wording import option
 
 _UNKNOWN = "unknown"
-# Windows that queries are made in, where no LM says its own; they matter only once a text is scored.
+# Context of the windows if no LM is given; it matters only once a text is scored.
 _CONTEXT = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What is known of the keys that are imported, and how they are stored.
+    """What is known of the imported keys, and how to store them.
 
-    ``model`` made the keys; None if that isn't known, and then nothing can be scored.
-    ``key``: its layer; None to find it out. ``check``: compare the keys with the LM's own. ``vocabulary``: tokens that
-    there are, where no model says it. ``key_dtype``: how keys are stored; float16 keeps float16 as it is.
+    ``model``: the LM that made the keys; None if unknown, and then no text can be scored. ``key``: its layer; None to
+    determine it. ``check``: compare the keys with the LM's own. ``vocabulary``: number of tokens, if no model is given.
+    ``key_dtype``: how keys are stored; float16 keeps float16 keys unchanged.
     """
 
     store: str | None = None
@@ -52,17 +52,17 @@ class ImportOptions:
     def __post_init__(self) -> None:
         if self.model is not None and not self.check and self.key is None:
             unchecked = option("check", False)
-            raise UsageError(f"{unchecked} takes your word for what the keys are: say their layer with {option('key')}")
+            raise UsageError(f"{unchecked} can't determine the layer of the keys: give it with {option('key')}")
         if self.model is not None and self.vocabulary is not None:
-            raise UsageError(f"{option('vocabulary')} is for keys without a {option('model')}, which knows its own")
+            raise UsageError(f"{option('vocabulary')} is only for keys without a {option('model')}: give only one")
         if self.vocabulary is not None and not 0 < self.vocabulary <= 2**31:
-            remedy = "give the number of tokens that there are"
+            remedy = "give the number of tokens"
             raise UsageError.about("vocabulary", self.vocabulary, limit=2**31, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import made. ``likeness`` is that of the keys with the LM's own, None if they weren't compared."""
+    """The result of an import. ``likeness``: of the keys to the LM's own; None if they weren't compared."""
 
     store: Path
     rows: int
@@ -76,11 +76,11 @@ class ImportReport:
 
 
 def import_keys(source: KeySource, options: ImportOptions, job: Job) -> ImportReport:
-    """Make a store of the keys of a source, or finish one that an interrupted run began.
+    """Create a store from the keys of a source, or resume an interrupted run.
 
-    The same call after an interruption writes only the chunks that are missing. Raises CorpusError for values that
-    aren't tokens, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys
-    that can't be stored.
+    The same call after an interruption writes only the missing chunks. Raises CorpusError for values that aren't
+    tokens, MismatchError for keys that aren't the model's or a store of something else, NumericsError for keys that
+    can't be stored.
     """
     reporter = job.reporter
     plan, match = _plan(options, source, reporter)
@@ -91,7 +91,7 @@ def import_keys(source: KeySource, options: ImportOptions, job: Job) -> ImportRe
         writer = begin_segment(edit, plan, overwrite=options.overwrite)
         segment, finished = writer.segment, bool(edit.state.segments)
         if not finished:
-            segment.commits.forget_damaged()  # of what an earlier run left
+            segment.commits.forget_damaged()  # an interrupted run may have left damaged files
         run, kept, speed = write_segment(writer, source, job)
         if not finished:
             what = f"import {source.rows:,} keys of {Path(source.name).name}"
@@ -110,7 +110,7 @@ def import_keys(source: KeySource, options: ImportOptions, job: Job) -> ImportRe
 
 
 def default_name(keys: Path) -> str:
-    """The store's name for a file of keys: ``dstore_keys.npy`` makes ``dstore``, ``wiki/keys.npy`` makes ``wiki``."""
+    """Return a store's name from a file of keys: ``dstore`` for ``dstore_keys.npy``, ``wiki`` for ``wiki/keys.npy``."""
     stem = keys.name.removesuffix(".npy").removesuffix("keys").rstrip("_-.")
     return stem or keys.resolve().parent.name or "imported"
 

@@ -1,4 +1,4 @@
-"""``KeySource``: where the keys and values of an import come from."""
+"""``KeySource``: provides the keys and values of an import."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,16 +8,15 @@ import numpy as np
 
 
 class KeySource(ABC):
-    """Keys and the tokens that follow them, made by anything: another toolkit's files, another framework, a service.
+    """Keys and the tokens that follow them, from any source: another toolkit's files, another framework, a service.
 
-    Tasks carry it to their processes, so it has to be picklable, and the same rows have to hold the same numbers
-    whenever they are read.
+    It is sent to workers, so it must be picklable, and every read of the same rows must return the same numbers.
     """
 
     name: str
-    """What the keys are of, such as a path: the source of the store's documents, and in messages."""
+    """The origin of the keys, such as a path; names the store's document and appears in messages."""
     rows: int
-    """Pairs of a key and a value."""
+    """Number of pairs of a key and a value."""
     dimension: int
     """Width of a key."""
     remedy: str = "check how they were made"
@@ -36,9 +35,9 @@ class KeySource(ABC):
         return [(self.name, self.rows)]
 
     def facts(self) -> list[Any]:
-        """Return JSON that tells the source from others, so that an interrupted import isn't finished from another."""
+        """Return JSON that identifies the source, so that an interrupted import isn't resumed from another one."""
         return [self.rows, self.name, self.dimension]
 
     def for_vocabulary(self, tokens: int) -> "KeySource":
-        """Return the same source, read as tokens of a vocabulary of so many. Raises CorpusError if it can't be."""
+        """Return the same source, read as ids of a vocabulary of ``tokens``. Raises CorpusError if it can't be."""
         return self

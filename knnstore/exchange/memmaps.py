@@ -1,8 +1,9 @@
-"""The keys and values of other toolkits: two files of raw numbers, whose form has to be known.
+"""Open the keys and values of other toolkits: two files of raw numbers, whose form must be known.
 
 urvashik/knnlm writes float32 keys with int64 values, or float16 with int16; knn-transformers float16 with int32, and
-the number of rows and the width in the files' names; knn-box a ``config.json`` beside them. All are raw, ``.npy`` or
-not; a file that NumPy saved says its form itself. Where the sizes of the files leave a choice, the user is asked.
+the number of rows and the width in the names of the files; knn-box a ``config.json`` beside them. All are raw, even if
+named ``.npy``; files saved by NumPy have a header with their form. If the sizes of the files fit several forms, the
+user has to choose.
 """
 
 import json
@@ -23,10 +24,10 @@ _LARGEST_SIDECAR = 2**20
 
 
 def open_memmaps(keys: Path, values: Path, given: Form) -> Memmaps:
-    """The two files as keys and values.
+    """Return the two files as keys and values.
 
-    Raises CorpusError for files that aren't such a pair or don't fit ``given``, UsageError where the form is neither
-    given nor to be found out.
+    Raises CorpusError for files that aren't such a pair or don't fit ``given``, UsageError if the form is neither given
+    nor can be determined.
     """
     for path in (keys, values):
         if not path.is_file():
@@ -39,14 +40,14 @@ def open_memmaps(keys: Path, values: Path, given: Form) -> Memmaps:
     form = given.completed(_sidecar(keys, values)).completed(_named(keys))
     if form.dimension is None:
         hint = f"give {option('dim')}, such as {option('dim', 768)}"
-        raise UsageError(f"{keys}: a raw file doesn't say how wide a key is; {hint}")
+        raise UsageError(f"{keys}: the width of a key can't be read from a raw file; {hint}")
     memmaps = _sized(keys, values, form)
     _refuse_unwritten(memmaps)
     return memmaps
 
 
 def _sized(keys: Path, values: Path, form: Form) -> Memmaps:
-    """Types and rows that fit the files' sizes and what is known."""
+    """Return the files with the types and rows that fit their sizes and what is known of them."""
     assert form.dimension is not None
     size, value_size = keys.stat().st_size, values.stat().st_size
     fits = []
@@ -56,7 +57,7 @@ def _sized(keys: Path, values: Path, form: Form) -> Memmaps:
                 continue
             rows, left = divmod(size, form.dimension * np.dtype(key_type).itemsize)
             value_rows, value_left = divmod(value_size, np.dtype(value_type).itemsize)
-            # a file may be longer than what was written into it, but only where the number of rows is known
+            # a file may be longer than the data written into it, but only if the number of rows is known
             exact = (rows, left, value_left) == (value_rows, 0, 0) and form.rows in (None, rows)
             longer = form.rows is not None and min(rows, value_rows) >= form.rows
             if rows and (exact or longer):
@@ -72,7 +73,7 @@ def _sized(keys: Path, values: Path, form: Form) -> Memmaps:
 
 
 def _pair(keys: Path, values: Path, form: Form) -> Memmaps:
-    """The two files, of a form that is known whole."""
+    """Return the two files, with a completely known form."""
     assert form.dimension and form.rows and form.key_type and form.value_type
     found = f"{form.rows:,} rows of {form.dimension} {form.key_type} with {form.value_type} values"
     key_array = RawArray(keys, form.key_type, form.rows, form.dimension)
@@ -90,16 +91,16 @@ def _misfit(keys: Path, values: Path, form: Form) -> str:
         f"{value_size / np.dtype(kind).itemsize:,.7g} {kind}"
         for kind in ([form.value_type] if form.value_type else reversed(VALUE_TYPES))
     )
-    wanted = f", and {form.rows:,} rows are asked for" if form.rows else ""
+    wanted = f", and {form.rows:,} rows are requested" if form.rows else ""
     return (
         f"{keys} ({size:,} bytes: {key_rows}) and {values} ({value_size:,} bytes: {value_rows}) don't hold "
-        f"the same number of rows{wanted}: check {option('dim')}, and that the files are whole and belong together; if "
-        f"they are longer than what was written into them, give {option('rows')}"
+        f"the same number of rows{wanted}: check {option('dim')}, and that the files are complete and belong together; "
+        f"if they are longer than the data written into them, give {option('rows')}"
     )
 
 
 def _refuse_unwritten(memmaps: Memmaps) -> None:
-    """Raise if the file was made larger than what was written: its last keys are all zeros."""
+    """Raise CorpusError if the file is larger than the data written into it, so that its last keys are all zeros."""
     keys, rows = memmaps.keys, memmaps.rows
 
     def written(row: int) -> bool:
@@ -107,7 +108,7 @@ def _refuse_unwritten(memmaps: Memmaps) -> None:
 
     if written(rows - 1):
         return
-    low, high = 0, rows - 1  # rows before low are written, those from high on are not
+    low, high = 0, rows - 1  # rows before low are written, rows from high on aren't
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if written(middle) else (low, middle)
@@ -115,12 +116,12 @@ def _refuse_unwritten(memmaps: Memmaps) -> None:
         f"{keys.path}: the keys from row {low:,} of {rows:,} on are all zeros, as if never written; "
         f"give {option('rows', low)} to leave them out"
         if low
-        else f"{keys.path}: every key is zero; give the file that the keys were written to"
+        else f"{keys.path}: every key is zero; give the file to which the keys were written"
     )
 
 
 def _npy(path: Path) -> tuple[tuple[int, ...], str, int] | None:
-    """Shape, dtype and offset of a file that ``numpy.save`` wrote; None for a raw one."""
+    """Return shape, dtype and offset of a file written by ``numpy.save``; None for a raw file."""
     with storage_errors("read", path), path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             return None
@@ -131,7 +132,7 @@ def _npy(path: Path) -> tuple[tuple[int, ...], str, int] | None:
             read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
             shape, fortran, dtype = read(file)
         except ValueError as error:
-            raise CorpusError(f"{path} begins like a .npy file but its header can't be read: {error}") from error
+            raise CorpusError(f"{path} starts like a .npy file but its header can't be read: {error}") from error
         if dtype.hasobject or dtype.names is not None:
             raise CorpusError(f"{path} holds pickled objects, which are never loaded: save it as plain numbers")
         if fortran and len(shape) > 1 and min(shape) > 1:
@@ -141,7 +142,7 @@ def _npy(path: Path) -> tuple[tuple[int, ...], str, int] | None:
 
 def _saved_by_numpy(keys: Path, values: Path, heads: Any, given: Form) -> Memmaps:
     if heads[0] is None or heads[1] is None:
-        raise CorpusError(f"of {keys} and {values} one is raw and one saved by NumPy: they aren't a pair")
+        raise CorpusError(f"one of {keys} and {values} is raw and the other saved by NumPy: they aren't a pair")
     (shape, key_type, offset), (value_shape, value_type, value_offset) = heads
     if (
         len(shape) != 2
@@ -165,7 +166,7 @@ def _saved_by_numpy(keys: Path, values: Path, heads: Any, given: Form) -> Memmap
     ):
         needed = start + int(np.prod(array_shape, dtype=object)) * np.dtype(kind).itemsize
         if path.stat().st_size < needed:
-            raise CorpusError(f"{path} has {path.stat().st_size:,} bytes and its header promises {needed:,}: it is cut")
+            raise CorpusError(f"{path} is truncated: it has {path.stat().st_size:,} bytes, its header needs {needed:,}")
     pair = _pair(keys, values, replace(form, rows=given.rows or shape[0]))
     pair = replace(pair, keys=replace(pair.keys, offset=offset), values=replace(pair.values, offset=value_offset))
     _refuse_unwritten(pair)
@@ -174,21 +175,21 @@ def _saved_by_numpy(keys: Path, values: Path, heads: Any, given: Form) -> Memmap
 
 def _require_given(keys: Path, form: Form, given: Form) -> None:
     for name, parameter in (("dimension", "dim"), ("key_type", "key_type"), ("value_type", "value_type")):
-        wanted, found = getattr(given, name), getattr(form, name)
-        if wanted not in (None, found):
-            raise CorpusError(f"{keys} says {option(parameter, found)} itself, not {wanted}: leave the option out")
+        wanted, actual = getattr(given, name), getattr(form, name)
+        if wanted not in (None, actual):
+            raise CorpusError(f"the header of {keys} has {option(parameter, actual)}, not {wanted}: omit the option")
     if given.rows is not None and form.rows is not None and given.rows > form.rows:
         raise CorpusError(f"{keys} has {form.rows:,} rows, not {given.rows:,}: lower {option('rows')}")
 
 
 def _named(keys: Path) -> Form:
-    """Rows and width from a name such as ``dstore_gpt2_116988150_768_keys.npy``."""
+    """Return rows and width from a name such as ``dstore_gpt2_116988150_768_keys.npy``."""
     match = re.search(r"_(\d+)_(\d+)_keys(?:\.npy)?$", keys.name)
     return Form(int(match[2]), int(match[1])) if match and int(match[1]) and int(match[2]) else Form()
 
 
 def _sidecar(keys: Path, values: Path) -> Form:
-    """Rows, width and types from knn-box's ``config.json`` beside the files."""
+    """Return rows, width and types from knn-box's ``config.json`` beside the files."""
     path = keys.parent / "config.json"
     if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR or values.parent != keys.parent:
         return Form()
@@ -197,7 +198,7 @@ def _sidecar(keys: Path, values: Path) -> Form:
         key, value = about[keys.stem], about[values.stem]
         rows, dimension = (int(number) for number in key["shape"])
         types = [str(entry["dtype"]).removeprefix("torch.") for entry in (key, value)]
-    except (ValueError, KeyError, TypeError, RecursionError):  # another kind of config.json: it says nothing here
+    except (ValueError, KeyError, TypeError, RecursionError):  # a config.json of something else
         return Form()
     if types[0] not in KEY_TYPES or types[1] not in VALUE_TYPES:
         raise CorpusError(f"{path}: keys of {types[0]} with values of {types[1]} can't be read")

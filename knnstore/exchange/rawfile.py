@@ -1,4 +1,4 @@
-"""Numbers in a file, and what is known of their form."""
+"""Files of raw numbers, and what is known of their form."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ VALUE_TYPES: tuple[ValueType, ...] = ("int64", "int32", "int16")  # widest first
 
 @dataclass(frozen=True, slots=True)
 class RawArray:
-    """Numbers in a file: ``rows`` of ``columns`` little-endian ``dtype``, from byte ``offset`` on."""
+    """Numbers in a file: ``rows`` × ``columns`` of little-endian ``dtype``, from byte ``offset`` on."""
 
     path: Path
     dtype: str
@@ -28,7 +28,7 @@ class RawArray:
     offset: int = 0
 
     def read(self, begin: int, end: int) -> np.ndarray[Any, Any]:
-        """Rows ``[begin, end)``: ``(end - begin, columns)``, by plain reads, so that no page stays mapped."""
+        """Return rows ``[begin, end)``: (end - begin, columns), by plain reads, so that no page stays mapped."""
         each = np.dtype(self.dtype).itemsize * self.columns
         count = (end - begin) * self.columns
         with storage_errors("read", self.path):
@@ -42,7 +42,7 @@ class RawArray:
 
 @dataclass(frozen=True)
 class Memmaps(KeySource):
-    """Keys ``(rows, dimension)`` and values ``(rows,)`` of another toolkit. ``found`` says how their form was known."""
+    """Keys ``(rows, dimension)`` and values ``(rows,)`` of another toolkit. ``found`` describes their form."""
 
     keys: RawArray
     values: RawArray
@@ -50,22 +50,22 @@ class Memmaps(KeySource):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The file of the keys."""
+        """Return the path of the file of keys."""
         return str(self.keys.path)
 
     @property
     def rows(self) -> int:  # type: ignore[override]
-        """Pairs of a key and a value."""
+        """Return the number of pairs of a key and a value."""
         return self.keys.rows
 
     @property
     def dimension(self) -> int:  # type: ignore[override]
-        """Width of a key."""
+        """Return the width of a key."""
         return self.keys.columns
 
     @property
     def remedy(self) -> str:  # type: ignore[override]
-        """What to do about keys or values that can't be stored."""
+        """Return what to do about keys or values that can't be stored."""
         return f"check {option('dim')}, {option('key_type')} and {option('value_type')}"
 
     def read_keys(self, begin: int, end: int) -> np.ndarray[Any, Any]:
@@ -73,7 +73,7 @@ class Memmaps(KeySource):
         return self.keys.read(begin, end)
 
     def read_values(self, begin: int, end: int) -> np.ndarray[Any, Any]:
-        """See ``KeySource``. Raises CorpusError for a negative one."""
+        """See ``KeySource``. Raises CorpusError for a negative value."""
         values: np.ndarray[Any, Any] = self.values.read(begin, end)[:, 0]
         if (values >= 0).all():
             return values
@@ -81,8 +81,8 @@ class Memmaps(KeySource):
         where = f"{self.values.path}: value {int(values[row])} of row {begin + row:,}"
         if self.values.dtype == "int16":
             raise CorpusError(
-                f"{where} has overflowed int16: say how many tokens there are with {option('vocabulary')}, or give the "
-                f"{option('model')}; up to {2**16:,} the tokens can be recovered, beyond that they are lost"
+                f"{where} has overflowed int16: give the number of tokens with {option('vocabulary')}, or give the "
+                f"{option('model')}; with up to {2**16:,} tokens they can be recovered, else they are lost"
             )
         raise CorpusError(
             f"{where} is negative, which no token is: check {option('value_type')}, or leave the last rows out with "
@@ -95,20 +95,20 @@ class Memmaps(KeySource):
         return [self.rows, *((array.path.name, array.path.stat().st_size, array.dtype) for array in arrays)]
 
     def for_vocabulary(self, tokens: int) -> "Memmaps":
-        """See ``KeySource``: int16 values that overflowed are recovered where the vocabulary is small enough for it."""
+        """See ``KeySource``. int16 values that overflowed are recovered if the vocabulary is small enough."""
         if self.values.dtype != "int16" or tokens <= 2**15:
             return self
         if tokens > 2**16:
             raise CorpusError(
-                f"{self.values.path}: there are {tokens:,} tokens, and int16 values can't tell them apart; the tokens "
-                "are lost, and the datastore has to be made again"
+                f"{self.values.path}: int16 values can't distinguish {tokens:,} tokens, so the tokens are lost: make "
+                "the datastore again"
             )
         return replace(self, values=replace(self.values, dtype="uint16"))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What is known of the two files' form; None is unknown."""
+    """What is known of the form of the two files; None for unknown."""
 
     dimension: int | None = None
     rows: int | None = None
@@ -121,6 +121,6 @@ class Form:
                 raise UsageError.about(name, value, limit=1, remedy="give a number above 0")
 
     def completed(self, other: "Form") -> "Form":
-        """This one, and the other's where this doesn't know."""
+        """Return this form, with unknown parts taken from ``other``."""
         names = ("dimension", "rows", "key_type", "value_type")
-        return Form(*(mine if (mine := getattr(self, name)) is not None else getattr(other, name) for name in names))
+        return Form(*(known if (known := getattr(self, name)) is not None else getattr(other, name) for name in names))

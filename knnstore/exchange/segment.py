@@ -1,4 +1,4 @@
-"""Writes the segment of an import: documents, values, keys; each chunk a task that is marked done last."""
+"""Write the segment of an import: documents, values and keys. Each chunk is a task that commits last."""
 
 import hashlib
 import time
@@ -31,34 +31,37 @@ _SCALE_BLOCKS, _SCALE_ROWS = 64, 1024
 
 
 def read_values(source: KeySource, begin: int, end: int, vocabulary: int) -> Any:
-    """Return the values of rows ``[begin, end)``. Raises CorpusError for one that isn't a token."""
+    """Return the values of rows ``[begin, end)``. Raises CorpusError for a value that isn't a token."""
     values = source.read_values(begin, end)
     wrong = (values < 0) | (values >= vocabulary)
     if not wrong.any():
         return values
     row = int(np.argmax(wrong))
     raise CorpusError(
-        f"{source.name}: value {int(values[row])} of row {begin + row:,} is no token of a vocabulary of "
+        f"{source.name}: value {int(values[row])} of row {begin + row:,} isn't a token of a vocabulary of "
         f"{vocabulary:,}: check {option('model')} and {option('vocabulary')}, or {source.remedy}"
     )
 
 
 def begin_segment(edit: Edit, plan: SegmentPlan, *, overwrite: bool) -> SegmentWriter:
-    """The segment of ``plan``, finished, begun or made; refuses a store that holds anything else."""
+    """Return the writer of the segment of ``plan``: finished, left by an interrupted run, or new.
+
+    Raises MismatchError for a store that holds anything else.
+    """
     root = edit.root
     open_store(edit, plan.model, plan.key, parameter="store", overwrite=overwrite)
     published = [segment_root(root, name) for name in edit.state.segments]
     unpublished = [path for path in unfinished(root) if (path / SEGMENT_PLAN).is_file()]
     path = next(iter([*published, *unpublished]), None)
     if path is not None:
-        begun = Segment(path).plan
-        if may_be_same(begun.model, plan.model):  # the LM is not asked for any more key
-            plan = replace(plan, model=begun.model, versions=begun.versions)
-        told = differences(begun, plan)
-        if told or len(published) > 1:
+        existing = Segment(path).plan
+        if may_be_same(existing.model, plan.model):  # an import needs no more keys from the LM, so this suffices
+            plan = replace(plan, model=existing.model, versions=existing.versions)
+        changed = differences(existing, plan)
+        if changed or len(published) > 1:
             raise MismatchError(
-                f"{root} holds something else, or was begun with other settings: {'; '.join(told or ['more keys'])}. "
-                f"Run with the same ones, {other_store()}"
+                f"{root} holds something else, or was started with other settings: "
+                f"{'; '.join(changed or ['more keys'])}. Run with the same ones, {other_store()}"
             )
         if published:
             return SegmentWriter(Segment(path))
@@ -76,19 +79,19 @@ class ImportTask:
 
     @property
     def name(self) -> str:
-        """Of its commit record."""
+        """Return the name of the commit."""
         return keys_task(self.chunk)
 
 
 def import_keys(task: ImportTask) -> int:
-    """Write a chunk of keys; return its rows."""
+    """Write a chunk of keys; return its number of rows."""
     segment = Segment(task.segment)
     keys = _encoded(segment, task.source, *segment.chunk_range(task.chunk))
     return SegmentWriter(segment).write_keys(task.chunk, keys)
 
 
 def write_segment(writer: SegmentWriter, source: KeySource, job: Job) -> tuple[int, int, float]:
-    """Write what isn't there; return chunks written, chunks kept, keys per second."""
+    """Write what is missing; return the chunks written, the chunks kept, and the keys per second."""
     segment = writer.segment
     if writer.lacks(DOCUMENTS_TASK):
         _write_documents(writer, source, job.reporter)
@@ -129,7 +132,7 @@ def _write_documents(writer: SegmentWriter, source: KeySource, reporter: Reporte
 
 
 def _write_samples(writer: SegmentWriter, source: KeySource) -> None:
-    """Write the int8 scales, and no queries: what was held out of the other toolkit's text isn't known."""
+    """Write the int8 scales but no queries, because held-out text of the other toolkit isn't known."""
     with writer.task(SAMPLES_TASK) as task:
         if writer.segment.plan.key_dtype == "int8":
             starts = np.unique(np.linspace(0, max(0, source.rows - _SCALE_ROWS), _SCALE_BLOCKS).astype(np.int64))

@@ -1,1 +1,1 @@
-"""Store in, index out: trained once, and filled with each segment."""
+"""Build the index of a store: it is trained once and filled with each segment."""

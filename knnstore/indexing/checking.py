@@ -1,4 +1,4 @@
-"""The self-check of an index, which ends its build: the last task of each segment."""
+"""Self-check of an index: the last task of each segment in a build."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from knnstore.scheduling import Job
 
 
 def check_lists(folder: IndexFolder[Any], store: Datastore, segment: Segment, job: Job) -> None:
-    """Measure and record the recall within a segment, by its own held-out queries or else the store's."""
+    """Measure and record the recall within a segment, with its own held-out queries or else those of the store."""
     commits = folder.list_commits(segment_reference(segment))
     if commits.find(CHECK):
         return
@@ -24,10 +24,10 @@ def check_lists(folder: IndexFolder[Any], store: Datastore, segment: Segment, jo
     if not len(held_out):
         held_out = np.concatenate([other.queries() for other in store.segments])
     with job.reporter.bar("check", 1, "check") as advance:
-        alone = store.only(segment.root.name)
+        single = store.only(segment.root.name)
         k = max(1, round(min(CHECKED_NEIGHBOURS, store.rows) * segment.rows / store.rows))
-        searcher = type_of(folder).open(alone, folder, checked=False)
-        check = self_check(alone, searcher, held_out, k, max(2**28, job.memory - BASE_BYTES))
+        searcher = type_of(folder).open(single, folder, checked=False)
+        check = self_check(single, searcher, held_out, k, max(2**28, job.memory - BASE_BYTES))
         path = folder.lists(segment.root.name, CHECK_FILE)
         write_json(path, to_json(check))
         commits.commit(CHECK, [path])

@@ -1,4 +1,4 @@
-"""``drop_keys``: of keys that lie twice on the disk, in corpus order and in the lists, the latter stay."""
+"""``drop_keys``: delete the keys in corpus order once the index stores them in its lists too."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,11 @@ _BLOCK = 16384
 
 
 def drop_keys(edit: Edit, reporter: Reporter) -> int:
-    """Make the store's next state one whose indexed keys lie in the lists alone; how many keys are dropped by that.
+    """Publish a state whose indexed keys are stored only in the lists; return the number of keys dropped.
 
-    Each segment's lists are read whole first, and must hold the very keys, values and row numbers of the other copy.
-    The files go with a sweep, when nobody reads a state that needs them. Raises CorruptStoreError if the copies differ,
-    or one is damaged; then nothing has changed.
+    First reads all lists of each segment, which must hold the same keys, values and row numbers as the other copy.
+    A sweep deletes the files once no reader needs them. Raises CorruptStoreError, without any change, if the copies
+    differ or one is damaged.
     """
     store, state = edit.store, edit.state
     assert state.index is not None
@@ -52,7 +52,7 @@ def require_listed(folder: IndexFolder[Any], segment: Segment) -> None:
 
 
 def _digest(segment: Segment) -> int:
-    """A number of 64 bits that stands for all (row, value, key) of a segment, in whatever order they lie."""
+    """Return a 64-bit digest of all (row, value, key) of a segment, independent of their order."""
     total = 0
     for number in range(segment.chunks):
         chunk = segment.chunk(number)
@@ -62,7 +62,7 @@ def _digest(segment: Segment) -> int:
             words = np.pad(keys, ((0, 0), (0, -keys.shape[1] % 8))).view(np.uint64)
             odd = np.asarray(shuffle_key(np.arange(words.shape[1], dtype=np.uint64), 1)) | np.uint64(1)
             content = (words * odd).sum(axis=1, dtype=np.uint64) + chunk.values[block].astype(np.uint64)
-            # mixed, so that two keys in each other's rows are another sum
+            # mixed with the row, so that swapping the keys of two rows changes the sum
             mixed = np.asarray(shuffle_key(content ^ shuffle_key(chunk.rows[block].astype(np.uint64), 2), 3))
             total += int(mixed.sum(dtype=np.uint64))
     return total % 2**64

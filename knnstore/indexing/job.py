@@ -1,7 +1,7 @@
-"""The index command's work: plan, train, fill, check, publish. Resumable at every step.
+"""The index job: plan, train, fill, check and publish. Every step can be resumed.
 
-An index is trained once. Segments that are added later are filled into lists of their own under the same ones, so
-that it costs what is new; how much worse the quantisers suit the new keys is measured, and said.
+An index is trained once. Segments added later are filled with the same quantisers, so that the cost is proportional to
+the new keys. How much worse the quantisers fit the new keys is measured and reported.
 """
 
 from dataclasses import dataclass, replace
@@ -24,19 +24,18 @@ from knnstore.scheduling import Job
 from knnstore.wording import command, option
 
 DRIFT_DUE = 1.25
-"""Quantisation error of later keys, by that of unseen keys at the training, from which on training anew pays."""
+"""Quantisation error of later keys relative to that of unseen keys at training, above which retraining pays off."""
 GROWTH_DUE = 8.0
-"""Keys, by those trained on, from which on there are too few lists."""
+"""Number of keys relative to those at training, above which there are too few lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """A finished index of ``rows`` keys, ``new_rows`` of them added by this run.
+    """A finished index of ``rows`` keys, of which this run added ``new_rows``.
 
-    ``drift``: quantisation error of the keys that were added after the training, by that of keys of the sample that
-    weren't trained on either; None where none were added. ``built`` is False where nothing was left to do.
-    ``dropped``: keys whose copy in corpus order this run gave up, and ``freed`` the bytes that left the disk by that;
-    what readers have open goes when they end.
+    ``drift``: quantisation error of keys added after training, relative to that of sampled keys left out of training;
+    None if none were added. ``built``: False if there was nothing to do. ``dropped``: keys whose copy in corpus order
+    this run discarded; ``freed``: bytes deleted by that, without files that readers still have open.
     """
 
     name: str
@@ -52,18 +51,18 @@ class IndexReport:
 
 
 def build_index(store: Datastore, options: IndexOptions, job: Job) -> IndexReport:
-    """Index all the store's keys that aren't yet, or go on with a build that was interrupted, and publish the result.
+    """Index all keys that aren't indexed, or resume an interrupted build, and publish the result.
 
-    The bytes on disk depend on the keys and the options alone, not on memory, workers or interruptions. ``store`` is
-    let go of: to search the index, open the store again.
+    The bytes on disk depend only on the keys and the options, not on memory, workers or interruptions. Closes
+    ``store``: to search the index, open the store again.
 
-    Raises UsageError, ResourceError (before any work, if memory or disk can't do), LockedError, CorruptStoreError.
+    Raises UsageError, ResourceError (before any work, if memory or disk don't suffice), LockedError, CorruptStoreError.
     """
     store.close()
     say = job.reporter.say
     with editing(store.root, say) as edit:
         job.runner.require_shared(store.root, [])
-        store = edit.store  # as it is now that nobody else can change it
+        store = edit.store  # the current state, which nobody else can change now
         work = plan_work(store, options, job)
         folder, plan, kind = work.folder, work.folder.plan, type_of(work.folder)
         if options.drop_keys and not kind.holds_keys:
@@ -75,16 +74,16 @@ def build_index(store: Datastore, options: IndexOptions, job: Job) -> IndexRepor
         if options.overwrite:
             remove_folder(folder.root)
         elif not work.new and store.manifest.index == folder.name:
-            say("          the index is finished already")
+            say("          the index is already finished")
             return _finish(edit, folder, options, job)
         else:
             folder = own_index(edit, folder)
-            begun = store.manifest.index != work.folder.name
-            if begun and (damaged := folder.commits.damaged()):
-                say(f"          {next(iter(damaged.values()))}: what an earlier run left of this index is removed")
+            unpublished = store.manifest.index != work.folder.name
+            if unpublished and (damaged := folder.commits.damaged()):
+                say(f"          {next(iter(damaged.values()))}: removing this index of an interrupted run")
                 remove_folder(folder.root)
-        for sentence in sentences(store, work, options):
-            say(sentence)
+        for line in sentences(store, work, options):
+            say(line)
         _prepare(store, replace(work, folder=folder))
         with telling_need("What is left of the index", lambda: work.room):
             kind.train(folder, store, job)
@@ -99,7 +98,7 @@ def build_index(store: Datastore, options: IndexOptions, job: Job) -> IndexRepor
 
 
 def _finish(edit: Edit, folder: IndexFolder[Any], options: IndexOptions, job: Job) -> IndexReport:
-    """Drop the keys that aren't wanted any longer, clean up, and say what the published index is."""
+    """Drop the keys that are no longer needed, clean up, and describe the published index."""
     store = edit.store
     dropped = drop_keys(edit, job.reporter) if options.drop_keys else 0
     edit.give_up(INDEX)
@@ -108,25 +107,25 @@ def _finish(edit: Edit, folder: IndexFolder[Any], options: IndexOptions, job: Jo
 
 
 def _require_other_keys(store: Datastore) -> None:
-    """Raise UsageError where the index that is to be built anew holds the only keys that it could be built from."""
+    """Raise UsageError if the index to be rebuilt holds the only copy of the keys."""
     if store.manifest.dropped:
         raise UsageError(
-            f"{option('overwrite', True)} would remove the lists that hold the only keys of {store.root}, and make the "
-            f"very same: give another {option('nlist')}, {option('pq_bytes')} or {option('seed')}; for what is damaged "
-            f"see {command('repair')}"
+            f"{option('overwrite', True)} would remove the lists that hold the only keys of {store.root}, and rebuild "
+            f"the same ones: give another {option('nlist')}, {option('pq_bytes')} or {option('seed')}; to rebuild "
+            f"damaged files, run {command('repair')}"
         )
 
 
 def _prepare(store: Datastore, work: Work) -> None:
-    """Make the folders, drop what a killed run left half-written, and see that the disk will do."""
+    """Require enough free disk space, create the folders, and remove partial files of a killed run."""
     folder = work.folder
     instead = f"lower {option('pq_bytes')}"
-    require_room(store.root, work.room, "the lists of the index and the runs that they are made of", instead)
+    require_room(store.root, work.room, "the lists of the index and the temporary runs to build them", instead)
     folder.begin()
 
 
 def describe_index(store: Datastore, folder: IndexFolder[Any]) -> IndexReport:
-    """What a finished index of all the store's keys is."""
+    """Describe a finished index of all keys of the store."""
     references = [segment_reference(segment) for segment in store.segments if segment.rows]
     return IndexReport(
         name=folder.name,

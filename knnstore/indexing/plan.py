@@ -1,4 +1,4 @@
-"""Decide what an index build will do before it does any of it."""
+"""Plan an index build before it starts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 def dry_run(store: Datastore, options: IndexOptions, job: Job) -> Forecast:
-    """What a build would be and take, the time by a short measurement; nothing is left on the disk.
+    """Return the plan of a build and its cost, with times from a short measurement; leaves nothing on the disk.
 
-    Raises UsageError for options that don't fit the keys, ResourceError if memory or disk can't do.
+    Raises UsageError for options that don't fit the keys, ResourceError if memory or disk don't suffice.
     """
     work = plan_work(store, options, job)
     return type_of(work.folder).dry_run(store, work, sentences(store, work, options), job)
 
 
 def plan_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
-    """The work on the store's index if it serves what is asked for, else on a new one."""
+    """Return the work on the store's index if that fits the options, else on a new one."""
     name = None if options.overwrite else store.manifest.index
     present = None if name is None else open_index(store.root, name)
-    there = IndexPlan.kind if present is None else present.plan.kind
-    kind = options.kind or there
-    return index_type(kind).plan(store, options, job, present if kind == there else None)
+    present_kind = IndexPlan.kind if present is None else present.plan.kind
+    kind = options.kind or present_kind
+    return index_type(kind).plan(store, options, job, present if kind == present_kind else None)
 
 
 def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
-    """What the work is and what it takes, for people."""
+    """Return lines that describe the work and its cost."""
     plan, resources = work.folder.plan, work.resources
     disk = (
         f"          {format_size(resources.disk_bytes)} on disk plus {format_size(resources.temporary_bytes)} "
@@ -43,5 +43,5 @@ def sentences(store: Datastore, work: Work, options: IndexOptions) -> list[str]:
     if store.manifest.index == work.folder.name and not options.overwrite:
         if not work.new:
             return [f"plan      nothing to do: all {store.rows:,} keys are indexed"]
-        return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} lists that are there", disk]
+        return [f"plan      {work.rows:,} new keys into the {plan.nlist:,} existing lists", disk]
     return [f"plan      {work.rows:,} keys of {work.words}", disk, *(f"          {note}" for note in work.notes)]

@@ -1,1 +1,1 @@
-"""Corpus in, store out: tokens first, keys second."""
+"""Turn a corpus into a store: tokens first, then keys."""

@@ -1,7 +1,7 @@
-"""Adding to a store: what the corpus has and the store doesn't goes into a segment of its own.
+"""Append to a store: documents that the store lacks are written to a new segment.
 
-While that segment is being made, its folder ``append/`` holds what it will replace, so that it can be finished and
-published even if the corpus has changed in the meantime.
+While the segment is being built, its folder ``append/`` lists the documents that it will replace, so that it can be
+finished and published even if the corpus has changed in the meantime.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,13 +48,13 @@ from knnstore.scheduling import Job
 from knnstore.wording import option
 
 FOLDER = "append"
-# Differences between which there is no distance, or no common list of tokens.
+# Differences that can't be allowed: without a common width, type or vocabulary the keys can't be compared.
 _NEVER = ("key.dimension ", "key_dtype ", "model.vocabulary ")
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append did: documents by what became of them, and the runs that made keys."""
+    """The result of an append: numbers of documents by what happened to them, and the runs that made keys."""
 
     added: int
     changed: int
@@ -68,7 +68,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Append:
-    """Adds ``sources`` to the writer's store, which is finished, as ``plan`` says."""
+    """Adds ``sources`` to a finished store, according to ``plan``."""
 
     edit: Edit
     options: IngestOptions
@@ -78,29 +78,29 @@ class Append:
     job: Job
 
     def run(self) -> Appended:
-        """Repair what was lost, finish what an earlier run began, and add what is new, in one state."""
+        """Restore lost keys, finish an interrupted append, and publish all new documents in one state."""
         store = self.edit.store
         self._require_same_keys(store.segments[0])
-        makings = [making for segment in store.segments if (making := self._mend(segment))]
+        makings = [making for segment in store.segments if (making := self._repair(segment))]
         corpus = survey_corpus(self.sources, self.options.reading, self.job)
-        found = self._compare(store, corpus)
-        if earlier := self._finish_earlier(replace(self.plan, sources=digest_of(found))):
+        changes = self._compare(store, corpus)
+        if earlier := self._finish_earlier(replace(self.plan, sources=digest_of(changes))):
             makings += earlier
             store = self.edit.store
-            found = self._compare(store, corpus)
-        making = self._add(store, found) if found.new.any() else None
-        gone = found.gone if self.options.prune else {}
-        replaced = found.replaced if making or not found.new.any() else {}
+            changes = self._compare(store, corpus)
+        making = self._add(store, changes) if changes.new.any() else None
+        gone = changes.gone if self.options.prune else {}
+        replaced = changes.replaced if making or not changes.new.any() else {}
         if making or gone or replaced:
             self._publish(making.segment if making else None, replaced, gone)
         self.edit.give_up(FOLDER)
         return Appended(
-            added=found.added if making else 0,
-            changed=found.changed if replaced else 0,
-            unchanged=found.unchanged,
-            copies=found.copies,
-            withheld=found.withheld,
-            gone=sum(map(len, found.gone.values())),
+            added=changes.added if making else 0,
+            changed=changes.changed if replaced else 0,
+            unchanged=changes.unchanged,
+            copies=changes.copies,
+            withheld=changes.withheld,
+            gone=sum(map(len, changes.gone.values())),
             pruned=sum(map(len, gone.values())),
             makings=(*makings, *([making] if making else [])),
         )
@@ -109,47 +109,47 @@ class Append:
         takedowns = np.empty(0, "S32") if self.options.readmit else load_takedowns(self.edit.root)
         return compare(store, corpus, self.options.scope(), takedowns)
 
-    def _add(self, store: Datastore, found: Differences) -> Making | None:
-        """Make the segment of the new documents; None if they haven't a token."""
-        making = self._making(self._begin(found))
+    def _add(self, store: Datastore, changes: Differences) -> Making | None:
+        """Make the segment of the new documents; return None if they have no tokens."""
+        making = self._making(self._begin(changes))
         making.forget_damaged()
-        parts = parts_to_add(self.sources, found)
-        shown = store.masked(found.replaced)
-        if not making.tokenise(parts, self.options.reading, self._heldout(store, found), shown):
+        parts = parts_to_add(self.sources, changes)
+        remaining = store.masked(changes.replaced)
+        if not making.tokenise(parts, self.options.reading, self._heldout(store, changes), remaining):
             return None
         making.write_keys()
         return making
 
     def _making(self, segment: Segment) -> Making:
         first = self.edit.store.segments[0].root
-        # in a segment that another LM made, on purpose, this one isn't known by its name
-        own = replace(segment.plan.model, name=self.plan.model.name) == self.plan.model
-        spec = self.spec if own else replace(self.spec, identity=None)
+        # the identity of this run's plan is wrong for a segment that was deliberately made by another LM
+        same_model = replace(segment.plan.model, name=self.plan.model.name) == self.plan.model
+        spec = self.spec if same_model else replace(self.spec, identity=None)
         return Making(segment, spec, self.job, first)
 
     def _require_same_keys(self, first: Segment) -> None:
-        found, wanted = first.plan, self.plan
-        same = replace(wanted, model=replace(wanted.model, name=found.model.name))
-        told = [what for what in differences(found, same) if what.startswith(("model.", "key.", "key_dtype "))]
-        stored, [dtype] = dtypes_of(found), dtypes_of(wanted)
+        existing, wanted = first.plan, self.plan
+        same = replace(wanted, model=replace(wanted.model, name=existing.model.name))
+        mismatches = [each for each in differences(existing, same) if each.startswith(("model.", "key.", "key_dtype "))]
+        stored, [dtype] = dtypes_of(existing), dtypes_of(wanted)
         if stored and dtype not in stored:
-            told.append(f"keys made in {stored[0]} (now {dtype}): give {option('dtype', stored[0])}, or leave it out")
-        if not told:
+            mismatches.append(f"keys made in {stored[0]} (now {dtype}): give {option('dtype', stored[0])} or omit it")
+        if not mismatches:
             return
-        sentence = f"{self.edit.root} holds keys of other settings: {'; '.join(told)}"
+        message = f"{self.edit.root} holds keys of other settings: {'; '.join(mismatches)}"
         allowed = option("allow_mismatch", True)
         if not self.options.allow_mismatch:
             raise MismatchError(
-                f"{sentence}. Run with the same ones, choose another {option('store')}, discard it with "
-                f"{option('overwrite', True)}, or give {allowed} if you mean it"
+                f"{message}. Run with the same settings, choose another {option('store')}, discard it with "
+                f"{option('overwrite', True)}, or give {allowed} to accept this"
             )
-        if never := [what for what in told if what.startswith(_NEVER)]:
-            raise MismatchError(f"{self.edit.root} can't hold both, {allowed} or not: {'; '.join(never)}")
-        self.job.reporter.say(f"mismatch  {sentence}")
+        if never := [each for each in mismatches if each.startswith(_NEVER)]:
+            raise MismatchError(f"{self.edit.root} can't hold both, even with {allowed}: {'; '.join(never)}")
+        self.job.reporter.say(f"mismatch  {message}")
 
-    def _mend(self, segment: Segment) -> Making | None:
-        """Make chunks of keys again that were lost from a finished segment."""
-        if segment.order.lists is not None:  # it has none of its own
+    def _repair(self, segment: Segment) -> Making | None:
+        """Recompute chunks of keys that a finished segment has lost; return None if it is complete."""
+        if segment.order.lists is not None:  # its keys are stored only in the index
             return None
         making, commits = self._making(segment), segment.commits
         if len(commits.find_all(map(keys_task, range(segment.chunks)))) == segment.chunks:
@@ -163,52 +163,56 @@ class Append:
         return making
 
     def _finish_earlier(self, wanted: SegmentPlan) -> list[Making]:
-        """Finish an interrupted append of other documents than are ``wanted`` now, if only keys are left to make."""
+        """Finish interrupted appends of documents other than those ``wanted`` now, if they only lack keys.
+
+        Such a segment no longer needs the corpus, because its tokens are complete. Its keys may have cost hours, so it
+        is published first; the corpus is then compared with the store again.
+        """
         done = []
-        for begun in list(unfinished(self.edit.root)):
-            if not (begun / FOLDER).is_dir() or not (begun / SEGMENT_PLAN).is_file():
+        for leftover in list(unfinished(self.edit.root)):
+            if not (leftover / FOLDER).is_dir() or not (leftover / SEGMENT_PLAN).is_file():
                 continue
-            found = Segment(begun).plan
-            if not follows(found, wanted) and self._making(Segment(begun)).tokenised and self._same_keys(found):
-                path = own_segment(self.edit, begun)
+            plan = Segment(leftover).plan
+            if not follows(plan, wanted) and self._making(Segment(leftover)).tokenised and self._same_keys(plan):
+                path = own_segment(self.edit, leftover)
                 making = self._making(Segment(path))
                 making.forget_damaged()
                 if not making.tokenised:
                     continue
                 self.job.reporter.say(
-                    f"          first the {making.segment.rows:,} keys that an earlier run began with"
+                    f"          first finishing the {making.segment.rows:,} keys of an interrupted run"
                 )
                 making.write_keys()
                 self._publish(making.segment, _read_replaced(path), {})
                 done.append(making)
         return done
 
-    def _same_keys(self, found: SegmentPlan) -> bool:
-        """Whether this run makes the keys of a plan, whose tokens are there."""
+    def _same_keys(self, plan: SegmentPlan) -> bool:
+        """Return whether this run makes the same keys as a plan."""
         names = ("model", "key", "key_dtype", "compute")
-        return all(getattr(found, name) == getattr(self.plan, name) for name in names)
+        return all(getattr(plan, name) == getattr(self.plan, name) for name in names)
 
-    def _begin(self, found: Differences) -> Segment:
-        """The folder of the new segment, begun by an earlier run or made."""
-        plan = replace(self.plan, sources=digest_of(found))
+    def _begin(self, changes: Differences) -> Segment:
+        """Return the new segment: the one that an interrupted run of the same plan left, or else an empty one."""
+        plan = replace(self.plan, sources=digest_of(changes))
         path = None
-        for begun in list(unfinished(self.edit.root)):
-            if not (begun / FOLDER).is_dir():
+        for leftover in list(unfinished(self.edit.root)):
+            if not (leftover / FOLDER).is_dir():
                 continue
-            if (begun / SEGMENT_PLAN).is_file() and follows(Segment(begun).plan, plan):
-                path = own_segment(self.edit, begun)
+            if (leftover / SEGMENT_PLAN).is_file() and follows(Segment(leftover).plan, plan):
+                path = own_segment(self.edit, leftover)
                 continued(Segment(path).plan, plan, self.job.reporter.say)
             else:
-                remove_tree(begun)  # not tokenised yet: little or nothing is lost
+                remove_tree(leftover)  # not fully tokenised, so little work is lost
         plan = Segment(path).plan if path else padded(plan, self.spec, self.job)
         path = path or own_segment(self.edit, None)
-        write_table(_replaced_path(path), removed_table(found.replaced))
+        write_table(_replaced_path(path), removed_table(changes.replaced))
         return SegmentWriter.begin(path, plan).segment
 
-    def _heldout(self, store: Datastore, found: Differences) -> Choose:
-        """Who is held out: what replaces held-out text, and a share of the rest."""
+    def _heldout(self, store: Datastore, changes: Differences) -> Choose:
+        """Return a function that chooses held-out tokens: of what replaces held-out text, and a share of the rest."""
         held = sum(int(s.documents.heldout_tokens[store.heldout(s)].sum()) for s in store.segments)
-        replaced = replaced_heldout(store, found)
+        replaced = replaced_heldout(store, changes)
 
         def choose(tokens: Int64, tables: Iterable[Any], repeats: Repeats | None) -> Int64:
             heldout, bound = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.bool_)
@@ -228,22 +232,22 @@ class Append:
         return choose
 
     def _publish(self, segment: Segment | None, replaced: Removed, gone: Removed) -> None:
-        store, state, told = self.edit.store, self.edit.state, []
-        replaces, goes = (sum(map(len, documents.values())) for documents in (replaced, gone))
-        facts = {"documents": 0, "keys": 0, "replaced": replaces, "pruned": goes}
+        store, state, notes = self.edit.store, self.edit.state, []
+        replacements, pruned = (sum(map(len, documents.values())) for documents in (replaced, gone))
+        facts = {"documents": 0, "keys": 0, "replaced": replacements, "pruned": pruned}
         if segment is not None:
             state = replace(state, segments=(*state.segments, segment.root.name))
             facts |= {"documents": len(segment.documents), "keys": segment.rows}
-            told.append(f"add {count(len(segment.documents), 'document')}, {segment.rows:,} keys")
-        if replaces:
-            one = "of them in place of older ones" if segment else "replaced by texts that are there already"
-            told.append(f"{replaces:,} {one}")
-        if goes:
-            told.append(f"remove {goes:,} that are gone from the corpus")
+            notes.append(f"add {count(len(segment.documents), 'document')}, {segment.rows:,} keys")
+        if replacements:
+            what = "of them in place of older ones" if segment else "replaced by texts already in the store"
+            notes.append(f"{replacements:,} {what}")
+        if pruned:
+            notes.append(f"remove {pruned:,} that are gone from the corpus")
         copies = {} if segment is None else superfluous_of(segment)
         every = joined(joined(store.removed, copies), joined(replaced, gone))
         removed = save_removed(self.edit.root, every, self.edit.epoch)
-        self.edit.publish(replace(state, removed=removed), "ingest", ", ".join(told), **facts)
+        self.edit.publish(replace(state, removed=removed), "ingest", ", ".join(notes), **facts)
 
 
 def _read_replaced(segment: Path) -> Removed:

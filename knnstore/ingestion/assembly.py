@@ -1,5 +1,7 @@
-"""Tokenised parts -> the segment's documents, values and held-out tokens. Streams; a pass over the ids to choose what
-is held out, and one to write."""
+"""Assemble a segment's documents, values and held-out tokens from tokenised parts.
+
+Everything is streamed: one pass over the token ids chooses what is held out, and another writes.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -28,21 +30,24 @@ from knnstore.ingestion.tasks import part_sources, part_table, part_tokens, toke
 from knnstore.overlap import LENGTH, Shingles, covered, window_starts
 
 Choose = Callable[[Int64, Iterable[Any], Repeats | None], Int64]
-"""How many tokens at the end of each document are held out, by the tokens of each (documents,), the tables of all,
-which are read one after the other as they are asked for, and what says how much of some is repeated by others."""
+"""Returns the number of tokens to hold out at the end of each document, int64 (documents,).
+
+Arguments: the number of tokens per document (documents,), the tables of all parts, read lazily, and a function that
+returns how much of some documents is repeated elsewhere (None to ignore repeats).
+"""
 
 
 def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any, store: Datastore | None = None) -> None:
-    """Write documents.parquet, values and heldout, and commit them. Of a document it holds a few numbers.
+    """Write documents.parquet, values and heldout, and commit them. Holds a few numbers per document in memory.
 
-    Of documents with the same text the first is taken, if the plan says so. ``heldout_bytes(texts)`` gives the UTF-8
-    bytes of lists of token ids: needed where only the end of a document is held out. ``store``: the one that the
-    segment is added to.
+    If the plan is ``distinct``, only the first of several documents with the same text is kept.
+    ``heldout_bytes(texts)`` returns the UTF-8 bytes of lists of token ids, for documents of which only the end is held
+    out. ``store``: the store that the segment is added to.
     """
     for part in range(parts):
         if damage := segment.commits.damage(tokens_task(part)):
             segment.commits.forget(tokens_task(part))
-            raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part anew")
+            raise CorruptStoreError(f"{damage}: run the same command again, which tokenises that part again")
     reading = _Parts(segment, parts)
     repeats = partial(_repeated_tokens, reading, store) if segment.plan.distinct else None
     heldout = choose(reading.tokens, reading.tables(), repeats)
@@ -54,7 +59,7 @@ def assemble(segment: Segment, parts: int, choose: Choose, heldout_bytes: Any, s
 
 
 def _write_tokens(task: TaskWriter, reading: "_Parts", heldout: Int64, heldout_bytes: Any) -> dict[str, Int64]:
-    """Write values and held-out tokens; return where those of each document lie."""
+    """Write values and held-out tokens; return their columns of documents.parquet."""
     tokens, ends = reading.tokens, []
     stored = tokens - heldout
     with task.appending(values=int(stored.sum()), heldout=int(heldout.sum())) as (values, heldout_values):
@@ -76,10 +81,10 @@ def _write_tokens(task: TaskWriter, reading: "_Parts", heldout: Int64, heldout_b
 
 
 class _Parts:
-    """The documents of all parts, but for copies, where the plan leaves them out.
+    """The documents of all parts, without duplicates if the plan leaves them out.
 
-    ``tokens``, ``bytes`` and ``source_tokens`` (0 if there is no source): int64 (documents,). ``copies``: how many
-    documents are left out.
+    ``tokens``, ``bytes`` and ``source_tokens`` (0 without a source): int64 (documents,). ``copies``: the number of
+    documents left out.
     """
 
     def __init__(self, segment: Segment, parts: int) -> None:
@@ -95,18 +100,18 @@ class _Parts:
         self.source_tokens = self._all_sources[self._kept]
 
     def tables(self) -> Iterator[Any]:
-        """What the documents of each part are, of its ``PART_SCHEMA``."""
+        """Yield each part's table of documents, of ``PART_SCHEMA``."""
         begin = 0
         for table in self._every():
             yield table.filter(pa.array(self._kept[begin : begin + len(table)])) if self.copies else table
             begin += len(table)
 
     def ids(self) -> Iterator[Any]:
-        """Their token ids, in pieces of whole documents."""
+        """Yield the documents' token ids, in pieces of whole documents."""
         return self._pieces(part_tokens, self._all_tokens)
 
     def source_ids(self) -> Iterator[Any]:
-        """Of pairs of texts, those of the sources."""
+        """Yield the token ids of the sources, for pairs of texts."""
         return self._pieces(part_sources, self._all_sources)
 
     def _pieces(self, file: Callable[[Path, int], Path], tokens: Int64) -> Iterator[Any]:
@@ -132,9 +137,10 @@ class _Parts:
 
 
 def _repeated_tokens(reading: _Parts, store: Datastore | None, documents: Int64) -> Int64:
-    """How many tokens of some documents, ascending, lie in runs that another one or the store has: int64 (documents,).
+    """Return how many tokens of the given documents are in runs that another document or the store has.
 
-    One pass over all tokens; holds those of the documents.
+    ``documents``: ascending. The result is int64 (documents,). Needs one pass over all tokens, and holds the tokens of
+    the given documents in memory.
     """
     tokens, ends = reading.tokens, np.cumsum(reading.tokens)
     wanted = np.zeros_like(tokens)
@@ -143,7 +149,7 @@ def _repeated_tokens(reading: _Parts, store: Datastore | None, documents: Int64)
     last = np.cumsum(tokens[documents])
     starts = window_starts(last - tokens[documents], tokens[documents], 0, len(ids))
     windows = Shingles(ids, starts)
-    # each window stands in its own document; those that stand in a second one are repeated
+    # every window occurs in its own document; a window that occurs in a second one is repeated
     lowest, highest = np.full(windows.groups, len(tokens)), np.full(windows.groups, -1)
     begin = 0
     for piece in reading.ids():
@@ -163,7 +169,7 @@ def _repeated_tokens(reading: _Parts, store: Datastore | None, documents: Int64)
 
 
 def _documents(tables: Iterable[Any], columns: Mapping[str, Int64]) -> Iterator[Any]:
-    """The rows of documents.parquet, in as many pieces as there are tables of what the documents are."""
+    """Yield the rows of documents.parquet, one piece per table in ``tables``."""
     begin = 0
     for table in tables:
         end = begin + len(table)
@@ -173,13 +179,13 @@ def _documents(tables: Iterable[Any], columns: Mapping[str, Int64]) -> Iterator[
 
 
 def _memory_maps(segment: Segment, parts: int, file: Callable[[Path, int], Path]) -> Iterator[Any]:
-    """The token ids of each part, in that file of it."""
+    """Yield the token ids of each part, from the given file of it."""
     for part in range(parts):
         yield np.frombuffer(files_of(segment.root).load(file(segment.root, part)), segment.plan.value_dtype)
 
 
 def _split(maps: Iterator[Any], tokens: Any, heldout: Any) -> Iterator[tuple[Any, Any, bool]]:
-    """Runs of ids: what is stored up to the next held-out end, that end, and whether it is a whole document."""
+    """Yield runs of ids: the stored ids up to the next held-out end, that end, and whether it is a whole document."""
     ends = np.cumsum(tokens)
     cuts = iter([(int(ends[i] - heldout[i]), int(ends[i]), heldout[i] == tokens[i]) for i in np.flatnonzero(heldout)])
     cut = next(cuts, None)

@@ -1,4 +1,4 @@
-"""What a corpus will come to on disk, by a sample of its text: before it is tokenised, and long before its keys."""
+"""Estimate the disk space that a corpus needs from a sample of its text, before it is tokenised."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from knnstore.ingestion.tasks import text_tokens
 from knnstore.lm.spec import LmSpec
 from knnstore.scheduling import Job
 
-_FILES = 8  # that a sample is drawn from
-_SURE = 0.8  # of the estimate is surely needed: what is refused for too little room can't have had enough
-_MOST_EXPANDED = 10  # bytes of text in a byte of a file
+_FILES = 8  # number of files that are sampled
+_SURE = 0.8  # share of the estimate that must be free: lower than 1, so that no sufficient disk is refused
+_MOST_EXPANDED = 10  # maximum bytes of text per byte of a compressed file
 
 
 @dataclass(frozen=True, slots=True)
 class EstimateTask:
-    """Tokenise a little of each of some files."""
+    """Tokenise a sample of some files."""
 
     spec: LmSpec
     sources: tuple[Source, ...]
@@ -31,15 +31,14 @@ class EstimateTask:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the name of the task, for messages."""
         return "estimate"
 
 
 def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOptions, job: Job) -> None:
-    """Raise DiskFullError, with both numbers, if what is left to tokenise can't fit on the disk with its keys.
+    """Raise DiskFullError, with both numbers, if the remaining text and its keys can't fit on the disk.
 
-    No text is looked at where there is room for as many tokens as the files could possibly hold. Of pairs of texts
-    nothing is estimated.
+    No text is read if there is room for the most tokens that the files could hold. Pairs of texts aren't estimated.
     """
     if segment.plan.key.task == "seq2seq":
         return
@@ -53,7 +52,7 @@ def require_disk(segment: Segment, spec: LmSpec, parts: Parts, reading: ReadOpti
 
 
 def tokens_a_byte(task: EstimateTask) -> float:
-    """Tokens by bytes on disk of the files that are sampled."""
+    """Return the number of tokens per byte on disk of the sampled files."""
     tokens, size = 0, 0.0
     for source in task.sources:
         text, share = sample_text(source, task.options)
@@ -63,14 +62,14 @@ def tokens_a_byte(task: EstimateTask) -> float:
 
 
 def _wanted_whole(parts: Parts) -> Iterator[Source]:
-    """The files but for those of which some records alone are wanted: nobody knows how much that is."""
+    """Yield the files that are read whole; how much text selected records hold isn't known."""
     for part in parts:
         wanted = part.records or repeat(None)
         yield from (source for source, records in zip(part.sources, wanted, strict=False) if records is None)
 
 
 def _spread(sources: Iterable[Source], size: int) -> Iterator[Source]:
-    """Some of the files, spread evenly over their ``size`` in bytes."""
+    """Yield some of the files, spread evenly over their total ``size`` in bytes."""
     places, end = [(number + 0.5) * size / _FILES for number in range(_FILES)], 0
     for source in sources:
         end += source.bytes

@@ -1,4 +1,4 @@
-"""The ingest job: a store of a corpus, made, finished, or brought up to date."""
+"""The ingest job: create, finish or update the store of a corpus."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -37,17 +37,16 @@ from knnstore.wording import option
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ingest did, and the store as it is now: ``documents`` and ``rows`` that aren't removed, ``bytes`` of all
-    its segments.
+    """The result of an ingest, and the current store: ``documents`` and ``rows`` without removed ones, ``bytes`` of all
+    segments.
 
-    ``added``, ``changed`` and ``unchanged`` count the corpus' documents; ``copies`` those that were left out because an
-    added one has the same text; ``withheld`` those that were removed from the
-    store on purpose and stay out; ``gone`` those of the store that the corpus has no more, of which ``pruned`` were
-    removed. ``new_rows``: keys added. ``tokens_per_second``: keys made a second by this run, 0 if there were none left
-    to make. ``tasks_run`` counts this run's tasks, ``tasks_kept`` those that an earlier run had done.
-    ``file_types`` and ``left_out`` count the corpus' files that were read, and that were not, by type;
-    ``linked_files`` those that were read through links out of the corpus.
-    Of the documents that were tokenised: ``empty`` and ``skipped`` ones that were left out, ``replaced`` characters.
+    ``added``, ``changed`` and ``unchanged`` count the documents of the corpus; ``copies`` those left out because an
+    added one has the same text; ``withheld`` those that were deliberately removed from the store and stay out;
+    ``gone`` documents of the store that are no longer in the corpus, of which ``pruned`` were removed. ``new_rows``:
+    keys added. ``tokens_per_second``: keys computed per second by this run; 0 if none were left. ``tasks_run`` counts
+    the tasks of this run, ``tasks_kept`` those of earlier runs. ``file_types`` and ``left_out`` count the files of the
+    corpus that were and weren't read, by type; ``linked_files`` those read through links that lead out of the corpus.
+    Among the tokenised documents: ``empty`` and ``skipped`` documents were left out, ``replaced`` counts characters.
     """
 
     store: Path
@@ -77,72 +76,72 @@ class IngestReport:
 
 
 def ingest(options: IngestOptions, job: Job) -> IngestReport:
-    """Make a store of a corpus, finish one that an interrupted run began, or add what a finished one doesn't have.
+    """Create the store of a corpus, resume an interrupted run, or add new documents to a finished store.
 
-    Documents are known by the digests of their texts, so that only new ones go through the LM; one with the name of a
-    stored document replaces it. The same call after an interruption redoes only the tasks that were in flight and
-    leaves the very bytes of an uninterrupted run. Raises UsageError, StoreError or ResourceError with the next step in
-    the message.
+    Documents are identified by the digests of their texts, so that only new ones go through the LM; a new document with
+    the name of a stored one replaces it. The same call after an interruption repeats only the tasks that were running,
+    and results in the same bytes as an uninterrupted run. Raises UsageError, StoreError or ResourceError with the next
+    step in the message.
     """
     reporter, root = job.reporter, store_path(options.store or default_store(options.named[0]))
     require_free(root)
-    found = options.files()
-    reporter.say(f"corpus    {_corpus_line(found, options)}")
+    files = options.files()
+    reporter.say(f"corpus    {_corpus_line(files, options)}")
     model = options.model or default_model()
     folder = resolve_model(model)
     spec = LmSpec(str(folder.resolve()), options.layer, _dtype(root, options), options.device)
     facts = job.run_one(describe_model, spec)
-    spec = replace(spec, dtype=facts.dtype)  # every task's, whatever suits the processor that it runs on
+    spec = replace(spec, dtype=facts.dtype)  # for all tasks, even if another dtype is faster on a worker
     reporter.say(_model_line(model, folder, facts, options.layer))
     if facts.bfloat16_speed is not None:
         subject = "" if facts.dtype == "bfloat16" else "bfloat16 runs at only "
         speed = f"{facts.bfloat16_speed:.2f} × the speed of float32 on this machine"
         reporter.say(f"dtype     {facts.dtype}: {subject}{speed}")
-    plan = segment_plan(options, facts, fingerprint(found))
-    check_memory(options, facts, plan, len(found), job)
+    plan = segment_plan(options, facts, fingerprint(files))
+    check_memory(options, facts, plan, len(files), job)
     make_folder(root)
     with editing(root, reporter.say) as edit:
-        job.runner.require_shared(root, [folder, Path(found[0].folder) / found[0].path])
+        job.runner.require_shared(root, [folder, Path(files[0].folder) / files[0].path])
         open_store(edit, plan.model, plan.key, parameter="store", overwrite=options.overwrite)
-        begun = _begun(root)
-        if begun is not None:
+        existing = _existing(root)
+        if existing is not None:
             allow = options.allow_mismatch
-            partner = partner_of(begun, plan, spec, job, allow=allow)
+            partner = partner_of(existing, plan, spec, job, allow=allow)
             plan, spec = partner.plan, partner.spec
-        if begun is not None and edit.state.segments:
-            done = Append(edit, options, _as_stored(root, plan, begun), spec, found, job).run()
+        if existing is not None and edit.state.segments:
+            done = Append(edit, options, _as_stored(root, plan, existing), spec, files, job).run()
         else:
-            plan = plan if begun is None else continued(begun.plan, plan, reporter.say)
+            plan = plan if existing is None else continued(existing.plan, plan, reporter.say)
             segment = _first_segment(edit, plan, lambda: padded(plan, spec, job))
-            done = _make_first(edit, Making(segment, spec, job), plan_parts(found), options)
-        return _report(edit.store, done, found)
+            done = _make_first(edit, Making(segment, spec, job), plan_parts(files), options)
+        return _report(edit.store, done, files)
 
 
 def _dtype(root: Path, options: IngestOptions) -> str:
-    """The LM's dtype: as asked for, else that of the keys which the store has or was begun with."""
+    """Return the dtype of the LM: as requested, else that of the existing keys, so that ``auto`` never mixes two."""
     if options.dtype != "auto" or options.overwrite:
         return options.dtype
-    begun = _begun(root) if (root / MANIFEST_FILE).exists() else None
-    stored = [] if begun is None else dtypes_of(begun.plan)
+    existing = _existing(root) if (root / MANIFEST_FILE).exists() else None
+    stored = [] if existing is None else dtypes_of(existing.plan)
     return stored[0] if stored else "auto"
 
 
-def _as_stored(root: Path, plan: SegmentPlan, begun: Segment) -> SegmentPlan:
-    """The plan of an append: the store's choice of what spellings of special tokens are.
+def _as_stored(root: Path, plan: SegmentPlan, existing: Segment) -> SegmentPlan:
+    """Return the plan of an append, which treats spellings of special tokens as the store does.
 
-    Raises MismatchError where ``special_tokens`` asks for another.
+    Raises MismatchError if ``special_tokens`` requests otherwise.
     """
-    stored = begun.plan.special_tokens
+    stored = existing.plan.special_tokens
     if plan.special_tokens and stored is False:
         raise MismatchError(
-            f"{root} takes spellings of special tokens as ordinary text: leave out {option('special_tokens', True)}, "
+            f"{root} takes spellings of special tokens as ordinary text: omit {option('special_tokens', True)}, "
             f"{other_store()}"
         )
     return replace(plan, special_tokens=stored)
 
 
 def _make_first(edit: Edit, making: Making, parts: Parts, options: IngestOptions) -> Appended:
-    """Make the first segment of a store and publish it."""
+    """Build the first segment of a store and publish it."""
     segment = making.segment
     making.forget_damaged()
     choose = choose_heldout_pairs if options.pairs else choose_heldout
@@ -188,14 +187,14 @@ def _report(store: Datastore, done: Appended, files: Listing) -> IngestReport:
         skipped=sum(making.skipped for making in done.makings),
         replaced=sum(making.replaced for making in done.makings),
         special_spellings=sum(making.special_spellings for making in done.makings),
-        file_types={one.label: one.files for one in files.taken},
-        left_out={one.label: one.files for one in files.left_out},
+        file_types={kind.label: kind.files for kind in files.taken},
+        left_out={kind.label: kind.files for kind in files.left_out},
         linked_files=files.outside,
     )
 
 
-def _begun(root: Path) -> Segment | None:
-    """The first segment of the store, made or begun; None if nothing of it is there."""
+def _existing(root: Path) -> Segment | None:
+    """Return the first segment of the store, finished or not; None if there isn't any."""
     if (state := load_manifest(root)).segments:
         return Datastore(root, state).segments[0]
     path = next((path for path in unfinished(root) if (path / SEGMENT_PLAN).is_file()), None)
@@ -203,54 +202,57 @@ def _begun(root: Path) -> Segment | None:
 
 
 def _first_segment(edit: Edit, plan: SegmentPlan, complete: Callable[[], SegmentPlan]) -> Segment:
-    """The first segment, begun or made; refuses one that was begun with another plan.
+    """Return the first segment: what an interrupted run left, or an empty one.
 
-    One that an older version began keeps its plan if its documents are chosen; else what it tokenised is taken over.
-    ``complete()`` gives the plan with what is measured on the LM, for a segment that has no keys yet.
+    Finished tasks of the interrupted run are adopted only if its plan is equal, because each task's commit carries the
+    plan's fingerprint. Plans of older versions lack some fields: such a segment keeps its plan once its documents are
+    chosen; before that, it gets the complete plan and its tokenised parts are adopted.
+    ``complete()`` returns the plan with properties measured on the LM, for a segment without keys.
+    Raises MismatchError if the segment was started with another plan.
     """
-    begun, older = _begun(edit.root), older_plan(plan)
-    if begun is not None and _only_reads_otherwise(begun, plan):
-        # it stopped at a document that it couldn't read, and said how it can be read: nothing but tokens is lost
-        remove_tree(begun.root)
-        begun = None
-    if begun is None:
+    leftover, older = _existing(edit.root), older_plan(plan)
+    if leftover is not None and _only_reads_otherwise(leftover, plan):
+        # the run stopped at an unreadable document, and its message suggested these settings: only tokens are lost
+        remove_tree(leftover.root)
+        leftover = None
+    if leftover is None:
         plan = complete()
-    elif begun.plan == older:
-        # parts that are tokenised already have special tokens where the text spells them
-        plan = older if begun.commits.find(DOCUMENTS_TASK) else replace(complete(), special_tokens=None)
+    elif leftover.plan == older:
+        # in its tokenised parts, spellings of special tokens are special tokens
+        plan = older if leftover.commits.find(DOCUMENTS_TASK) else replace(complete(), special_tokens=None)
     else:
-        special = None if begun.plan.special_tokens is None else plan.special_tokens
-        plan = replace(plan, padding=begun.plan.padding, special_tokens=special)
-        told = differences(begun.plan, plan)
-        if told:
-            dtype, _, device = begun.plan.compute.partition(" on ")
+        special = None if leftover.plan.special_tokens is None else plan.special_tokens
+        plan = replace(plan, padding=leftover.plan.padding, special_tokens=special)
+        changed = differences(leftover.plan, plan)
+        if changed:
+            dtype, _, device = leftover.plan.compute.partition(" on ")
             compute = f" ({option('dtype', dtype)} {option('device', device)})"
-            same = compute if begun.plan.compute != plan.compute else ""
+            same = compute if leftover.plan.compute != plan.compute else ""
             raise MismatchError(
-                f"{edit.root} was begun with another corpus or other settings: {'; '.join(told)}. "
+                f"{edit.root} was started with another corpus or other settings: {'; '.join(changed)}. "
                 f"Run with the same ones{same}, {other_store()}"
             )
-    segment = SegmentWriter.begin(own_segment(edit, begun.root if begun else None), plan).segment
+    segment = SegmentWriter.begin(own_segment(edit, leftover.root if leftover else None), plan).segment
     segment.commits.adopt(TOKENS_TASKS, record_fingerprint(older))
     return segment
 
 
-def _only_reads_otherwise(begun: Segment, plan: SegmentPlan) -> bool:
-    """Whether a segment whose documents aren't there yet was begun by the same plan but for how text is read."""
-    then = begun.plan
-    same = replace(plan, padding=then.padding, special_tokens=then.special_tokens)
-    reads_alike = (then.errors, then.text_field) == (plan.errors, plan.text_field)
-    if reads_alike or then != replace(same, errors=then.errors, text_field=then.text_field):
+def _only_reads_otherwise(leftover: Segment, plan: SegmentPlan) -> bool:
+    """Return whether a segment without documents differs from ``plan`` only in how text is read."""
+    earlier = leftover.plan
+    same = replace(plan, padding=earlier.padding, special_tokens=earlier.special_tokens)
+    reads_alike = (earlier.errors, earlier.text_field) == (plan.errors, plan.text_field)
+    if reads_alike or earlier != replace(same, errors=earlier.errors, text_field=earlier.text_field):
         return False
-    return begun.commits.find(DOCUMENTS_TASK) is None
+    return leftover.commits.find(DOCUMENTS_TASK) is None
 
 
-def _corpus_line(found: Listing, options: IngestOptions) -> str:
-    files = count(len(found) + len(options.source), "file")
-    outside = f", {count(found.outside, 'file')} of them by links out of the corpus" if found.outside else ""
-    left_out = f"; left out {describe(found.left_out)}" if found.left_out else ""
-    size = f"{format_size(found.bytes)}{' of pairs' if options.pairs else ''}"
-    return f"{files}, {size}: {describe(found.taken)}{outside}{left_out}"
+def _corpus_line(listing: Listing, options: IngestOptions) -> str:
+    files = count(len(listing) + len(options.source), "file")
+    outside = f", {count(listing.outside, 'file')} of them by links out of the corpus" if listing.outside else ""
+    left_out = f"; left out {describe(listing.left_out)}" if listing.left_out else ""
+    size = f"{format_size(listing.bytes)}{' of pairs' if options.pairs else ''}"
+    return f"{files}, {size}: {describe(listing.taken)}{outside}{left_out}"
 
 
 def _model_line(name: str, folder: Path, facts: LmFacts, asked: str) -> str:

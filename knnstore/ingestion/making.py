@@ -1,4 +1,4 @@
-"""Making one segment: tokens first, keys second; each step goes on where an earlier run stopped."""
+"""Build one segment: tokens first, then keys. Each step resumes where an interrupted run stopped."""
 
 import time
 from dataclasses import dataclass, replace
@@ -33,10 +33,10 @@ from knnstore.wording import option
 
 
 class Making:
-    """One run over one segment. ``scales_of``: a segment whose int8 scales it takes if they suit.
+    """One run over one segment. ``scales_of``: a segment whose int8 scales are reused if they fit.
 
-    Counts ``tasks_run`` by this run, ``tasks_kept`` that an earlier one had done, and ``seconds`` for ``rows`` keys; of
-    the text ``empty``, ``skipped`` and ``too_long`` documents and ``replaced`` characters.
+    Counts ``tasks_run`` of this run and ``tasks_kept`` of earlier ones, the ``seconds`` for ``rows`` keys, and in the
+    text ``empty``, ``skipped`` and ``too_long`` documents and ``replaced`` characters.
     """
 
     def __init__(self, segment: Segment, spec: LmSpec, job: Job, scales_of: Path | None = None) -> None:
@@ -49,27 +49,27 @@ class Making:
         self._scales_of = scales_of
 
     def forget_damaged(self) -> None:
-        """Have made again what isn't what an earlier run recorded. For a segment that isn't finished: all is read."""
+        """Discard tasks of earlier runs whose files differ from their checksums. Reads all files of the segment."""
         for damage in self.segment.commits.forget_damaged():
-            self._job.reporter.say(f"          {damage}: it is made again")
+            self._job.reporter.say(f"          {damage}: it is rebuilt")
 
     @property
     def tokenised(self) -> bool:
-        """Whether the documents, values and held-out tokens are there, so that only keys are left to make."""
+        """Return whether the documents, values and held-out tokens are complete, so that only keys are missing."""
         return self.segment.commits.find(DOCUMENTS_TASK) is not None
 
     @property
     def copies(self) -> int:
-        """Documents that were left out because an earlier one has the same text."""
+        """Return the number of documents left out because an earlier one has the same text."""
         commit = self.segment.commits.find(DOCUMENTS_TASK)
         return int(commit.facts.get("copies", 0)) if commit else 0
 
     def tokenise(self, parts: Parts, reading: ReadOptions, choose: Choose, store: Datastore | None = None) -> bool:
-        """Write documents, values and held-out tokens; False, and nothing is written, if there isn't one token.
+        """Write documents, values and held-out tokens; return False, and write nothing, if there are no tokens.
 
-        ``choose``: see ``Choose``; ``store``: the one that the segment is added to.
+        ``choose``: see ``Choose``; ``store``: the store that the segment is added to.
         """
-        # ids of two bytes for some four of text, first in parts and then in one array: about as much as the text
+        # about four bytes of text make an id of two bytes, stored twice: in a part and then in one array
         if not self.tokenised:
             with telling_need("The tokens of the text", lambda: parts.bytes):
                 if not self._tokenise(parts, reading):
@@ -85,7 +85,7 @@ class Making:
         return True
 
     def write_keys(self) -> None:
-        """Compute the keys that aren't there."""
+        """Compute the missing keys."""
         segment, writer = self.segment, SegmentWriter(self.segment)
         stage = keys_stage(segment, self._spec)
         require_room(segment.root, key_bytes(segment, len(stage.missing)), f"{segment.rows:,} keys")
@@ -99,9 +99,14 @@ class Making:
             self.seconds += time.perf_counter() - started
         self._tally(len(made), len(stage.tasks) - len(made))
         self.rows += sum(task.rows for task in made)
-        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have come late
+        remove_parts(segment.root)  # a second copy of a task, on a worker that was frozen, may have written late
 
     def _tokenise(self, parts: Parts, reading: ReadOptions) -> bool:
+        """Tokenise the parts of the corpus that earlier runs haven't; return whether there are any tokens.
+
+        Each part is a task with temporary files and a commit of its own, so an interruption costs only running tasks.
+        ``assemble`` then joins the parts, and ``remove_parts`` deletes them.
+        """
         segment = self.segment
         make_folder(segment.root / "parts")
         kept = committed_summaries(segment, len(parts))
@@ -125,13 +130,13 @@ class Making:
 
     def _say_left_out(self) -> None:
         counts = {"empty": self.empty, "skipped as unreadable": self.skipped}
-        told = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
+        notes = [f"{count(number, 'document')} {what}" for what, number in counts.items() if number]
         if self.too_long:
-            told.append(f"{count(self.too_long, 'pair')} longer than the LM takes")
+            notes.append(f"{count(self.too_long, 'pair')} longer than the LM takes")
         if self.replaced:
-            told.append(f"{count(self.replaced, 'undecodable character')} replaced")
-        if told:
-            self._job.reporter.say(f"          left out: {', '.join(told)}")
+            notes.append(f"{count(self.replaced, 'undecodable character')} replaced")
+        if notes:
+            self._job.reporter.say(f"          left out: {', '.join(notes)}")
         if self.special_spellings:
             ordinary = self.segment.plan.special_tokens is False
             other = f"ordinary text ({option('special_tokens', True)} makes tokens of them)"
@@ -149,19 +154,19 @@ class Making:
 
 @dataclass(frozen=True, slots=True)
 class PaddingTask:
-    """Find out how windows of up to ``context`` positions may share a batch."""
+    """Determine how windows of up to ``context`` positions may share a batch."""
 
     spec: LmSpec
     context: int
 
 
 def find_padding(task: PaddingTask) -> Padding:
-    """How windows may share a batch so that each has the keys that it has alone."""
+    """Return how windows may share a batch without changing their keys."""
     return key_model_of(task.spec).padding(task.context)
 
 
 def padded(plan: SegmentPlan, spec: LmSpec, job: Job) -> SegmentPlan:
-    """The plan of a new segment with the padding that suits the LM."""
+    """Return the plan of a new segment with the padding that the LM allows."""
     padding = job.run_one(find_padding, PaddingTask(spec, plan.key.context))
     if padding != "ladder":
         shared = "only windows of equal length share" if padding == "exact" else "no windows share"
@@ -170,5 +175,5 @@ def padded(plan: SegmentPlan, spec: LmSpec, job: Job) -> SegmentPlan:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 document``, ``2,000 documents``."""
+    """Return a number with its noun: ``1 document``, ``2,000 documents``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The LM of a run and the one that a store was begun with: the same though libraries or digests have changed."""
+"""Recognise the LM of a run as the store's own even if libraries or digests have changed since it was created."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,17 +13,17 @@ from knnstore.wording import option
 
 @dataclass(frozen=True, slots=True)
 class Partner:
-    """How the LM of this run is known in a segment: by the identity in ``plan``, and to workers by ``spec``."""
+    """The LM of this run as a segment records it: its identity is in ``plan``, and workers load it by ``spec``."""
 
     plan: SegmentPlan
     spec: LmSpec
 
 
 def partner_of(segment: Segment, plan: SegmentPlan, spec: LmSpec, job: Job, *, allow: bool) -> Partner:
-    """``plan`` and ``spec`` with the segment's own identity of the LM, if it is the one that made the segment.
+    """Return ``plan`` and ``spec`` with the segment's identity of the LM, if this LM made the segment.
 
-    They are returned as they are for another LM, whose differences the caller knows how to tell. Raises MismatchError
-    for the same files that make other keys here, unless other keys are allowed.
+    For another LM they are returned unchanged, and the caller reports the differences. Raises MismatchError if the same
+    files make other keys with the libraries here, unless ``allow``.
     """
     made, given = segment.plan.model, plan.model
     renamed = replace(plan, model=replace(given, name=made.name))
@@ -31,30 +31,30 @@ def partner_of(segment: Segment, plan: SegmentPlan, spec: LmSpec, job: Job, *, a
         return Partner(renamed, spec)
     recognition = job.run_one(recognise_model, RecogniseTask(segment.root.absolute(), spec, segment.order))
     if recognition.differing == ("computation",):
-        sentence = f"{segment.root} was made with other versions of the libraries: {recognition.keys}"
+        message = f"{segment.root} was made with other versions of the libraries: {recognition.keys}"
         if not allow:
             allowed = option("allow_mismatch", True)
-            raise MismatchError(f"{sentence}. Use {_versions(segment.plan)}, or give {allowed} if you mean it")
-        job.reporter.say(f"mismatch  {sentence}")
+            raise MismatchError(f"{message}. Use {_versions(segment.plan)}, or give {allowed} to accept this")
+        job.reporter.say(f"mismatch  {message}")
     elif recognition.differing:
         return Partner(plan, spec)
     if recognition.keys:
         job.reporter.say(
-            f"model     {segment.root} knows it by digests that other versions of the libraries made; it is the same "
-            f"LM: {recognition.keys}"
+            f"model     {segment.root} has digests of it by other versions of the libraries; it is the same LM: "
+            f"{recognition.keys}"
         )
     identity = None if replace(given, name=made.name) == made else given
     return Partner(replace(plan, model=made), replace(spec, identity=identity))
 
 
-def continued(begun: SegmentPlan, plan: SegmentPlan, say: Callable[[str], None]) -> SegmentPlan:
-    """``plan`` as it was begun under other versions of the libraries; what is there stays as it is."""
-    if begun.versions != plan.versions:
+def continued(earlier: SegmentPlan, plan: SegmentPlan, say: Callable[[str], None]) -> SegmentPlan:
+    """Return ``plan`` with the library versions of ``earlier``, because finished work is kept; report changed ones."""
+    if earlier.versions != plan.versions:
         say(
-            f"versions  it was begun with {_versions(begun)} and goes on with {_versions(plan)}: the last bits of its "
-            "keys may differ"
+            f"versions  it was started with {_versions(earlier)} and continues with {_versions(plan)}: the last bits "
+            "of its keys may differ"
         )
-    return replace(plan, versions=begun.versions)
+    return replace(plan, versions=earlier.versions)
 
 
 def _versions(plan: SegmentPlan) -> str:

@@ -1,4 +1,4 @@
-"""What a corpus has that a store doesn't, and the other way round: by the digests of the texts, before any tokens."""
+"""Compare a corpus with a store by the digests of the texts, before anything is tokenised."""
 
 import hashlib
 from array import array
@@ -25,17 +25,18 @@ from knnstore.ingestion.copies import first_of_each
 from knnstore.records import fingerprint
 from knnstore.scheduling import Job
 
-_BATCH = 8192  # documents that are Python's objects at a time
+_BATCH = 8192  # number of documents that are Python objects at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Differences:
-    """``corpus``: the documents that are there, of ``SURVEY_SCHEMA``; ``new``: bool, those to be stored.
+    """Differences between a corpus and a store.
 
-    ``added`` counts new ones with a name that the store doesn't know; ``changed`` those with another text than the
-    stored document of their name, which is in ``replaced``; ``unchanged`` those whose text the store has; ``copies``
-    those left out because a new one before them has the same text; ``withheld`` those that were removed from the store
-    on purpose and stay out. ``gone``: documents of the store that the corpus should have and doesn't.
+    ``corpus``: the documents of the corpus, a table of ``SURVEY_SCHEMA``; ``new``: bool (documents,), those to be
+    stored. ``added`` counts new documents with a new name; ``changed`` those with another text than the stored document
+    of the same name, which is in ``replaced``; ``unchanged`` those whose text is stored; ``copies`` those left out
+    because an earlier new document has the same text; ``withheld`` those that were deliberately removed from the store
+    and stay out. ``gone``: stored documents that should be in the corpus but aren't.
     """
 
     corpus: Any
@@ -51,19 +52,19 @@ class Differences:
 
 @dataclass(frozen=True, slots=True)
 class SurveyTask:
-    """Say which documents are in one part of the corpus."""
+    """List the documents of one part of the corpus."""
 
     part: TokenPart
     options: ReadOptions
 
 
 def survey(task: SurveyTask) -> tuple[int, Any]:
-    """The part's number and its documents, as ``survey_part`` tells them."""
+    """Return the number of the part and its table of documents, from ``survey_part``."""
     return task.part.index, survey_part(task.part, task.options)
 
 
 def survey_corpus(sources: Sequence[Source], options: ReadOptions, job: Job) -> Any:
-    """All documents of the corpus, in order: a table of ``SURVEY_SCHEMA``."""
+    """Return all documents of the corpus, in order: a table of ``SURVEY_SCHEMA``."""
     parts = plan_parts(sources)
     sizes = parts.sizes()
     tables: dict[int, Any] = {}
@@ -75,21 +76,21 @@ def survey_corpus(sources: Sequence[Source], options: ReadOptions, job: Job) -> 
 
 
 def compare(store: Datastore, corpus: Any, inside: Callable[[str], bool], takedowns: Digests) -> Differences:
-    """What is to be done for the store to have the corpus. ``inside``: whether the corpus should have a path."""
+    """Return what must change for the store to match the corpus. ``inside``: whether a path belongs to the corpus."""
     digests = digests_of(corpus)
     stored = [segment.documents.sha256 for segment in store.segments]
     live = [_live(store, number) for number in range(len(stored))]
-    known = _in(digests, np.concatenate([ours[numbers] for ours, numbers in zip(stored, live, strict=True)]))
+    known = _in(digests, np.concatenate([own[numbers] for own, numbers in zip(stored, live, strict=True)]))
     withheld = ~known & _in(digests, takedowns)
     new = ~known & ~withheld
     copies = new & ~first_of_each(digests)
     new &= ~copies
-    stale = [numbers[~_in(ours[numbers], digests)] for ours, numbers in zip(stored, live, strict=True)]
+    stale = [numbers[~_in(own[numbers], digests)] for own, numbers in zip(stored, live, strict=True)]
     tables = [segment.documents.table.take(numbers) for segment, numbers in zip(store.segments, stale, strict=True)]
-    # the number of a record that is stored already may have moved, and says nothing of the one that had it
-    told = new | copies | (known & _named_for_good(corpus))
+    # a stored record may have moved to another number, so its number doesn't identify the document it replaces
+    identified = new | copies | (known & _named_for_good(corpus))
     names = [chunk for table in tables for chunk in names_of(table).chunks]
-    renewed = told & _named(corpus, pa.chunked_array(names, pa.large_string()))
+    renewed = identified & _named(corpus, pa.chunked_array(names, pa.large_string()))
     wanted = names_of(corpus.filter(pa.array(renewed)))
     replaced: dict[str, Int64] = {}
     gone: dict[str, Int64] = {}
@@ -111,11 +112,11 @@ def compare(store: Datastore, corpus: Any, inside: Callable[[str], bool], takedo
 
 
 def parts_to_add(sources: Sequence[Source], differences: Differences) -> Parts:
-    """The parts of the corpus that hold new documents, with the records that are new."""
+    """Return the parts of the corpus that hold new documents, with the new records."""
     numbers, some = array("q"), dict[str, tuple[int, ...]]()
     runs = _runs(differences.corpus.column("path"))
     path, begin, end = next(runs)
-    for number, source in enumerate(sources):  # each, if it has documents, has the next run of them
+    for number, source in enumerate(sources):  # a source with documents has the next run of them
         if source.path == path:
             new = np.flatnonzero(differences.new[begin:end])
             if len(new):
@@ -127,7 +128,7 @@ def parts_to_add(sources: Sequence[Source], differences: Differences) -> Parts:
 
 
 def digest_of(differences: Differences) -> str:
-    """What an append depends on: which texts it adds, from where, and what they replace."""
+    """Return the digest of what an append depends on: the texts it adds, their sources, and what they replace."""
     digest = hashlib.sha256()
     for batch in differences.corpus.filter(pa.array(differences.new)).to_batches(max_chunksize=_BATCH):
         for row in batch.to_pylist():
@@ -137,20 +138,20 @@ def digest_of(differences: Differences) -> str:
 
 
 def replaced_heldout(store: Datastore, differences: Differences) -> dict[str, int | None]:
-    """Held-out tokens of the documents that are replaced, by name: None where they were held out whole."""
-    found: dict[str, int | None] = {}
+    """Return the held-out tokens of replaced documents by name; None for a document that was held out whole."""
+    heldout: dict[str, int | None] = {}
     for segment in store.segments:
         numbers = differences.replaced.get(segment.root.name, np.empty(0, np.int64))
         table = segment.documents
         names = names_of(table.table.take(numbers)).to_pylist()
         for name, number in zip(names, numbers, strict=True):
             if table.heldout_tokens[number]:
-                found[name] = int(table.heldout_tokens[number]) if table.tokens[number] else None
-    return found
+                heldout[name] = int(table.heldout_tokens[number]) if table.tokens[number] else None
+    return heldout
 
 
 def names_of(table: Any) -> Any:
-    """What tells the documents of a table apart: strings of the path with the id, or else the number, of the record."""
+    """Return strings that identify the documents of a table: path and id of the record, or its number without an id."""
     path, record, label = (table.column(name).cast(pa.large_string()) for name in ("path", "record", "id"))
     marked = pc.coalesce(_joined("=", label), _joined("#", record), pa.scalar("", pa.large_string()))
     return pc.binary_join_element_wise(path, marked, pa.scalar("\0", pa.large_string()))  # no path has a NUL
@@ -162,29 +163,29 @@ def _joined(mark: str, column: Any) -> Any:
 
 
 def is_among(names: Any, wanted: Any) -> Bool:
-    """Whether each of the names is wanted: bool (names,)."""
+    """Return whether each name is wanted: bool (names,)."""
     values = wanted if isinstance(wanted, pa.ChunkedArray) else pa.array(wanted, pa.large_string())
-    found: Bool = pc.is_in(names, value_set=values).to_numpy()
-    return found
+    among: Bool = pc.is_in(names, value_set=values).to_numpy()
+    return among
 
 
 def _named_for_good(corpus: Any) -> Bool:
-    """Whether each document is named by its path or an id, not by the number of a record: bool (documents,)."""
+    """Return whether each document is identified by its path or an id, not a record's number: bool (documents,)."""
     named: Bool = pc.or_(pc.is_null(corpus.column("record")), pc.is_valid(corpus.column("id"))).to_numpy()
     return named
 
 
 def _named(corpus: Any, names: Any) -> Bool:
-    """Whether each document of the corpus has one of the names, a batch at a time: bool (documents,)."""
+    """Return whether each document of the corpus has one of the names: bool (documents,). Works batch by batch."""
     batches = corpus.to_batches(max_chunksize=_BATCH) if len(names) else ()
     named = [is_among(names_of(pa.Table.from_batches([batch])), names) for batch in batches]
     return np.concatenate(named) if named else np.zeros(len(corpus), np.bool_)
 
 
 def _in(digests: Digests, others: Digests) -> Bool:
-    """``np.isin``, by a table of hashes in place of a sort: in a fraction of the memory."""
-    found: Bool = pc.is_in(_arrow(digests), value_set=_arrow(others)).to_numpy(zero_copy_only=False)
-    return found
+    """Return ``np.isin(digests, others)``, by a hash table instead of a sort, in a fraction of the memory."""
+    among: Bool = pc.is_in(_arrow(digests), value_set=_arrow(others)).to_numpy(zero_copy_only=False)
+    return among
 
 
 def _arrow(digests: Digests) -> Any:
@@ -193,7 +194,7 @@ def _arrow(digests: Digests) -> Any:
 
 
 def _runs(paths: Any) -> Iterator[tuple[str, int, int]]:
-    """Each path that stands in a column, with where its run begins and ends."""
+    """Yield each path of a column with begin and end of its run."""
     begin = 0
     for path, run in groupby(path.as_py() for path in paths):
         end = begin + sum(1 for _ in run)
@@ -202,9 +203,9 @@ def _runs(paths: Any) -> Iterator[tuple[str, int, int]]:
 
 
 def _live(store: Datastore, segment: int) -> Int64:
-    one = store.segments[segment]
-    removed = store.removed.get(one.root.name, np.empty(0, np.int64))
-    return np.setdiff1d(np.arange(len(one.documents)), removed)
+    documents, name = store.segments[segment].documents, store.segments[segment].root.name
+    removed = store.removed.get(name, np.empty(0, np.int64))
+    return np.setdiff1d(np.arange(len(documents)), removed)
 
 
 def _some(documents: dict[str, Int64]) -> Removed:

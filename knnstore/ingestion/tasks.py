@@ -1,6 +1,6 @@
-"""What workers run. Each task is small to send, writes files that it alone owns, commits last, and may run twice.
+"""Tasks of an ingest. Each is small to send, writes files that it alone owns, commits last, and may run twice.
 
-torch and transformers are imported when a task runs, so that the process which only hands out tasks stays small.
+torch and transformers are imported when a task runs, so that a process that only distributes tasks stays small.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,21 @@ from knnstore.wording import option
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
 
-# Windows whose keys set the int8 scales, and those whose keys are kept for the index's self-check.
+# Numbers of windows whose keys determine the int8 scales, and whose keys are stored for the index's self-check.
 _SCALE_WINDOWS = 128
 _QUERY_WINDOWS = 64
 _MOST_CLIPPED = 1e-4
-# Tokens a forward pass, padding included: few enough for a CPU's cache, enough to keep a GPU busy.
+# Tokens per forward pass, including padding: few enough for a CPU's cache, enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-_MOST_SHRUNK = 64  # by which this may be divided: far below a window, each is a batch of its own
+_MOST_SHRUNK = 64  # largest divisor of that number; with fewer tokens than a window, every window is a batch
 
 
 TOKENS_TASKS = "tokens-*"
-"""The tasks that tokenise a part of the corpus."""
+"""Pattern of the names of the tasks that tokenise parts of the corpus."""
 
 
 def tokens_task(part: int) -> str:
-    """Name of the task that tokenises a part of the corpus."""
+    """Return the name of the task that tokenises a part of the corpus."""
     return f"tokens-{part:06d}"
 
 
@@ -61,27 +61,27 @@ class TokenTask:
 
     @property
     def name(self) -> str:
-        """Of its commit record."""
+        """Return the name of the commit."""
         return tokens_task(self.part.index)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyTask:
-    """Compute and write one chunk of keys, of ``rows``."""
+    """Compute and write one chunk of ``rows`` keys."""
 
     segment: Path
     spec: LmSpec
     chunk: int
     rows: int
-    shrunk: int = 1  # the tokens of a forward pass are divided by it
+    shrunk: int = 1  # divisor of the tokens per forward pass
 
     @property
     def name(self) -> str:
-        """Of its commit record."""
+        """Return the name of the commit."""
         return keys_task(self.chunk)
 
     def smaller(self) -> "KeyTask | None":
-        """The same task in half the memory, for when a worker died of it; None if it can't be made smaller."""
+        """Return the same task with half the memory, for a worker that ran out; None if it can't be made smaller."""
         return replace(self, shrunk=2 * self.shrunk) if self.shrunk < _MOST_SHRUNK else None
 
 
@@ -89,8 +89,8 @@ class KeyTask:
 class SamplesTask:
     """Compute the int8 scales and the queries.
 
-    ``scales_of``: a segment whose scales will do if they suit the keys. For a repair: ``kept``, the facts recorded of
-    scales that are right and stay; or ``crc32c``, of the only scales that are right for the segment's keys.
+    ``scales_of``: a segment whose scales are reused if they fit the keys. For a repair: ``kept``, the recorded facts of
+    intact scales, which are kept; or ``crc32c``, the checksum that the scales of the existing keys must have.
     """
 
     segment: Path
@@ -102,30 +102,30 @@ class SamplesTask:
 
 @dataclass(frozen=True, slots=True)
 class DecodeTask:
-    """Token ids whose text's size is wanted."""
+    """Determine the sizes of the texts of token ids."""
 
     spec: LmSpec
     texts: tuple[tuple[int, ...], ...]
 
 
 def part_tokens(segment: Path, part: int) -> Path:
-    """The temporary file of the token ids of a part."""
+    """Return the temporary file for the token ids of a part."""
     return segment / "parts" / f"{part:06d}.tokens"
 
 
 def part_table(segment: Path, part: int) -> Path:
-    """That of its table of documents."""
+    """Return the temporary file for the table of documents of a part."""
     return segment / "parts" / f"{part:06d}.parquet"
 
 
 def part_sources(segment: Path, part: int) -> Path:
-    """Of pairs of texts, that of the token ids of the sources."""
+    """Return the temporary file for the token ids of the sources of a part, for pairs of texts."""
     return segment / "parts" / f"{part:06d}.sources"
 
 
 @dataclass(frozen=True, slots=True)
 class RecogniseTask:
-    """Say whether the LM made a segment, begun or made; ``order``: where its keys lie."""
+    """Determine whether the LM made a segment, finished or not; ``order``: where its keys are stored."""
 
     segment: Path
     spec: LmSpec
@@ -133,14 +133,14 @@ class RecogniseTask:
 
 
 def recognise_model(task: RecogniseTask) -> Recognition:
-    """Whether the LM is the one that the segment was made with, and by what."""
+    """Return whether the LM made the segment, and what that is based on."""
     from knnstore.recognition import recognise  # noqa: PLC0415 - imports torch
 
     return recognise(Segment(task.segment, task.order), key_model_of(task.spec), made_only=True)
 
 
 def describe_model(spec: LmSpec) -> LmFacts:
-    """Load the LM and say what it is; an ``auto`` dtype is chosen by the speed here."""
+    """Load the LM and describe it; an ``auto`` dtype is chosen by the speed on this machine."""
     from knnstore.lm.forward import describe  # noqa: PLC0415 - see the module
     from knnstore.lm.speed import choose_dtype  # noqa: PLC0415
 
@@ -149,7 +149,7 @@ def describe_model(spec: LmSpec) -> LmFacts:
 
 
 def tokenise(task: TokenTask) -> PartSummary:
-    """Write a part's token ids and documents."""
+    """Write the token ids and the table of documents of a part."""
     segment = Segment(task.segment)
     files = [file(task.segment, task.part.index) for file in (part_tokens, part_table)]
     loaded = key_model_of(task.spec, segment).loaded
@@ -179,27 +179,27 @@ def tokenise(task: TokenTask) -> PartSummary:
 
 
 def committed_summaries(segment: Segment, parts: int) -> dict[int, PartSummary]:
-    """What earlier runs found in the parts, by their numbers, of those that are there whole."""
+    """Return the summaries of the parts that earlier runs tokenised and whose files are intact, by part number."""
     names = {tokens_task(part): part for part in range(parts)}
     done = segment.commits.find_all(names)
-    # a part may have lain on the disk for days
+    # the files may have been on the disk for days, so their checksums are verified
     whole = {name: commit for name, commit in done.items() if not segment.commits.damage(name)}
     return {names[name]: from_json(PartSummary, commit.facts, name) for name, commit in whole.items()}
 
 
 def decoded_bytes(task: DecodeTask) -> list[int]:
-    """UTF-8 bytes of the text of each list of token ids."""
+    """Return the UTF-8 bytes of the text of each list of token ids."""
     model = key_model_of(task.spec)
     return [len(model.loaded.decode(list(tokens)).encode()) for tokens in task.texts]
 
 
 def text_tokens(spec: LmSpec, text: str) -> int:
-    """Tokens of a text."""
+    """Return the number of tokens of a text."""
     return len(key_model_of(spec).loaded.tokenise(text))
 
 
 def write_samples(task: SamplesTask) -> int:
-    """Write the int8 scales, and keys of held-out tokens to check an index with; return how many of those."""
+    """Write the int8 scales, and keys of held-out tokens as queries for the index's self-check; return their number."""
     segment = Segment(task.segment)
     model = key_model_of(task.spec, segment)
     plan, table = segment.plan, segment.documents
@@ -214,7 +214,7 @@ def write_samples(task: SamplesTask) -> int:
             scales, samples.facts["scales_of"] = _scales(sample, task.scales_of)
             if task.crc32c not in (None, google_crc32c.value(scales.tobytes())):
                 raise CorruptStoreError(
-                    f"{segment.root} wasn't made by an LM alone, so its scales can't be made again: use a copy"
+                    f"{segment.root} wasn't made by an LM only, so its scales can't be recomputed: use a copy"
                 )
             samples.write_whole(key_scales=scales)
         else:
@@ -227,7 +227,7 @@ def write_samples(task: SamplesTask) -> int:
 
 
 def keys_stage(segment: Segment, spec: LmSpec) -> Stage[KeyTask]:
-    """The stage that computes the keys of a segment whose documents are there."""
+    """Return the stage that computes the keys of a segment with complete documents."""
     ranges = map(segment.chunk_range, range(segment.chunks))
     root = segment.root.absolute()
     tasks = [KeyTask(root, spec, chunk, end - begin) for chunk, (begin, end) in enumerate(ranges)]
@@ -235,7 +235,7 @@ def keys_stage(segment: Segment, spec: LmSpec) -> Stage[KeyTask]:
 
 
 def write_keys(task: KeyTask) -> int:
-    """Write one chunk of keys; return its number of rows. Raises NumericsError that names document and token."""
+    """Write one chunk of keys; return its number of rows. Raises NumericsError with document and token."""
     segment = Segment(task.segment)
     begin, end = segment.chunk_range(task.chunk)
     model, plan, table = key_model_of(task.spec, segment), segment.plan, segment.documents
@@ -245,10 +245,10 @@ def write_keys(task: KeyTask) -> int:
     )
     block = np.empty((end - begin, segment.dimension), codec.stored)
     for rows, keys in _window_keys(segment, model, windows, _stored(segment, windows), task.shrunk):
-        mine = (rows >= begin) & (rows < end)  # a window at the border is run by both its chunks' tasks
-        block[rows[mine] - begin] = _encode(segment, codec, rows[mine], keys[mine])
-    if Segment(task.segment).fingerprint != segment.fingerprint:  # a worker that was frozen for hours wakes up here
-        raise MismatchError(f"{segment.root} was begun anew while {task.name} ran: its keys belong to the old one")
+        in_chunk = (rows >= begin) & (rows < end)  # a window across a border is run for both chunks
+        block[rows[in_chunk] - begin] = _encode(segment, codec, rows[in_chunk], keys[in_chunk])
+    if Segment(task.segment).fingerprint != segment.fingerprint:  # this worker may have been frozen for hours
+        raise MismatchError(f"{segment.root} was started again while {task.name} ran: its keys belong to the old plan")
     return SegmentWriter(segment).write_keys(task.chunk, block)
 
 
@@ -256,10 +256,10 @@ TokenReader = Callable[[int, int, int], "np.ndarray[Any, Any]"]
 
 
 def key_model_of(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
-    """The LM, loaded once a process; ``spec.identity`` is what it has to be, where the segment's plan has another.
+    """Return the LM, loaded once per process. ``spec.identity``: its expected identity, if not that of the plan.
 
-    Raises MismatchError if it isn't the one that the segment was planned with, or runs otherwise here: on a cluster
-    of unequal machines the keys would differ.
+    Raises MismatchError if it isn't the LM of the segment's plan, or runs in another dtype or on another kind of device
+    here, because keys would differ between the machines of a cluster.
     """
     from knnstore.lm.forward import key_model  # noqa: PLC0415 - see the module
     from knnstore.lm.loading import load_model  # noqa: PLC0415
@@ -272,12 +272,12 @@ def key_model_of(spec: LmSpec, segment: Segment | None = None) -> "KeyModel":
     compute = f"{model.loaded.dtype} on {model.loaded.device.type}"
     if compute != segment.plan.compute:
         raise MismatchError(
-            f"{gethostname()} runs the LM in {compute}, the store's keys are made in {segment.plan.compute}: "
+            f"{gethostname()} runs the LM in {compute}, but the store's keys are made in {segment.plan.compute}: "
             f"give {option('dtype')} and {option('device')} that every machine has, or use machines of one kind"
         )
     wanted = spec.identity or segment.plan.model
     if replace(model.loaded.identity, name=wanted.name) != wanted:
-        raise MismatchError(f"{gethostname()} has another LM at {spec.model} than the one that the keys are made with")
+        raise MismatchError(f"{gethostname()} has another LM at {spec.model} than the one that makes the keys")
     return model
 
 
@@ -291,14 +291,14 @@ def _window_keys(segment: Segment, model: "KeyModel", windows: Windows, tokens: 
 
 
 def _sources(segment: Segment, windows: Windows) -> Callable[[int], "np.ndarray[Any, Any]"]:
-    """Reads sources of documents; all between the windows' first and last are fetched at once."""
+    """Return a reader of documents' sources; all those of the windows are fetched at once."""
     first = int(windows.document.min())
     texts = segment.sources(first, int(windows.document.max()) + 1)
     return lambda document: texts[document - first]
 
 
 def _stored(segment: Segment, windows: Windows) -> TokenReader:
-    """Reads tokens of stored documents; all that the windows need is fetched at once."""
+    """Return a reader of stored documents' tokens; all those of the windows are fetched at once."""
     first_row = segment.documents.first_row
     context = segment.plan.key.context
     low = max(int(windows.row.min()) - context, 0)
@@ -314,48 +314,48 @@ def _heldout(segment: Segment, windows: Windows) -> TokenReader:
 def _sampled_keys(
     segment: Segment, model: "KeyModel", windows: Windows, reader: Callable[[Segment, Windows], TokenReader], count: int
 ) -> tuple[Int64, Float32]:
-    """Rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over documents."""
+    """Return rows, int64 (n,), and keys, float32 (n, d), of ``count`` windows spread evenly over the documents."""
     if not len(windows):
         return np.empty(0, np.int64), np.empty((0, segment.dimension), np.float32)
     from knnstore.lm.forward import one_thread  # noqa: PLC0415 - see the module
 
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows)), dtype=np.int64))
     parts = []
-    with one_thread():  # passes over a single window, in which one more thread would be other bits
-        for index in chosen:  # one window at a time: what is read for them lies far apart
+    with one_thread():  # in a pass over a single window, the last bits depend on the number of threads
+        for index in chosen:  # one window at a time, because their tokens are stored far apart
             window = windows.select(slice(int(index), int(index) + 1))
             parts += list(_window_keys(segment, model, window, reader(segment, window)))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 
 def _scales(sample: Float32, given: Path | None) -> tuple[Float32, str | None]:
-    """The scales of the given segment, and its name, if they clip next to nothing of the sample; else the sample's own.
+    """Return the scales of the given segment and its name if they clip almost none of the sample; else new scales.
 
-    Segments of equal scales are compacted byte by byte.
+    Segments with equal scales are compacted without decoding their keys.
     """
-    theirs = Segment(given).codec.scales if given else None
-    if given is None or theirs is None:
+    given_scales = Segment(given).codec.scales if given else None
+    if given is None or given_scales is None:
         return scales_of(sample), None
-    clipped = (np.abs(sample) > (INT8_LIMIT + 0.5) * theirs).sum()
-    return (scales_of(sample), None) if clipped > _MOST_CLIPPED * sample.size else (theirs, given.name)
+    clipped = (np.abs(sample) > (INT8_LIMIT + 0.5) * given_scales).sum()
+    return (scales_of(sample), None) if clipped > _MOST_CLIPPED * sample.size else (given_scales, given.name)
 
 
 def _encode(segment: Segment, codec: KeyCodec, rows: Any, keys: Any) -> Any:
     try:
         return codec.encode(keys)
     except NumericsError as error:
-        held = (np.abs(keys) < (65504 if codec.dtype == "float16" else np.inf)).all(axis=1)  # a NaN is not smaller
-        first = int(np.argmin(held))
+        fits = (np.abs(keys) < (65504 if codec.dtype == "float16" else np.inf)).all(axis=1)  # False for NaN
+        first = int(np.argmin(fits))
         worst = keys[first][np.argmax(np.abs(keys[first]))]
         instead = option("dtype", "float32")
         if codec.dtype == "float16":
             instead = f"{option('key_dtype', 'int8')}, or {instead}"
-        told = f"{_place(segment, int(rows[first]))}: an activation is {worst}, which {codec.dtype} can't hold"
-        raise NumericsError(f"{told}; try {instead}") from error
+        fault = f"{_place(segment, int(rows[first]))}: an activation is {worst}, which {codec.dtype} can't hold"
+        raise NumericsError(f"{fault}; try {instead}") from error
 
 
 def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bool = False) -> None:
-    """Raise NumericsError if a key of the sample isn't finite: the scales, and with them all keys, would follow it."""
+    """Raise NumericsError if a key of the sample isn't finite, because it would spoil the scales and so all keys."""
     finite = np.isfinite(keys).all(axis=1)
     if not finite.all():
         first = int(np.argmin(finite))
@@ -365,7 +365,7 @@ def _require_finite(segment: Segment, rows: Int64, keys: Float32, *, heldout: bo
 
 
 def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:
-    """The document and the position in it of a row, or of a place among the held-out tokens, in words."""
+    """Return document and position of a row, or of a place among the held-out tokens, as text."""
     table = segment.documents
     if not heldout:
         document = int(table.locate(np.array([row]))[0])
@@ -376,7 +376,7 @@ def _place(segment: Segment, row: int, *, heldout: bool = False) -> str:
 
 
 def remove_parts(segment: Path) -> None:
-    """Remove the temporary files of tokenising and their commit records, which the finished segment doesn't need."""
+    """Remove the temporary files of tokenisation and their commits, which a finished segment doesn't need."""
     with storage_errors("clean", segment):
         for path in sorted((segment / "parts").glob("*")):
             path.unlink()

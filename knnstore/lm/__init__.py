@@ -1,1 +1,1 @@
-"""Where keys come from: causal language models of the Hugging Face family."""
+"""Compute keys with causal and encoder-decoder language models of Hugging Face."""

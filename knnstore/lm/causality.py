@@ -29,10 +29,10 @@ def require_causal(model: "KeyModel") -> None:
     if loaded.longest_context < _TOKENS or most < 2 * _TOKENS:  # too small to test or to be useful
         return
     ids = np.random.default_rng(0).permutation(most)[: 2 * _TOKENS].astype(np.int64)
-    one, other = ids[None, :_TOKENS], ids[None, :_TOKENS].copy()
-    other[0, -1] = ids[-1]
+    original, altered = ids[None, :_TOKENS], ids[None, :_TOKENS].copy()
+    altered[0, -1] = ids[-1]
     source = SourceBatch.of([ids[_TOKENS:]], loaded.pad) if loaded.task == "seq2seq" else None
-    states, changed = (model.keys(tokens, source)[0, :-1].double() for tokens in (one, other))
+    states, changed = (model.keys(tokens, source)[0, :-1].double() for tokens in (original, altered))
     shares = (changed - states).norm(dim=-1) / states.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
     share = float(shares.median())
     if share > _rounding(loaded.model):

@@ -148,7 +148,7 @@ class MixtureHooks:
             keys=keys,
             logits=_loss_and_logits(output, given)[1],
             kept=places[slice(-keep, None) if isinstance(keep, int) else keep.to(keys.device)],
-            # a mask of other than two dimensions tells nothing of padding
+            # a mask with other than two dimensions doesn't describe padding
             mask=mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None,
             ids=ids,
             places=given.get("position_ids"),

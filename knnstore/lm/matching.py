@@ -23,12 +23,11 @@ LARGEST_ERROR = 0.05
 
 
 def require_known_model(root: Path, manifest: Manifest) -> None:
-    """Raise MismatchError if the LM that made the store is unknown, as after an import of keys alone."""
+    """Raise MismatchError if the LM that made the store is unknown, as after an import of keys only."""
     if not manifest.model.weights:
         raise MismatchError(
             f"{root} was imported without the LM that made its keys: run {command('import')} again with "
-            f"{option('model')}, "
-            "which compares the keys"
+            f"{option('model')}, which compares the keys"
         )
 
 

@@ -35,7 +35,9 @@ class _Reached(Exception):  # noqa: N818 - a signal, not an error
 def choose_dtype(spec: LmSpec) -> tuple[LmSpec, float | None]:
     """Return ``spec`` with the dtype for the keys of a new store, and the relative speed of bfloat16 that decided it.
 
-    On a CPU, ``auto`` is float32 unless bfloat16 is at least 15 % faster; for a GPU see ``load_model``.
+    On a CPU, ``auto`` is float32 unless bfloat16 is at least 15 % faster; for a GPU see ``load_model``. Native support
+    doesn't decide this, because libraries may still compute in float32, so one block of the LM is timed in both. The
+    result is measured once per LM and processor, and the store records the dtype, so that all its keys are made alike.
     """
     on_cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
     if spec.dtype != "auto" or not on_cpu or not cpu_has_bfloat16():

@@ -5,5 +5,5 @@ from knnstore.operations.shared import StoreName, find_store
 
 
 def log(store: StoreName = None) -> History:
-    """Return the changes to a store: who, when and what."""
+    """Return the history of a store: the time, author and content of each change."""
     return load_history(find_store(store))

@@ -14,7 +14,7 @@ from knnstore.scheduling import Job, find_cluster, open_job
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What was removed, or would be; ``compacted``: what the compaction did that followed, if one did."""
+    """What was removed, or would be; ``compacted``: the result of the compaction that followed, if any."""
 
     removed: RemoveReport
     compacted: CompactReport | None = None
@@ -33,7 +33,7 @@ def remove(
     memory: int | str = "4GB",
     reporter: Reporter | None = None,
 ) -> Removal:
-    """Remove documents from a store, so that no search finds them. ``now``: compact it, so that they leave the disk."""
+    """Remove documents from a store, so that no search finds them. ``now``: also compact it, to delete them on disk."""
     cluster = find_cluster(scheduler, scheduler_file, workers)
     root, patterns = find_store(store), strings(document)
     if dry_run:

@@ -52,8 +52,8 @@ def score(
 ) -> ScoreReport:
     """Measure the perplexity of a text with and without a store, or several.
 
-    ``text``: files; none for the held-out documents. ``report``: gather the ``details`` for a page at this path, which
-    only the command line writes.
+    ``text``: files to score; empty for the held-out documents. ``report``: gather the ``details`` of a page for this
+    path, which only the command line writes.
     """
     options = options_of(ScoreOptions, locals() | {"store": None})
     names: tuple[StoreName, ...] = (None,) if store is None else strings(store) or (None,)

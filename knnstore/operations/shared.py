@@ -1,4 +1,4 @@
-"""What the operations have in common: which store, and where tasks run."""
+"""Common parts of the operations: finding the store, and running tasks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound="DataclassInstance")
 StoreName = str | Path | None
-"""Name, path or URL of a store; None: the only one in this folder."""
+"""Name, path or URL of a store; None for the only store in the current folder."""
 Many = str | Path | Sequence[str | Path]
-"""One value, or several, as of an option that can be repeated."""
+"""One value or several, as for an option that can be repeated."""
 
 
 def find_store(store: StoreName) -> Path:
@@ -37,7 +37,7 @@ def strings(values: Many) -> tuple[str, ...]:
 
 
 def options_of(kind: type[Options], parameters: dict[str, Any]) -> Options:
-    """Return the options that an operation's ``parameters`` are, as ``locals()`` has them in its first line."""
+    """Return the options among an operation's ``parameters``, which are its ``locals()`` in the first line."""
     given = {}
     for field in fields(kind):
         if field.name in parameters:
@@ -47,7 +47,7 @@ def options_of(kind: type[Options], parameters: dict[str, Any]) -> Options:
 
 
 def size(memory: int | str) -> int:
-    """Return a number of bytes, which may be written like ``4GB``."""
+    """Return a number of bytes, given as an integer or as text such as ``4GB``."""
     return memory if isinstance(memory, int) else parse_size(memory)
 
 

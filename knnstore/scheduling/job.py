@@ -9,7 +9,7 @@ from knnstore.scheduling.runner import Result, Runner, SerialRunner, Task
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Who runs a command's tasks, who reports its progress, and what it may use.
+    """The runner of a command's tasks, the reporter of its progress, and its limits.
 
     ``memory``: bytes for all processes together. ``workers``: processes of this machine that share it besides this one.
     """

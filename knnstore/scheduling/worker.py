@@ -124,9 +124,9 @@ def prepare(terms: Terms) -> None:
 
 
 def _require_versions(terms: Terms) -> None:
-    here = dict(library_versions())
+    own = dict(library_versions())
     differences = [
-        f"{name} {here.get(name)} (here {wanted})" for name, wanted in terms.versions if here.get(name) != wanted
+        f"{name} {own.get(name)} (here {wanted})" for name, wanted in terms.versions if own.get(name) != wanted
     ]
     if differences:
         raise MismatchError(
@@ -155,7 +155,7 @@ def _set_threads(terms: Terms) -> None:
     for name in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # what was loaded before has read the environment already; what wasn't isn't loaded for this
+    # libraries that are already loaded have read the environment; others aren't imported only for this
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     if "faiss" in sys.modules:

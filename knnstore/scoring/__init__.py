@@ -1,1 +1,1 @@
-"""The join: an LM and a store on a text, to perplexities."""
+"""Score texts with an LM and a store: neighbours, mixtures, perplexities."""

@@ -1,8 +1,8 @@
-"""The LM's pass over a text: here, or its batches shared out to the workers of a runner.
+"""Run the LM over a text, in this process or distributed by batches to the workers of a runner.
 
-The batches are those that one machine makes, and each worker has the LM's dtype and kind of device that this process
-has. So every product meets the same numbers in the same shape, and the answer is that of one machine, on processors of
-one kind and with as many threads as this process has. Otherwise the last bits can differ.
+The batches are those of a single machine, and each worker uses the same dtype and kind of device as this process.
+Every product therefore has the same numbers in the same shape, and the results are equal to those of one machine if
+the processors are of one kind and use the same number of threads. Otherwise the last bits can differ.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from knnstore.scoring.texts import TokenIds
     from knnstore.windows import Windows
 
-_TASK_TOKENS = 4096  # padding included: seconds of a CPU, and of a GPU some times what a task costs the scheduler
+_TASK_TOKENS = 4096  # including padding: seconds on a CPU, and on a GPU several times the scheduler's cost of a task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchesTask:
-    """Score batches of windows by the LM at ``spec``, which has to be ``identity``; ``targets``: ids by their spans."""
+    """Score batches of windows with the LM at ``spec``, which must be ``identity``; ``targets``: ids by span."""
 
     spec: LmSpec
     identity: ModelIdentity
@@ -41,12 +41,12 @@ class BatchesTask:
 
 
 def score_batches(task: BatchesTask) -> ScoredTokens:
-    """What a worker runs. Raises MismatchError if it has another LM."""
+    """Run a task on a worker. Raises MismatchError if it has another LM."""
     kept(key_model.cache_clear)
     kept(load_model.cache_clear)
     model = key_model(task.spec)
     if replace(model.loaded.identity, name=task.identity.name) != task.identity:
-        raise MismatchError(f"{gethostname()} has another LM at {task.spec.model} than the command that scores")
+        raise MismatchError(f"{gethostname()} has another LM at {task.spec.model} than the scoring command")
     return ScoredTokens.joined(
         [part for batch in task.batches for part in batch_scores(model, batch, lambda *span: task.targets[span])]
     )
@@ -62,9 +62,10 @@ def scored_parts(
     sources: SourceReader | None,
     runner: Runner | None,
 ) -> Iterator[ScoredTokens]:
-    """Keys and ln p of every scored token, in whatever order: by the workers of ``runner``, None for here.
+    """Yield keys and ln p of all scored tokens, in any order.
 
-    ``layer``: as it was given to make ``model``. ``tokens`` and ``sources`` read the text.
+    ``layer``: the argument that ``model`` was made with. ``tokens`` and ``sources`` read the text. ``runner``: whose
+    workers run the LM; None for this process.
     """
     if runner is None:
         yield from window_scores(model, windows, tokens, batch_tokens, sources)
@@ -85,7 +86,7 @@ def scored_parts(
 
 
 def _grouped(batches: Iterable[InputBatch]) -> Iterator[tuple[InputBatch, ...]]:
-    """Consecutive batches, as few as make up a task."""
+    """Yield consecutive batches, grouped into tasks of at least ``_TASK_TOKENS`` tokens."""
     together: list[InputBatch] = []
     for batch in batches:
         together.append(batch)

@@ -1,4 +1,4 @@
-"""The best mixture on a table of tokens: the best constants, and a gate over several views of the sources."""
+"""Find the best mixture on a table of tokens: the best constants, and a gate over several forms of the sources."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from knnstore.scoring.options import ScoreOptions
     from knnstore.scoring.tuning_table import TuningTable
 
-# A gate chooses between temperatures as well: the best constant one, and those this many half-octaves away.
+# A gate also chooses between temperatures: the best constant one, and those this many half-octaves away.
 _STEPS = (-4, 0, 4)
 
 
 def best_mixture(table: TuningTable, options: ScoreOptions, rows: Rows = slice(None)) -> Mixture:
-    """Return the best constants on (some rows of) the table, and a gate if there are features and enough tokens."""
+    """Return the best constants on some rows of the table, and a gate if there are features and enough tokens."""
     mixture = Mixture(best_setting(table, options, rows), None, table.spread)
     if not table.wants_features:
         return mixture
@@ -38,7 +38,7 @@ def best_mixture(table: TuningTable, options: ScoreOptions, rows: Rows = slice(N
 def gate_lesson(
     table: TuningTable, setting: Setting, rows: Rows = slice(None)
 ) -> tuple[Lesson, tuple[MemorySource, ...]]:
-    """Return what a gate learns from, and the sources that it weighs, around the best constants."""
+    """Return a gate's training data and the sources that it weighs, with temperatures near the best constant."""
     grid = table.grid
     k, centre = grid.ks.index(setting.k), grid.temperatures.index(setting.temperature)
     near = sorted({min(max(centre + step, 0), len(grid.temperatures) - 1) for step in _STEPS})

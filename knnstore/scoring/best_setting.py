@@ -1,4 +1,4 @@
-"""The best constants of a mixture: k, λ and temperature, and the cache's weight and temperature, from one search."""
+"""Find the best constants of a mixture: k, λ and temperature, and weight and temperature of the cache."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from knnstore.scoring.tuning_table import TuningTable
 
 Rows = Int64 | slice
-"""Some tokens of a table."""
+"""Selects tokens of a table."""
 
 
 def choose(grid: Grid, log_lm: Float64, knn: Float32, lambda_: float | None) -> Setting:
-    """Return the setting of the lowest perplexity. ``knn``: p_kNN, float32 (tokens, ks, temperatures)."""
+    """Return the setting with the lowest perplexity. ``knn``: p_kNN, float32 (tokens, ks, temperatures)."""
     losses, lambdas = surface(log_lm, knn, lambda_)
     best = int(np.argmin(losses))
     k, temperature = divmod(best, len(grid.temperatures))
@@ -29,7 +29,7 @@ def choose(grid: Grid, log_lm: Float64, knn: Float32, lambda_: float | None) -> 
 
 
 def surface(log_lm: Float64, knn: Float32, lambda_: float | None = None) -> tuple[Float64, Float64]:
-    """Return the mean −ln p, and the λ that gives it, for each k and temperature: float64 (ks, temperatures) each."""
+    """Return mean −ln p and the best (or given) λ for each k and temperature, each float64 (ks, temperatures)."""
     flat = knn.reshape(len(knn), -1)  # (tokens, ks × temperatures)
     if lambda_ is None:
         lambdas, losses = best_lambda(log_lm, flat)
@@ -40,9 +40,9 @@ def surface(log_lm: Float64, knn: Float32, lambda_: float | None = None) -> tupl
 
 
 def best_setting(table: TuningTable, options: ScoreOptions, rows: Rows = slice(None)) -> Setting:
-    """Return the best setting on (some rows of) the table, of what the options leave open.
+    """Return the best setting on some rows of the table, for all that the options leave open.
 
-    With a cache k and T are chosen without it, then its temperature, and λ and μ together.
+    With a cache, k and T are chosen without it; then its temperature, together with λ and μ.
     """
     log_lm, knn = table["log_lm"][rows], table["knn"][rows]
     setting = choose(table.grid, log_lm, knn, options.lambda_)
@@ -58,11 +58,11 @@ def best_setting(table: TuningTable, options: ScoreOptions, rows: Rows = slice(N
 
 
 def _weights(log_lm: Float64, sources: Float32, options: ScoreOptions) -> tuple[tuple[float, float], float]:
-    """Return λ and μ, as given or the best, and the mean −ln p. ``sources``: p by store and cache, (tokens, 2)."""
+    """Return λ and μ, as given or best, and mean −ln p. ``sources``: p by store and cache, float32 (tokens, 2)."""
     if options.lambda_ is None and options.cache_weight is None:
         weights, loss = best_weights(log_lm, sources)
         return (float(weights[0]), float(weights[1])), loss
-    # one is given: what is left is divided between the LM and the other source, which is one weight again
+    # one weight is given; the rest is divided between the LM and the other source, which is a single weight
     given, free = (0, 1) if options.lambda_ is not None else (1, 0)
     fixed = options.lambda_ if given == 0 else options.cache_weight
     assert fixed is not None

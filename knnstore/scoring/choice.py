@@ -1,4 +1,4 @@
-"""Which mixture a text is scored with: as given, as stored by ``knnstore tune``, or tuned on some of the documents."""
+"""Choose the mixture for a text: as given, as stored by ``knnstore tune``, or tuned on some of the documents."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from knnstore.wording import command, option
 
 @dataclass(frozen=True, slots=True)
 class ChosenMixture:
-    """A mixture, where it is from, in words, and on how many documents and tokens it was tuned just now."""
+    """A mixture, its origin as text, and the numbers of documents and tokens on which this run tuned it."""
 
     mixture: Mixture
     words: str
@@ -25,7 +25,7 @@ class ChosenMixture:
 
 
 def given_choice(options: ScoreOptions, rows: int) -> ChosenMixture:
-    """Return the mixture of options that leave nothing open."""
+    """Return the mixture of options that give all of it."""
     assert options.k is not None and options.lambda_ is not None and options.temperature is not None
     cache = (options.cache, options.cache_weight or 0.0, options.cache_temperature or 0.0)
     setting = Setting(min(options.k, rows), options.lambda_, options.temperature, *cache)
@@ -35,9 +35,9 @@ def given_choice(options: ScoreOptions, rows: int) -> ChosenMixture:
 def stored_choice(
     options: ScoreOptions, store: Datastore, texts: Texts, reporter: Reporter
 ) -> tuple[Texts, ChosenMixture] | None:
-    """Return the store's tuned mixture and the texts that it wasn't tuned on; None if there is none, or none is wanted.
+    """Return the store's tuned mixture and the texts that it wasn't tuned on; None if it is missing or not wanted.
 
-    Raises UsageError where ``options.tuned`` asks for what isn't there or would be measured on what it was tuned on.
+    Raises UsageError if ``options.tuned`` requires it but it is missing, or was tuned on all of the texts.
     """
     if options.given or options.tuned is False:
         return None
@@ -54,7 +54,7 @@ def stored_choice(
                 f"{option('tuned', True)}: the setting was tuned on every one of these documents; score others with "
                 f"{option('text')}"
             )
-        reporter.say("setting   the stored one was tuned on these very documents: tuning anew, on half of them")
+        reporter.say("setting   the stored one was tuned on these documents: tuning again, on half of them")
         return None
     if options.cache and options.cache != record.setting.cache:
         if options.tuned:
@@ -70,7 +70,7 @@ def stored_choice(
     mixture = record.mixture.constant if options.adaptive is False else record.mixture
     if mixture.needs_matches and open_suffixes(store) is None:
         reporter.say(
-            f"setting   the stored gate asks the exact-match memory, which isn't there: run {command('suffixes')}"
+            f"setting   the stored gate needs the exact-match memory, which is missing: run {command('suffixes')}"
         )
         mixture = mixture.constant
     words = f"stored by knnstore tune ({record.tokens:,} tokens of {len(record.documents):,} documents"

@@ -1,4 +1,4 @@
-"""Columns of numbers that a pass over a text gathers, a row per token, block by block."""
+"""Columns of numbers gathered block by block in a pass over a text, one row per token."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 @dataclass(slots=True)
 class Columns:
-    """Arrays by name, each appended to along its first axis."""
+    """Arrays by name, appended to along their first axis."""
 
     parts: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
     def append(self, **columns: NDArray[Any]) -> None:
-        """Append a block's rows."""
+        """Append the rows of a block."""
         for name, column in columns.items():
             self.parts.setdefault(name, []).append(column)
 

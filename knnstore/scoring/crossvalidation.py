@@ -1,4 +1,4 @@
-"""``knnstore tune``: the best mixture for a file of neighbours, cross-validated without the LM and without a search."""
+"""``knnstore tune``: find and cross-validate the best mixture for saved neighbours, without an LM or a search."""
 
 import math
 from collections.abc import Callable
@@ -32,12 +32,12 @@ FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """What was found: the record, and how good each part of it is.
+    """The result of tuning: the record, and how good each part of it is.
 
-    ``base``, ``constant`` and ``gated`` (None without a gate): each document's likelihood by what was tuned on the
-    others. ``documents``: how many; ``parts``: into how many pieces a few documents were cut to be kept out in turn
-    (0: whole documents were). ``ks`` and ``temperatures`` with ``perplexities`` and ``lambdas`` (ks × temperatures):
-    the whole grid, tuned on all. ``saved``: whether the store has it now.
+    ``base``, ``constant`` and ``gated`` (None without a gate): likelihood of each document under the mixture tuned on
+    the others. ``documents``: their number; ``parts``: number of pieces if there were too few documents to hold out
+    whole ones (else 0). ``ks`` and ``temperatures`` with ``perplexities`` and ``lambdas`` (ks × temperatures): the
+    whole grid, tuned on all documents. ``saved``: whether the record was stored.
     """
 
     record: TunedRecord
@@ -62,14 +62,14 @@ def tune(
     *,
     keep: bool = True,
 ) -> TuneReport:
-    """Find the best mixture for saved neighbours, measure it by keeping documents out in turn, and store it.
+    """Find the best mixture for saved neighbours, measure it by cross-validation over documents, and store it.
 
-    ``options`` says what of the mixture is given, and whether to train a gate (``adaptive``; None: yes, and keep it if
-    it is better than constants for documents that it hasn't seen). The gate asks the store's exact-match memory, if it
-    has one. ``keep`` False: nothing is stored.
+    ``options``: the given parts of the mixture, and whether to train a gate (``adaptive``; None: train it, and keep it
+    if it beats the constants on unseen documents). The gate also uses the store's exact-match memory, if it has one.
+    ``keep`` False: store nothing.
 
-    Raises UsageError for a file without tokens, MismatchError if the neighbours are of another LM's keys,
-    LockedError if another process is writing the store.
+    Raises UsageError for a file without tokens, MismatchError if the neighbours are keys of another LM, LockedError if
+    another process is writing the store.
     """
     reporter = reporter or Reporter()
     with editing(store.root, reporter.say) if keep else nullcontext() as edit:
@@ -96,8 +96,8 @@ def _tune(
     )
     assert base is not None and constant_l is not None
     measured = Measured(base.perplexity, constant_l.perplexity, _perplexity(gated_l))
-    alone = choose(table.grid, log_lm, table["knn"], options.lambda_)
-    record = _record(saved, replace(mixture, gate=gate), alone, measured)
+    without_cache = choose(table.grid, log_lm, table["knn"], options.lambda_)
+    record = _record(saved, replace(mixture, gate=gate), without_cache, measured)
     if edit is not None:
         save_tuned(edit, record)
     losses, lambdas = surface(log_lm, table["knn"], options.lambda_)
@@ -120,7 +120,7 @@ def _tune(
 def gather_saved(
     saved: SavedNeighbours, options: ScoreOptions, suffixes: Suffixes | None, reporter: Reporter
 ) -> TuningTable:
-    """Return all that a mixture can be tuned from. Raises UsageError for a file without tokens."""
+    """Return the table that mixtures are tuned on. Raises UsageError for a file without tokens."""
     table: TuningTable | None = None
     facts, gate = saved.facts, options.adaptive is not False
     with reporter.bar("read", len(saved), "tokens") as advance:
@@ -134,10 +134,10 @@ def gather_saved(
 
 
 def folds_of(document: Int64) -> tuple[Int64, int]:
-    """Return the fold that each token is kept out in, int64 (n,), and into how many pieces documents were cut.
+    """Return the fold of each token, int64 (n,), and the number of pieces if documents are divided.
 
-    Whole documents (0 pieces) where there are enough of them; else contiguous pieces, which is less strict: the
-    neighbouring pieces were learned from.
+    Folds hold whole documents (0 pieces) if there are enough; else contiguous pieces, which is a weaker test, because
+    the neighbouring pieces of the same document are trained on.
     """
     names = np.unique(document)
     if len(names) >= FOLDS:
@@ -148,22 +148,27 @@ def folds_of(document: Int64) -> tuple[Int64, int]:
 def _kept_out(
     table: TuningTable, options: ScoreOptions, fold: Int64, advance: Callable[[float], None]
 ) -> tuple[Float64, Float64 | None]:
-    """Return ln p of each token by constants, and by a gate if there is one, that were fitted to the other folds."""
+    """Return ln p of each token by constants, and by a gate if there is one, fitted to the other folds.
+
+    The whole procedure is cross-validated: in every fold the constants are chosen again and a gate is trained again
+    (with early stopping on documents of the other folds), so that no token is predicted by a mixture fitted to it.
+    The stored mixture is fitted to all tokens; these figures estimate its quality on new documents.
+    """
     log_lm = table["log_lm"]
     constant, gated = np.empty(len(log_lm)), np.empty(len(log_lm))
     has_gate = True
     for number in range(FOLDS):
-        here, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        if not len(here) or not len(others):
-            constant[here] = gated[here] = log_lm[here]
+        held_out, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        if not len(held_out) or not len(others):
+            constant[held_out] = gated[held_out] = log_lm[held_out]
             continue
         mixture = best_mixture(table, options, others)
-        constant[here] = _constant_log_p(table, mixture.setting, here)
+        constant[held_out] = _constant_log_p(table, mixture.setting, held_out)
         if mixture.gate is None:
             has_gate = False
         else:
-            lesson, _ = gate_lesson(table, mixture.setting, here)
-            gated[here] = gated_log_p(mixture.gate, lesson)
+            lesson, _ = gate_lesson(table, mixture.setting, held_out)
+            gated[held_out] = gated_log_p(mixture.gate, lesson)
         advance(1)
     return constant, gated if has_gate else None
 
@@ -188,7 +193,7 @@ def _perplexity(likelihood: Likelihood | None) -> float | None:
     return None if likelihood is None else likelihood.perplexity
 
 
-def _record(saved: SavedNeighbours, mixture: Mixture, alone: Setting, measured: Measured) -> TunedRecord:
+def _record(saved: SavedNeighbours, mixture: Mixture, without_cache: Setting, measured: Measured) -> TunedRecord:
     facts = saved.facts
     return TunedRecord(
         version=1,
@@ -200,7 +205,7 @@ def _record(saved: SavedNeighbours, mixture: Mixture, alone: Setting, measured: 
         tokens=int(sum(facts.tokens)),
         documents=tuple(dict.fromkeys(facts.digests)),
         setting=mixture.setting,
-        alone=alone,
+        alone=without_cache,
         spread=mixture.spread,
         gate=mixture.gate,
         measured=measured,

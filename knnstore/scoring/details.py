@@ -1,4 +1,4 @@
-"""What a report page shows beyond the totals: every token's numbers, a sample of the grid, and telling tokens."""
+"""Data of a report page beyond the totals: numbers per token, a sample of the grid, and the extreme tokens."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from knnstore.scoring.search import StoresSearch
     from knnstore.scoring.texts import Texts
 
-_SAMPLE = 20_000  # tokens that the surfaces are drawn from
-_EACH = 8  # most helped and most harmed tokens that are shown
+_SAMPLE = 20_000  # approximate number of tokens for the surfaces
+_EACH = 8  # numbers of most helped and most harmed tokens shown
 _NEIGHBOURS = 3
 _CONTEXT = 24
 _COUNTED_ROWS = 2**25
@@ -32,7 +32,7 @@ _COUNTED_ROWS = 2**25
 
 @dataclass(frozen=True, slots=True)
 class ShownNeighbour:
-    """A neighbour of a telling token: where it is from, what stands there, its distance."""
+    """A neighbour of an extreme token: its document, the text before it, its token and its distance."""
 
     source: str
     before: str
@@ -42,7 +42,7 @@ class ShownNeighbour:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """A token that the store helped or harmed most: its document, text, and probabilities by LM and mixture."""
+    """A token that the store helped or harmed most: its document, text, and probability by LM and mixture."""
 
     document: str
     before: str
@@ -54,12 +54,13 @@ class Telling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Details:
-    """Numbers of n reported tokens, and what is drawn from them.
+    """Numbers of n reported tokens, and the data of the figures.
 
-    ``document``, ``log_lm``, ``log_p``, ``weight`` (of all but the LM), ``distance`` (of the first neighbour, in units
-    of ``spread``), ``frequency`` (of the token, a million in the store): (n,). ``first_choice``: (n, 3), p by LM and by
-    mixture of the LM's first choice and whether it was right; the mixture's is NaN with a cache. ``perplexities`` and
-    ``lambdas``: (ks, temperatures) of ``grid``; ``by_lambda``: (temperatures, λs) at the setting's k.
+    ``document``, ``log_lm``, ``log_p``, ``weight`` (of all sources but the LM), ``distance`` (of the first neighbour,
+    in units of ``spread``), ``frequency`` (of the token, per million tokens of the store): (n,). ``first_choice``:
+    (n, 3), p of the LM's first choice by LM and by mixture (NaN with a cache), and whether it was right.
+    ``perplexities`` and ``lambdas``: (ks, temperatures) of ``grid``; ``by_lambda``: (temperatures, λs) at the
+    setting's k.
     """
 
     document: Int64
@@ -81,7 +82,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Extreme:
-    """A token that the store may have helped or harmed most, to be explained once all are known."""
+    """A candidate for the tokens that the store helped or harmed most, to be explained once all are known."""
 
     gain: float
     row: int
@@ -93,7 +94,7 @@ class _Extreme:
 
 @dataclass(slots=True)
 class DetailsGatherer:
-    """Takes in blocks of a reporting pass."""
+    """Gathers details from the blocks of a reporting pass."""
 
     mixture: Mixture
     options: ScoreOptions
@@ -104,7 +105,7 @@ class DetailsGatherer:
     extremes: list[_Extreme] = field(default_factory=list)
 
     def add(self, block: Block, mixed: Mixed) -> None:
-        """Take in a block and what the mixture makes of it."""
+        """Add a block and its mixed probabilities."""
         tokens, neighbours = block.tokens, block.evidence.neighbours
         self.grid = self.grid or make_grid(replace(self.options, k=None, temperature=None), self.rows, neighbours)
         sample = np.arange(0, len(tokens.rows), max(1, self.tokens // _SAMPLE))
@@ -134,12 +135,12 @@ class DetailsGatherer:
         lm = np.exp(tokens.top_log_p)
         if evidence.cache is None:
             p = np.exp(self.mixture.log_p(evidence, tokens.top, tokens.top_log_p))
-        else:  # what the cache says of tokens other than the text's own isn't kept
+        else:  # the cache's probabilities are only kept for the tokens of the text
             p = np.full(len(lm), np.nan)
         return np.stack([lm, p, tokens.top == tokens.targets], axis=1)
 
     def details(self, texts: Texts, store: Stores, model: LoadedModel, search: StoresSearch) -> Details:
-        """All that was gathered, with the frequencies of the tokens and the telling ones explained."""
+        """Return the gathered details, with the frequencies of the tokens, and neighbours of the extreme ones."""
         column = self.columns
         assert self.grid is not None
         log_lm, knn = column["sampled_log_lm"], column["sampled_knn"]

@@ -1,4 +1,4 @@
-"""Tokens that the store got right and the LM did not, with the passage that taught them."""
+"""Find tokens that the mixture predicts correctly and the LM doesn't, with the passages responsible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHORTEST_WORD = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A token whose most probable value changed for the better."""
+    """A token that is the first choice of the mixture but not of the LM."""
 
     gain: float
     row: int
@@ -42,16 +42,16 @@ class Candidate:
 
 
 def whole_words(model: LoadedModel) -> Bool:
-    """Return bool (vocabulary,): the tokens that are whole words, long enough to mean something to people."""
+    """Return which tokens are whole words, long enough to be informative: bool (vocabulary,)."""
     texts = [model.decode([token]) for token in range(model.identity.vocabulary)]
     return np.array([text[:1] == " " and text[1:].isalpha() and len(text) > _SHORTEST_WORD for text in texts])
 
 
 def candidates(block: Block, mixed: Mixed, telling: Bool) -> list[Candidate]:
-    """The tokens of a block that the mixture surely puts first and the LM doesn't, by gain.
+    """Return the tokens of a block that are certainly first in the mixture and not in the LM, by gain.
 
-    Surely: all of the store's and the LM's probability that isn't the token's couldn't raise another above it.
-    ``telling``: bool (vocabulary,), the tokens that are worth showing.
+    Certainly: no other token could be more probable, even with all of the remaining probability of store and LM.
+    ``telling``: bool (vocabulary,), the tokens worth showing.
     """
     tokens = block.tokens
     lm_p, top_p, weight, store_p = np.exp(tokens.log_p), np.exp(tokens.top_log_p), mixed.weight, mixed.memory_p
@@ -76,17 +76,17 @@ def candidates(block: Block, mixed: Mixed, telling: Bool) -> list[Candidate]:
     ]
 
 
-def best_candidates(found: list[Candidate]) -> list[Candidate]:
-    """The best of several blocks' candidates."""
-    return sorted(found, key=lambda candidate: -candidate.gain)[:_CANDIDATES]
+def best_candidates(pool: list[Candidate]) -> list[Candidate]:
+    """Return the best candidates of several blocks."""
+    return sorted(pool, key=lambda candidate: -candidate.gain)[:_CANDIDATES]
 
 
 def explain(
-    found: list[Candidate], texts: Texts, store: Stores, model: LoadedModel, *, search: StoresSearch, k: int
+    ranked: list[Candidate], texts: Texts, store: Stores, model: LoadedModel, *, search: StoresSearch, k: int
 ) -> tuple[Example, ...]:
-    """The best candidates as examples, each another word."""
+    """Return the best candidates as examples, each with a different word."""
     words: dict[int, Candidate] = {}
-    for candidate in found:
+    for candidate in ranked:
         words.setdefault(candidate.target, candidate)
     chosen = list(words.values())[:_WANTED]
     if not chosen:

@@ -1,4 +1,4 @@
-"""Train a gate on tokens whose probabilities by every source are known: seconds on a CPU."""
+"""Train a gate on tokens with known probabilities by every source, in seconds on a CPU."""
 
 from dataclasses import dataclass
 
@@ -18,18 +18,18 @@ _PATIENCE = 6
 _RATE, _DECAY = 4e-3, 1e-3
 _VALIDATION_SHARE = 0.15
 _Tensors = tuple[torch.Tensor, torch.Tensor]
-# Fewer tokens than this teach a gate less than the constants know.
+# With fewer tokens than this, a gate is worse than constants.
 FEWEST_TOKENS = 500
 _UNSEARCHED_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """What a gate learns from, n tokens.
+    """The training data of a gate, n tokens.
 
     ``features``: float32 (n, F). ``log_lm``: float64 (n,), ln p_LM. ``sources``: float32 (n, S), p by each source.
-    ``document``: int64 (n,); whole documents are kept out to know when to stop. The first ``store_sources`` of the
-    sources come from a search.
+    ``document``: int64 (n,); whole documents are held out for early stopping. The first ``store_sources`` of the
+    sources are from a search.
     """
 
     features: Float32
@@ -45,18 +45,18 @@ class Lesson:
 
 
 def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[MemorySource, ...], seed: int = 0) -> Gate:
-    """Return the gate that makes the tokens most probable, as far as that holds for documents it doesn't learn from.
+    """Return a gate trained to maximise the probability of the tokens, with early stopping on held-out documents.
 
-    It starts at the best constant weights, so that what it learns is when to leave them.
+    It starts at the best constant weights, so that it only learns when to deviate from them.
     """
-    kept_out = _validation_rows(lesson.document)
-    learned, checked = lesson.select(~kept_out), lesson.select(kept_out)
+    held_out = _validation_rows(lesson.document)
+    learned, checked = lesson.select(~held_out), lesson.select(held_out)
     centre, scale = learned.features.mean(axis=0), np.maximum(learned.features.std(axis=0), 1e-3)
     model = _Model(len(names), len(sources) + 1, seed)
     constant, _ = best_weights(learned.log_lm, learned.sources)
     model.start_at(np.concatenate([[max(1 - constant.sum(), 1e-3)], np.maximum(constant, 1e-3)]))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small only lose by being shared out
+    torch.set_num_threads(1)  # for matrices this small, more threads are slower
     try:
         _descend(model, _tensors(learned, centre, scale), _tensors(checked, centre, scale), seed)
     finally:
@@ -68,7 +68,7 @@ def train_gate(lesson: Lesson, names: tuple[str, ...], sources: tuple[MemorySour
 
 
 def _validation_rows(document: Int64) -> Bool:
-    """Return bool (n,): a few whole documents, drawn by a fixed seed; of fewer than four, the last part."""
+    """Return which tokens are held out: bool (n,), a few whole documents by a fixed seed; of fewer than 4, the end."""
     names, counts = np.unique(document, return_counts=True)
     if len(names) < 4:
         last: Bool = np.arange(len(document)) >= len(document) * (1 - _VALIDATION_SHARE)
@@ -79,7 +79,7 @@ def _validation_rows(document: Int64) -> Bool:
 
 
 class _Model:
-    """W₁, b₁, W₂, b₂ of the gate, as tensors that learn."""
+    """W₁, b₁, W₂, b₂ of the gate as trainable tensors."""
 
     def __init__(self, width: int, outputs: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -98,7 +98,7 @@ class _Model:
             self.output_bias.copy_(torch.from_numpy(np.log(weights)).float())
 
     def loss(self, features: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-        """Mean −ln Σ w_s p_s of features (n, F) and ln p (n, S + 1)."""
+        """Return the mean −ln Σ w_s p_s for features (n, F) and ln p (n, S + 1)."""
         units = torch.tanh(features @ self.hidden + self.hidden_bias)
         log_weights = functional.log_softmax(units @ self.output + self.output_bias, dim=1)
         return -torch.logsumexp(log_weights + log_p, dim=1).mean()
@@ -115,7 +115,7 @@ def _tensors(lesson: Lesson, centre: Float32, scale: Float32) -> _Tensors:
 
 
 def _descend(model: _Model, learned: _Tensors, checked: _Tensors, seed: int) -> None:
-    """Adam until the tokens that are kept out no longer gain; the model ends as it was best for them."""
+    """Train with Adam until the loss of the held-out tokens stops falling, and keep the weights of its minimum."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     generator = torch.Generator().manual_seed(seed)
     best, best_state, waited = float("inf"), [p.detach().clone() for p in model.parameters()], 0
@@ -138,25 +138,25 @@ def _descend(model: _Model, learned: _Tensors, checked: _Tensors, seed: int) -> 
 
 
 def with_unsearched(lesson: Lesson) -> Lesson:
-    """Return the lesson with some of its tokens repeated as if nothing had been searched for them.
+    """Return the lesson with some tokens repeated as if nothing had been searched for them.
 
-    So the gate learns what to make of a token whose search was skipped, or found nothing.
+    So the gate learns how to weigh the sources of a token whose search was skipped or had no result.
     """
-    again = lesson.select(np.arange(0, len(lesson.log_lm), _UNSEARCHED_EVERY))
-    features, sources = again.features.copy(), again.sources.copy()
+    repeated = lesson.select(np.arange(0, len(lesson.log_lm), _UNSEARCHED_EVERY))
+    features, sources = repeated.features.copy(), repeated.sources.copy()
     features[:, len(LM_FEATURES) : len(FEATURES)] = 0
-    sources[:, : lesson.store_sources] = np.exp(again.log_lm)[:, None]
+    sources[:, : lesson.store_sources] = np.exp(repeated.log_lm)[:, None]
     return Lesson(
         np.concatenate([lesson.features, features]),
-        np.concatenate([lesson.log_lm, again.log_lm]),
+        np.concatenate([lesson.log_lm, repeated.log_lm]),
         np.concatenate([lesson.sources, sources]),
-        np.concatenate([lesson.document, again.document]),
+        np.concatenate([lesson.document, repeated.document]),
         lesson.store_sources,
     )
 
 
 def gated_log_p(gate: Gate, lesson: Lesson) -> Float64:
-    """Return ln p of the lesson's tokens by a gate: float64 (n,)."""
+    """Return ln p of the lesson's tokens by the gate: float64 (n,)."""
     return mix_sources(lesson.log_lm, lesson.sources, gate.weights(lesson.features)[:, 1:].astype(np.float64))
 
 

@@ -1,4 +1,4 @@
-"""The scoring job: open, compare fingerprints, choose a mixture, report on what it wasn't tuned on."""
+"""The scoring job: open, compare fingerprints, choose a mixture, and report on documents it wasn't tuned on."""
 
 import time
 from collections.abc import Sequence
@@ -49,12 +49,13 @@ def score(
     *,
     beside: Sequence[Datastore] = (),
 ) -> ScoreReport:
-    """Perplexity of a text by an LM alone and joined to a store. Workers of a foreign cluster run the LM and search.
+    """Measure the perplexity of a text with an LM only and with an LM and a store.
 
-    ``beside``: more stores that the same LM made, searched along with the first.
+    ``beside``: further stores by the same LM, searched along with the first. On a cluster that this command didn't
+    start, its workers run the LM and the search.
 
-    Raises MismatchError if a store was made by another LM, tokenizer or key layer; UsageError if there is nothing
-    to score; UnfinishedError without an index unless ``options.exact``.
+    Raises MismatchError if a store was made by another LM, tokenizer or key layer, UsageError if there is nothing to
+    score, UnfinishedError without an index unless ``options.exact``.
     """
     job = job or Job()
     reporter = job.reporter
@@ -62,16 +63,16 @@ def score(
     _require_one_for_more(stores, options)
     name = options.model or default_model()
     check_memory_first(job.memory, name)
-    allow = (lambda told: reporter.say(f"mismatch  {told}")) if options.allow_mismatch else None
+    allow = (lambda message: reporter.say(f"mismatch  {message}")) if options.allow_mismatch else None
     loading = {"dtype": options.dtype, "device": options.device}
 
-    def say(told: str) -> None:
-        reporter.say(f"model     {told}")
+    def say(message: str) -> None:
+        reporter.say(f"model     {message}")
 
     model = model_of_store(store, name, **loading, allow=allow, say=say)
-    for one in beside:
-        require_known_model(one.root, one.manifest)
-        require_same_model(one, model, allow, say)
+    for other in beside:
+        require_known_model(other.root, other.manifest)
+        require_same_model(other, model, allow, say)
     stores = _masked(stores, options, reporter)
     scoring = _Scoring(options, stores, model, job)
     text, texts = gather_texts(options, stores, model.loaded)
@@ -86,19 +87,19 @@ def score(
 
 
 def _require_one_for_more(stores: Stores, options: ScoreOptions) -> None:
-    """Raise UsageError for what is said of, or kept with, a single store."""
+    """Raise UsageError for options that require a single store."""
     if stores.only is not None:
         return
     for name in ("only", "without", "tuned", "save_neighbours"):
         if getattr(options, name):
             raise UsageError(
-                f"{option(name)} goes with a single store, and {option('store')} names {len(stores.each)} "
+                f"{option(name)} requires a single store, but {option('store')} names {len(stores.each)} "
                 f"({stores.name})"
             )
 
 
 def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores:
-    """The store with only those documents searched that the options name; several as they are."""
+    """Return the store with only the documents searched that the options select; several stores unchanged."""
     store = stores.only
     if store is None or not (options.only or options.without):
         return stores
@@ -114,7 +115,7 @@ def _masked(stores: Stores, options: ScoreOptions, reporter: Reporter) -> Stores
 
 
 def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
-    """The stores without the documents that repeat the text to score."""
+    """Return the stores without the documents that repeat the text to score."""
     masked = Stores([store.masked(documents) for store, documents in zip(stores.each, repeated, strict=True)])
     if not masked.live_rows:
         raise UsageError(
@@ -125,7 +126,7 @@ def _without_overlap(stores: Stores, repeated: Sequence[Removed]) -> Stores:
 
 
 class _Scoring:
-    """One run: passes over texts with one model, one store and one clock."""
+    """One run: passes over texts with one model, one group of stores and one clock."""
 
     def __init__(self, options: ScoreOptions, stores: Stores, model: KeyModel, job: Job) -> None:
         self._options = options
@@ -142,7 +143,7 @@ class _Scoring:
         self._cache_grid: tuple[float, ...] = ()
 
     def run(self, text: str, texts: Texts, overlap: Overlap) -> ScoreReport:
-        """Choose a mixture, and report on the texts that it wasn't tuned on."""
+        """Choose a mixture and report on the texts that it wasn't tuned on."""
         with self._saving or nullcontext():
             texts, choice = self._choose(texts)
             result = self._report(text, texts, choice, overlap)
@@ -162,11 +163,11 @@ class _Scoring:
 
     @property
     def _width(self) -> int:
-        """Neighbours that tuning looks at, and that are saved."""
+        """Return the number of neighbours used for tuning and saved."""
         return min(self._options.k or DEFAULT_K, self._stores.rows)
 
     def _choose(self, texts: Texts) -> tuple[Texts, ChosenMixture]:
-        """The texts to report on, and the mixture: as given, as stored, or tuned on some of the documents."""
+        """Return the texts to report on, and the mixture: as given, as stored, or tuned on some of the documents."""
         if self._options.complete:
             return texts, given_choice(self._options, self._stores.rows)
         store = self._stores.only
@@ -182,7 +183,7 @@ class _Scoring:
         return texts, self._tune(tuning)
 
     def _tune(self, texts: Texts) -> ChosenMixture:
-        """The best mixture for these texts, of what the options leave open."""
+        """Return the best mixture for these texts, for all that the options leave open."""
         table: TuningTable | None = None
         cache, gate = self._options.cache, bool(self._options.adaptive)
         for block in self._pass.blocks(texts, self._width, "tune", partial(self._cache_temperatures, None)):
@@ -200,7 +201,7 @@ class _Scoring:
         return ChosenMixture(mixture, "", len(texts.names), len(texts.ids))
 
     def _report(self, text: str, texts: Texts, choice: ChosenMixture, overlap: Overlap) -> ScoreReport:
-        """Perplexities of the texts under a mixture."""
+        """Return the report on the texts with a mixture."""
         totals, mixture, best = Columns(), choice.mixture, list[Candidate]()
         path, telling = self._options.per_token, whole_words(self._model.loaded)
         width = min(max(mixture.k, self._width if self._saving else 0), self._stores.rows)
@@ -230,7 +231,7 @@ class _Scoring:
         return replace(result, details=details.details(texts, self._stores, self._model.loaded, self.search))
 
     def _cache_temperatures(self, chosen: float | None, neighbours: Neighbours) -> tuple[float, ...]:
-        """The chosen one alone; where one is to be chosen or saved the whole grid, which is the first block's."""
+        """Return the chosen temperature only; for tuning or saving, the whole grid, based on the first block."""
         if chosen is not None and self._saving is None:
             return (chosen,)
         grid = self._cache_grid or make_cache_temperatures(self._options, neighbours)
@@ -239,7 +240,7 @@ class _Scoring:
 
     def _save(self, block: Block, texts: Texts) -> None:
         if self._saving is not None:
-            # a report may look further than what is saved, which is as wide in every block
+            # a report may need more neighbours than are saved; saved blocks all have the same width
             narrow = replace(block.evidence, neighbours=block.evidence.neighbours.nearest(self._width))
             self._saving.write(replace(block, evidence=narrow), texts, self._model.loaded.identity.vocabulary)
 

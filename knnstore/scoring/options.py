@@ -1,4 +1,4 @@
-"""What to score, and how."""
+"""Options of scoring."""
 
 import math
 from collections.abc import Callable
@@ -23,23 +23,23 @@ _RANGES: tuple[_Range, ...] = (
     ("cache_temperature", lambda divisor: 0 < divisor < math.inf, 0, "give a finite number above 0"),
     ("nprobe", lambda lists: lists >= 1, 1, "give at least 1"),
 )
-"""What an option has to be: its name, a test, the limit, and what to give instead."""
+"""Valid values of options: name, test, limit, and what to give instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What to score, and how. ``None`` for k, ``lambda_`` or temperature: tuned on half of the documents.
+    """What to score, and how. None for k, ``lambda_`` or temperature: tuned on half of the documents.
 
-    ``text``: files to score; empty for the documents that the store held out. Of a seq2seq store they hold pairs,
-    in ``source_field`` and ``target_field``; ``source`` and ``target`` are parallel files. ``exact`` searches every
-    key; ``quantised`` takes the distances of the PQ codes in place of the keys'. ``per_token`` and
-    ``save_neighbours``: Parquet files to write; ``report``: an HTML page. ``cache``: pairs of a document's own past
-    that are a source too, with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to
-    take what ``knnstore tune`` stored; None: if it is there and fits. ``adaptive``: whether a gate weighs every
-    token; None: if the stored setting has one. ``only`` and ``without``: patterns of documents, or ``10%`` of the
-    keys, that alone are searched, or are not. ``exclude_overlap``: nor those that repeat the text to score.
-    ``allow_mismatch``: with another LM than the store's, too.
-    ``include``, ``exclude`` and ``follow_links``: which files of ``text`` are read, see ``Selection``.
+    ``text``: files to score; empty for the held-out documents of the store. For a seq2seq store they hold pairs in
+    ``source_field`` and ``target_field``; ``source`` and ``target`` are parallel files. ``exact``: search every key.
+    ``quantised``: use the distances of the PQ codes instead of the keys'. ``per_token`` and ``save_neighbours``:
+    Parquet files to write; ``report``: an HTML page. ``cache``: number of pairs from a document's own past that are a
+    further source, with ``cache_weight`` and ``cache_temperature``, tuned if None. ``tuned``: whether to use the
+    setting stored by ``knnstore tune``; None: if it exists and fits. ``adaptive``: whether a gate weighs every token;
+    None: if the stored setting has one. ``only`` and ``without``: patterns of documents, or a share of the keys such as
+    ``10%``, to search or to leave out. ``exclude_overlap``: leave out documents that repeat the text to score.
+    ``allow_mismatch``: accept another LM than the store's. ``include``, ``exclude`` and ``follow_links``: which files
+    of ``text`` are read, see ``Selection``.
     """
 
     store: str | None = None
@@ -82,50 +82,49 @@ class ScoreOptions:
                 raise UsageError.about(name, value, limit=limit, remedy=remedy)
         if not self.cache and (self.cache_weight is not None or self.cache_temperature is not None):
             parts = f"{option('cache_weight')} and {option('cache_temperature')}"
-            raise UsageError(f"{parts} go with {option('cache', 'TOKENS')}")
+            raise UsageError(f"{parts} require {option('cache', 'TOKENS')}")
         if self.cache_weight is not None and not 0 <= self.cache_weight + (self.lambda_ or 0) < 1:
-            remedy = "the cache and the store together weigh below 1"
+            remedy = "the weights of the cache and the store must add up to less than 1"
             raise UsageError.about("cache_weight", self.cache_weight, limit=1, remedy=remedy)
         if (self.tuned or self.adaptive) and self.given:
             whole = f"{option('tuned', True)} and {option('adaptive', True)}"
             parts = f"{option('k')}, {option('lambda_')}, {option('temperature')}"
-            raise UsageError(f"{whole} go with none of {parts} and the cache's")
+            raise UsageError(f"{whole} can't be combined with {parts} or those of the cache")
         if self.exact and (self.quantised or self.nprobe is not None):
             raise UsageError(
-                f"{option('exact', True)} searches every key: it goes with neither {option('quantised', True)} nor "
-                f"{option('nprobe')}"
+                f"{option('exact', True)} searches every key: omit {option('quantised', True)} and {option('nprobe')}"
             )
 
     @property
     def given(self) -> bool:
-        """Whether any part of the mixture is given."""
+        """Return whether any part of the mixture is given."""
         parts = (self.k, self.lambda_, self.temperature, self.cache_weight, self.cache_temperature)
         return any(part is not None for part in parts)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to tune."""
+        """Return whether nothing is left to tune."""
         cache = (self.cache_weight, self.cache_temperature) if self.cache else ()
         return None not in (self.k, self.lambda_, self.temperature, *cache)
 
     def reading(self, task: str) -> ReadOptions:
-        """How the texts are read, of a store of this task."""
+        """Return how the texts are read for a store of this task."""
         pairs = (self.source_field, self.target_field) if task == "seq2seq" else None
         return ReadOptions(text_field=self.text_field, errors=self.errors, pairs=pairs)
 
     @property
     def named(self) -> bool:
-        """Whether files are named; else it is the text that the store held out."""
+        """Return whether files are named; else the held-out documents of the store are scored."""
         return bool(self.text or self.source or self.target)
 
     def files(self, task: str) -> Listing:
-        """The files to score, of a store of this task. Raises UsageError for those of another."""
+        """Return the files to score with a store of this task. Raises UsageError for files of another task."""
         selection = Selection(self.include, self.exclude, self.follow_links)
         if task == "seq2seq":
             return find_pairs(self.text, self.source, self.target, selection, (self.source_field, self.target_field))
         if self.source or self.target:
             pairs = f"{option('source')} and {option('target')}"
             raise UsageError(
-                f"{pairs} go with a store made with {option('task', 'seq2seq')}: give {option('text', 'PATH')}"
+                f"{pairs} require a store made with {option('task', 'seq2seq')}: give {option('text', 'PATH')}"
             )
         return find_sources(self.text, selection, [self.text_field])

@@ -1,4 +1,4 @@
-"""How much of the text to score the stores hold word for word: what inflates a measurement."""
+"""Measure how much of the text to score the stores contain word for word, which inflates the gain."""
 
 import time
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from knnstore.suffix_array.build import open_suffixes
 from knnstore.suffix_array.overlaps import find_by_suffixes
 from knnstore.wording import option
 
-_MOST_SHARE = 0.02  # of the tokens, from which on a measurement says little of new text
+_MOST_SHARE = 0.02  # share of the tokens above which a measurement says little about new text
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentOverlap:
     """A scored document that a store repeats.
 
-    ``shared`` of its ``tokens`` lie in runs of 50 or more that stand in a store too. ``source``: the stored document
-    that has most of them, or is the same text; ``identical``: whether it is the same text, by its SHA-256.
+    ``shared`` of its ``tokens`` are in runs of 50 or more that a store contains too. ``source``: the stored document
+    with the most of them, or with the same text; ``identical``: whether it is the same text, by SHA-256.
     """
 
     document: str
@@ -36,18 +36,18 @@ class DocumentOverlap:
 
     @property
     def share(self) -> float:
-        """Of the tokens, from 0 to 1."""
+        """Return the share of the tokens, from 0 to 1."""
         return self.shared / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What the text to score shares with the stores.
+    """Overlap between the text to score and the stores.
 
-    ``tokens``: of all the text, what is tuned on included; ``shared``: those that lie in runs of 50 or more tokens that
-    stand in a store too. ``documents``: the scored ones that are concerned, those with the largest share first.
-    ``source_documents`` and ``source_keys``: what they repeat in the stores; ``excluded``: whether that was left out of
-    the search. ``seconds``: that finding it took.
+    ``tokens``: of the whole text, including the part for tuning; ``shared``: those in runs of 50 or more tokens that a
+    store contains too. ``documents``: the scored documents with overlap, in descending order of their share.
+    ``source_documents`` and ``source_keys``: numbers of stored documents that they repeat, and of their keys;
+    ``excluded``: whether these were left out of the search. ``seconds``: duration of the measurement.
     """
 
     tokens: int
@@ -60,29 +60,29 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Of the tokens, from 0 to 1."""
+        """Return the share of the tokens, from 0 to 1."""
         return self.shared / self.tokens
 
     @property
     def inflates(self) -> bool:
-        """Whether the store knows so much of the text that the perplexity says little of new text."""
-        return not self.excluded and (self.share > _MOST_SHARE or any(one.identical for one in self.documents))
+        """Return whether the store contains so much of the text that the perplexity says little about new text."""
+        return not self.excluded and (self.share > _MOST_SHARE or any(each.identical for each in self.documents))
 
     @property
     def words(self) -> str:
-        """How much it is and what follows from it, in words."""
-        words = f"{100 * self.share:.1f} % of the tokens lie in runs of {LENGTH} or more that the store has"
+        """Return the overlap and its consequence as text."""
+        words = f"{100 * self.share:.1f} % of the tokens are in runs of {LENGTH} or more that the store has"
         if self.excluded:
             count = self.source_documents
             documents = f"{count:,} document{'' if count == 1 else 's'} of {self.source_keys:,} keys"
             return f"{words}: the search leaves out {documents} that repeat{'s' * (count == 1)} the text"
         if self.inflates:
             exclude = option("exclude_overlap", True)
-            return f"{words}, so the gain says little of new text; {exclude} leaves those documents out"
+            return f"{words}, so the gain says little about new text; {exclude} leaves those documents out"
         return words
 
     def to_json(self) -> dict[str, Any]:
-        """The object that is printed as JSON."""
+        """Return the object that is printed as JSON."""
         return {
             "tokens": self.tokens,
             "shared_tokens": self.shared,
@@ -93,47 +93,48 @@ class Overlap:
             "source_keys": self.source_keys,
             "documents": [
                 {
-                    "document": one.document,
-                    "tokens": one.tokens,
-                    "shared_tokens": one.shared,
-                    "share": one.share,
-                    "source": one.source,
-                    "identical": one.identical,
+                    "document": each.document,
+                    "tokens": each.tokens,
+                    "shared_tokens": each.shared,
+                    "share": each.share,
+                    "source": each.source,
+                    "identical": each.identical,
                 }
-                for one in self.documents
+                for each in self.documents
             ],
         }
 
 
 def measure_overlap(texts: Texts, stores: Stores, *, exclude: bool) -> tuple[Overlap, list[Removed]]:
-    """What the texts share with the keys that are searched, and the stored documents concerned, of each store.
+    """Return the overlap of the texts with the searched keys, and for each store the documents that they repeat.
 
-    By a store's exact-match memory, if there is one, else by a pass over its tokens for each MOST_WINDOWS of the text.
-    Needs a byte for each token of the text, and some of each stored document.
+    Uses a store's exact-match memory if it has one, else one pass over its tokens per MOST_WINDOWS of the text. Needs
+    one byte per token of the text, and a few per stored document.
     """
     started = time.perf_counter()
-    found = _Found(texts, stores)
+    matches = _Matches(texts, stores)
     for begin in range(0, len(texts.ids), MOST_WINDOWS):
-        found.add_windows(begin, min(begin + MOST_WINDOWS, len(texts.ids)))
-    found.add_identical()
-    documents, keys = found.sources
+        matches.add_windows(begin, min(begin + MOST_WINDOWS, len(texts.ids)))
+    matches.add_identical()
+    documents, keys = matches.sources
     overlap = Overlap(
         tokens=len(texts.ids),
-        shared=int(found.shared.sum()),
-        documents=found.documents(),
+        shared=int(matches.shared.sum()),
+        documents=matches.documents(),
         source_documents=documents,
         source_keys=keys,
         excluded=exclude,
         seconds=time.perf_counter() - started,
     )
-    return overlap, found.removed()
+    return overlap, matches.removed()
 
 
 @dataclass(slots=True, eq=False)
-class _Found:
-    """What has been found so far. Stored documents are numbered through all segments of all stores.
+class _Matches:
+    """Matches found so far. Stored documents are numbered across all segments of all stores.
 
-    ``most``: of a scored document, the stored one that has most of its windows, and how many.
+    ``most``: for a scored document, the stored document with the most of its windows, and their number.
+    ``identical``: for a scored document, the stored document with the same text.
     """
 
     texts: Texts
@@ -158,7 +159,7 @@ class _Found:
             return
         ids = texts.ids[begin : end + LENGTH - 1]
         windows = Shingles(ids, starts)
-        source = np.full(windows.groups, -1, np.int64)  # the first stored document that has it
+        source = np.full(windows.groups, -1, np.int64)  # the first stored document with each window
         for number, rows, groups in self._places(windows, ids):
             documents = self.stores.segments[number].documents.locate(rows) + self.begins[number]
             self.repeated[documents] = True
@@ -170,12 +171,12 @@ class _Found:
         self._count(starts[hits] + begin, known[hits])
 
     def add_identical(self) -> None:
-        """Look up the texts themselves, by their SHA-256: of those with fewer than LENGTH tokens there is no window."""
+        """Look up whole texts by their SHA-256, because texts of fewer than LENGTH tokens have no window."""
         wanted: dict[bytes, list[int]] = {}
         for scored, digest in enumerate(self.texts.sha256):
             wanted.setdefault(digest, []).append(scored)
         wanted.pop(b"", None)
-        hidden = [one for store in self.stores.each for one in store.hidden]
+        hidden = [rows for store in self.stores.each for rows in store.hidden]
         for number, segment in enumerate(self.stores.segments):
             table = segment.documents
             for document, digest in table.find_texts(list(wanted)):
@@ -187,12 +188,12 @@ class _Found:
 
     @property
     def sources(self) -> tuple[int, int]:
-        """Stored documents that the texts repeat, and their keys."""
+        """Return the number of stored documents that the texts repeat, and of their keys."""
         tokens = np.concatenate([segment.documents.tokens for segment in self.stores.segments])
         return int(self.repeated.sum()), int(tokens[self.repeated].sum())
 
     def documents(self) -> tuple[DocumentOverlap, ...]:
-        """The scored documents that are concerned, those with the largest share first."""
+        """Return the scored documents with overlap: identical ones first, then in descending order of their share."""
         texts = self.texts
         ends = np.concatenate([[0], np.cumsum(self.shared, dtype=np.int64)])
         shared = ends[texts.first + texts.tokens] - ends[texts.first]
@@ -206,18 +207,18 @@ class _Found:
             )
             for number in sorted({*self.most, *self.identical})
         ]
-        return tuple(sorted(every, key=lambda one: (not one.identical, -one.share)))
+        return tuple(sorted(every, key=lambda each: (not each.identical, -each.share)))
 
     def removed(self) -> list[Removed]:
-        """Of each store, the documents that the texts repeat."""
+        """Return for each store the documents that the texts repeat."""
         parts = iter(np.split(self.repeated, self.begins[1:-1]))
         each = [
             {segment.root.name: np.flatnonzero(next(parts)) for segment in store.segments} for store in self.stores.each
         ]
-        return [{name: numbers for name, numbers in one.items() if len(numbers)} for one in each]
+        return [{name: numbers for name, numbers in documents.items() if len(numbers)} for documents in each]
 
     def _places(self, windows: Shingles, ids: TokenIds) -> Iterator[tuple[int, Int64, Int64]]:
-        """Where windows stand: a segment's number among those of all stores, its rows, and the windows' groups."""
+        """Yield where windows occur: number of the segment across all stores, its rows, and groups of the windows."""
         first = 0
         for store in self.stores.each:
             if suffixes := open_suffixes(store):
@@ -230,7 +231,7 @@ class _Found:
             first += len(store.segments)
 
     def _count(self, starts: Int64, sources: Int64) -> None:
-        """Take note of windows of the texts and the stored documents that have them."""
+        """Count the windows that a scored document shares with each stored document, and record the maximum."""
         scored = self.texts.documents(starts)
         pairs, counts = np.unique(scored * len(self.repeated) + sources, return_counts=True)
         for pair, windows in zip(pairs.tolist(), counts.tolist(), strict=True):

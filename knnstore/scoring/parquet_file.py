@@ -1,4 +1,4 @@
-"""A Parquet file of results that is written table by table, and has its name once it is whole."""
+"""Write a Parquet file of results table by table, and rename it into place once it is complete."""
 
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +12,10 @@ from knnstore.outputs import output_file
 
 
 class ParquetFile:
-    """Writes tables beside ``path``; leaving the context renames the file, or removes it after an error."""
+    """Writes tables to a temporary file beside ``path``, which is renamed at the end or removed after an error."""
 
     def __init__(self, path: str | Path, parameter: str, **settings: Any) -> None:
-        """``parameter``: the one that named the file. ``settings``: those of pyarrow's writer."""
+        """``parameter``: the parameter that named the file. ``settings``: of pyarrow's writer."""
         self._path = output_file(str(path), parameter)
         self._aside = self._path.with_name(f"{self._path.name}.tmp")
         self._settings = settings
@@ -23,7 +23,7 @@ class ParquetFile:
         self._writer: pq.ParquetWriter | None = None
 
     def append(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        """Write a table; all have the schema of the first."""
+        """Write a table; all tables must have the schema of the first."""
         with storage_errors("write", self._path):
             if self._writer is None:
                 self._file = self._aside.open("wb")
@@ -31,7 +31,7 @@ class ParquetFile:
             self._writer.write_table(table, row_group_size=row_group_size)
 
     def add_metadata(self, key: bytes, value: bytes) -> None:
-        """Add a pair to the file's metadata, which lie at its end."""
+        """Add a pair to the metadata at the end of the file."""
         assert self._writer is not None
         self._writer.add_key_value_metadata({key: value})
 

@@ -1,4 +1,4 @@
-"""One pass over a text: the LM block by block, and what each block's tokens are predicted from."""
+"""Pass over a text with the LM, block by block, and gather what each block's tokens are predicted from."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from knnstore.windows import cut_windows
 from knnstore.wording import option
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-# Of the memory that is left for a block, what its search may use; queries and neighbours take the rest.
+# Share of a block's memory that its search may use; queries and neighbours take the rest.
 _SEARCH_SHARE = 0.6
 _MOST_BLOCK_TOKENS = 2**17
 
@@ -38,7 +38,7 @@ Temperatures = Callable[[Neighbours], tuple[float, ...]]
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds spent so far."""
+    """Seconds spent so far in each step."""
 
     lm: float = 0.0
     search: float = 0.0
@@ -49,7 +49,7 @@ class Clock:
 class Block:
     """Scored tokens of consecutive rows of the texts, in row order, and what they are predicted from.
 
-    ``document``: int64 (n,), of the texts.
+    ``document``: int64 (n,), the number of each token's document among the texts.
     """
 
     tokens: ScoredTokens
@@ -62,18 +62,18 @@ class BlockSearch(Protocol):
 
     @property
     def stores(self) -> int:
-        """How many stores are searched."""
+        """Return the number of stores that are searched."""
 
     def __call__(self, queries: Float32, k: int, /, *, advance: Callable[[float], None]) -> Neighbours:
-        """Return the k nearest keys of float32 queries (n, d); ``advance`` is called with (parts of) queries."""
+        """Return the k nearest keys of float32 queries (n, d); ``advance`` is called with the queries processed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What passes over texts with one LM and one store share. ``memory``: bytes for a block; ``cache``: its pairs.
+    """Passes over texts with one LM and one search. ``memory``: bytes for a block; ``cache``: its number of pairs.
 
-    ``suffixes``: the store's exact-match memory, if it is to be asked. ``runner``: whose workers run the LM, None for
-    here.
+    ``suffixes``: the store's exact-match memory, if it is used. ``runner``: whose workers run the LM; None for this
+    process.
     """
 
     model: KeyModel
@@ -89,14 +89,14 @@ class Pass:
     def blocks(
         self, texts: Texts, k: int, stage: str, cache_temperatures: Temperatures | None = None
     ) -> Iterator[Block]:
-        """The texts' tokens, block by block, with their k nearest neighbours.
+        """Yield the tokens of the texts, block by block, with their k nearest neighbours.
 
-        A block is as large as the memory lets it be, because each reads every probed list once. The temperatures of
-        the cache may depend on the first block's neighbours.
+        Blocks are as large as memory allows, because each block reads every probed list once. The temperatures of the
+        cache may depend on the neighbours of the first block.
         """
         past: Past | None = None
         temperatures: tuple[float, ...] = ()
-        # keys and neighbours of a token, the latter once more for each store while a search hands them over
+        # a token's keys and neighbours, the latter once more per store while the results of the search are merged
         each = 4 * self.recipe.dimension + (1 + self.search.stores) * 12 * k + (MATCH_BYTES if self.suffixes else 0)
         size = int(min(max(1024, self.memory * (1 - _SEARCH_SHARE) / each), _MOST_BLOCK_TOKENS))
         total = len(texts.ids)
@@ -126,7 +126,7 @@ class Pass:
             yield Block(tokens, document, Evidence(neighbours, outlook_of(tokens), cache, matches))
 
     def _score_rows(self, texts: Texts, begin: int, end: int, advance: Callable[[float], None]) -> ScoredTokens:
-        """What the LM says of the texts' rows ``[begin, end)``, in order."""
+        """Return the LM's predictions of rows ``[begin, end)`` of the texts, in order."""
         windows = cut_windows(
             texts.first, texts.tokens, context=self.recipe.context, stride=self.recipe.stride, rows=(begin, end)
         )
@@ -145,7 +145,7 @@ class Pass:
             parts.append(part)
             advance(len(part.rows))
         rows = np.concatenate([part.rows for part in parts])
-        # windows at a block's border are run by both blocks; each keeps its own rows
+        # windows across a border are run for both blocks; each keeps its own rows
         order = np.argsort(rows)
         order = order[(rows[order] >= begin) & (rows[order] < end)]
         scored = ScoredTokens.joined(parts, order)
@@ -154,21 +154,24 @@ class Pass:
 
 
 def outlook_of(tokens: ScoredTokens) -> Outlook:
-    """Return what the LM expected where the tokens stand."""
+    """Return the LM's expectations at the positions of the tokens."""
     return Outlook(tokens.entropy, tokens.leading, tokens.leading_log_p)
 
 
 def find_matches(
     suffixes: Suffixes | None, ids: NDArray[Any], first: Int64, rows: Int64
 ) -> tuple[Matches, Matches] | None:
-    """Return the suffixes of what precedes ``rows`` of ``ids``, in documents that begin at ``first``, in the store."""
+    """Return matches in the store of the text before ``rows`` of ``ids``, in documents that begin at ``first``.
+
+    None without ``suffixes``.
+    """
     if suffixes is None:
         return None
     return suffixes.matches(contexts_of(ids, first, rows, suffixes.packing.nothing))
 
 
 def search_memory(memory: int) -> int:
-    """Bytes that the search of a block may use, of ``memory`` for the block."""
+    """Return the bytes that the search may use, out of ``memory`` for a block."""
     return int(memory * _SEARCH_SHARE)
 
 

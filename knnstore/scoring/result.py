@@ -1,4 +1,4 @@
-"""What a score is: numbers for people and for scripts."""
+"""The result of scoring, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A token that the store got right and the LM did not, and the neighbour that taught it.
+    """A token that the mixture predicts correctly and the LM doesn't, with the neighbour responsible.
 
-    ``context`` and ``token``: the scored text. ``lm_token`` with ``lm_p`` is the LM's own choice; ``lm_p_token``,
-    ``store_p_token`` and ``p_token`` are the token's probabilities by LM, store and mixture. ``taught_by`` is the
-    document with the nearest key of that token, ``passage`` what stands before it there.
+    ``context`` and ``token``: the scored text. ``lm_token`` and ``lm_p``: the LM's own choice. ``lm_p_token``,
+    ``store_p_token`` and ``p_token``: probability of the token by LM, store and mixture. ``taught_by``: the document
+    with the nearest key of that token; ``passage``: the text before it there.
     """
 
     context: str
@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where the time went."""
+    """Seconds spent in each step."""
 
     lm: float
     search: float
@@ -47,12 +47,12 @@ class Seconds:
 class ScoreReport:
     """The result of scoring a text with an LM and a store.
 
-    ``keys``: those of the store that were searched. ``base`` and ``knn`` are over the documents reported on, and
-    ``constant`` is what the mixture's constants alone do where a gate weighs. ``tuned_documents`` and ``tuned_tokens``
-    say how many others were tuned on just now; if 0, ``setting_from`` says where the setting is from. ``search`` says
-    in words how the neighbours were found, and ``recall`` what the index's self-check measured there (None if exact,
-    or unknown). ``overlap``: what of the text the store repeats. ``names``: of the documents, and ``details`` what a
-    page shows of them, if one was asked for.
+    ``keys``: number of keys searched. ``base`` and ``knn``: likelihoods of the reported documents by LM and mixture;
+    ``constant``: by the mixture's constants only, if a gate is used. ``tuned_documents`` and ``tuned_tokens``: numbers
+    of other documents and tokens on which this run tuned; if 0, ``setting_from`` is the origin of the setting.
+    ``search``: how the neighbours were found, as text; ``recall``: of the index's self-check with that method (None if
+    exact or unknown). ``overlap``: between text and store. ``names``: of the documents; ``details``: data of a report
+    page, if requested.
     """
 
     store: str
@@ -81,11 +81,11 @@ class ScoreReport:
 
     @property
     def gain_percent(self) -> float:
-        """How much lower the perplexity is with the store, in percent."""
+        """Return how much lower the perplexity is with the store, in percent."""
         return gain_percent(self.base, self.knn)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that is printed as JSON."""
+        """Return the object that is printed as JSON."""
         knn = _summary(self.knn) | {
             "k": self.setting.k,
             "lambda": self.setting.lambda_,

@@ -1,4 +1,4 @@
-"""``save_neighbours``: all that a mixture needs of every token, as Parquet, so that sweeps need no search again."""
+"""``save_neighbours``: write what a mixture needs per token as Parquet, so that tuning needs no further search."""
 
 import json
 from collections.abc import Iterator
@@ -31,10 +31,11 @@ _GROUP_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class SavedFacts:
-    """What a file of neighbours says of itself, in its Parquet metadata.
+    """Description of a file of neighbours, in its Parquet metadata.
 
-    ``rows``: keys of the store when it was searched. ``search``: how, in words; ``text``: what was scored. ``names``,
-    ``digests``, ``tokens`` and ``bytes``: of each document. ``cache``: pairs, with its ``cache_temperatures``.
+    ``rows``: number of keys in the store when it was searched. ``search``: the method, as text; ``text``: what was
+    scored. ``names``, ``digests``, ``tokens`` and ``bytes``: one per document. ``cache``: its number of pairs, with the
+    ``cache_temperatures``.
     """
 
     version: int
@@ -54,7 +55,7 @@ class SavedFacts:
 
 
 class NeighboursWriter(ParquetFile):
-    """Writes blocks as they come; ``finish`` takes the facts, which are known last."""
+    """Writes blocks one by one; ``finish`` adds the facts, which are known only at the end."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(
@@ -68,14 +69,14 @@ class NeighboursWriter(ParquetFile):
         self._documents = 0
 
     def write(self, block: Block, texts: Texts, vocabulary: int) -> None:
-        """Append a block of the texts, which are those of the block before, or follow them."""
+        """Append a block of the texts: the same ones as in the previous block, or the next."""
         if not self._texts or self._texts[-1] is not texts:
             self._documents = sum(len(earlier.names) for earlier in self._texts)
             self._texts.append(texts)
         self.append(_table(block, self._documents, vocabulary), _GROUP_TOKENS)
 
     def finish(self, **facts: Any) -> None:
-        """Add the facts (all of SavedFacts but the version and the documents)."""
+        """Add the facts: all of SavedFacts except the version and the documents."""
         documents: dict[str, Any] = {
             "names": tuple(name for texts in self._texts for name in texts.names),
             "digests": tuple(digest for texts in self._texts for digest in texts.digests),
@@ -88,7 +89,7 @@ class NeighboursWriter(ParquetFile):
 
 def _table(block: Block, documents: int, vocabulary: int) -> pa.Table:
     tokens, neighbours = block.tokens, block.evidence.neighbours
-    ids = np.uint16 if vocabulary < 2**16 else np.uint32  # one value is kept for "absent"
+    ids = np.uint16 if vocabulary < 2**16 else np.uint32  # one value is reserved for "absent"
     values = np.where(neighbours.values == ABSENT, np.iinfo(ids).max, neighbours.values).astype(ids)
     columns = {
         "document": pa.array((block.document + documents).astype(np.int32)),
@@ -111,21 +112,21 @@ def _lists(array: Any) -> Any:
 
 
 class SavedNeighbours:
-    """Reads a file of neighbours. Raises UsageError if it is none, CorruptStoreError if it is damaged."""
+    """Reads a file of neighbours. Raises UsageError for any other file, CorruptStoreError for a damaged one."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UsageError(f"no file {path}: make one with {command('score', save_neighbours=path)}")
+            raise UsageError(f"no such file: {path}; make it with {command('score', save_neighbours=path)}")
         maker = command("score", save_neighbours=True)
         try:
             self._file = pq.ParquetFile(self.path.open("rb"))
             metadata = self._file.schema_arrow.metadata or {}
             raw = metadata.get(_METADATA) or self._file.metadata.metadata.get(_METADATA)
         except (OSError, pa.ArrowException, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} is no file that {maker} wrote: {error}") from error
+            raise UsageError(f"{path} wasn't written by {maker}: {error}") from error
         if raw is None:
-            raise UsageError(f"{path} is no file that {maker} wrote")
+            raise UsageError(f"{path} wasn't written by {maker}")
         try:
             value = json.loads(raw)
         except ValueError as error:
@@ -138,9 +139,9 @@ class SavedNeighbours:
         return int(self._file.metadata.num_rows)
 
     def blocks(self, suffixes: Suffixes | None = None) -> Iterator[Block]:
-        """What was saved, in order, and what an exact-match memory says to it.
+        """Yield the saved blocks in order, with matches in an exact-match memory if given.
 
-        The queries themselves aren't in the file: ``tokens.keys`` is (n, 0).
+        The queries aren't in the file: ``tokens.keys`` is (n, 0).
         """
         try:
             columns = self._file.read(["token", "document"])
@@ -152,7 +153,7 @@ class SavedNeighbours:
                 matches = find_matches(suffixes, ids, first[rows], rows)
                 yield replace(block, evidence=replace(block.evidence, matches=matches))
         except (OSError, pa.ArrowException) as error:
-            raise CorruptStoreError(f"{self.path} is damaged: {error}; score again to make it anew") from error
+            raise CorruptStoreError(f"{self.path} is damaged: {error}; score again to rewrite it") from error
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         def plain(name: str) -> Any:

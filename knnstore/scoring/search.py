@@ -1,4 +1,4 @@
-"""How a run finds neighbours: in one store or in several, here or by the workers of a runner."""
+"""Find neighbours in one store or several, in this process or on the workers of a runner."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from knnstore.scoring.shards import search_sharded
 
 
 class StoresSearch:
-    """Searches all stores; the nearest keys are the nearest of all of them, since one LM made them."""
+    """Searches several stores for the nearest keys of all; distances are comparable, because one LM made all keys."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class StoresSearch:
         runner: Runner | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """``device``: that of the LM; lists are joined there too if it is a GPU."""
+        """``device``: of the LM; if it is a GPU, the lists are searched there too."""
         gpu = device if device is not None and device.type == "cuda" else None
         self._parts = [_StoreSearch(store, options, memory, runner, gpu) for store in stores.each]
         self._rows = [store.rows for store in stores.each]
@@ -35,37 +35,37 @@ class StoresSearch:
     def __call__(
         self, queries: Float32, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
     ) -> Neighbours:
-        """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
+        """Return the k nearest keys of float32 queries (n, d); ``advance`` is called with the queries processed."""
         share = lambda queries: advance(queries / len(self._parts))  # noqa: E731 - one expression, used in a loop
         return nearest_of_all([part(queries, k, rows=rows, advance=share) for part in self._parts], self._rows)
 
     @property
     def stores(self) -> int:
-        """How many are searched."""
+        """Return the number of stores."""
         return len(self._parts)
 
     @property
     def nprobe(self) -> int | None:
-        """Lists that a query searches in each store; None if exact."""
+        """Return the number of lists that a query searches in each store; None if exact."""
         return self._parts[0].nprobe
 
     @property
     def recall(self) -> float | None:
-        """What the self-checks of the indexes measured for this way of searching, at worst; None if one didn't."""
+        """Return the lowest recall of the indexes' self-checks for this method; None if one is unknown."""
         recalls = [part.recall for part in self._parts]
         known = [recall for recall in recalls if recall is not None]
         return min(known) if len(known) == len(recalls) else None
 
     @property
     def words(self) -> str:
-        """How neighbours are found, for people."""
+        """Return the method of the search as text."""
         if len(self._parts) == 1:
             return self._parts[0].words
         return "; ".join(f"{part.name}: {part.words}" for part in self._parts)
 
 
 class _StoreSearch:
-    """How neighbours are found in one store."""
+    """Searches one store."""
 
     def __init__(
         self, store: Datastore, options: ScoreOptions, memory: int, runner: Runner | None, gpu: torch.device | None
@@ -83,8 +83,8 @@ class _StoreSearch:
     def __call__(
         self, queries: Float32, k: int, *, rows: bool = False, advance: Callable[[float], None] = lambda _: None
     ) -> Neighbours:
-        """The k nearest keys of float32 queries (n, d); ``advance`` is told of (parts of) queries."""
-        each = self.nprobe or self._store.rows  # pairs of a query with a list, or with a key
+        """Return the k nearest keys of float32 queries (n, d); ``advance`` is called with the queries processed."""
+        each = self.nprobe or self._store.rows  # per query: number of lists, or of keys
         progress = lambda pairs: advance(pairs / each)  # noqa: E731 - one expression, used in two calls
         if self._searcher is None:
             return exact_search(self._store, queries, k, rows=rows, memory=self._memory, progress=progress)
@@ -106,7 +106,7 @@ class _StoreSearch:
 
     @property
     def recall(self) -> float | None:
-        """What the index's self-check measured for this way of searching, if it did."""
+        """Return the recall of the index's self-check for this method; None if unknown."""
         if self._searcher is None or self.nprobe != self._searcher.nprobe:
             return None
         check = self._searcher.check
@@ -114,7 +114,7 @@ class _StoreSearch:
 
     @property
     def words(self) -> str:
-        """How neighbours are found, for people."""
+        """Return the method of the search as text."""
         if self._searcher is None or self.nprobe is None:
             return "exact: every key"
         recall = "" if self.recall is None else f", recall {self.recall:.3f} in the index's self-check"

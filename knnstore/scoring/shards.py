@@ -1,8 +1,8 @@
-"""The search of many queries on a cluster: the lists shared out by ranges, each range's k nearest merged here.
+"""Search many queries on a cluster: ranges of lists are distributed, and their k nearest keys are merged here.
 
-The answer is that of one machine, bit for bit. A distance doesn't depend on what else is searched at the time, each
-range gives its k nearest in the order in which one machine would have met them, and among equal distances the earlier
-list goes first, as it does there.
+The result equals that of one machine, bit for bit. A distance doesn't depend on what else is searched, each range
+returns its k nearest in the order in which one machine would find them, and among equal distances the earlier list
+comes first in both cases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from knnstore.indexes.protocols import Method, OpenIndex
     from knnstore.scheduling import Runner
 
-_MOST_QUERIES = 8192  # a task: with k = 1024 its answer has 64 MB
+_MOST_QUERIES = 8192  # per task: with k = 1024 its answer has 64 MB
 _ROWS_AT_ONCE = 512
 _EMPTY = np.uint64(2**64 - 1)
 _SHIFT = np.uint64(32)
@@ -35,7 +35,7 @@ _SHIFT = np.uint64(32)
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """Search queries ``[begin, end)`` of those that are shared, in lists ``[first, last)`` of a state of a store."""
+    """Search shared queries ``[begin, end)`` in lists ``[first, last)`` of a state of a store."""
 
     store: str
     state: int
@@ -52,7 +52,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardAnswer:
-    """A task's neighbours, nearest first: ``distances`` float32 (n, k), inf where there is none; ``values`` uint32."""
+    """Neighbours of a task, nearest first: ``distances`` float32 (n, k), inf if absent; ``values`` uint32 (n, k)."""
 
     task: ShardTask
     distances: Float32
@@ -60,24 +60,24 @@ class ShardAnswer:
 
 
 Mask = tuple[tuple[str, bytes], ...]
-"""Documents that are hidden: segments' names, and the bytes of the documents' numbers, int64. It can be hashed."""
+"""Hidden documents, in hashable form: names of segments, and the bytes of the documents' numbers, int64."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedSearch:
-    """What all tasks of a search need: the queries, float32 (n, d), and the store's mask."""
+    """Data shared by all tasks of a search: the queries, float32 (n, d), and the mask of the store."""
 
     queries: Float32
     mask: Mask
 
 
 def search_shard(shared: SharedSearch, task: ShardTask) -> ShardAnswer:
-    """What a worker runs. Raises MismatchError if the store has changed since the task was made."""
+    """Run a task on a worker. Raises MismatchError if the store has changed since the task was made."""
     kept(_open_searcher.cache_clear)
     searcher = _open_searcher(task.store, task.state, shared.mask).within(task.first, task.last)
-    mine = shared.queries[task.begin : task.end]
-    found = searcher.search(mine, task.k, task.nprobe, method=task.method, memory=task.memory)
-    return ShardAnswer(task, found.distances, found.values.astype(np.uint32))
+    queries = shared.queries[task.begin : task.end]
+    neighbours = searcher.search(queries, task.k, task.nprobe, method=task.method, memory=task.memory)
+    return ShardAnswer(task, neighbours.distances, neighbours.values.astype(np.uint32))
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +86,7 @@ def _open_searcher(root: str, state: int, mask: Mask) -> OpenIndex:
     if store.manifest.state != state:
         raise MismatchError(f"{root} has changed since the search began (state {state}, now {store.manifest.state})")
     searcher = open_searcher(store.masked({name: np.frombuffer(numbers, np.int64) for name, numbers in mask}))
-    store.close()  # whoever asked holds the state while it needs it; a worker would hold it for as long as it lives
+    store.close()  # the command that searches holds the state; a worker would hold it for its whole lifetime
     return searcher
 
 
@@ -102,9 +102,9 @@ def search_sharded(
     runner: Runner,
     advance: Callable[[float], None],
 ) -> Neighbours:
-    """The k nearest of each query, float32 (n, d), as ``searcher`` would find them, by the workers of ``runner``.
+    """Return the k nearest keys of each query, float32 (n, d), as ``searcher`` does, on the workers of ``runner``.
 
-    ``memory``: bytes for a task's working set; ``advance`` is told of (parts of) queries.
+    ``memory``: bytes for a task's working set; ``advance`` is called with the number of queries processed.
     """
     ranges = list_ranges(searcher.list_sizes(), max(1, runner.workers))
     blocks = [(begin, min(begin + _MOST_QUERIES, len(queries))) for begin in range(0, len(queries), _MOST_QUERIES)]
@@ -119,12 +119,12 @@ def search_sharded(
     for answer in runner.run_shared(search_shard, SharedSearch(queries, mask), tasks):
         merges[answer.task.begin].add(answer.task.shard, answer.distances, answer.values)
         advance((answer.task.end - answer.task.begin) / len(ranges))
-    found = [merges.pop(begin).neighbours() for begin, _ in blocks]
-    return Neighbours(np.concatenate([f.distances for f in found]), np.concatenate([f.values for f in found]), None)
+    parts = [merges.pop(begin).neighbours() for begin, _ in blocks]
+    return Neighbours(np.concatenate([p.distances for p in parts]), np.concatenate([p.values for p in parts]), None)
 
 
 def list_ranges(sizes: Int64, shards: int) -> list[tuple[int, int]]:
-    """Ranges ``[first, last)`` of lists with about as many keys each, none of them empty; ``sizes``: keys a list."""
+    """Return non-empty ranges ``[first, last)`` of lists with about equally many keys; ``sizes``: keys per list."""
     ends = np.cumsum(sizes)
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, shards) / shards) + 1
     bounds = np.unique(np.concatenate([[0], np.minimum(cuts, len(sizes)), [len(sizes)]]))
@@ -132,10 +132,10 @@ def list_ranges(sizes: Int64, shards: int) -> list[tuple[int, int]]:
 
 
 class NearestOfShards:
-    """The k nearest of n queries out of the answers of shards, which may be added in any order.
+    """Merges the k nearest of n queries from the answers of shards, which may be added in any order.
 
-    An entry's key is a uint64: the distance's bits, which sort like the distance since it isn't negative, above the
-    shard and its place there. So equal distances stay in the order of the lists, and every key is another.
+    Entries are sorted by a uint64: the bits of the distance, which sort like the distance because it isn't negative,
+    followed by the shard and the place in it. Equal distances are thus in the order of the lists, and no two are equal.
     """
 
     def __init__(self, queries: int, k: int) -> None:
@@ -144,7 +144,7 @@ class NearestOfShards:
         self._values = np.zeros((queries, k), np.uint32)
 
     def add(self, shard: int, distances: Float32, values: Uint32) -> None:
-        """Merge a shard's answer: float32 and uint32 (n, k), nearest first, inf where there is none."""
+        """Merge the answer of a shard: float32 and uint32 (n, k), nearest first, inf if absent."""
         place = np.arange(shard * self._k, (shard + 1) * self._k, dtype=np.uint64)
         for block in self._blocks():
             keys = distances[block].view(np.uint32).astype(np.uint64) << _SHIFT | place
@@ -156,7 +156,7 @@ class NearestOfShards:
             self._values[block] = np.take_along_axis(both_values, kept, 1)
 
     def neighbours(self) -> Neighbours:
-        """The k nearest, nearest first."""
+        """Return the k nearest, nearest first."""
         distances = np.empty(self._keys.shape, np.float32)
         values = np.empty(self._keys.shape, np.int64)
         for block in self._blocks():

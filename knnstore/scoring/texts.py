@@ -1,4 +1,4 @@
-"""The text to score: held-out documents of the store, or files."""
+"""Gather the text to score: held-out documents of the store, or files."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -19,18 +19,18 @@ from knnstore.wording import option
 
 TokenIds = Uint32
 Digest = bytes
-"""SHA-256 of a text as a store has it; empty of a part of one."""
+"""SHA-256 of a whole text as a store records it; empty for a part of a text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Texts:
-    """Tokenised documents, one after the other.
+    """Tokenised documents, concatenated.
 
-    ``names``: where each is from. ``ids``: uint32 (all tokens,). ``first``, ``tokens``, ``bytes``: int64
-    (documents,), where each begins in ``ids``, and its length. ``digests``: SHA-256 of each document's ids, by which
-    it is known again; both halves of one that is cut have the whole's. ``sources``: of pairs of texts, the token ids of
-    what each document is a translation of. ``sha256``: of each document's text, in texts that come as a store or files
-    hold them.
+    ``names``: origin of each document. ``ids``: uint32 (all tokens,). ``first``, ``tokens``, ``bytes``: int64
+    (documents,), where each begins in ``ids``, and its lengths. ``digests``: SHA-256 of each document's ids, which
+    identifies it; both halves of a divided document have that of the whole. ``sources``: for pairs of texts, the token
+    ids of each document's source. ``sha256``: of each document's text, if the texts are unchanged from a store or
+    files.
     """
 
     names: tuple[str, ...]
@@ -44,23 +44,23 @@ class Texts:
 
     @property
     def source(self) -> SourceReader | None:
-        """Reads the source of a document; None where documents are no pairs."""
+        """Return a reader of documents' sources; None if the documents aren't pairs."""
         return self.sources.__getitem__ if self.sources else None
 
     def read(self, document: int, begin: int, end: int) -> TokenIds:
-        """Token ids ``[begin, end)`` of a document."""
+        """Return token ids ``[begin, end)`` of a document."""
         return self.ids[self.first[document] + begin : self.first[document] + end]
 
     def documents(self, rows: Int64) -> Int64:
-        """Return the document that each of some rows of ``ids`` belongs to: int64, shaped like ``rows``."""
+        """Return the document of each row of ``ids``: int64, in the shape of ``rows``."""
         return np.searchsorted(self.first + self.tokens, rows, side="right")
 
     def before(self, row: int, most: int) -> TokenIds:
-        """Return up to ``most`` token ids that stand before a row in its document."""
+        """Return up to ``most`` token ids before a row in its document."""
         return self.ids[max(row - most, int(self.first[self.documents(np.array(row))])) : row]
 
     def select(self, documents: Int64) -> "Texts":
-        """Some of the documents."""
+        """Return some of the documents."""
         parts = [self.read(int(document), 0, int(self.tokens[document])) for document in documents]
         return _texts(
             [self.names[int(document)] for document in documents],
@@ -71,12 +71,12 @@ class Texts:
         )
 
     def without(self, digests: frozenset[str]) -> "Texts":
-        """All but the documents with these digests."""
+        """Return all documents except those with these digests."""
         return self.select(np.array([i for i, digest in enumerate(self.digests) if digest not in digests], np.int64))
 
 
 def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> tuple[str, Texts]:
-    """What is scored, in words, and its tokens. Raises UsageError if there is nothing to score."""
+    """Return a description of the text to score, and its tokens. Raises UsageError if there is nothing to score."""
     if options.named:
         longest = stores.manifest.key.context if model.task == "seq2seq" else None
         return texts_of_files(options, model, longest, special=stores.special_tokens)
@@ -84,7 +84,7 @@ def gather_texts(options: ScoreOptions, stores: Stores, model: LoadedModel) -> t
 
 
 def heldout_texts(stores: Stores) -> Texts:
-    """What the stores held out. Raises UsageError if that is nothing."""
+    """Return the held-out documents of the stores. Raises UsageError if there are none."""
     pairs = stores.manifest.key.task == "seq2seq"
     names, parts, sizes, sources, digests = [], [], [], [], []
     for segment, documents in stores.heldout():
@@ -97,22 +97,22 @@ def heldout_texts(stores: Stores) -> Texts:
                 sources.append(segment.source(int(document)))
     if not parts:
         files = f"{option('source', 'FILE')} {option('target', 'FILE')}" if pairs else option("text", "PATH")
-        raise UsageError(f"{stores.name} holds no documents out: say what to score with {files}")
+        raise UsageError(f"{stores.name} has no held-out documents: give a text to score with {files}")
     return replace(_texts(names, parts, sizes, sources=sources), sha256=tuple(digests))
 
 
 def texts_of(
     documents: Iterable[tuple[str, str]], model: LoadedModel, sources: Sequence[str] = (), *, special: bool
 ) -> Texts:
-    """Named texts that are in memory; ``sources``: of an encoder-decoder model, what each is a translation of.
+    """Return named texts in memory; ``sources``: for an encoder-decoder model, the source of each.
 
     ``special``: whether the spelling of a special token in them is that token.
 
-    Raises UsageError if they hold nothing, or have no sources where there must be some.
+    Raises UsageError if the texts are empty, or sources are missing or not allowed.
     """
     names, texts = zip(*documents, strict=True)
     if (model.task == "seq2seq") != bool(sources):
-        needs = "its text needs the source that it translates" if not sources else "it takes a text without a source"
+        needs = "give the source of the text" if not sources else "give the text without a source"
         raise UsageError(f"the store was made by {KINDS[model.task]}: {needs}")
     tokenise = model.tokenise_target if sources else model.tokenise
     parts = [tokenise(text, special=special).astype(np.uint32) for text in texts]
@@ -125,9 +125,9 @@ def texts_of(
 def texts_of_files(
     options: ScoreOptions, model: LoadedModel, longest: int | None = None, *, special: bool
 ) -> tuple[str, Texts]:
-    """The documents in the files that the options name, and what they are, in words.
+    """Return a description of the files that the options name, and their documents.
 
-    ``longest``: of pairs of texts, the most tokens of either. ``special``: as for ``texts_of``.
+    ``longest``: for pairs of texts, the maximum tokens of either. ``special``: as for ``texts_of``.
     Raises CorpusError if the files hold no text.
     """
     names, parts, sizes, sources, digests, too_long = [], [], [], [], [], 0
@@ -175,7 +175,7 @@ def _texts(
     sources: Sequence[NDArray[Any]] = (),
 ) -> Texts:
     if digests is None:
-        # a pair is its source as well
+        # a pair is identified by its source too
         whole = [np.concatenate(pair) for pair in zip(sources, parts, strict=True)] if sources else parts
         digests = [hashlib.sha256(ids.astype("<u4").tobytes()).hexdigest() for ids in whole]
     tokens = np.array([len(part) for part in parts], np.int64)
@@ -186,18 +186,18 @@ def _texts(
 
 
 def split_for_tuning(texts: Texts, most_tokens: int) -> tuple[Texts, Texts]:
-    """Every other document to tune on, up to ``most_tokens``, and all the rest to report on.
+    """Return every other document to tune on, up to ``most_tokens``, and all the rest to report on.
 
-    A single document is cut in two: its first half to tune on.
+    A single document is cut in two, and its first half is tuned on.
     """
     count = len(texts.tokens)
     remedy = f"give {option('k')}, {option('lambda_')} and {option('temperature')}"
     if count == 1 and texts.sources:
-        raise UsageError(f"one pair can't be tuned and reported on: {remedy}, or more pairs")
+        raise UsageError(f"one pair can't be used for both tuning and the report: {remedy}, or more pairs")
     if count == 1:
         half = int(texts.tokens[0]) // 2
         if half == 0:
-            raise UsageError(f"one token can't be tuned and reported on: {remedy}")
+            raise UsageError(f"one token can't be used for both tuning and the report: {remedy}")
         share = half / int(texts.tokens[0])
         first_bytes = round(int(texts.bytes[0]) * share)
         parts = [texts.ids[:half], texts.ids[half:]]

@@ -1,4 +1,4 @@
-"""``per_token``: what LM, store and mixture say of every token, as Parquet."""
+"""``per_token``: write the probabilities of every token by LM, store and mixture as Parquet."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class TokenLog(ParquetFile):
         self._model = model
 
     def write(self, block: Block, mixed: Mixed, k: int) -> None:
-        """Append a block and what a mixture makes of it; the k nearest are compared with the token."""
+        """Append a block with its mixed probabilities; agreement with the token is counted in the k nearest."""
         tokens, neighbours = block.tokens, block.evidence.neighbours
         document = self._texts.documents(tokens.rows)
         with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""``tuned.json``: what ``knnstore tune`` found, beside the manifest, with the text that it was found on."""
+"""``tuned.json``, beside the manifest: the result of ``knnstore tune``, and the text it was tuned on."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Perplexities on the tokens tuned on, each document's by what was tuned on the others."""
+    """Cross-validated perplexities: each document is predicted by a mixture tuned on the others."""
 
     lm: float
     constant: float
@@ -31,10 +31,10 @@ class Measured:
 class TunedRecord:
     """A mixture for a store, and how it was found.
 
-    ``weights`` and ``layer``: digest of the LM's weights, and which of its activations the keys are. ``rows``: keys of
-    the store then; ``search``: how they were searched; ``text``: what was scored, in words. ``documents``: SHA-256 of
-    the token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without a cache.
-    ``gate``: of the mixture with all that ``setting`` has. ``measured``: how good it is.
+    ``weights`` and ``layer``: digest of the LM's weights, and the layer of the keys. ``rows``: number of keys in the
+    store at the time; ``search``: how they were searched, and ``text``: what was scored, both as text. ``documents``:
+    SHA-256 of the token ids of each document tuned on, which a report leaves out. ``alone``: the best constants without
+    a cache. ``gate``: of the mixture with all sources of ``setting``. ``measured``: its quality.
     """
 
     version: int
@@ -59,12 +59,12 @@ class TunedRecord:
 
     @property
     def mixture(self) -> Mixture:
-        """The mixture, ready to use."""
+        """Return the mixture, ready to use."""
         return Mixture(self.setting, self.gate, self.spread)
 
 
 def load_tuned(store: Datastore) -> TunedRecord | None:
-    """The store's record, or None. Raises CorruptStoreError, or MismatchError if another LM's keys were tuned."""
+    """Return the store's record, or None. Raises CorruptStoreError, or MismatchError if it is for another LM's keys."""
     path = store.root / TUNED_FILE
     if not path.is_file():
         return None
@@ -74,12 +74,12 @@ def load_tuned(store: Datastore) -> TunedRecord | None:
 
 
 def save_tuned(edit: Edit, record: TunedRecord) -> None:
-    """Replace the store's record, in one atomic step. Raises LockedError if another writer has taken the store over."""
+    """Replace the store's record atomically. Raises LockedError if another writer has taken over the store."""
     edit.replace_record(edit.root / TUNED_FILE, record)
 
 
 def require_same_keys(store: Datastore, weights: str, layer: str, where: str) -> None:
-    """Raise MismatchError unless the store's keys are those activations of the LM with these weights."""
+    """Raise MismatchError unless the store's keys are from this layer of the LM with these weights."""
     model: ModelIdentity = store.manifest.model
     if (weights, layer) != (model.weights, store.manifest.key.layer):
         raise MismatchError(

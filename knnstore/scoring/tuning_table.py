@@ -1,4 +1,8 @@
-"""What tuning needs of every token: its probability under every setting of the grid, and the features of a gate."""
+"""The tuning table: each token's probability under every setting of the grid, and the features of a gate.
+
+With these columns any mixture of the grid can be evaluated by a few array operations. So a pass of the LM and one
+search, with the largest k, suffice to fit the constants, to train a gate and to cross-validate both.
+"""
 
 from dataclasses import dataclass
 
@@ -31,7 +35,7 @@ class TuningTable(Columns):
     def for_blocks_like(
         cls, first: Block, options: ScoreOptions, rows: int, *, cache_size: int, gate: bool
     ) -> "TuningTable":
-        """Return an empty table with the grid that the first block's neighbours call for; ``rows``: of the stores."""
+        """Return an empty table whose grid suits the neighbours of the first block; ``rows``: of the stores."""
         neighbours, cache = first.evidence.neighbours, first.evidence.cache
         return cls(
             grid=make_grid(options, rows, neighbours),
@@ -42,7 +46,7 @@ class TuningTable(Columns):
         )
 
     def add(self, block: Block) -> None:
-        """Append a block's tokens."""
+        """Append the tokens of a block."""
         evidence, targets, log_lm = block.evidence, block.tokens.targets, block.tokens.log_p
         knn = evidence.store_p(targets, log_lm, self.grid.ks, self.grid.temperatures)
         self.append(document=block.document, log_lm=log_lm, knn=knn)

@@ -1,1 +1,1 @@
-"""The exact-match memory: finds where the end of a context occurs in the store, and what followed it there."""
+"""The exact-match memory: finds where the end of a context occurs in the store, and the tokens that followed it."""

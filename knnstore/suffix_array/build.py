@@ -1,8 +1,12 @@
-"""Build the exact-match memory of a store: an external bucket sort of its tokens by what stands before them.
+"""Build the exact-match memory of a store: an external bucket sort of its tokens by the tokens before them.
 
-Contexts that end in different tokens never compare, so the positions are sorted a range of last tokens at a time: each
-range as large as the memory lets it be, and all ranges one after the other are the order. All reading and writing is
-sequential, nothing is merged, and the bytes don't depend on how the ranges were cut.
+Contexts are sorted by their last token first, so that a bucket is a range of last tokens. Each bucket is as large as
+the memory allows and is sorted by itself; concatenated, the buckets are the order::
+
+    last token    0 … 56     57 … 410    411 … separator
+    order         [ sorted ][ sorted    ][ sorted         ]
+
+All reads and writes are sequential, nothing is merged, and the bytes don't depend on the division into ranges.
 """
 
 from collections.abc import Iterator
@@ -27,7 +31,7 @@ from knnstore.suffix_array.contexts import sorted_positions
 from knnstore.suffix_array.plan import SuffixFolder, chunk_rows, discard_others, live_documents, suffix_folder
 from knnstore.suffix_array.search import Suffixes
 
-# Bytes a position while a range is sorted: positions, words, groups, the sort's own order and copies.
+# Bytes per position while a range is sorted: positions, words, groups, the order and copies in the sort.
 _SORT_BYTES = 80
 _BASE_BYTES = 400_000_000
 _SMALLEST_RANGE = 2**16
@@ -36,7 +40,7 @@ _MORE = 1.05
 
 @dataclass(frozen=True, slots=True)
 class SuffixReport:
-    """A finished exact-match memory. ``built`` is False where it had been finished before."""
+    """A finished exact-match memory. ``built`` is False if it was finished already."""
 
     rows: int
     bytes: int
@@ -44,11 +48,11 @@ class SuffixReport:
 
 
 def build_suffixes(store: Datastore, job: Job, *, again: bool = False) -> SuffixReport:
-    """Build the exact-match memory, or go on with one that was interrupted; older ones are removed.
+    """Build the exact-match memory, or resume an interrupted build; older ones are removed.
 
-    ``again``: make again what is damaged of one that is finished.
+    ``again``: rebuild damaged parts of a finished one.
 
-    Raises ResourceError before any work if memory or disk can't do, LockedError, CorruptStoreError.
+    Raises ResourceError before any work for too little memory or disk space, LockedError, CorruptStoreError.
     """
     folder = suffix_folder(store)
     require_memory(job.memory, _BASE_BYTES + _SMALLEST_RANGE * _SORT_BYTES)
@@ -58,7 +62,7 @@ def build_suffixes(store: Datastore, job: Job, *, again: bool = False) -> Suffix
             discard_others(store.root, folder.root.name)
             return SuffixReport(folder.plan.rows, folder.plan.bytes, built=False)
         metadata = _prepare(folder, store)
-        with telling_need("What is left of the exact-match memory", lambda: _room(folder)):
+        with telling_need("The remaining arrays of the exact-match memory", lambda: _room(folder)):
             _write_stream(folder, store, job.reporter)
             _write_order(folder, most, job.reporter)
         folder.commits.commit(DONE, [folder.root / SUFFIX_PLAN, *metadata])
@@ -67,7 +71,7 @@ def build_suffixes(store: Datastore, job: Job, *, again: bool = False) -> Suffix
 
 
 def open_suffixes(store: Datastore) -> Suffixes | None:
-    """The store's exact-match memory, mapped; None if it has none that is whole and of its present segments."""
+    """Return the store's exact-match memory, mapped; None if it has none that is complete and up to date."""
     if not (store.root / SUFFIXES).is_dir():
         return None
     folder = suffix_folder(store)
@@ -77,10 +81,10 @@ def open_suffixes(store: Datastore) -> Suffixes | None:
 
 
 def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
-    """Make the arrays; return the files that describe them."""
+    """Create the arrays; return the files that describe them."""
     require_room(store.root, _room(folder), "the arrays of the exact-match memory", "remove documents")
     begin_part(folder.root, SUFFIX_PLAN, folder.plan)
-    for task in folder.commits.damaged().keys() - {DONE}:  # that stays: readers and repairs know by it what was whole
+    for task in folder.commits.damaged().keys() - {DONE}:  # DONE stays: readers and repairs rely on it
         folder.commits.forget(task)
     plan, files = folder.plan, list[Path]()
     for name, rows, dtype in (("stream", plan.positions, plan.packing.dtype), ("order", plan.rows, plan.order_dtype)):
@@ -89,19 +93,19 @@ def _prepare(folder: SuffixFolder, store: Datastore) -> list[Path]:
 
 
 def _room(folder: SuffixFolder) -> int:
-    """Bytes on disk that are needed beyond what is written."""
+    """Return the bytes on disk that are needed beyond those written."""
     return max(0, int(folder.plan.bytes * _MORE) - bytes_below(folder.root))
 
 
 def _written(folder: SuffixFolder, name: str, rows: int) -> int:
-    """Rows of an array that an earlier run committed, in whole chunks from its first row on."""
+    """Return the number of rows of an array that earlier runs committed, in whole chunks from the first row on."""
     chunks = range(-(-rows // chunk_rows(rows)))
     missing = (chunk for chunk in chunks if folder.commits.find(_task(name, chunk)) is None)
     return min(next(missing, len(chunks)) * chunk_rows(rows), rows)
 
 
 def _writer(folder: SuffixFolder, name: str, rows: int, written: int, dtype: Any) -> ChunkWriter:
-    """Writes and commits the chunks of an array after those that are ``written``."""
+    """Return a writer that writes and commits the chunks of an array after its ``written`` rows."""
 
     def write(chunk: int, block: Any) -> None:
         file = write_chunk(folder.array(name), chunk, block.astype(dtype))
@@ -130,19 +134,19 @@ def _write_stream(folder: SuffixFolder, store: Datastore, reporter: Reporter) ->
 
 
 def _pieces(store: Datastore, separator: int, dtype: Any) -> Iterator[Any]:
-    """The stream, a chunk of values at a time: tokens, and a separator before each document's first."""
+    """Yield the stream, a chunk of values at a time: tokens, with a separator before each document."""
     for number, segment in enumerate(store.segments):
         begins = segment.documents.first_row[live_documents(store, number)]
         for begin in range(0, segment.rows, chunk_rows(segment.rows)):
             end = min(begin + chunk_rows(segment.rows), segment.rows)
-            here = begins[(begins >= begin) & (begins < end)] - begin
-            values = np.insert(segment.values(begin, end).astype(dtype), here, separator)
+            starts = begins[(begins >= begin) & (begins < end)] - begin
+            values = np.insert(segment.values(begin, end).astype(dtype), starts, separator)
             rows = store.hidden[number].outside(begin, end)
             if rows is None:
                 yield values
                 continue
             kept = np.isin(np.arange(begin, end), rows, assume_unique=True)
-            yield values[np.insert(kept, here, True)]
+            yield values[np.insert(kept, starts, True)]
 
 
 def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:
@@ -170,18 +174,18 @@ def _write_order(folder: SuffixFolder, most: int, reporter: Reporter) -> None:
 
 
 def _tokens(stream: MappedArray, separator: int) -> Iterator[tuple[Any, Any]]:
-    """Positions of tokens, int64, and what stands before each, a chunk of the stream at a time."""
+    """Yield positions of tokens, int64, and the token before each, a chunk of the stream at a time."""
     size, last = chunk_rows(stream.shape[0]), separator
     for begin in range(0, stream.shape[0], size):
         tokens = stream.rows(begin, min(begin + size, stream.shape[0])).astype(np.int64)
         before = np.concatenate([[last], tokens[:-1]])
         last = int(tokens[-1])
-        here = np.flatnonzero(tokens != separator)
-        yield here + begin, before[here]
+        places = np.flatnonzero(tokens != separator)
+        yield places + begin, before[places]
 
 
 def _ranges(counts: Any, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of tokens ``[low, high)`` that together come before at most ``most`` positions, or single tokens."""
+    """Yield ranges of tokens ``[low, high)`` that precede at most ``most`` positions in all, or single tokens."""
     low, total = 0, 0
     for token, count in enumerate(counts.tolist()):
         if total and total + count > most:

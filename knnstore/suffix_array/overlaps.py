@@ -39,8 +39,8 @@ def find_by_suffixes(
         positions = suffixes.order.take(end[which] - (total[which] - pair)).astype(np.int64)
         starts, occurrences = _windows_at(suffixes, windows.starts, ids, places[which], positions)
         groups = windows.group[np.searchsorted(windows.starts, starts)]
-        for segment, rows, mine in documents.rows_of(occurrences):
-            yield segment, rows, groups[mine]
+        for segment, rows, chosen in documents.rows_of(occurrences):
+            yield segment, rows, groups[chosen]
 
 
 def _windows_at(suffixes: Suffixes, starts: Int64, ids: Any, places: Int64, positions: Int64) -> tuple[Int64, Int64]:
@@ -49,10 +49,10 @@ def _windows_at(suffixes: Suffixes, starts: Int64, ids: Any, places: Int64, posi
     The result is where the windows begin in the text and in the stream, int64 (n,) each.
     """
     offsets = np.arange(-LENGTH + 1, _STEP)
-    there, here = positions[:, None] + offsets, places[:, None] + offsets
-    inside = (there >= 0) & (there < suffixes.stream.shape[0]) & (here >= 0) & (here < len(ids))
-    there, here = np.where(inside, there, 0), np.where(inside, here, 0)
-    equal = suffixes.stream.take(there.reshape(-1)).reshape(there.shape) == ids[here]
+    store, text = positions[:, None] + offsets, places[:, None] + offsets
+    inside = (store >= 0) & (store < suffixes.stream.shape[0]) & (text >= 0) & (text < len(ids))
+    store, text = np.where(inside, store, 0), np.where(inside, text, 0)
+    equal = suffixes.stream.take(store.reshape(-1)).reshape(store.shape) == ids[text]
     runs = np.cumsum(np.pad(equal & inside, ((0, 0), (1, 0))), axis=1)
     pair, offset = np.nonzero(runs[:, LENGTH:] - runs[:, :-LENGTH] == LENGTH)
     begins = places[pair] + offset - LENGTH + 1
@@ -77,5 +77,5 @@ class _Documents:
         document = np.searchsorted(self._begin, positions, side="right") - 1
         rows = self._first_row[document] + positions - self._begin[document]
         for segment in np.unique(self._segment[document]).tolist():
-            mine = np.flatnonzero(self._segment[document] == segment)
-            yield segment, rows[mine], mine
+            chosen = np.flatnonzero(self._segment[document] == segment)
+            yield segment, rows[chosen], chosen

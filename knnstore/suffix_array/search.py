@@ -29,6 +29,8 @@ class Suffixes:
         ``contexts``: int64 (n, DEPTH), last token first, as returned by ``contexts_of``.
         """
         words = self.packing.query_words(contexts)
+        # In a sorted order, the entries that share most tokens with a context surround its place. The n-th largest
+        # number of shared tokens is therefore the length of the longest suffix that occurs at least n times.
         place = self._bound(words, np.full(len(contexts), DEPTH), after=False)
         shared = np.sort(self._shared(words, place), axis=1)[:, ::-1]
         longest, frequent = shared[:, 0], shared[:, FREQUENT - 1]
@@ -50,9 +52,9 @@ class Suffixes:
         taken = np.minimum(count, _MOST_FOLLOWERS)
         # all entries or evenly spaced ones, because adjacent entries have similar contexts
         index = begin[:, None] + np.where(count[:, None] > len(steps), steps * count[:, None] // len(steps), steps)
-        there = steps < taken[:, None]
+        present = steps < taken[:, None]
         followers = np.full(index.shape, -1, np.int64)
-        followers[there] = self.stream.take(self.order.take(index[there]).astype(np.int64))
+        followers[present] = self.stream.take(self.order.take(index[present]).astype(np.int64))
         return Matches(length, count, followers)
 
     def _shared(self, words: Uint64, place: Int64) -> Int64:
@@ -66,17 +68,18 @@ class Suffixes:
         return np.stack(columns, axis=1)
 
     def _common(self, words: Uint64, positions: Int64) -> Int64:
+        """Return how many tokens each context shares with the context of a position: int64 (n,)."""
         common = np.zeros(len(positions), np.int64)
-        going = np.arange(len(positions))
+        equal = np.arange(len(positions))  # pairs that are equal in all words so far
         for number in range(self.packing.words):
-            differ = self.packing.word_at(self.stream, positions[going], number) ^ words[number, going]
-            same = np.zeros(len(going), np.int64)
+            differ = self.packing.word_at(self.stream, positions[equal], number) ^ words[number, equal]
+            same = np.zeros(len(equal), np.int64)
             for token in range(self.packing.tokens):
-                prefix = self.packing.mask(np.full(len(going), token + 1), 0)
+                prefix = self.packing.mask(np.full(len(equal), token + 1), 0)
                 same += (differ & prefix) == 0
-            common[going] += same
-            going = going[same == self.packing.tokens]
-            if not len(going):
+            common[equal] += same
+            equal = equal[same == self.packing.tokens]
+            if not len(equal):
                 break
         return common
 
@@ -96,13 +99,13 @@ class Suffixes:
     def _compare(self, words: Uint64, length: Int64, positions: Int64) -> Int64:
         """Return −1, 0 or 1 for entries whose contexts are before, equal to or after the first ``length`` tokens."""
         sign = np.zeros(len(positions), np.int64)
-        going = np.arange(len(positions))
+        equal = np.arange(len(positions))  # pairs that are equal in all words so far
         for number in range(self.packing.words):
-            mask = self.packing.mask(length[going], number)
-            there = self.packing.word_at(self.stream, positions[going], number) & mask
-            asked = words[number, going] & mask
-            sign[going] = np.where(there < asked, -1, np.where(there > asked, 1, 0))
-            going = going[(there == asked) & (length[going] > (number + 1) * self.packing.tokens)]
-            if not len(going):
+            mask = self.packing.mask(length[equal], number)
+            entry = self.packing.word_at(self.stream, positions[equal], number) & mask
+            query = words[number, equal] & mask
+            sign[equal] = np.where(entry < query, -1, np.where(entry > query, 1, 0))
+            equal = equal[(entry == query) & (length[equal] > (number + 1) * self.packing.tokens)]
+            if not len(equal):
                 break
         return sign

@@ -318,7 +318,7 @@ def test_an_lm_in_training_is_refused(loaded, store):
         ({"lambda_": 1.0}, "lambda_ is 1"),
         ({"k": 0}, "k is 0"),
         ({"temperature": 0.0}, "temperature is 0"),
-        ({"exact": True, "nprobe": 3}, "goes with no nprobe"),
+        ({"exact": True, "nprobe": 3}, "omit nprobe=3"),
         ({"nprobe": 0}, "nprobe is 0"),
     ],
     ids=str,

@@ -214,11 +214,11 @@ def test_what_cannot_be_followed_is_refused_by_name(loaded, store, ids):
     with torch.inference_mode():
         begun = loaded(ids[:, :4], use_cache=True).past_key_values
         with knnstore.attach(loaded, store, exact=True):
-            with pytest.raises(ModelError, match="can't follow inputs_embeds: give input_ids, or attach"):
+            with pytest.raises(ModelError, match="isn't possible with inputs_embeds: give input_ids, or give k"):
                 loaded(inputs_embeds=loaded.transformer.wte(ids))
-            with pytest.raises(ModelError, match="can't follow a StaticCache: pass a DynamicCache"):
+            with pytest.raises(ModelError, match="isn't possible with a StaticCache: pass a DynamicCache"):
                 loaded(ids, past_key_values=StaticCache(loaded.config, max_cache_len=200), use_cache=True)
-            with pytest.raises(ModelError, match="a cache that was begun before the store was attached"):
+            with pytest.raises(ModelError, match="a cache that was started before the store was attached"):
                 loaded(ids[:, 4:5], past_key_values=begun, use_cache=True)
             loaded(ids, past_key_values=DynamicCache(), use_cache=True)
         with knnstore.attach(loaded, store, exact=True, k=8, lambda_=0.2, temperature=9.0):

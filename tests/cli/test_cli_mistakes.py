@@ -258,7 +258,7 @@ def test_memory_that_cannot_do_is_refused_before_any_work(store, monkeypatch):
 
 def test_nothing_held_out_says_to_give_a_text(here):
     assert run("ingest", "--corpus", "books/", "--workers", "0", "--holdout", "0", "--quiet")[0] == 0
-    assert "holds no documents out: say what to score with --text" in error_of(USAGE, "score", "--exact")
+    assert "has no held-out documents: give a text to score with --text" in error_of(USAGE, "score", "--exact")
 
 
 # The disk

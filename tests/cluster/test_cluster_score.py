@@ -158,7 +158,7 @@ def test_the_lm_s_batches_scored_by_workers_say_what_one_machine_says(lm, monkey
 
 def test_a_worker_with_another_lm_is_refused(lm):
     other = replace(lm.loaded.identity, weights="0" * 64)
-    with pytest.raises(MismatchError, match="has another LM at wiki-lm than the command that scores"):
+    with pytest.raises(MismatchError, match="has another LM at wiki-lm than the scoring command"):
         score_batches(BatchesTask(LmSpec("wiki-lm", dtype="float32", device="cpu"), other, (), {}))
 
 

@@ -87,7 +87,7 @@ def test_an_imported_store_has_the_rows_and_the_text_of_the_first_and_can_be_sco
     setting = ("--k", "32", "--lambda", "0.3", "--temperature", "20", "--exact", "--json", "--quiet")
     scores = [json.loads(run("score", "--store", s, "--text", text, *setting)) for s in ("books", "again")]
     assert scores[1]["knn"]["perplexity"] == pytest.approx(scores[0]["knn"]["perplexity"], rel=1e-3)
-    assert "no documents out" in run("score", "--store", "again", code=2)
+    assert "no held-out documents" in run("score", "--store", "again", code=2)
 
 
 def test_parquet_has_a_row_for_every_token_with_its_document(here):
@@ -196,7 +196,7 @@ def test_keys_of_another_layer_or_another_order_are_refused(here, tmp_path):
     assert "aren't the keys of wiki-lm" in run("import", "--keys", shifted, *form, *given, code=1)
     trusted = ("--key", "ffn-input", "--no-check", "--json")
     assert json.loads(run("import", "--keys", shifted, *form, *given, *trusted))["likeness"] is None
-    assert "say their layer" in run("import", "--keys", keys, *given, "--no-check", code=2)
+    assert "can't determine the layer" in run("import", "--keys", keys, *given, "--no-check", code=2)
 
 
 def test_a_model_of_another_width_is_refused(memmaps, tmp_path):
@@ -209,7 +209,7 @@ def test_a_model_of_another_width_is_refused(memmaps, tmp_path):
     [
         (np.array([1, 2, -3], np.int64), None, "value -3 of row 2 is negative"),
         (np.array([1, 2, 40000], np.uint16).astype(np.int16), None, "overflowed int16"),
-        (np.array([1, 2, 3], np.int32), 3, "value 3 of row 2 is no token of a vocabulary of 3"),
+        (np.array([1, 2, 3], np.int32), 3, "value 3 of row 2 isn't a token of a vocabulary of 3"),
     ],
 )
 def test_values_that_are_no_tokens_are_named(tmp_path, values, vocabulary, told):

@@ -74,7 +74,7 @@ def test_files_that_numpy_saved_say_their_form_themselves(tmp_path):
     np.testing.assert_array_equal(found.keys.read(0, ROWS), arrays[0])
     np.testing.assert_array_equal(found.values.read(3, 5), arrays[1][3:5])
     assert open_memmaps(*paths, Form(rows=9)).rows == 9
-    with pytest.raises(CorpusError, match="leave the option out"):
+    with pytest.raises(CorpusError, match="omit the option"):
         open_memmaps(*paths, Form(WIDTH + 1))
     with pytest.raises(CorpusError, match="lower rows="):
         open_memmaps(*paths, Form(rows=ROWS + 1))

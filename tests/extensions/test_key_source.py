@@ -47,5 +47,5 @@ def test_a_value_that_is_not_a_token_is_refused_by_its_row(tmp_path, store):
             return super().read_values(begin, end) + 200
 
     source = Wrong(tmp_path / "text")
-    with pytest.raises(CorpusError, match=r"row 0 is no token of a vocabulary of 256: .*check how they were made"):
+    with pytest.raises(CorpusError, match=r"row 0 isn't a token of a vocabulary of 256: .*check how they were made"):
         import_keys(source, ImportOptions(store=str(tmp_path / "wrong"), **OPTIONS), Job())

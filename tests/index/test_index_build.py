@@ -120,7 +120,7 @@ def test_a_finished_index_says_so_and_does_nothing(store):
     before = snapshot(store.root)
     again = build(Datastore(store.root), runner, says)
     assert (again.built, again.name, again.check) == (False, report.name, report.check)
-    assert "finished already" in says.lines[0]
+    assert "already finished" in says.lines[0]
     assert snapshot(store.root) == before
 
 
@@ -171,7 +171,7 @@ def test_fewer_lists_or_shorter_codes_are_chosen_where_the_usual_ones_do_not_fit
     memory = next(at for at in range(least, 10**8, -(10**5)) if lists_at(store, at) < usual.nlist)
     told = dry_run(store, IndexOptions(), Job(memory=memory))
     assert told.resources.peak_bytes <= memory
-    assert any(f"not {usual.nlist}, to keep to" in sentence for sentence in told.sentences)
+    assert any(f"not {usual.nlist}, to fit in" in sentence for sentence in told.sentences)
     with pytest.raises(ResourceError, match="memory="):
         dry_run(store, IndexOptions(nlist=usual.nlist), Job(memory=memory))
     monkeypatch.setattr(
@@ -256,7 +256,7 @@ def test_lists_whose_arrays_are_cut_at_other_rows_are_refused(store, name):
     shape = form["chunk_grid"]["configuration"]["chunk_shape"]
     shape[0] //= 2
     write_json(path, form)
-    with pytest.raises(CorruptStoreError, match="rows a chunk, the keys beside it have"):
+    with pytest.raises(CorruptStoreError, match="rows per chunk, but the keys have"):
         Searcher(Datastore(store.root))
 
 

@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_not_finished_with_other_patterns(run, books, text
     (books / "a.py").write_text(texts[NAMES[5]])
     with pytest.raises(InterruptedError):
         run(most=2)
-    with pytest.raises(MismatchError, match="begun with another corpus"):
+    with pytest.raises(MismatchError, match="started with another corpus"):
         run(include=("*.txt", "*.py"))
     report, _ = run(include=("*.txt",))  # which lists the same files
     assert report.documents == 5

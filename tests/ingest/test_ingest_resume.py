@@ -130,7 +130,7 @@ def test_another_way_to_read_or_hold_out_is_for_new_documents_alone(run, whole, 
 def test_another_setting_for_an_unfinished_store_is_refused_by_name(run, change, told):
     with pytest.raises(InterruptedError):
         run(most=4)
-    with pytest.raises(MismatchError, match=f"was begun with another corpus or other settings: {told}"):
+    with pytest.raises(MismatchError, match=f"was started with another corpus or other settings: {told}"):
         run(**change)
 
 
@@ -140,7 +140,7 @@ def test_another_corpus_for_an_unfinished_store_is_refused(run, corpus, tmp_path
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.txt").write_text("another text " * 100)
-    with pytest.raises(MismatchError, match="was begun with another corpus or other settings: sources"):
+    with pytest.raises(MismatchError, match="was started with another corpus or other settings: sources"):
         run(corpus=(str(other),))
 
 

@@ -75,7 +75,7 @@ def test_an_append_follows_the_store(run, wiki, tmp_path, choice):
 
 def test_an_append_that_asks_for_the_other_choice_is_refused(run):
     run()
-    with pytest.raises(MismatchError, match="ordinary text: leave out special_tokens=True"):
+    with pytest.raises(MismatchError, match="ordinary text: omit special_tokens=True"):
         run(special_tokens=True)
 
 

@@ -59,7 +59,7 @@ def test_a_bit_that_flips_in_a_run_of_the_index_has_the_run_made_anew(tmp_path, 
     flip(run_files / name)
     reporter = Says()
     build_index(root, IndexOptions(nlist=8), Job(reporter=reporter))
-    assert any(f"{name} isn't what was written" in line and "made anew" in line for line in reporter.lines)
+    assert any(f"{name} isn't what was written" in line and "made again" in line for line in reporter.lines)
     assert differences(bytes_of(root.root), bytes_of(whole.root)) == []
 
 

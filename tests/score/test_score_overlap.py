@@ -86,7 +86,7 @@ def test_each_document_is_reported_with_the_share_that_the_store_repeats_and_its
     assert [told[name].source for name in texts.names] == copied
     assert report.overlap.source_documents == 2
     lines = score_text(report).splitlines()
-    assert any(line.startswith("overlap") and "of the tokens lie in runs of 50 or more" in line for line in lines)
+    assert any(line.startswith("overlap") and "of the tokens are in runs of 50 or more" in line for line in lines)
     assert sum(one in line for line in lines for one in told) >= 2 and "exclude_overlap=True" in " ".join(lines)
 
 

@@ -55,4 +55,4 @@ def test_the_same_store_twice_is_refused(knnstore):
 @pytest.mark.parametrize("option", [("--tuned",), ("--only", "10%"), ("--save-neighbours", "x.parquet")])
 def test_what_belongs_to_a_single_store_is_refused_for_several(knnstore, option):
     ended = knnstore("score", "--store", "a", "--store", "b", "--text", "text", *option)
-    assert ended.exit_code == 2 and f"{option[0]} goes with a single store" in ended.stderr
+    assert ended.exit_code == 2 and f"{option[0]} requires a single store" in ended.stderr

@@ -117,7 +117,7 @@ def test_what_was_tuned_on_is_never_reported_on(folder, tuned):
     assert mixed["documents"] == 1
     assert "6 documents, 6 of which are left out here" in mixed["setting_from"]
     again = run(folder, "score", "--text", "texts")
-    assert "tuning anew" in again.stderr
+    assert "tuning again" in again.stderr
     assert run(folder, "score", "--text", "texts", "--tuned").exit_code == 2
 
 

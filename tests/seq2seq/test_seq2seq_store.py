@@ -145,7 +145,7 @@ def test_the_shares_of_a_translation_add_up(store):
     result = store.attribute("tree fower", source="3 4", joined=store.joined(**SETTING))
     assert result.tokens == 3  # EOS is predicted as well
     assert result.lm + sum(share.share for share in result.documents) == pytest.approx(1)
-    with pytest.raises(UsageError, match="its text needs the source that it translates"):
+    with pytest.raises(UsageError, match="give the source of the text"):
         store.attribute("tree fower")
 
 

@@ -1,1 +1,1 @@
-"""The benchmarks of ``tools/bench.py``: one module each, named baselines measured in turn in the same run."""
+"""The benchmarks of ``tools/bench.py``: one module each, with named baselines measured in the same run."""

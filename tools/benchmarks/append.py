@@ -1,9 +1,8 @@
-"""What a change of a store costs, against making the store anew: CPU seconds of this process, by what is new.
+"""Cost of changing a store relative to rebuilding it: CPU seconds of this process, by the share of new text.
 
-A store of ``--rows`` tokens is ingested and indexed; then the next 5 %, 10 % and 20 % of text are added, each to a
-copy of it, and the same stores are made at once. Also, without the LM: the removal of a tenth of the documents, the
-compaction of the store that grew, and the index of a store of the same keys from scratch. CPU seconds, since the
-machine may do other work as well; the LM is loaded beforehand.
+A store of ``--rows`` tokens is ingested and indexed. Then the next 5 %, 10 % and 20 % of text are added, each to a copy
+of it, and the same stores are built from scratch. Also, without the LM: removing a tenth of the documents and
+compacting the largest store. CPU seconds are used because the machine may do other work; the LM is loaded before.
 """
 
 import shutil
@@ -44,13 +43,12 @@ def run(settings: Settings, work: Path) -> Result:
         grown = work / f"grown-{share}.knnstore"
         shutil.copytree(work / "old.knnstore", grown)
         appended = cpu_seconds(lambda: made(settings, both, grown))  # noqa: B023 - called at once
-        anew = cpu_seconds(lambda: made(settings, both, work / f"anew-{share}"))  # noqa: B023
+        rebuilt = cpu_seconds(lambda: made(settings, both, work / f"anew-{share}"))  # noqa: B023
         new = Datastore(grown).rows - Datastore(work / "old.knnstore").rows
-        table.append((f"add {share:.0%}", new, round(appended, 2), round(appended / anew, 4)))
+        table.append((f"add {share:.0%}", new, round(appended, 2), round(appended / rebuilt, 4)))
         percent = round(100 * share)
-        ratios[f"append_{percent}pct_vs_anew"] = round(appended / anew, 4)
-        ratios[f"append_{percent}pct_a_key_vs_anew"] = round(appended / new / (anew / Datastore(grown).rows), 4)
-    anew_seconds = anew
+        ratios[f"append_{percent}pct_vs_anew"] = round(appended / rebuilt, 4)
+        ratios[f"append_{percent}pct_a_key_vs_anew"] = round(appended / new / (rebuilt / Datastore(grown).rows), 4)
     store = Datastore(grown)
     names = [str(document) for document in origins_of(store, sampled(store, 0.1))]
     store.close()
@@ -58,17 +56,17 @@ def run(settings: Settings, work: Path) -> Result:
     gone = Datastore(grown).rows - Datastore(grown).live_rows
     compaction = cpu_seconds(lambda: compact(grown, CompactOptions(), Job(memory=settings.memory)))
     for name, rows, spent in (("remove a tenth", gone, removal), ("compact", Datastore(grown).rows, compaction)):
-        table.append((name, rows, round(spent, 2), round(spent / anew_seconds, 4)))
+        table.append((name, rows, round(spent, 2), round(spent / rebuilt, 4)))
     ratios |= {
-        "remove_vs_anew": round(removal / anew_seconds, 4),
-        "compact_vs_anew": round(compaction / anew_seconds, 4),
+        "remove_vs_anew": round(removal / rebuilt, 4),
+        "compact_vs_anew": round(compaction / rebuilt, 4),
     }
     about = {"keys of the old store": table[0][1], "documents": old}
-    return Result("append", about, ("change", "keys", "CPU s", "÷ anew"), table, ratios)
+    return Result("append", about, ("change", "keys", "CPU s", "÷ rebuilding"), table, ratios)
 
 
 def made(settings: Settings, corpus: Path, store: Path) -> None:
-    """Bring the store up to date with the corpus, index included."""
+    """Update the store and its index to the corpus."""
     options = IngestOptions((str(corpus),), store=str(store), model=settings.model, holdout=0.0)
     job = Job(memory=settings.memory)
     root = ingest(options, job).store
@@ -76,7 +74,7 @@ def made(settings: Settings, corpus: Path, store: Path) -> None:
 
 
 def filled(folder: Path, texts: list[Path], name: str = "") -> Path:
-    """A folder of these texts; the stores know them by their digests, wherever they lie."""
+    """Copy these texts to a folder; stores identify them by their digests, so their paths don't matter."""
     folder = folder / name if name else folder
     folder.mkdir(parents=True)
     for number, path in enumerate(texts):
@@ -85,7 +83,7 @@ def filled(folder: Path, texts: list[Path], name: str = "") -> Path:
 
 
 def first_files(sizes: list[int], wanted: float) -> int:
-    """How many of the first files hold so many bytes."""
+    """Return how many of the first files have ``wanted`` bytes together."""
     count = held = 0
     while count < len(sizes) and held < wanted:
         held += sizes[count]
@@ -94,7 +92,7 @@ def first_files(sizes: list[int], wanted: float) -> int:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU seconds, of all threads, that ``work()`` takes."""
+    """Return the CPU seconds of ``work()``, over all threads."""
     started = time.process_time()
     work()
     return time.process_time() - started

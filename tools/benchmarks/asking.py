@@ -1,4 +1,4 @@
-"""What is searched and what for: an indexed store, and keys of text that it doesn't hold."""
+"""An indexed store to search, and queries: keys of text that it doesn't hold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from knnstore.scoring.texts import Texts, gather_texts
 from knnstore.windows import cut_windows
 
 DIMENSION = 256
-HELD_OUT = 0.06  # of a store made here: the queries come from it
+HELD_OUT = 0.06  # held-out share of a store made here, for the queries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +38,10 @@ class AskedTokens:
 
 
 def keys_and_queries(settings: Settings, work: Path) -> tuple[Datastore, Float32]:
-    """An indexed store and queries.
+    """Return an indexed store and queries.
 
-    ``--store`` and keys of ``--text``, else of its held-out text; ``--quick``: clustered keys; else a store made of
-    the text of ``--corpus`` (by default Python's documentation) and keys of what is held out of it.
+    ``--store`` and keys of ``--text`` or its held-out text; with ``--quick``, clustered keys; else a store of
+    ``--corpus`` (by default Python's documentation) and keys of its held-out text.
     """
     count = settings.size(settings.queries, quick=8192, full=40_960)
     if settings.store is not None:
@@ -58,14 +58,14 @@ def keys_and_queries(settings: Settings, work: Path) -> tuple[Datastore, Float32
 
 
 def text_store(settings: Settings, work: Path, rows: int) -> Datastore:
-    """``--store``, or one of about so many tokens of ``--corpus``, with a part held out."""
+    """Return ``--store``, or a store of about ``rows`` tokens of ``--corpus``, with a part held out."""
     if settings.store is not None:
         return Datastore(store_path(str(settings.store)))
     return ingested(settings, text_folder(settings, work, rows), work / "keys", holdout=HELD_OUT, workers=0)
 
 
 def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) -> AskedTokens:
-    """Keys of, and what the LM says of, about ``count`` tokens: pieces of so many from all over the asked text."""
+    """Return keys and ln p of about ``count`` tokens, in pieces of ``piece`` spread over the text."""
     recipe = store.manifest.key
     model = key_model(LmSpec(settings.model, recipe.layer, "float32"))
     texts = _asked_texts(store, settings, model)
@@ -83,7 +83,7 @@ def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) 
 
 
 def text_keys(store: Datastore, settings: Settings, count: int) -> Float32:
-    """Keys of the first tokens of the text that is asked about, float32 (at most count, d)."""
+    """Return keys of the first tokens of the text, float32 (at most count, d)."""
     recipe = store.manifest.key
     keys = key_model(LmSpec(settings.model, recipe.layer))
     texts = _asked_texts(store, settings, keys)
@@ -98,20 +98,20 @@ def _asked_texts(store: Datastore, settings: Settings, model: KeyModel) -> Texts
 
 
 def spread(queries: Float32, count: int) -> Float32:
-    """So many of the queries, evenly spread over them."""
+    """Return ``count`` of the queries, evenly spread."""
     rows = np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(np.int64)
     return np.ascontiguousarray(queries[rows])
 
 
 def true_neighbours(store: Datastore, queries: Float32, k: int) -> Int64:
-    """Row numbers of the k nearest of all keys: int64 (n, k)."""
+    """Return the row numbers of the k nearest of all keys: int64 (n, k)."""
     rows = exact_search(store, queries, k, rows=True).rows
     assert rows is not None
     return rows
 
 
 def found_rows(searcher: Searcher, queries: Float32, k: int, nprobe: int) -> Int64:
-    """Row numbers that a bulk search finds: int64 (n, k)."""
+    """Return the row numbers that a bulk search finds: int64 (n, k)."""
     rows = searcher.search(queries, k, nprobe, rows=True).rows
     assert rows is not None
     return rows

@@ -1,8 +1,8 @@
-"""How the runner scales: tasks that sleep in place of the LM, on 1, 2, 4 … 64 workers of a real Dask scheduler.
+"""Scaling of the runner: tasks that sleep instead of running the LM, on 1 to 64 workers of a real Dask scheduler.
 
-Efficiency: the seconds that the tasks would take if handing them out cost nothing, over those they took. The overhead
-is that of tasks which do nothing, one after the other. All workers share this process and its one interpreter, so each
-number is a lower bound of what a cluster does, whose workers have processes of their own.
+Efficiency: ideal duration of the tasks without any overhead, divided by the actual one. The overhead is measured with
+empty tasks, one after the other. All workers share this process and its interpreter, so each number is a lower bound
+for a cluster whose workers are separate processes.
 """
 
 import math
@@ -17,7 +17,7 @@ from benchmarks.measuring import Result, Settings
 from knnstore.scheduling import Runner, SerialRunner, cluster_runner, worker
 from knnstore.scheduling.clusters import closed_quietly
 
-_SECONDS = 2.0  # a task; a chunk of 131,072 keys takes a GPU about that, and a CPU a minute
+_SECONDS = 2.0  # duration of a task: about that of a chunk of 131,072 keys on a GPU; on a CPU it takes a minute
 _FORGETTING_SECONDS = 30.0
 _QUICK = (1, 4, 16, 64)  # workers
 _FULL = (1, 2, 4, 8, 16, 32, 64)
@@ -30,7 +30,7 @@ def run(settings: Settings, _work: Path) -> Result:
     ratios: dict[str, float] = {}
     for workers in counts:
         with loopback_cluster(workers) as runner:
-            list(runner.run(nap, [0.0] * workers))  # connections are made with the first task
+            list(runner.run(nap, [0.0] * workers))  # connections are opened with the first task
             tasks = each * workers
             seconds = timed(runner, [_SECONDS] * tasks)
         ideal = math.ceil(tasks / workers) * _SECONDS
@@ -40,8 +40,8 @@ def run(settings: Settings, _work: Path) -> Result:
     ratios["efficiency"] = min(ratios.values())
     ratios["overhead_vs_task"] = overhead / _SECONDS
     about = {
-        "seconds a task": _SECONDS,
-        "tasks a worker": each,
+        "seconds per task": _SECONDS,
+        "tasks per worker": each,
         "overhead of a task, ms": 1000 * overhead,
         "in this process, ms": 1000 * timed(SerialRunner(), [0.0] * 1000) / 1000,
     }
@@ -49,21 +49,21 @@ def run(settings: Settings, _work: Path) -> Result:
 
 
 def nap(seconds: float) -> float:
-    """A task that costs time and nothing else."""
+    """Sleep: a task that costs only time."""
     if seconds:
         time.sleep(seconds)
     return seconds
 
 
 def timed(runner: Runner, tasks: list[float]) -> float:
-    """Seconds that the tasks take."""
+    """Return the seconds that the tasks take."""
     started = time.perf_counter()
     assert len(list(runner.run(nap, tasks))) == len(tasks)
     return time.perf_counter() - started
 
 
 def task_overhead(tasks: int) -> float:
-    """Seconds that a task costs on one worker besides its work."""
+    """Return the overhead of a task on one worker, in seconds."""
     with loopback_cluster(1) as runner:
         list(runner.run(nap, [0.0]))
         return timed(runner, [0.0] * tasks) / tasks
@@ -71,7 +71,7 @@ def task_overhead(tasks: int) -> float:
 
 @contextmanager
 def loopback_cluster(workers: int) -> Iterator[Runner]:
-    """A scheduler on loopback, and workers that run in threads of this process."""
+    """Start a scheduler on loopback and workers in threads of this process."""
     import dask
     from distributed import LocalCluster
 
@@ -97,7 +97,7 @@ def loopback_cluster(workers: int) -> Iterator[Runner]:
 
 @contextmanager
 def nothing_left_at(scheduler: Any) -> Iterator[None]:
-    """At the end, wait until the scheduler has forgotten the runner's tasks: only then may its workers leave."""
+    """At the end, wait until the scheduler has dropped the runner's tasks; only then may the workers stop."""
     yield
     deadline = time.monotonic() + _FORGETTING_SECONDS
     while scheduler.tasks and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ def nothing_left_at(scheduler: Any) -> Iterator[None]:
 
 @contextmanager
 def a_lock_a_worker() -> Iterator[None]:
-    """A process runs one task at a time; here that holds for each worker, which has one thread."""
+    """Lift the limit of one task per process; here each worker has one thread and so runs one task at a time."""
     lock = worker._ONE_AT_A_TIME
     worker._ONE_AT_A_TIME = threading.Semaphore(1000)  # type: ignore[assignment]
     try:

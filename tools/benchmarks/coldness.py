@@ -1,4 +1,4 @@
-"""Cold measurements: what lies in the page cache is dropped first, file by file, which needs no privileges."""
+"""Cold measurements: files are first dropped from the page cache one by one, which needs no privileges."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from knnstore.indexes.ivfpq.search import Searcher
 
 
 def drop_pages(files: Iterable[Path]) -> None:
-    """Drop the files' pages from the page cache: those that are flushed and that nobody has mapped."""
+    """Drop pages of the files from the page cache, if they are flushed and not mapped by any process."""
     for path in files:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -18,13 +18,13 @@ def drop_pages(files: Iterable[Path]) -> None:
 
 
 def list_files(searcher: Searcher) -> list[Path]:
-    """The files that a search reads."""
+    """Return the files that a search reads."""
     arrays = [array for part in searcher.parts for array in (part.keys, part.codes, part.values, part.rows)]
     return [path for array in arrays for path in (array.path / "c").rglob("*") if path.is_file()]
 
 
 def cool(searcher: Searcher, files: list[Path]) -> None:
-    """Let go of a searcher's maps and drop the pages of its ``files``."""
+    """Unmap the arrays of a searcher and drop the pages of its ``files``."""
     for part in searcher.parts:
         for array in (part.keys, part.codes, part.values, part.rows):
             array.release()

@@ -18,13 +18,13 @@ from knnstore.indexes.check import recall
 from knnstore.indexes.ivfpq.search import Searcher
 
 PROBES = (4, 8, 16, 32, 64, 128)
-BULK, SINGLE_WARM, SINGLE_COLD, TRUE, FAISS, SCRIPT = 8192, 100, 20, 256, 512, 128  # queries of each
+BULK, SINGLE_WARM, SINGLE_COLD, TRUE, FAISS, SCRIPT = 8192, 100, 20, 256, 512, 128  # numbers of queries
 COLUMNS = ("nprobe", "recall@k", "way", "bulk warm q/s", "bulk cold q/s", "one warm ms", "one cold ms")
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A contestant at one nprobe; rates in queries/s, latencies in ms, None where it isn't measured."""
+    """A contestant at one nprobe: rates in queries/s, latencies in ms; None if not measured."""
 
     way: str
     nprobe: int
@@ -35,14 +35,14 @@ class Point:
     one_cold: float | None = None
 
     def row(self) -> tuple[Any, ...]:
-        """Of the table."""
+        """Return a row of the table."""
         rest = (self.bulk_warm, self.bulk_cold, self.one_warm, self.one_cold)
         return str(self.nprobe), self.recall, self.way, *("" if value is None else round(value, 3) for value in rest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The store, faiss's index of the same lists in RAM and mapped, the memory map of the keys, and the queries."""
+    """The store, faiss's index of the same lists in RAM and mapped, a memory map of the keys, and the queries."""
 
     store: Datastore
     in_ram: Any
@@ -54,22 +54,22 @@ class Material:
 
 
 def curve(material: Material) -> list[Point]:
-    """Points of every contestant, nprobe by nprobe."""
+    """Return the points of every contestant, for each nprobe."""
     some = spread(material.queries, TRUE)
     true = true_neighbours(material.store, some, material.k)
     searcher = Searcher(material.store)
-    found_rows(searcher, material.queries[:1], 1, searcher.plan.nlist)  # verifies every chunk's checksum once
+    found_rows(searcher, material.queries[:1], 1, searcher.plan.nlist)  # verifies all checksums before the clock runs
     points = []
     for nprobe in (number for number in PROBES if number <= searcher.plan.nlist):
         set_nprobe(material.in_ram, nprobe)
         set_nprobe(material.on_disk.index, nprobe)
-        ours = recall(true, found_rows(searcher, some, material.k, nprobe))
-        theirs = recall(true, material.in_ram.search(some, material.k)[1])
-        points += [_knnstore(material, searcher, nprobe, ours), *_faiss(material, nprobe, theirs)]
+        of_knnstore = recall(true, found_rows(searcher, some, material.k, nprobe))
+        of_faiss = recall(true, material.in_ram.search(some, material.k)[1])
+        points += [_knnstore(material, searcher, nprobe, of_knnstore), *_faiss(material, nprobe, of_faiss)]
     return points
 
 
-def _knnstore(material: Material, searcher: Searcher, nprobe: int, found: float) -> Point:
+def _knnstore(material: Material, searcher: Searcher, nprobe: int, recalled: float) -> Point:
     many, files = spread(material.queries, BULK), list_files(searcher)
 
     def bulk() -> float:
@@ -88,11 +88,11 @@ def _knnstore(material: Material, searcher: Searcher, nprobe: int, found: float)
     few, fewer = spread(material.queries, SINGLE_WARM), spread(material.queries, SINGLE_COLD)
     latencies(few[:20], one)
     return Point(
-        "knnstore", nprobe, found, warm, cold, latencies(few, one), latencies(fewer, one, before_each=make_cold)
+        "knnstore", nprobe, recalled, warm, cold, latencies(few, one), latencies(fewer, one, before_each=make_cold)
     )
 
 
-def _faiss(material: Material, nprobe: int, found: float) -> list[Point]:
+def _faiss(material: Material, nprobe: int, recalled: float) -> list[Point]:
     k, some = material.k, spread(material.queries, FAISS)
     few, fewer = spread(material.queries, SINGLE_WARM), spread(material.queries, SINGLE_COLD)
     disk = material.on_disk
@@ -111,16 +111,16 @@ def _faiss(material: Material, nprobe: int, found: float) -> list[Point]:
     mapped = latencies(few, lambda query: disk.index.search(query, k))
     mapped_cold = latencies(fewer, lambda query: disk.index.search(query, k), before_each=make_cold)
     return [
-        Point("faiss in RAM", nprobe, found, bulk_warm=ram, one_warm=one),
-        Point("faiss on disk", nprobe, found, warm, cold, mapped, mapped_cold),
-        Point("faiss + memmap", nprobe, found, bulk_warm=public),
+        Point("faiss in RAM", nprobe, recalled, bulk_warm=ram, one_warm=one),
+        Point("faiss on disk", nprobe, recalled, warm, cold, mapped, mapped_cold),
+        Point("faiss + memmap", nprobe, recalled, bulk_warm=public),
     ]
 
 
 def latencies(
     queries: Float32, search: Callable[[Float32], Any], before_each: Callable[[], None] = lambda: None
 ) -> float:
-    """Median milliseconds of one query, each searched alone."""
+    """Return the median latency of a query searched on its own, in milliseconds."""
     spent = []
     for number in range(len(queries)):
         before_each()
@@ -131,17 +131,17 @@ def latencies(
 
 
 def curve_table(points: list[Point]) -> Table:
-    """All points as a table."""
+    """Return all points as a table."""
     ordered = sorted(points, key=lambda point: (point.way, point.nprobe))
     title = (
-        f"over nprobe: {BULK:,} queries in bulk of knnstore, {FAISS:,} of faiss and {SCRIPT} with re-ranking; "
+        f"over nprobe: in bulk {BULK:,} queries of knnstore, {FAISS:,} of faiss and {SCRIPT} with re-ranking; "
         f"one by one {SINGLE_WARM} warm and {SINGLE_COLD} cold, medians"
     )
     return Table(title, COLUMNS, [point.row() for point in ordered])
 
 
 def draw_curves(points: list[Point], about: str, path: Path) -> None:
-    """A PNG: recall against queries a second in bulk, and against the latency of one query."""
+    """Draw a PNG: recall against queries per second in bulk, and against the latency of one query."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, left, right = new_figure(about)
@@ -159,7 +159,7 @@ def draw_curves(points: list[Point], about: str, path: Path) -> None:
                 if chosen:
                     label = way if way in ("faiss in RAM", "faiss + memmap") else f"{way}, {state}"
                     axes.plot(*zip(*chosen, strict=True), style, marker="o", ms=4, color=colour, label=label)
-    left.set(xscale="log", xlabel="queries a second in bulk", ylabel="recall@1024", title="Bulk: right is faster")
+    left.set(xscale="log", xlabel="queries per second in bulk", ylabel="recall@1024", title="Bulk: right is faster")
     right.set(xscale="log", xlabel="ms for one query (median)", title="One at a time: left is faster")
     for axes in (left, right):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

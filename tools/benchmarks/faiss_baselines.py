@@ -1,4 +1,4 @@
-"""faiss's own IVF-PQ over a store's keys, with the store's own quantisers, so that only the work differs."""
+"""faiss's IVF-PQ over a store's keys with the store's quantisers, so that only the search differs."""
 
 import ctypes
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from knnstore.indexes.ivfpq.faissfile import write_faiss
 from knnstore.indexes.ivfpq.plan import IvfPqPlan, open_ivfpq
 from knnstore.indexes.ivfpq.quantiser import load_quantiser
 
-SCRIPT_BLOCK = 1024  # queries a call of the public scripts: one window's tokens
-GATHER_BLOCK = 64  # of which so many are re-ranked at a time: their candidates' keys are 64 MB in float32
-_DONTNEED = 4  # of madvise
+SCRIPT_BLOCK = 1024  # queries per call in the public scripts: the tokens of a window
+GATHER_BLOCK = 64  # queries that are re-ranked at a time: the keys of their candidates have 64 MB in float32
+_DONTNEED = 4  # MADV_DONTNEED
 
 
 def plan_of(store: Datastore) -> IvfPqPlan:
-    """The plan of the store's finished index."""
+    """Return the plan of the store's finished index."""
     assert store.manifest.index is not None
     return open_ivfpq(store.root, store.manifest.index).plan
 
 
 def empty_index(store: Datastore) -> Any:
-    """A trained, empty IndexIVFPQ with the centroids and codebooks of the store's index."""
+    """Return a trained, empty IndexIVFPQ with the centroids and codebooks of the store's index."""
     plan = plan_of(store)
     quantiser = load_quantiser(open_ivfpq(store.root, plan.name))
     coarse = faiss.IndexFlatL2(plan.dimension)
@@ -42,7 +42,7 @@ def empty_index(store: Datastore) -> Any:
 
 
 def key_blocks(store: Datastore) -> Iterator[tuple[int, Float32]]:
-    """Every chunk of keys, float32 (rows, d), with its first row; corpus order, so faiss's ids are row numbers."""
+    """Yield each chunk of keys, float32 (rows, d), with its first row; in corpus order, so faiss's ids are rows."""
     first_row = 0
     for segment in store.segments:
         for chunk in range(segment.chunks):
@@ -52,7 +52,7 @@ def key_blocks(store: Datastore) -> Iterator[tuple[int, Float32]]:
 
 
 def exported(store: Datastore, folder: Path) -> Path:
-    """The store's own lists and codes as a file of faiss, so that both search the very same candidates."""
+    """Export the store's lists and codes as a file of faiss, so that both search the same candidates."""
     path = folder / "ivfpq.faiss"
     if not path.is_file():
         write_faiss(store, path, lambda _: None)
@@ -60,17 +60,17 @@ def exported(store: Datastore, folder: Path) -> Path:
 
 
 def in_ram(store: Datastore, folder: Path) -> Any:
-    """faiss's index of the store's lists, codes and ids in memory."""
+    """Return faiss's index of the store's lists, codes and ids in memory."""
     return faiss.read_index(str(exported(store, folder)))
 
 
 def set_nprobe(index: Any, nprobe: int) -> None:
-    """Lists that each query searches, whether or not keys are rotated before."""
+    """Set the number of lists per query, for indexes with and without rotation."""
     faiss.extract_index_ivf(index).nprobe = nprobe
 
 
 class OnDisk:
-    """faiss's index with the lists of the same file mapped, as its ``IO_FLAG_MMAP`` leaves them on disk."""
+    """faiss's index with the lists of the same file mapped by ``IO_FLAG_MMAP``."""
 
     def __init__(self, store: Datastore, folder: Path) -> None:
         self.path = exported(store, folder)
@@ -80,7 +80,7 @@ class OnDisk:
         self._lists: Any = faiss.downcast_InvertedLists(lists)
 
     def unmap(self) -> None:
-        """Let go of the mapped pages, so that the page cache may drop them; they come back when they are read."""
+        """Release the mapped pages, so that the page cache can drop them; reading maps them again."""
         madvise = ctypes.CDLL(None, use_errno=True).madvise
         madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         if madvise(int(self._lists.ptr), self._lists.totsize, _DONTNEED):
@@ -88,7 +88,7 @@ class OnDisk:
 
 
 def written_shards(store: Datastore, folder: Path) -> Iterator[Path]:
-    """The keys of each chunk added to an empty index of their own and written to a file, as faiss's demo does."""
+    """Add each chunk of keys to a separate empty index, write it and yield the file, as in faiss's demo."""
     for first_row, keys in key_blocks(store):
         shard = empty_index(store)
         shard.add_with_ids(keys, np.arange(first_row, first_row + len(keys)))
@@ -98,7 +98,7 @@ def written_shards(store: Datastore, folder: Path) -> Iterator[Path]:
 
 
 def float16_map(store: Datastore, work: Path) -> Any:
-    """The keys as the public scripts keep them: a float16 memory map (rows, d) in corpus order, in the page cache."""
+    """Return the keys as the public scripts store them: a float16 memory map (rows, d) in corpus order."""
     width = store.segments[0].dimension
     keys = np.memmap(work / "memmap.keys", np.float16, "w+", shape=(store.rows, width))
     for first_row, block in key_blocks(store):
@@ -107,14 +107,14 @@ def float16_map(store: Datastore, work: Path) -> Any:
 
 
 def reranked(index: Any, keys: Any, queries: Float32, k: int) -> Iterator[tuple[Float32, Int64]]:
-    """Exact distances and row numbers, block by block: faiss's candidates, re-ranked by reads of the memory map."""
+    """Yield exact distances and row numbers of faiss's candidates, from reads of the memory map, by block."""
     for begin in range(0, len(queries), SCRIPT_BLOCK):
         block = queries[begin : begin + SCRIPT_BLOCK]
-        found = index.search(block, k)[1]
-        rows = iter(zip(block, found, strict=True))
+        candidates = index.search(block, k)[1]
+        rows = iter(zip(block, candidates, strict=True))
         while part := list(islice(rows, GATHER_BLOCK)):
             wanted = np.stack([ids for _, ids in part])  # (queries, k)
-            vectors = torch.from_numpy(keys[wanted]).float()  # (queries, k, d); −1 reads the last row, as theirs does
+            vectors = torch.from_numpy(keys[wanted]).float()  # (queries, k, d); −1 reads the last row, as there
             query = torch.from_numpy(np.stack([query for query, _ in part]))
             distances = (query[:, None] - vectors).square_().sum(dim=2).numpy()
             yield distances, wanted

@@ -1,4 +1,4 @@
-"""What every figure has: matplotlib, looked for before anything is measured, and the machine and the date on it."""
+"""Figures with machine and date; matplotlib is required before anything is measured."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +9,13 @@ from knnstore.errors import UsageError
 
 
 def require_matplotlib(settings: Settings) -> None:
-    """Raise UsageError if a figure is asked for that can't be drawn."""
+    """Raise UsageError if a figure is requested but can't be drawn."""
     if settings.figure is not None and find_spec("matplotlib") is None:
         raise UsageError("--figure needs matplotlib: pip install 'knnstore[bench]'")
 
 
 def new_figure(about: str) -> tuple[Any, Any, Any]:
-    """A figure under a line on what it is of, and its two plots, side by side."""
+    """Return a figure with a title, and its two plots side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")

@@ -1,9 +1,9 @@
-"""Filling the lists against faiss's in-RAM add and faiss's merge on disk: same keys, same quantisers, same cores.
+"""Fill the lists, compared with faiss's add in RAM and merge on disk: same keys, quantisers and cores.
 
-Each contestant works in a process of its own, whose peak memory is measured above what the libraries take; knnstore's
-includes training and the self-check. keys/s: knnstore's fill and merge
-(assign, encode, sort, write, merge, checksum, fsync); faiss's ``IndexIVFPQ.add`` alone, its keys decoded beforehand;
-faiss's add, ``write_index`` of each shard and ``merge_ondisk``. Training is shared and not counted.
+Each contestant runs in a separate process, whose peak memory is measured above that of the libraries; knnstore's
+includes training and the self-check. keys/s: of knnstore, fill and merge (assign, encode, sort, write, merge, checksum,
+fsync); of faiss in RAM, ``IndexIVFPQ.add`` only, with keys decoded before; of faiss on disk, add, ``write_index`` of
+each shard and ``merge_ondisk``. Training is shared and not counted.
 """
 
 import statistics
@@ -60,7 +60,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 class StageClock(Reporter):
-    """Seconds of each stage of a job."""
+    """Measures the seconds of each stage of a job."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

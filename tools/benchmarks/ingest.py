@@ -1,6 +1,6 @@
-"""Ingest against the bare LM and against a loop that writes memory maps, on the same windows, batches and threads.
+"""Ingest, compared with the bare LM and with a loop that writes memory maps, on the same windows, batches and threads.
 
-tokens/s: tokens that the LM reads, padding not counted, so that all contestants are counted alike.
+tokens/s: tokens that the LM reads, without padding, for all contestants.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def key_tasks(settings: Settings, work: Path, text: Path, dtype: str) -> list[KeyTask]:
-    """The tasks that made the keys of a store of this text by the LM in ``dtype``."""
+    """Return the tasks that compute the keys of a store of this text with the LM in ``dtype``."""
     runner = KeepingKeyTasks()
     store = str(work / f"keys-{dtype}")
     ingest(IngestOptions(corpus=(str(text),), store=store, model=settings.model, dtype=dtype), Job(runner))
@@ -63,7 +63,7 @@ def key_tasks(settings: Settings, work: Path, text: Path, dtype: str) -> list[Ke
 
 
 def task_batches(tasks: list[KeyTask]) -> tuple[Batches, int]:
-    """The very windows and batches of these tasks as tensors, and the tokens in them."""
+    """Return the windows and batches of these tasks as tensors, and their number of tokens."""
     segment, bos = Segment(tasks[0].segment), key_model(tasks[0].spec).loaded.bos
     first_row, tokens = segment.documents.first_row, segment.documents.tokens
     values, recipe = segment.values(0, segment.rows), segment.plan.key
@@ -78,10 +78,10 @@ def task_batches(tasks: list[KeyTask]) -> tuple[Batches, int]:
 
 
 def knnstore(tasks: list[KeyTask], batches: Batches, tokens: int) -> Contestant:
-    """The ingest's own tasks: windows, forward pass to the key, encoding, compression, checksum, fsync, commit."""
+    """Run the tasks of an ingest: windows, forward pass to the key, encoding, compression, checksum, fsync, commit."""
 
     def rate() -> float:
-        model: KeyModel = key_model(tasks[0].spec)  # one LM is kept a process, so it is loaded anew each round
+        model: KeyModel = key_model(tasks[0].spec)  # a process keeps one LM, so each round loads it again
         model.keys(batches[0][0].numpy())
         return rate_of(tokens, lambda: list(SerialRunner().run(write_keys, tasks)))
 
@@ -89,13 +89,13 @@ def knnstore(tasks: list[KeyTask], batches: Batches, tokens: int) -> Contestant:
 
 
 def bare(model: Any, batches: Batches, tokens: int) -> Contestant:
-    """``model(input_ids).logits`` and nothing else: no windows to cut, no keys, no disk."""
+    """Run only ``model(input_ids).logits``: no windows to cut, no keys, no disk."""
     forward(model, batches[:1])
     return lambda: rate_of(tokens, lambda: forward(model, batches))
 
 
 def memmap_loop(model: Any, batches: Batches, tokens: int, work: Path) -> Contestant:
-    """As knn-transformers' saver does it: a forward hook, the whole LM with its loss, float16 into memory maps."""
+    """Save keys like knn-transformers: a forward hook, the whole LM with its loss, float16 into memory maps."""
     width, rows = model.config.hidden_size, sum(int(mask.sum()) for _, mask in batches)
     keys = np.memmap(work / "memmap.keys", np.float16, "w+", shape=(rows, width))
     values = np.memmap(work / "memmap.values", np.int32, "w+", shape=(rows, 1))

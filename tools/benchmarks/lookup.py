@@ -1,19 +1,19 @@
-"""Latency of one query at a time, as generation asks them: warm and cold, against faiss on disk and in RAM.
+"""Latency of single queries, as in generation: warm and cold, compared with faiss on disk and in RAM.
 
-    python tools/bench.py lookup                  1M keys of 256 dimensions, then 10M of 64
+    python tools/bench.py lookup                  1M keys of 256 dimensions, and 10M of 64
     python tools/bench.py lookup --quick          65,536 of 256
-    python tools/bench.py lookup --rows N         N keys of 256; --store PATH: an indexed store
+    python tools/bench.py lookup --rows N         N of 256; --store PATH: an indexed store
 
-k = 8, 64 and 1024, nprobe 32, the contestants in turn for each query. knnstore takes the way that its planner chooses
-and returns row numbers; the *other way* is the one that the planner did not choose: exact distances of all keys in the
-probed lists, or a scan of their PQ codes with exact distances of the best candidates. faiss scans the very same PQ
-codes, in RAM or through ``OnDiskInvertedLists``, without re-ranking.
-*Warm*: everything is in the page cache, each query has been asked before. *Cold*: before each query its files are
-dropped from the page cache and the index is opened anew (the opening isn't counted: it maps the files and reads the
-checksums of their blocks, as ``generate`` does), so that every block is verified as well. What the disk had to read is
-counted by the kernel; the disk's own rate is that of one large file, read cold. *Bare reads* are the same places of
-the same files asked for at once and then read, and nothing else: what of a cold query is the disk's. *One read* is of
-as many bytes that lie together somewhere in the keys: what no layout could do better.
+k = 8, 64 and 1024, nprobe 32; contestants alternate for each query. knnstore uses the method that its planner chooses
+and returns row numbers; *other way* is the method not chosen: exact distances of all keys in the probed lists, or a
+scan of their PQ codes with exact distances of the best candidates. faiss scans the same PQ codes, in RAM or by
+``OnDiskInvertedLists``, without re-ranking.
+*Warm*: everything is in the page cache, and each query was searched before. *Cold*: before each query the files are
+dropped from the page cache and the index is opened again, so that every block is verified too. Opening isn't counted:
+it maps the files and reads the checksums of their blocks, as for ``generate``. The kernel counts the bytes that the
+disk reads; the rate of the disk is that of a large file, read cold. *Bare reads* only read the same places of the same
+files, requested all at once: the disk's part of a cold query. *One read* reads as many contiguous bytes of the keys,
+which no layout can beat.
 """
 
 import gc
@@ -44,10 +44,10 @@ from knnstore.scheduling import Job
 
 NEIGHBOURS, NPROBE = (8, 64, 1024), 32
 COLUMNS = ("keys", "d", "k", "contestant", "state", "median ms", "p95 ms", "÷ faiss on disk", "read MB")
-_LARGE = 2**28  # bytes of the file that the disk's rate is measured with
+_LARGE = 2**28  # size in bytes of the file that measures the disk's rate
 Search = Callable[[Float32], Any]
 Times = dict[str, list[float]]
-Files = dict[Path, int]  # the descriptors of open files
+Files = dict[Path, int]  # descriptors of open files
 Read = tuple[int, list[bytearray], int]
 
 
@@ -78,7 +78,7 @@ def _made(settings: Settings, work: Path, rows: int, dimension: int) -> Datastor
 def measured(
     settings: Settings, store: Datastore, work: Path, rate: float
 ) -> tuple[list[tuple[Any, ...]], dict[str, float]]:
-    """The rows of the table, and the ratios, of one store."""
+    """Return the rows of the table and the ratios of one store."""
     dimension = store.segments[0].dimension
     queries = ClusteredKeys(dimension).queries(2, settings.size(settings.queries, quick=100, full=300))
     few = queries[: settings.size(None, quick=10, full=40)]
@@ -108,7 +108,7 @@ def _rows(warm: Times, cold: Times, read: dict[str, float]) -> Iterator[tuple[An
 
 
 def _ratios(warm: Times, cold: Times) -> Iterator[tuple[str, float]]:
-    """Return the name and the ratio of medians of every pair that is compared."""
+    """Yield name and ratio of medians of every pair that is compared."""
     for state, times, bases in (
         ("warm", warm, ("faiss on disk", "faiss in RAM", "other way")),
         ("cold", cold, ("faiss on disk", "bare reads", "other way")),
@@ -119,7 +119,7 @@ def _ratios(warm: Times, cold: Times) -> Iterator[tuple[str, float]]:
 
 
 def both_ways(searcher: Searcher, k: int, nprobe: int) -> dict[str, Search]:
-    """Return the planner's way of searching for one query, and the other one."""
+    """Return the planner's search method for one query, and the other one."""
     exact = searcher.lookup(k, nprobe).rerank == 0
     other: dict[str, Any] = {"method": "quantised", "rerank": LOOKUP_RERANK} if exact else {"method": "lists"}
     return {
@@ -129,7 +129,7 @@ def both_ways(searcher: Searcher, k: int, nprobe: int) -> dict[str, Search]:
 
 
 def warm_times(store: Datastore, file: Path, queries: Float32, k: int, rounds: int) -> Times:
-    """Seconds of each query, contestants in turn; the first round, which warms up, doesn't count."""
+    """Return the seconds of each query, with alternating contestants, without the first round for warm-up."""
     searcher, ram = Searcher(store), filled_from_lists(store)
     disk: Any = faiss.read_index(str(file))
     nprobe = min(NPROBE, searcher.plan.nlist)
@@ -150,14 +150,14 @@ def warm_times(store: Datastore, file: Path, queries: Float32, k: int, rounds: i
 
 
 def cold_times(store: Datastore, file: Path, queries: Float32, k: int) -> tuple[Times, dict[str, float]]:
-    """Seconds of each query, and the median bytes that the disk read for it."""
+    """Return the seconds of each query, and the median bytes that the disk read for it."""
     lists = [path for path in store.root.joinpath("index").rglob("*") if path.is_file()]
     faiss_files = [file, file.with_suffix(".ivfdata")]
 
     def opened_searcher(way: str) -> Search:
         searcher = Searcher(store)
         nprobe = min(NPROBE, searcher.plan.nlist)
-        searcher.probe(queries[:1], nprobe)  # what it holds in memory is there
+        searcher.probe(queries[:1], nprobe)  # loads what it keeps in memory
         searcher.prepare()
         drop(lists)
         return both_ways(searcher, k, nprobe)[way]
@@ -187,7 +187,7 @@ def cold_times(store: Datastore, file: Path, queries: Float32, k: int) -> tuple[
     read: Times = {name: [] for name in openers}
     for line in range(len(queries)):
         for name, opener in openers.items():
-            gc.collect()  # maps of the last one would keep their pages
+            gc.collect()  # maps of the previous contestant would keep their pages
             search = opener()
             before = bytes_read()
             times[name].append(seconds_of(search, queries[line : line + 1]))
@@ -199,10 +199,10 @@ def cold_times(store: Datastore, file: Path, queries: Float32, k: int) -> tuple[
 
 
 def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
-    """The blocks of the lists that a query probes, keys first: open file, room for the bytes, place in the file."""
+    """Return the blocks of the lists that a query probes, keys first: open file, buffer, place in the file."""
     searcher = Searcher(store)
     numbers = np.sort(searcher.probe(query, min(NPROBE, searcher.plan.nlist))[0])
-    found = []
+    reads = []
     for part in searcher.parts:
         begins, ends = part.offsets[numbers], part.offsets[numbers + 1]
         some = ends > begins
@@ -215,22 +215,22 @@ def reads_of(store: Datastore, query: Float32, files: Files) -> list[Read]:
                 file = chunk_file(array.path, chunk, len(array.shape))
                 if file not in files:
                     files[file] = os.open(file, os.O_RDONLY)
-                    os.posix_fadvise(files[file], 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
-                found.append((files[file], [bytearray(end - begin)], begin))
-    return found
+                    os.posix_fadvise(files[file], 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+                reads.append((files[file], [bytearray(end - begin)], begin))
+    return reads
 
 
 def one_read_like(reads: list[Read], number: int) -> Read:
-    """As many bytes as the reads have, or as the first's file has, that lie together from some block on."""
+    """Return a contiguous read of as many bytes as these reads, or as the first one's file, from some block on."""
     file = reads[0][0]
-    met = {(of, place) for of, room, begin in reads for place in range(begin, begin + len(room[0]), BLOCK_BYTES)}
-    size, total = os.fstat(file).st_size, len(met) * BLOCK_BYTES
-    blocks = max(0, size - total) // BLOCK_BYTES + 1
-    return file, [bytearray(min(total, size))], number * 7919 % blocks * BLOCK_BYTES
+    blocks = {(of, place) for of, room, begin in reads for place in range(begin, begin + len(room[0]), BLOCK_BYTES)}
+    size, total = os.fstat(file).st_size, len(blocks) * BLOCK_BYTES
+    places = max(0, size - total) // BLOCK_BYTES + 1
+    return file, [bytearray(min(total, size))], number * 7919 % places * BLOCK_BYTES
 
 
 def asked_for(reads: list[Read]) -> list[Read]:
-    """The reads, once the kernel has been asked for all of them."""
+    """Request all reads from the kernel, and return them."""
     for file, room, begin in reads:
         os.posix_fadvise(file, begin, len(room[0]), os.POSIX_FADV_WILLNEED)
     return reads
@@ -243,24 +243,24 @@ def seconds_of(search: Search, query: Float32) -> float:
 
 
 def drop(paths: Iterable[Path]) -> None:
-    """Have the kernel forget files that nobody has mapped."""
+    """Drop files that no process has mapped from the page cache."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)  # what isn't written yet can't be dropped
+            os.fsync(descriptor)  # dirty pages can't be dropped
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
 
 
 def bytes_read() -> int:
-    """Bytes that the disk has read for this process."""
+    """Return the bytes that the disk has read for this process."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["read_bytes"])
 
 
 def disk_rate(work: Path) -> float:
-    """Bytes a second of reading a large file from its beginning, cold."""
+    """Return the bytes per second of a cold sequential read of a large file."""
     path = work / "large"
     path.write_bytes(os.urandom(2**20) * (_LARGE // 2**20))
     drop([path])
@@ -274,7 +274,7 @@ def disk_rate(work: Path) -> float:
 
 
 def filled_from_lists(store: Datastore) -> Any:
-    """faiss's index in RAM, with the codes and rows of the store's own lists."""
+    """Return faiss's index in RAM with the codes and rows of the store's lists."""
     index, searcher = empty_index(store), Searcher(store)
     for number in range(plan_of(store).nlist):
         for part in searcher.parts:
@@ -288,7 +288,7 @@ def filled_from_lists(store: Datastore) -> Any:
 
 
 def on_disk(store: Datastore, work: Path) -> Path:
-    """faiss's index with its lists in a file beside it, as its demo of indexes on disk makes it."""
+    """Write faiss's index with its lists in a separate file, as in its demo of indexes on disk."""
     file = work / f"faiss-{store.rows}.index"
     source, index = filled_from_lists(store), empty_index(store)
     lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(file.with_suffix(".ivfdata")))

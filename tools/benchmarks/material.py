@@ -1,4 +1,4 @@
-"""What is measured on: text, prepared stores, the windows of a store, the bare LM."""
+"""Material of the benchmarks: text, prepared stores, windows of a store, the bare LM."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ from knnstore.lm.spec import resolve_model
 from knnstore.scheduling import Job, SerialRunner, Task
 from knnstore.windows import Windows
 
-BATCH_TOKENS = 4096  # a forward pass on a CPU, as in ingest and score
+BATCH_TOKENS = 4096  # per forward pass on a CPU, as in ingest and score
 _BYTES_A_TOKEN = 3
 
 
 def text_folder(settings: Settings, work: Path, tokens: int) -> Path:
-    """A folder with about so many tokens of text: Python's documentation, or the beginning of ``--corpus``."""
+    """Return a folder with about ``tokens`` tokens: of Python's documentation, or the beginning of ``--corpus``."""
     folder, size = work / f"text-{tokens}", tokens * _BYTES_A_TOKEN
     if settings.corpus is None:
         write_corpus(folder, size)
@@ -41,12 +41,12 @@ def text_folder(settings: Settings, work: Path, tokens: int) -> Path:
         if size <= 0:
             return folder
     if not any(folder.iterdir()):
-        raise UsageError(f"--corpus {settings.corpus} holds no .txt file")
+        raise UsageError(f"--corpus {settings.corpus} holds no .txt files")
     return folder
 
 
 class KeepingKeyTasks(SerialRunner):
-    """Runs every task but those that write keys: these it keeps, to be timed."""
+    """Runs all tasks except those that write keys, which it collects for measurements."""
 
     def __init__(self) -> None:
         self.kept: list[KeyTask] = []
@@ -59,27 +59,27 @@ class KeepingKeyTasks(SerialRunner):
 
 
 def ingested(settings: Settings, text: Path, store: Path, **options: Any) -> Datastore:
-    """The store of a text, made in this process."""
+    """Make the store of a text in this process."""
     ingest(IngestOptions(corpus=(str(text),), store=str(store), model=settings.model, **options), Job())
     return Datastore(store.with_name(f"{store.name}.knnstore"))
 
 
 def bare_model(model: str, dtype: str) -> Any:
-    """The LM as ``from_pretrained`` gives it."""
+    """Return the LM from ``from_pretrained``."""
     return AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=DTYPES[dtype]).eval()
 
 
 def input_batches(windows: Windows, tokens: Any, bos: int) -> list[tuple[Any, Any]]:
-    """Token ids and the mask of what isn't padding: int64 and bool tensors (windows, length), in ingest's batches."""
+    """Return token ids and the mask without padding, int64 and bool tensors (windows, length), in ingest's batches."""
     batches = []
     for batch in windows.batches(BATCH_TOKENS):
-        ids = padded_ids(batch, tokens, bos)  # the ladder's widths, as batches are cut
+        ids = padded_ids(batch, tokens, bos)  # with widths of the ladder, like the batches
         batches.append((torch.from_numpy(ids), torch.from_numpy(np.arange(ids.shape[1]) < batch.length[:, None])))
     return batches
 
 
 def forward(model: Any, batches: list[tuple[Any, Any]]) -> None:
-    """The bare LM: ``model(input_ids).logits`` of every batch. Without a cache, which would only slow it down."""
+    """Run the bare LM: ``model(input_ids).logits`` of every batch, without a cache, which would only slow it down."""
     with torch.inference_mode():
         for ids, _ in batches:
             _ = model(input_ids=ids, use_cache=False).logits

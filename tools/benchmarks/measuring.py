@@ -1,4 +1,4 @@
-"""What the benchmarks share: their settings, turns, a process of one's own, and the table with its ratios."""
+"""Common parts of the benchmarks: settings, alternating runs, separate processes, and the table with its ratios."""
 
 import json
 import multiprocessing
@@ -16,12 +16,12 @@ from typing import Any
 from knnstore.scheduling import available_cores
 
 Contestant = Callable[[], float]
-"""Does the work once and returns its rate: units a second of wall time."""
+"""Does the work once and returns its rate: units per second of wall time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line asked for; None leaves a size to the benchmark. ``memory`` in bytes."""
+    """The options of the command line; None for a size that the benchmark chooses. ``memory`` in bytes."""
 
     quick: bool = False
     rows: int | None = None
@@ -35,20 +35,20 @@ class Settings:
     memory: int = 4_000_000_000
 
     def size(self, asked: int | None, *, quick: int, full: int) -> int:
-        """What was asked for, else what suits ``--quick`` or a full run."""
+        """Return the requested size, else that for ``--quick`` or a full run."""
         return asked if asked is not None else quick if self.quick else full
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under named columns; the first column names what a row is of."""
+    """Rows with named columns; the first column names the row."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
 
     def lines(self) -> list[str]:
-        """For a person: aligned, the first column to the left."""
+        """Return aligned lines of text, with the first column to the left."""
         cells = [self.columns, *[tuple(map(_cell, row)) for row in self.rows]]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
         return [
@@ -57,15 +57,15 @@ class Table:
         ]
 
     def records(self) -> list[dict[str, Any]]:
-        """For a script."""
+        """Return the rows as dictionaries."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A benchmark's outcome. ``about``: the sizes compared; ``rows``: one a contestant, as ``columns`` name them.
+    """The result of a benchmark. ``about``: its sizes; ``rows``: one per contestant, with these ``columns``.
 
-    ``more``: further tables, such as a curve's points; ``notes``: sentences on what was left out.
+    ``more``: further tables, such as points of a curve; ``notes``: lines on what was left out.
     """
 
     bench: str
@@ -77,7 +77,7 @@ class Result:
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """For a person: the sizes, the table, the ratios."""
+        """Return sizes, table and ratios as text."""
         about = ", ".join(f"{name} {_cell(value)}" for name, value in self.about.items())
         width = max(map(len, self.ratios), default=0)
         ratios = [f"{name.ljust(width)}  {value:.3f}" for name, value in self.ratios.items()]
@@ -87,7 +87,7 @@ class Result:
         return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
     def to_json(self) -> str:
-        """For a script: one line."""
+        """Return the result as a line of JSON."""
         value = {
             "bench": self.bench,
             "ratios": self.ratios,
@@ -104,7 +104,7 @@ class Result:
 
 
 def in_turn(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
-    """Rates of each contestant, one a round: A B C, A B C, …, so that a machine's moods meet all of them alike."""
+    """Return the rates of each contestant, one per round: A B C, A B C, …, so that disturbances affect all equally."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
@@ -113,12 +113,12 @@ def in_turn(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, lis
 
 
 def ratio(rates: Mapping[str, Sequence[float]], one: str, other: str) -> float:
-    """Median over the rounds of one's rate by the other's in the same round."""
+    """Return the median over the rounds of the ratio of two contestants' rates in the same round."""
     return round(statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True)), 4)
 
 
 def rate_rows(rates: Mapping[str, Sequence[float]], baseline: str) -> list[tuple[str, float, float, float, float]]:
-    """A row a contestant: name, median, lowest and highest rate, and the median ratio to ``baseline``."""
+    """Return a row per contestant: name, median, lowest and highest rate, and median ratio to ``baseline``."""
     return [
         (name, round(statistics.median(of), 1), round(min(of), 1), round(max(of), 1), ratio(rates, name, baseline))
         for name, of in rates.items()
@@ -126,7 +126,7 @@ def rate_rows(rates: Mapping[str, Sequence[float]], baseline: str) -> list[tuple
 
 
 def rate_of(units: int, work: Callable[[], Any]) -> float:
-    """Units a second of wall time that ``work()`` does."""
+    """Return the units per second of wall time of ``work()``."""
     started = time.perf_counter()
     work()
     return units / (time.perf_counter() - started)
@@ -134,14 +134,14 @@ def rate_of(units: int, work: Callable[[], Any]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a function returned in a process of its own. ``peak_bytes``: most resident memory above the start's."""
+    """The result of a function in a separate process. ``peak_bytes``: peak resident memory above that at the start."""
 
     value: Any
     peak_bytes: int
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """Call an importable function in a fresh process, so that its peak is nobody else's."""
+    """Call an importable function in a new process, so that the peak is only its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measured, function, arguments).result()
@@ -154,7 +154,7 @@ def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Measu
 
 
 def _status_bytes(name: str) -> int:
-    # not getrusage: its maximum survives exec, and would be that of the process that started this one
+    # not getrusage, whose maximum survives exec and so includes the parent process
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1]) * 1024
@@ -162,7 +162,7 @@ def _status_bytes(name: str) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on, and when."""
+    """Return a description of the machine, and the date."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0].split(":")[1].strip() if models else platform.machine(),

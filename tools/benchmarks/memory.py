@@ -1,11 +1,11 @@
-"""Peak memory of each command, all its processes together, against the ``--memory`` promise while the store grows.
+"""Peak memory of each command, over all its processes, relative to ``--memory`` as the store grows.
 
-The commands run as users run them. Their memory is the proportional set size (a page shared by two processes counts
-once) summed over the tree of processes, sampled ten times a second; pages of mapped files count too, although the
-system may take them back at any time. ingest reads real text; the others work on synthetic stores, which can be made
-at any size, and score reads real text against them. subset takes half of the documents, merge adds a store of a tenth
-that has no index, and compact follows the removal of a tenth, so that the quantisers are made anew as well. list is
-what ingest does before it reads any text: files of a few bytes are listed, their names hashed, and cut into parts.
+The commands run as on the command line. Their memory is the proportional set size (a page shared by two processes
+counts once), summed over the tree of processes and sampled ten times per second; it includes pages of mapped files,
+although the system can reclaim them at any time. ingest reads real text; the others use synthetic stores, which can
+have any size, and score reads real text with them. subset takes half of the documents, merge adds a store of a tenth
+without an index, and compact follows the removal of a tenth, so that the quantisers are retrained too. list is what
+ingest does before it reads text: tiny files are listed, their names hashed, and they are divided into parts.
 """
 
 import subprocess
@@ -65,12 +65,12 @@ def run(settings: Settings, work: Path) -> Result:
         before, after = sizes[0][1], sizes[1][1]
         ratios[f"{stage}_vs_promise"] = round(max(before, after) / settings.memory, 4)
         ratios[f"{stage}_growth"] = round(after / before, 4)
-    about = {"promise": format_size(settings.memory), "growth of the store": factor}
-    return Result("memory", about, ("stage", "keys or files", "peak MB", "÷ promise"), table, ratios)
+    about = {"limit": format_size(settings.memory), "growth of the store": factor}
+    return Result("memory", about, ("stage", "keys or files", "peak MB", "÷ limit"), table, ratios)
 
 
 def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> int:
-    """Most bytes that ``knnstore STAGE`` and its workers held together."""
+    """Return the peak memory of ``knnstore STAGE`` with its workers, in bytes."""
     command = [sys.executable, "-m", "knnstore", stage, "--memory", str(settings.memory), "--quiet", "--json"]
     if stage in ("ingest", "score"):
         command += ["--model", settings.model]
@@ -78,7 +78,7 @@ def peak(settings: Settings, work: Path, stage: str, *options: str | Path) -> in
 
 
 def peak_of(work: Path, command: list[str]) -> int:
-    """Most bytes that a command and all that it started held together."""
+    """Return the peak memory of a command with all its child processes, in bytes."""
     process = subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
@@ -90,7 +90,7 @@ def peak_of(work: Path, command: list[str]) -> int:
 
 
 def tiny_files(work: Path, files: int) -> Path:
-    """A folder of so many files, in folders of a thousand, each with names of some fifty characters."""
+    """Make a folder with this number of files, in folders of a thousand, with names of about fifty characters."""
     top = work / f"files-{files}"
     for number in range(files):
         folder = top / f"{number // _FOLDER:06d}"
@@ -101,20 +101,20 @@ def tiny_files(work: Path, files: int) -> Path:
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and (stat := read(folder / "stat")):
             # the command's name, in brackets, may hold spaces
             parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
-    found = [root]
-    for process in found:
-        found += parents.get(process, [])
-    return found
+    processes = [root]
+    for process in processes:
+        processes += parents.get(process, [])
+    return processes
 
 
 def resident_bytes(process: int) -> int:
-    """Proportional set size; 0 once it has ended."""
+    """Return the proportional set size of a process; 0 if it has ended."""
     lines = read(Path(f"/proc/{process}/smaps_rollup")).splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
@@ -122,5 +122,5 @@ def resident_bytes(process: int) -> int:
 def read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return ""

@@ -1,7 +1,7 @@
-"""A store in a bucket against one on a disk: requests, bytes that pass and CPU seconds of each stage, in one run.
+"""A store in a bucket compared with one on a disk: requests, transferred bytes and CPU seconds of each stage.
 
-The bucket is moto's server on loopback, a process of its own, so that its seconds aren't counted, and the numbers of
-requests and bytes are those of any service; the time that a request takes is not.
+The bucket is moto's server on loopback, in a separate process, so that its CPU seconds aren't counted. The numbers of
+requests and bytes are those of any service; the latency of requests isn't.
 """
 
 import os
@@ -30,7 +30,7 @@ from knnstore.scoring.options import ScoreOptions
 
 _CHUNK_ROWS = 1024
 _BUCKET = "bucket"
-# connections stay open from one request to the next, and answers don't wait for an acknowledgement
+# connections are kept alive between requests, and answers don't wait for an acknowledgement
 _MOTO = """
 import sys
 from werkzeug.serving import WSGIRequestHandler
@@ -72,7 +72,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def stage_of(stage: str, store: str, text: Path, settings: Settings) -> Callable[[], Any]:
-    """A stage on a store."""
+    """Return a function that runs a stage on a store."""
     root = store_path(store)
     if stage == "ingest":
         options = IngestOptions(corpus=(str(text),), store=store, model=settings.model, chunk_rows=_CHUNK_ROWS)
@@ -83,7 +83,7 @@ def stage_of(stage: str, store: str, text: Path, settings: Settings) -> Callable
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process."""
+    """Return the CPU seconds of this process during ``work()``."""
     started = time.process_time()
     work()
     return time.process_time() - started
@@ -97,7 +97,7 @@ def forget_cache(work: Path) -> None:
 
 @contextmanager
 def bucket(work: Path) -> Iterator[None]:
-    """An empty bucket of moto's server on loopback, to which the environment leads."""
+    """Provide an empty bucket of moto's server on loopback, configured by environment variables."""
     from boto3 import client
 
     with socket.socket() as probe:

@@ -1,8 +1,8 @@
-"""Indexes of other libraries over the store's keys, where they are installed: ``pip install 'knnstore[bench]'``.
+"""Indexes of other libraries over the store's keys, if they are installed: ``pip install 'knnstore[bench]'``.
 
-Each is built here, in memory or in the working folder, with its library's own defaults for size, from the keys as a
-search of ours sees them; its searches are timed over the same queries. DiskANN has a Python package as well, but it
-needs NumPy below 2, with which neither torch nor knnstore of today run.
+Each is built in memory or in the working folder, with the library's defaults for this size, from the same decoded keys
+that knnstore searches, and timed with the same queries. DiskANN has a Python package too, but it needs NumPy below 2,
+with which current versions of torch and knnstore don't run.
 """
 
 import importlib.util
@@ -21,28 +21,28 @@ from knnstore.datastore.store import Datastore
 from knnstore.indexes.check import recall
 from knnstore.indexes.ivfpq.search import Searcher
 
-MOST_KEYS = 2**20  # a graph takes some 300 µs of a core for each key
-QUERIES = 512  # of a library; the join gets all, since it is meant for many
+MOST_KEYS = 2**20  # a graph takes about 300 µs of a core per key
+QUERIES = 512  # per library; knnstore gets all queries, because its bulk search is made for many
 
 Search = Callable[[Float32], Int64]
-"""Queries, float32 (n, d), to row numbers, int64 (n, k)."""
+"""Maps queries, float32 (n, d), to row numbers, int64 (n, k)."""
 
 
 def compare_others(
     store: Datastore, queries: Float32, k: int, work: Path, *, true_of: tuple[Float32, Int64]
 ) -> tuple[list[Table], list[str]]:
-    """A table of those that are installed beside the join, and a sentence for each that is left out.
+    """Return a table of the installed libraries beside knnstore, and a note for each one left out.
 
-    ``true_of``: queries and the rows of their k nearest keys, to measure the recall by.
+    ``true_of``: queries and the rows of their k nearest keys, to measure the recall.
     """
     some, true = true_of
     rows: list[tuple[Any, ...]] = []
-    notes = ["DiskANN: left out, its Python package needs NumPy below 2, with which knnstore doesn't run"]
+    notes = ["DiskANN: left out, because its Python package needs NumPy below 2, with which knnstore doesn't run"]
     for name, (module, build) in _LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
-            notes.append(f"{name}: left out, it isn't installed (pip install 'knnstore[bench]' installs usearch)")
+            notes.append(f"{name}: left out, because it isn't installed (pip install 'knnstore[bench]' for usearch)")
         elif store.rows > MOST_KEYS:
-            notes.append(f"{name}: left out, a graph of {store.rows:,} keys takes too long; at most {MOST_KEYS:,}")
+            notes.append(f"{name}: left out, because {store.rows:,} keys take too long; the limit is {MOST_KEYS:,}")
         else:
             started, cpu = time.perf_counter(), time.process_time()
             searches = build(store, k, work)
@@ -56,14 +56,14 @@ def compare_others(
     searcher = Searcher(store)
     for nprobe in sorted({searcher.nprobe, min(128, searcher.plan.nlist)}):
         rate = rate_of(len(queries), lambda n=nprobe: searcher.search(queries, k, n))  # type: ignore[misc]
-        found = recall(true, found_rows(searcher, some, k, nprobe))
-        rows.insert(0, (f"knnstore, nprobe {nprobe}", rate, found, "", ""))
+        recalled = recall(true, found_rows(searcher, some, k, nprobe))
+        rows.insert(0, (f"knnstore, nprobe {nprobe}", rate, recalled, "", ""))
     columns = ("index", "queries/s", f"recall@{k}", "built in s", "CPU s")
     return [Table(f"other libraries, {QUERIES} queries each", columns, rows)], notes
 
 
 def _usearch(store: Datastore, k: int, _work: Path) -> dict[str, Search]:
-    """usearch's HNSW graph over float16 keys."""
+    """Build usearch's HNSW graph over float16 keys."""
     from usearch.index import Index
 
     index = Index(ndim=store.segments[0].dimension, metric="l2sq", dtype="f16")
@@ -81,7 +81,7 @@ def _usearch(store: Datastore, k: int, _work: Path) -> dict[str, Search]:
 
 
 def _lance(store: Datastore, k: int, work: Path) -> dict[str, Search]:
-    """Lance's IVF-PQ on disk, with as many lists and code bytes as the store's index."""
+    """Build Lance's IVF-PQ on disk, with as many lists and code bytes as the store's index."""
     import lance
     import pyarrow as pa
 
@@ -102,12 +102,12 @@ def _lance(store: Datastore, k: int, work: Path) -> dict[str, Search]:
 
     def search(refine: int | None) -> Search:
         def rows(queries: Float32) -> Int64:
-            found = np.full((len(queries), k), -1, np.int64)
+            result = np.full((len(queries), k), -1, np.int64)
             for number, query in enumerate(queries):
                 nearest = {"column": "key", "q": query, "k": k, "nprobes": plan.nprobe, "refine_factor": refine}
                 table = data.to_table(columns=["row"], nearest=nearest)
-                found[number, : len(table)] = table["row"].to_numpy()
-            return found
+                result[number, : len(table)] = table["row"].to_numpy()
+            return result
 
         return rows
 

@@ -1,8 +1,8 @@
-"""What finding verbatim overlaps costs: CPU seconds for 10⁹ stored tokens, by a text of 250,000 tokens.
+"""Cost of finding verbatim overlaps: CPU seconds for 10⁹ stored tokens, with a text of 250,000 tokens.
 
-A pass over synthetic tokens that repeat nothing of the text, and over the tokens that the text itself consists of,
-where every window is compared token by token; with ``--store`` the whole measure of ``score``, over its stored tokens
-and the text that it holds out, by its exact-match memory where it has one.
+A pass over synthetic tokens that repeat nothing of the text, and over the tokens of the text itself, where every window
+is compared token by token. With ``--store`` also the whole measurement of ``score``, on its stored tokens and its
+held-out text, by its exact-match memory if it has one.
 """
 
 import time
@@ -55,7 +55,7 @@ def row(what: str, tokens: int, seconds: float) -> tuple[str, int, float, float]
 
 
 def least(work: Callable[[], Any], rounds: int) -> float:
-    """CPU seconds of the fastest of some rounds."""
+    """Return the CPU seconds of the fastest round."""
     spent = []
     for _ in range(rounds):
         started = time.process_time()

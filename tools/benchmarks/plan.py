@@ -1,8 +1,8 @@
-"""What ``knnstore index --dry-run`` promises against what the build then takes: time, memory, disk.
+"""Estimates of ``knnstore index --dry-run`` compared with the actual build: time, memory, disk.
 
-Both run as users run them, one after the other, on the same keys: a copy of ``--store``, or synthetic ones of
-wiki-lm's width at two sizes (``--quick``: one). Time is wall time, libraries included; memory the peak over all
-processes; disk the bytes of the index, and the most that its folder held while it was built.
+Both run as on the command line, one after the other, on the same keys: a copy of ``--store``, or synthetic keys of
+wiki-lm's width at two sizes (``--quick``: one). Time is wall time including the import of libraries, memory the peak
+over all processes, and disk the size of the index and the largest size of its folder during the build.
 """
 
 import json
@@ -41,11 +41,11 @@ def run(settings: Settings, work: Path) -> Result:
             table.append((f"{rows:,} keys, {what}", value, measured[what], round(measured[what] / value, 3)))
             ratios[f"{what.split(',')[0].replace(' ', '_')}_vs_promise"] = round(measured[what] / value, 4)
     about = {"keys": rows, "memory": settings.memory}
-    return Result("plan", about, ("of", "promised", "measured", "measured ÷ promised"), table, ratios)
+    return Result("plan", about, ("of", "estimated", "measured", "measured ÷ estimated"), table, ratios)
 
 
 def unindexed(store: Path, work: Path) -> Path:
-    """A copy of a store without its index."""
+    """Copy a store without its index."""
     root = work / store.name
     shutil.copytree(store, root, ignore=lambda folder, names: ["index"] if Path(folder) == store else [])
     manifest = load_manifest(root)
@@ -54,13 +54,13 @@ def unindexed(store: Path, work: Path) -> Path:
 
 
 def promise(settings: Settings, root: Path) -> dict[str, float]:
-    """What the dry run says: seconds, megabytes of memory, of the index, and of what lies there meanwhile."""
+    """Return the estimates of the dry run: seconds, and megabytes of memory, of the index and of its folder at most."""
     command = [sys.executable, "-m", "knnstore", "index", "--store", str(root), "--dry-run", "--json", "--quiet"]
     command += ["--memory", str(settings.memory)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    resources = told["resources"]
+    forecast = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    resources = forecast["resources"]
     return {
-        "time, s": round(told["total_seconds"], 1),
+        "time, s": round(forecast["total_seconds"], 1),
         "memory, MB": round(resources["peak_bytes"] / 1e6, 2),
         "disk, MB": round(resources["disk_bytes"] / 1e6, 2),
         "most disk, MB": round((resources["disk_bytes"] + resources["temporary_bytes"]) / 1e6, 2),
@@ -68,7 +68,7 @@ def promise(settings: Settings, root: Path) -> dict[str, float]:
 
 
 def build(settings: Settings, work: Path, root: Path) -> dict[str, float]:
-    """The same of a real build."""
+    """Return the same figures of a real build."""
     most, done = 0, threading.Event()
 
     def watch() -> None:
@@ -95,7 +95,7 @@ def build(settings: Settings, work: Path, root: Path) -> dict[str, float]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below, which may go while they are counted."""
+    """Return the bytes of the files below a folder; files may disappear in the meantime."""
     total = 0
     for path in folder.rglob("*"):
         try:

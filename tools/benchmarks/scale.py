@@ -1,13 +1,13 @@
-"""What a key costs as the store grows tenfold and tenfold: CPU seconds of each stage, memory, and a bulk search.
+"""Cost per key as the store grows by factors of ten: CPU seconds of each stage, memory, and a bulk search.
 
     python tools/bench.py scale                    1M, 10M and 100M keys of 64 dimensions: half an hour, 25 GB of disk
-    python tools/bench.py scale --rows 10000000    10M, 1M and 100,000
+    python tools/bench.py scale --rows 10000000    100,000, 1M and 10M
     python tools/bench.py scale --quick            200,000 and 20,000
-    python tools/bench.py scale --store PATH       the searches alone, of an indexed store of tools/make_keys.py
+    python tools/bench.py scale --store PATH       only the searches, of an indexed store by tools/make_keys.py
 
-Synthetic int8 keys, indexed and searched under ``--memory`` in a process of its own; a store is removed before the
-next is made. CPU seconds rather than wall time, so that other work on the machine tells less. The planned peak is what
-``knnstore index --dry-run`` says. Queries: k = 1024, nprobe 32, no key among them. ``--figure`` draws the table.
+Synthetic int8 keys, indexed and searched under ``--memory`` in a separate process; each store is removed before the
+next is made. CPU seconds are used because they are less affected by other work on the machine. The planned peak is that
+of ``knnstore index --dry-run``. Queries: k = 1024, nprobe 32, none of them stored. ``--figure`` draws the table.
 """
 
 import shutil
@@ -36,13 +36,13 @@ from knnstore.sizes import format_size
 DIMENSION, K, NPROBE = 64, 1024, 32
 STAGES = ("train", "fill", "merge", "check")
 COLUMNS = (
-    "keys", "lists", *(f"{stage} µs" for stage in STAGES), "µs a key", "peak MB", "planned MB", "written ÷ index",
-    "recall", "µs a query", "search peak MB",
+    "keys", "lists", *(f"{stage} µs" for stage in STAGES), "µs per key", "peak MB", "planned MB", "written ÷ index",
+    "recall", "µs per query", "search peak MB",
 )  # fmt: skip
 
 
 STORE_COLUMNS = (
-    "keys", "d", "lists", "bytes a key", "recall", "µs a query", "search peak MB", "one query, ms", "p95 ms"
+    "keys", "d", "lists", "bytes per key", "recall", "µs per query", "search peak MB", "one query, ms", "p95 ms"
 )  # fmt: skip
 _SINGLE = 200
 
@@ -51,7 +51,7 @@ def run(settings: Settings, work: Path) -> Result:
     require_matplotlib(settings)
     if settings.store is not None:
         if settings.figure is not None:
-            raise UsageError("--figure draws what building costs, which --store leaves out")
+            raise UsageError("--figure draws the cost of building, which --store leaves out: omit one of them")
         return of_store(settings, store_path(str(settings.store)))
     most = settings.size(settings.rows, quick=200_000, full=100_000_000)
     sizes = [most // 10, most] if settings.quick else [most // 100, most // 10, most]
@@ -59,7 +59,7 @@ def run(settings: Settings, work: Path) -> Result:
     table = [_measured(settings, work, rows, queries) for rows in sizes]
     last, before = (dict(zip(COLUMNS, row, strict=True)) for row in (table[-1], table[-2]))
     ratios = {
-        "cost_a_key_vs_a_tenth": round(last["µs a key"] / before["µs a key"], 4),
+        "cost_a_key_vs_a_tenth": round(last["µs per key"] / before["µs per key"], 4),
         "fill_and_merge_vs_a_tenth": round(_moving(last) / _moving(before), 4),
         "peak_vs_plan": round(
             max(row[COLUMNS.index("peak MB")] / row[COLUMNS.index("planned MB")] for row in table), 4
@@ -73,7 +73,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def draw_costs(table: list[tuple[Any, ...]], settings: Settings) -> None:
-    """A PNG: CPU time a key, stage by stage, and peak memory, as the store grows."""
+    """Draw a PNG: CPU time per key by stage, and peak memory, as the store grows."""
     assert settings.figure is not None
     columns = dict(zip(COLUMNS, zip(*table, strict=True), strict=True))
     places, below = np.arange(len(table)), np.zeros(len(table))
@@ -82,7 +82,7 @@ def draw_costs(table: list[tuple[Any, ...]], settings: Settings) -> None:
         cost = np.array(columns[f"{stage} µs"])
         left.bar(places, cost, 0.6, bottom=below, color=colour, label=stage)
         below += cost
-    left.set(title="CPU time a key", ylabel="µs")
+    left.set(title="CPU time per key", ylabel="µs")
     right.bar(places - 0.2, columns["peak MB"], 0.4, color="#2a9d6f", label="peak, building")
     right.bar(places + 0.2, columns["planned MB"], 0.4, color="#a8d5c2", label="planned by --dry-run")
     right.axhline(settings.memory / 1e6, color="#c44536", ls="--", label=f"--memory {format_size(settings.memory)}")
@@ -121,7 +121,7 @@ def _measured(settings: Settings, work: Path, rows: int, queries: int) -> tuple[
 
 
 class CpuClock(Reporter):
-    """CPU seconds of each stage, and the bytes below a folder when the runs are written and not yet removed."""
+    """Measures CPU seconds of each stage, and the bytes below a folder at its end, before runs are removed."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -137,7 +137,7 @@ class CpuClock(Reporter):
 
 
 def build_costs(root: Path, memory: int) -> dict[str, float]:
-    """CPU seconds of each stage and what else is to be known of a build; importable, for a process of its own."""
+    """Return CPU seconds of each stage and other figures of a build; importable, to run in a separate process."""
     start, clock = _resident(), CpuClock()
     clock.watched = lambda: bytes_below(root / "index")
     report = build_index(Datastore(root), IndexOptions(), Job(reporter=clock, memory=memory))
@@ -151,7 +151,7 @@ def build_costs(root: Path, memory: int) -> dict[str, float]:
 
 
 def search_cost(root: Path, memory: int, count: int) -> float:
-    """CPU seconds a query of one bulk search."""
+    """Return the CPU seconds per query of a bulk search."""
     store = Datastore(root)
     dimension = store.segments[0].dimension
     searcher, queries = Searcher(store), np.ascontiguousarray(ClusteredKeys(dimension).queries(2, count))
@@ -161,7 +161,7 @@ def search_cost(root: Path, memory: int, count: int) -> float:
 
 
 def of_store(settings: Settings, root: Path) -> Result:
-    """What it costs to search a store that is there, under ``--memory``."""
+    """Measure the cost of searching an existing store under ``--memory``."""
     count = settings.size(settings.queries, quick=1024, full=20_000)
     bulk: Measured = in_own_process(search_cost, root, settings.memory, count)
     seconds = np.array(in_own_process(single_seconds, root).value) * 1e3
@@ -185,7 +185,7 @@ def of_store(settings: Settings, root: Path) -> Result:
 
 
 def single_seconds(root: Path) -> list[float]:
-    """Seconds of queries that are asked one at a time, as they come; the first few, which open files, aren't told."""
+    """Return the seconds of single queries, without the first few, which open files."""
     store = Datastore(root)
     searcher = Searcher(store)
     searcher.prepare()

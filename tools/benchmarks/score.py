@@ -1,8 +1,8 @@
-"""Scoring end to end against the bare LM on the same windows, in float32 on the same threads.
+"""Scoring end to end, compared with the bare LM on the same windows, in float32 on the same threads.
 
-tokens/s: tokens that get a probability, by wall time. knnstore's covers everything that ``score`` does: the LM with
-its head, the search, tuning λ, T and k on one half, the mixture, the examples. The bare LM's is the forward pass
-with its logits alone.
+tokens/s: scored tokens per second of wall time. knnstore's covers everything that ``score`` does: the LM with its head,
+the search, tuning of λ, T and k on one half, the mixture and the examples. The bare LM's covers only the forward pass
+with its logits.
 """
 
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def finished_store(settings: Settings, work: Path) -> Datastore:
-    """``--store``, or a store of the text, indexed, with a tenth of its documents held out."""
+    """Return ``--store``, or an indexed store of the text with a tenth of its documents held out."""
     if settings.store is not None:
         return Datastore(store_path(str(settings.store)))
     tokens = settings.size(settings.rows, quick=16_000, full=400_000)
@@ -70,9 +70,9 @@ def finished_store(settings: Settings, work: Path) -> Datastore:
 
 
 def window_batches(store: Datastore, options: ScoreOptions) -> tuple[list[tuple[Any, Any]], int]:
-    """The windows of the text as ``score`` cuts and batches them, and the tokens that they score."""
+    """Return the batches of windows of ``score``, and the number of tokens that they score."""
     recipe = store.manifest.key
-    # the LM as score loads it, so that it is loaded before the clock runs
+    # loads the LM in the same way as score, before the clock runs
     loaded = key_model(LmSpec(str(options.model), recipe.layer, options.dtype, options.device)).loaded
     _, texts = gather_texts(options, Stores([store]), loaded)
     windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)

@@ -1,10 +1,10 @@
-"""Bulk search against faiss in RAM and against the public kNN-LM scripts' way; same lists, codes, k and nprobe.
+"""Bulk search, compared with faiss in RAM and with the public kNN-LM scripts; same lists, codes, k and nprobe.
 
-knnstore joins all queries with the lists that they probe, at exact distances, from disk through the page cache.
-faiss searches the store's own PQ codes in RAM. The public way searches block after block with faiss and then reads the
-candidates' keys from a float16 memory map in corpus order to compute their exact distances. The baselines, whose cost a
-query doesn't depend on their number, get fewer of them. Without ``--quick`` the curve over nprobe follows, and other
-libraries' indexes where they are installed.
+knnstore joins all queries with the lists that they probe, at exact distances, from disk through the page cache. faiss
+searches the store's PQ codes in RAM. The public scripts search block by block with faiss, then read the keys of the
+candidates from a float16 memory map in corpus order to compute exact distances. The baselines get fewer queries,
+because their cost per query doesn't depend on the number. Without ``--quick``, the curve over nprobe and the indexes of
+other installed libraries follow.
 """
 
 import time
@@ -53,9 +53,7 @@ def run(settings: Settings, work: Path) -> Result:
     rates = in_turn(contestants, rounds)
     some = spread(queries, RECALL_QUERIES)
     true = true_neighbours(store, some, k)
-    quantised = recall(
-        true, index.search(some, k)[1]
-    )  # re-ranking the k that faiss found doesn't change which they are
+    quantised = recall(true, index.search(some, k)[1])  # re-ranking faiss's k results doesn't change the set
     recalls = {
         "knnstore lists": recall(true, found_rows(searcher, some, k, nprobe)),
         "faiss in RAM": quantised,
@@ -74,7 +72,7 @@ def run(settings: Settings, work: Path) -> Result:
         (*row, round(1e6 * min(spent[row[0]]), 1), round(recalls[row[0]], 4))
         for row in rate_rows(rates, "faiss in RAM")
     ]
-    columns = ("contestant", "queries/s", "lowest", "highest", "÷ faiss in RAM", "CPU µs a query", f"recall@{k}")
+    columns = ("contestant", "queries/s", "lowest", "highest", "÷ faiss in RAM", "CPU µs per query", f"recall@{k}")
     more: list[Table] = []
     notes: list[str] = []
     if not settings.quick:
@@ -91,7 +89,7 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def timed(spent: dict[str, list[float]], name: str, queries: Float32, search: Callable[[Float32], Any]) -> Contestant:
-    """A contestant whose CPU seconds a query, of all threads, are added to ``spent``."""
+    """Return a contestant whose CPU seconds per query, over all threads, are appended to ``spent``."""
 
     def rate() -> float:
         started = time.process_time()
@@ -103,7 +101,7 @@ def timed(spent: dict[str, list[float]], name: str, queries: Float32, search: Ca
 
 
 def require_figures(settings: Settings) -> None:
-    """Raise UsageError, before anything is measured, if a figure is asked for that can't be drawn."""
+    """Raise UsageError, before anything is measured, if a figure is requested but can't be drawn."""
     require_matplotlib(settings)
     if settings.figure is not None and settings.quick:
-        raise UsageError("--figure draws the curve over nprobe, which --quick leaves out")
+        raise UsageError("--figure draws the curve over nprobe, which --quick leaves out: omit one of them")

@@ -1,9 +1,9 @@
-"""Bytes of a key against recall@k and against perplexity: int8 keys, fewer dimensions, and PQ codes of several lengths.
+"""Bytes per key against recall@k and perplexity: int8 keys, fewer dimensions, and PQ codes of several lengths.
 
-Keys of a real store (``--store``, else one made of ``--corpus``) and held-out text (``--text``); and, for the wider
-models that aren't at hand, the same keys through a random layer of 1024 rectified units. Every form is searched in
-full, so that lists play no part: the distances are those to what the form's bytes stand for. λ and T are tuned on one
-half of the tokens and the perplexity is that of the other half. ``--quick`` leaves OPQ out, which takes long to train.
+Uses keys of a real store (``--store``, else made from ``--corpus``) and held-out text (``--text``); and, instead of
+wider models, the same keys through a random layer of 1024 rectified units. Every form is searched exhaustively, so that
+lists have no effect: distances are those to the decoded keys. λ and T are tuned on one half of the tokens, and the
+perplexity is that of the other half. ``--quick`` leaves out OPQ, which takes long to train.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,12 +30,12 @@ from knnstore.neighbours import Neighbours
 from knnstore.planning import LOOKUP_RERANK, choose_cells
 
 K, WIDE, NLIST = 1024, 1024, 1024
-PIECE = 64  # tokens that follow each other, of many places in the text
+PIECE = 64  # consecutive tokens per place, from many places in the text
 _QUERIES_AT_ONCE = 128
-_TEMPERATURES = 2.0 ** np.arange(-4, 3, 0.5)  # by the mean of d_k − d_1
+_TEMPERATURES = 2.0 ** np.arange(-4, 3, 0.5)  # in units of the mean of d_k − d_1
 Form = tuple[str, int, Float32, Float32, Float32 | None]
-"""What it is, its bytes a key, keys (n, d) and queries (q, d) between which its distances are, and the keys that the
-best candidates are re-ranked by, if they are."""
+"""Name, bytes per key, keys (n, d) and queries (q, d) between which distances are computed, and keys to re-rank the
+best candidates with, or None."""
 
 
 def run(settings: Settings, work: Path) -> Result:
@@ -54,12 +54,12 @@ def run(settings: Settings, work: Path) -> Result:
         few = len(asked)
         judge = Judge(own, asked, values[: len(own)], scored.targets[:few], scored.log_p[:few])
         lines = [
-            (what, size, *judge(mine, query, exact)) for what, size, mine, query, exact in forms(own, asked, settings)
+            (what, size, *judge(coded, query, exact)) for what, size, coded, query, exact in forms(own, asked, settings)
         ]
         base = lines[0][3]
         table = [(*line, f"{100 * (line[3] / base - 1):+.2f} %") for line in lines]
         title = f"{name}: {len(own):,} keys of {own.shape[1]}, {few:,} tokens; the LM alone {judge.lm:.2f}"
-        tables.append(Table(title, ("form", "bytes a key", f"recall@{judge.k}", "perplexity", "÷ int8"), table))
+        tables.append(Table(title, ("form", "bytes per key", f"recall@{judge.k}", "perplexity", "÷ int8"), table))
         ratios |= {f"{name}, {line[0]}": round(line[3] / base, 4) for line in lines}
     about = {"keys": rows, "tokens": count, "k": K}
     first = tables[0]
@@ -67,37 +67,37 @@ def run(settings: Settings, work: Path) -> Result:
 
 
 def some_keys(store: Datastore, rows: int) -> tuple[Float32, Any]:
-    """About so many keys, float32 (n, d), and values (n,), of chunks spread over the store's largest segment."""
-    segment = max(store.segments, key=lambda one: one.rows)
-    parts, found = [], []
+    """Return about ``rows`` keys, float32 (n, d), and values (n,), of chunks spread over the largest segment."""
+    segment = max(store.segments, key=lambda each: each.rows)
+    parts, values = [], []
     chunks = min(segment.chunks, 8)
     for chunk in np.linspace(0, segment.chunks - 1, chunks).astype(int).tolist():
         begin, end = segment.chunk_range(chunk)
         end = min(end, begin + rows // chunks)
         parts.append(decode(segment.keys(begin, end), segment.codec.scales))
-        found.append(segment.values(begin, end))
-    return np.concatenate(parts), np.concatenate(found).astype(np.int64)
+        values.append(segment.values(begin, end))
+    return np.concatenate(parts), np.concatenate(values).astype(np.int64)
 
 
 def random_layer(width: int, units: int) -> Callable[[Float32], Float32]:
-    """Keys (n, width) to rectified random features, float32 (n, units)."""
+    """Return a function from keys (n, width) to rectified random features, float32 (n, units)."""
     weights = np.random.default_rng(0).standard_normal((width, units), np.float32) * np.float32(width**-0.5)
     return lambda keys: np.maximum(keys @ weights, np.float32(0))
 
 
 class Judge:
-    """Recall and perplexity of a form of keys (n, d), for queries (q, d) whose targets and ln p_LM (q,) are known."""
+    """Measures recall and perplexity of forms of keys (n, d), for queries (q, d) with targets and ln p_LM (q,)."""
 
     def __init__(self, keys: Float32, queries: Float32, values: Int64, targets: Int64, log_lm: Any) -> None:
         self._values, self._targets, self._log_lm = values, targets, log_lm
         self.k = min(K, len(keys) // 4)
-        self._half = np.arange(len(queries)) % (2 * PIECE) < PIECE  # tuned on: every other piece of the text
+        self._half = np.arange(len(queries)) % (2 * PIECE) < PIECE  # for tuning: every other piece of the text
         self._true = nearest(keys, queries, self.k)[1]
         self._last: tuple[Float32, Float32, Int64] | None = None
         self.lm = float(np.exp(-log_lm[~self._half].mean()))
 
     def __call__(self, keys: Float32, queries: Float32, exact: Float32 | None) -> tuple[float, float]:
-        """Recall@k and perplexity of a form, or of its best candidates by the distances to ``exact`` keys (n, d)."""
+        """Return recall@k and perplexity of a form, with its best candidates re-ranked by ``exact`` keys (n, d)."""
         if self._last is None or self._last[0] is not keys:
             depth = 1 if exact is None else LOOKUP_RERANK
             self._last = (keys, *nearest(keys, queries, min(depth * self.k, len(keys))))
@@ -116,10 +116,10 @@ class Judge:
         return np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1)
 
     def perplexity(self, distances: Float32, rows: Int64) -> float:
-        """Of one half of the tokens, with λ and T from the other."""
+        """Return the perplexity of one half of the tokens, with λ and T from the other."""
         spread = float((distances[:, -1] - distances[:, 0]).mean())
-        found = Neighbours(distances, self._values[rows])
-        knn = target_probabilities(found, self._targets, (self.k,), (spread * _TEMPERATURES).tolist())[:, 0]
+        neighbours = Neighbours(distances, self._values[rows])
+        knn = target_probabilities(neighbours, self._targets, (self.k,), (spread * _TEMPERATURES).tolist())[:, 0]
         weights, losses = best_lambda(self._log_lm[self._half], knn[self._half])
         best = int(np.argmin(losses))
         log_p = mix(self._log_lm[~self._half], knn[~self._half, best], float(weights[best]))
@@ -127,7 +127,7 @@ class Judge:
 
 
 def forms(keys: Float32, queries: Float32, settings: Settings) -> Iterator[Form]:
-    """Every form, the plain one first."""
+    """Yield every form, starting with plain int8."""
     width = keys.shape[1]
     exact = _int8(keys)
     yield f"int8 of {width}", width, exact, queries, None
@@ -135,8 +135,8 @@ def forms(keys: Float32, queries: Float32, settings: Settings) -> Iterator[Form]
     sample = keys[:: max(1, len(keys) // PQ_ROWS)]
     axes = principal_axes(sample, width)
     for keep in (width * 3 // 4, width // 2, width // 4, width // 8):
-        mine, asked = (keys - centre) @ axes[:, :keep], (queries - centre) @ axes[:, :keep]
-        yield f"PCA to {keep}, int8", keep, _int8(mine), asked, None
+        projected, asked = (keys - centre) @ axes[:, :keep], (queries - centre) @ axes[:, :keep]
+        yield f"PCA to {keep}, int8", keep, _int8(projected), asked, None
     nlist = min(NLIST, len(keys) // 40)
     cells, centroids = two_level_kmeans(
         lambda rows: sample[rows], len(sample), nlist, choose_cells(nlist), seed=0, advance=lambda _: None
@@ -150,7 +150,7 @@ def forms(keys: Float32, queries: Float32, settings: Settings) -> Iterator[Form]
             rotations["OPQ, "] = optimised_axes(some, width, size, 0)
         for way, rotation in rotations.items():
             coded = centroids[lists] + _coded(residuals, some, size, rotation)
-            # the deeper search first: the other takes its head
+            # the deeper search first, because the other one reuses the beginning of its result
             yield f"{way}codes of {size}, re-ranked", size, coded, queries, exact
             yield f"{way}codes of {size}", size, coded, queries, None
 
@@ -161,7 +161,7 @@ def _int8(keys: Float32) -> Float32:
 
 
 def _coded(residuals: Float32, some: Float32, size: int, rotation: Float32 | None) -> Float32:
-    """What PQ codes of the residuals stand for."""
+    """Return the residuals decoded from PQ codes."""
     turned, trained = (residuals, some) if rotation is None else (residuals @ rotation, some @ rotation)
     width = turned.shape[1]
     nothing = np.zeros((1, width), np.float32)
@@ -172,7 +172,7 @@ def _coded(residuals: Float32, some: Float32, size: int, rotation: Float32 | Non
 
 
 def nearest(keys: Float32, queries: Float32, k: int) -> tuple[Float32, Int64]:
-    """Squared distances, float32 (q, k), and rows, int64 (q, k), of the k nearest of all keys, nearest first."""
+    """Return squared distances, float32 (q, k), and rows, int64 (q, k), of the k nearest keys, nearest first."""
     every, asked = torch.from_numpy(np.ascontiguousarray(keys)), torch.from_numpy(np.ascontiguousarray(queries))
     norms, distances, rows = every.square().sum(1), [], []
     for begin in range(0, len(asked), _QUERIES_AT_ONCE):

@@ -1,1 +1,1 @@
-"""Experiments over saved neighbours: see ``tools/experiment.py``."""
+"""The experiments of ``tools/experiment.py``."""

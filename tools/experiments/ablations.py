@@ -31,7 +31,7 @@ def run(arguments: Namespace, output: Output) -> None:
     others = [(f"T {t:g}", value) for t, value in zip(temperatures, grid["perplexity"][-1], strict=True)]
     others += [(f"λ {step:g}", value) for step, value in zip(_LAMBDAS, grid["by_lambda"], strict=True)]
     rows += [[name, f"{value:.2f}", f"{100 * (value / base - 1):+.1f} %", ""] for name, value in others]
-    output.show(rows, f"{material.about}; a surface over all of them, to be seen and not to be chosen from")
+    output.show(rows, f"{material.about}; over all documents, so not for choosing a setting")
 
     def draw(axes: Any) -> None:
         for k, line in zip(ks, grid["perplexity"], strict=True):

@@ -1,7 +1,7 @@
-"""What a key is: layer, distance, fewer dimensions, int8, PQ; perplexity by exact search, and bytes of a key.
+"""Compare forms of keys: layer, distance, fewer dimensions, int8 and PQ, by perplexity and bytes per key.
 
-The same texts and the same documents to measure on for all of them; k, T and λ are chosen anew for each, on other
-documents. Every key is searched, by faiss.
+All use the same texts and the same documents for measurement; k, T and λ are chosen for each form on other documents.
+faiss searches every key.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -31,11 +31,11 @@ _BATCH_TOKENS = 4096
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--corpus", nargs="+", required=True, help="files to make keys of")
+    command.add_argument("--corpus", nargs="+", required=True, help="files to compute keys of")
     command.add_argument("--text", nargs="+", required=True, help="files to score")
     command.add_argument("--model", default=default_model())
-    command.add_argument("--keys", type=int, default=300_000, help="at most, spread over the documents")
-    command.add_argument("--tokens", type=int, default=10_000, help="to score, spread over the documents")
+    command.add_argument("--keys", type=int, default=300_000, help="maximum keys, spread over the documents")
+    command.add_argument("--tokens", type=int, default=10_000, help="tokens to score, spread over the documents")
     command.add_argument("--k", type=int, default=1024)
 
 
@@ -53,13 +53,13 @@ def run(arguments: Namespace, output: Output) -> None:
     rows = [["key", "bytes", "perplexity", "against the LM", "against float16"]]
     for name, (size, value) in measured.items():
         rows.append([name, f"{size:.0f}", f"{value:.2f}", _change(value, base), _change(value, best)])
-    output.show(rows, f"{arguments.keys:,} keys and {arguments.tokens:,} tokens at most; LM alone {base:.2f}")
+    output.show(rows, f"at most {arguments.keys:,} keys and {arguments.tokens:,} tokens; LM alone {base:.2f}")
 
     def draw(axes: Any) -> None:
         for name, (size, value) in measured.items():
             axes.plot(size, value, "o", color="#2a9d6f")
             axes.annotate(name.split(": ")[1], (size, value), fontsize=7)
-        axes.set(xscale="log", xlabel="bytes of a key", ylabel="perplexity")
+        axes.set(xscale="log", xlabel="bytes per key", ylabel="perplexity")
 
     output.figure(draw, (8, 5))
 
@@ -89,18 +89,18 @@ class MadeKeys:
 
     @cached_property
     def scores(self) -> Scores:
-        """What the LM says of the text."""
+        """Return the LM's scores of the text."""
         return scores_of(
             self._model, some_texts(self._arguments.text, self._model, self._arguments.tokens), self._recipe
         )
 
     def alone(self) -> float:
-        """Perplexity of the LM."""
+        """Return the perplexity of the LM."""
         return perplexity(self.scores.tokens.log_p)
 
     @cached_property
     def keys(self) -> Float32:
-        """Keys of the corpus, float32 (n, d)."""
+        """Return the keys of the corpus, float32 (n, d)."""
         texts, recipe = self._texts, self._recipe
         windows = cut_windows(texts.first, texts.tokens, context=recipe.context, stride=recipe.stride)
         keys = np.empty((len(texts.ids), recipe.dimension), np.float32)
@@ -109,12 +109,12 @@ class MadeKeys:
         return keys
 
     def measure(self, form: "Form") -> tuple[float, float]:
-        """Bytes of a key in a form, and the perplexity with the neighbours that it gives."""
+        """Return the bytes per key of a form, and the perplexity with its neighbours."""
         scores, values = self.scores, self._texts.ids.astype(np.int64)
         prepared, queries = form.prepared(self.keys, scores.tokens.keys)
         k = min(self._arguments.k, len(values))
-        distances, found = _nearest(prepared, queries, k, form.distance)
-        return form.size(self._recipe.dimension), scores.kept_out(Neighbours(distances, values[found]))
+        distances, rows = _nearest(prepared, queries, k, form.distance)
+        return form.size(self._recipe.dimension), scores.kept_out(Neighbours(distances, values[rows]))
 
 
 def _nearest(keys: Float32, queries: Float32, k: int, distance: str) -> tuple[Float32, Any]:
@@ -125,9 +125,9 @@ def _nearest(keys: Float32, queries: Float32, k: int, distance: str) -> tuple[Fl
 
 @dataclass(frozen=True)
 class Form:
-    """A way to keep keys: ``distance`` (L2, inner product or cosine), ``width`` of PCA as a share of d, and the codec.
+    """A form of keys: ``distance`` (L2, inner product or cosine), ``share`` of d that PCA keeps, and the codec.
 
-    ``codec``: float16, int8, or PQ with so many dimensions a byte (``pq4``).
+    ``codec``: float16, int8, or PQ with the number of dimensions per byte (``pq4``).
     """
 
     distance: str = "L2"
@@ -135,12 +135,12 @@ class Form:
     codec: str = "float16"
 
     def size(self, dimension: int) -> float:
-        """Bytes of a key."""
+        """Return the bytes per key."""
         width = dimension * self.share
         return {"float16": 2 * width, "int8": width}.get(self.codec) or width / int(self.codec.removeprefix("pq"))
 
     def prepared(self, keys: Float32, queries: Float32) -> tuple[Float32, Float32]:
-        """Keys as they come back from this form, and queries to go with them: float32 (n, d) and (m, d)."""
+        """Return keys decoded from this form and matching queries: float32 (n, d) and (m, d)."""
         if self.distance == "cosine":
             keys, queries = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (keys, queries))
         sample = np.ascontiguousarray(keys[:: max(1, len(keys) // _TRAINED_ON)])

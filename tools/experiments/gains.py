@@ -1,4 +1,4 @@
-"""What each part is worth: constants, the gate, exact matches, the cache; the paper's own rows beside them."""
+"""Measure the gain of each part: constants, gate, exact matches and cache, beside the results of the paper."""
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
@@ -27,8 +27,8 @@ def run(arguments: Namespace, output: Output) -> None:
     numbers = {name: output.computed(name, partial(_measure, material, fit)) for name, fit in fits.items()}
     rows = [["", "perplexity", "against the LM", "paper", "against its LM"]]
     for name, number in numbers.items():
-        theirs = output.paper.get(name)
-        rows.append([name, f"{number:.2f}", _against(number, base), *_paper(theirs, output.paper["LM alone"])])
+        paper = output.paper.get(name)
+        rows.append([name, f"{number:.2f}", _against(number, base), *_paper(paper, output.paper["LM alone"])])
     output.show(rows, material.about)
 
     def draw(axes: Any) -> None:

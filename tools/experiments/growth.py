@@ -1,7 +1,7 @@
-"""Perplexity as the store grows.
+"""Measure the perplexity as the store grows.
 
-The nearest of a random part of the keys are those of the nearest of all that are in the part; so one search of the
-whole store gives all smaller ones, with a k that shrinks with them: a quarter of the keys has a quarter of the k.
+The nearest keys within a random part are the nearest of all keys that are in the part. So one search of the whole
+store suffices for all smaller ones, with a proportional k: a quarter of the keys has a quarter of the k.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -56,15 +56,15 @@ def _measure(material: Material, share: float) -> float:
     fold, _ = folds_of(material.table["document"])
     log_p = np.empty(len(log_lm))
     for number in range(FOLDS):
-        here, others = fold == number, fold != number
+        held_out, others = fold == number, fold != number
         lambdas, losses = best_lambda(log_lm[others], every[others])
         best = int(np.argmin(losses))
-        log_p[here] = mix(log_lm[here], every[here, best], float(lambdas[best]))
+        log_p[held_out] = mix(log_lm[held_out], every[held_out, best], float(lambdas[best]))
     return perplexity(log_p)
 
 
 def _part(neighbours: Neighbours, share: float, rng: np.random.Generator) -> Neighbours:
-    """Each neighbour with a chance of ``share``; those that are left keep their order."""
+    """Keep each neighbour with probability ``share``, in the same order."""
     if share == 1:
         return neighbours
     dropped = rng.random(neighbours.distances.shape) >= share

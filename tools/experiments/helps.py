@@ -1,4 +1,4 @@
-"""Where the store helps and where it hurts, with the best constants and with the gate."""
+"""Show where the store helps and where it hurts, with the best constants and with the gate."""
 
 from argparse import ArgumentParser, Namespace
 from itertools import pairwise
@@ -56,9 +56,9 @@ def _groups(material: Material) -> list[list[Any]]:
     harmed = gate < log_lm
     groups |= {"tokens that the gate harms": harmed, "tokens that it helps": ~harmed}
     return [
-        [name, float(here.mean()), *(perplexity(log_p[here]) for log_p in (log_lm, constant, gate))]
-        for name, here in groups.items()
-        if here.any()
+        [name, float(members.mean()), *(perplexity(log_p[members]) for log_p in (log_lm, constant, gate))]
+        for name, members in groups.items()
+        if members.any()
     ]
 
 
@@ -70,7 +70,7 @@ def _frequencies(material: Material) -> Any:
 
 
 def _kind(text: str) -> str:
-    """A word class that the token's own letters tell."""
+    """Return the word class of a token, from its characters."""
     word = text.strip()
     if not word:
         return "blank"

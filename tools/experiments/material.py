@@ -1,4 +1,4 @@
-"""Saved neighbours as a table of tokens, and mixtures fitted to some documents and measured on the others."""
+"""Saved neighbours as a table of tokens, and mixtures fitted to some documents and measured on others."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -23,30 +23,30 @@ from knnstore.scoring.tuning_table import TuningTable
 from knnstore.suffix_array.build import open_suffixes
 
 Fit = Callable[[Any, Any], Any]
-"""Rows to fit to and rows to measure on, to ln p of the latter."""
+"""Maps rows to fit to and rows to measure on, to ln p of the latter."""
 
 
 def saved_arguments(command: ArgumentParser) -> None:
-    """What an experiment with saved neighbours is told."""
-    command.add_argument("--neighbours", required=True, help="what 'knnstore score --save-neighbours' wrote")
+    """Add the arguments of an experiment with saved neighbours."""
+    command.add_argument("--neighbours", required=True, help="file by 'knnstore score --save-neighbours'")
     command.add_argument("--store", required=True, help="the store that was searched")
 
 
 class Material:
-    """A file of neighbours with the store that they are from."""
+    """A file of neighbours with its store."""
 
     def __init__(self, saved: SavedNeighbours, store: Datastore, *, matches: bool = True) -> None:
-        """``matches``: whether the store's exact-match memory is asked, if there is one."""
+        """``matches``: whether to use the store's exact-match memory, if there is one."""
         self.saved, self.store, self._matches = saved, store, matches
         self._settings: dict[int, Setting] = {}
 
     @classmethod
     def of(cls, arguments: Namespace) -> "Material":
-        """What ``saved_arguments`` name."""
+        """Open what ``saved_arguments`` name."""
         return cls(SavedNeighbours(arguments.neighbours), Datastore(store_path(arguments.store)))
 
     def _chosen(self, learned: Any) -> Setting:
-        """The best k, λ and T of some rows; asked for again and again, found once."""
+        """Return the best k, λ and T of some rows; cached, because it is needed repeatedly."""
         key = hash(learned.tobytes())
         if key not in self._settings:
             table = self.table
@@ -55,13 +55,13 @@ class Material:
         return self._settings[key]
 
     def best_column(self, learned: Any) -> Any:
-        """p_kNN of every token at the best k and T of some rows: float32 (n,)."""
+        """Return p_kNN of every token at the best k and T of some rows: float32 (n,)."""
         setting, table = self._chosen(learned), self.table
         k, t = table.grid.ks.index(setting.k), table.grid.temperatures.index(setting.temperature)
         return table["knn"][:, k, t]
 
     def _best_cache(self, learned: Any, others: Any) -> tuple[Any, float]:
-        """p_cache, float32 (n, 1), at the temperature that goes best with other sources (n, s) on some rows."""
+        """Return p_cache, float32 (n, 1), and the temperature that is best with other sources (n, s) on some rows."""
         columns = self.table["cache"]
         losses = [
             best_weights(self.log_lm[learned], np.concatenate([others, column[:, None]], axis=1)[learned])[1]
@@ -72,41 +72,41 @@ class Material:
 
     @cached_property
     def table(self) -> TuningTable:
-        """Everything at once: features, matches if the store has them, cache if it was saved."""
+        """Return the table, with features, matches if the store has them, and the cache if it was saved."""
         options = ScoreOptions(adaptive=True)
         suffixes = open_suffixes(self.store) if self._matches else None
         return gather_saved(self.saved, options, suffixes, TerminalReporter())
 
     @cached_property
     def targets(self) -> Any:
-        """The tokens: int64 (n,)."""
+        """Return the tokens: int64 (n,)."""
         return np.concatenate([block.tokens.targets for block in self.saved.blocks()])
 
     @property
     def log_lm(self) -> Any:
-        """ln p_LM: float64 (n,)."""
+        """Return ln p_LM: float64 (n,)."""
         return self.table["log_lm"]
 
     @property
     def about(self) -> str:
-        """What is measured on, in words."""
+        """Return a description of the data."""
         facts = self.saved.facts
         return (
             f"{facts.store}: {facts.rows:,} keys, k {facts.k}; {len(facts.names)} documents, {len(self.saved):,} "
-            "tokens, each measured by what was fitted to documents of the other four fifths"
+            "tokens, each measured with what was fitted to the other four fifths"
         )
 
     def kept_out(self, fit: Fit) -> Any:
-        """ln p of every token by what was fitted to the other parts: float64 (n,)."""
+        """Return ln p of every token by a fit to the other parts: float64 (n,)."""
         fold, _ = folds_of(self.table["document"])
         result = np.empty(len(fold))
         for number in range(FOLDS):
-            here = np.flatnonzero(fold == number)
-            result[here] = fit(np.flatnonzero(fold != number), here)
+            held_out = np.flatnonzero(fold == number)
+            result[held_out] = fit(np.flatnonzero(fold != number), held_out)
         return result
 
     def constants(self, *, cache: bool = False, store: bool = True) -> Fit:
-        """The best k, T and weights."""
+        """Return the fit of k, T and weights."""
 
         def fit(learned: Any, measured: Any) -> Any:
             sources = self.best_column(learned)[:, None][:, : int(store)]  # (n, 0 or 1)
@@ -118,7 +118,7 @@ class Material:
         return fit
 
     def gate(self, *, matches: bool = False, cache: bool = False) -> Fit:
-        """A gate over the store's temperatures, and what else is asked for."""
+        """Return the fit of a gate over the store's temperatures, and the other requested sources."""
         table = self.table
 
         def fit(learned: Any, measured: Any) -> Any:
@@ -138,5 +138,5 @@ class Material:
 
 
 def perplexity(log_p: Any) -> float:
-    """exp of the mean −ln p."""
+    """Return exp of the mean −ln p."""
     return float(np.exp(-np.mean(log_p)))

@@ -1,4 +1,4 @@
-"""A table on the terminal, and beside it Markdown, JSON and a figure; numbers that are there are not computed again."""
+"""Print a table and write Markdown, JSON and a figure; existing numbers aren't computed again."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from knnstore.cli.report.words import table
 from knnstore.files import write_atomically, write_json
 
-# Khandelwal et al. 2020, tables 1 and 4: test perplexities of LM, with the store, with cache alone, with both.
+# Khandelwal et al. 2020, tables 1 and 4: test perplexities of the LM, with the store, with the cache, with both.
 PAPER = {
     "in-domain": {"LM alone": 18.65, "LM + store": 16.12, "LM + cache": 18.27, "LM + store + cache": 15.79},
     "adaptation": {"LM alone": 34.84, "LM + store": 20.47},
@@ -16,7 +16,7 @@ PAPER = {
 
 
 class Output:
-    """Where one experiment's results go."""
+    """The results of an experiment."""
 
     def __init__(self, name: str, setting: str, folder: Path | None) -> None:
         self.name, self.paper, self._folder = name, PAPER[setting], folder
@@ -28,7 +28,7 @@ class Output:
                 self._numbers = json.loads(self._path("json").read_text())
 
     def computed(self, step: str, compute: Callable[[], Any]) -> Any:
-        """The step's JSON value: from an earlier run, or computed and written down."""
+        """Return the JSON value of a step: from an earlier run, or computed and saved."""
         if step not in self._numbers:
             self._numbers[step] = compute()
             if self._folder is not None:
@@ -44,13 +44,13 @@ class Output:
             write_atomically(self._path("md"), "\n".join([about, "", *lines, ""]).encode())
 
     def figure(self, draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 4.0)) -> None:
-        """A figure that ``draw`` draws on matplotlib axes; nothing without a folder."""
+        """Save a figure drawn by ``draw`` on matplotlib axes; do nothing without a folder."""
         if self._folder is None:
             return
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            print("no figure: pip install 'knnstore[figures]' draws it")
+            print("no figure, because matplotlib is missing: pip install 'knnstore[figures]'")
             return
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())

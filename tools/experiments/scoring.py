@@ -1,4 +1,4 @@
-"""An LM's scores of a text, and mixtures of them with neighbours, kept out by document."""
+"""An LM's scores of a text, and cross-validated mixtures of them with neighbours."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,11 +24,11 @@ _BATCH_TOKENS = 4096
 
 
 def some_texts(paths: list[str], model: KeyModel, most_tokens: int) -> Texts:
-    """The documents below the paths, as many pieces of equal length of each as make ``most_tokens`` together."""
+    """Return a piece of each document below the paths, equally long, with ``most_tokens`` tokens in total."""
     _, texts = texts_of_files(ScoreOptions(text=tuple(paths)), model.loaded, special=True)
     each = max(1, most_tokens // len(texts.names))
     kept = np.minimum(texts.tokens, each)
-    begins = (texts.tokens - kept) // 2  # from the middle, where no title page or index is
+    begins = (texts.tokens - kept) // 2  # from the middle, without title page or index
     pieces = [texts.read(number, int(b), int(b + kept[number])) for number, b in enumerate(begins)]
     ids = np.concatenate(pieces)
     size = np.round(texts.bytes * kept / texts.tokens).astype(np.int64)
@@ -37,26 +37,26 @@ def some_texts(paths: list[str], model: KeyModel, most_tokens: int) -> Texts:
 
 @dataclass(frozen=True)
 class Scores:
-    """What an LM says of texts: ``tokens`` in the order of the texts, ``document`` int64 (n,) of each."""
+    """An LM's scores of texts: ``tokens`` in order, and the ``document`` of each, int64 (n,)."""
 
     tokens: ScoredTokens
     document: Any
 
     @cached_property
     def fold(self) -> Any:
-        """The part in which each token is kept out: int64 (n,)."""
+        """Return the fold in which each token is held out: int64 (n,)."""
         return folds_of(self.document)[0]
 
     def kept_out(self, neighbours: Neighbours) -> float:
-        """Perplexity with the neighbours of every token, k, T and λ chosen on the other parts."""
+        """Return the perplexity with the neighbours of every token, with k, T and λ chosen on the other folds."""
         grid = make_grid(ScoreOptions(), neighbours.distances.shape[1], neighbours)
         knn = target_probabilities(neighbours, self.tokens.targets, grid.ks, grid.temperatures)
         log_lm, log_p = self.tokens.log_p, np.empty(len(self.document))
         for number in range(FOLDS):
-            here, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
+            held_out, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
             chosen = choose(grid, log_lm[others], knn[others], None)
-            column = knn[here, grid.ks.index(chosen.k), grid.temperatures.index(chosen.temperature)]
-            log_p[here] = mix(log_lm[here], column, chosen.lambda_)
+            column = knn[held_out, grid.ks.index(chosen.k), grid.temperatures.index(chosen.temperature)]
+            log_p[held_out] = mix(log_lm[held_out], column, chosen.lambda_)
         return perplexity(log_p)
 
 

@@ -1,6 +1,6 @@
-"""How a store is searched, against perplexity: the lists that are probed, codes in place of keys, every key.
+"""Compare search methods by perplexity: number of probed lists, codes instead of keys, every key.
 
-The mixture is that which ``score`` chose with the index's own nprobe, so nothing but the search differs.
+All use the mixture that ``score`` chose with the default nprobe of the index, so that only the search differs.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -18,10 +18,10 @@ _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--store", required=True, help="an indexed store")
-    command.add_argument("--text", nargs="+", default=[], help="text to score; default: what the store held out")
+    command.add_argument("--store", required=True, help="indexed store")
+    command.add_argument("--text", nargs="+", default=[], help="text to score; default: the store's held-out text")
     command.add_argument("--model", default=default_model())
-    command.add_argument("--probes", nargs="+", type=int, default=_PROBES, help="lists that a query searches")
+    command.add_argument("--probes", nargs="+", type=int, default=_PROBES, help="numbers of lists to search")
 
 
 def run(arguments: Namespace, output: Output) -> None:
@@ -35,19 +35,19 @@ def run(arguments: Namespace, output: Output) -> None:
         f"{knn['nprobe']} lists, codes alone": replace(fixed, quantised=True),
         "every key": replace(fixed, exact=True),
     }
-    found = {name: output.computed(name, partial(_measure, store, way)) for name, way in ways.items()}
-    best = found["every key"]["perplexity"]
+    measured = {name: output.computed(name, partial(_measure, store, way)) for name, way in ways.items()}
+    best = measured["every key"]["perplexity"]
     rows = [["search", "perplexity", "against every key", "queries/s"]]
-    for name, one in found.items():
-        more = f"{100 * (one['perplexity'] / best - 1):+.2f} %"
-        rows.append([name, f"{one['perplexity']:.3f}", more, f"{one['tokens'] / one['search']:,.0f}"])
-    about = f"{store.name}: {store.live_rows:,} keys, {found['every key']['tokens']:,} tokens; "
+    for name, result in measured.items():
+        more = f"{100 * (result['perplexity'] / best - 1):+.2f} %"
+        rows.append([name, f"{result['perplexity']:.3f}", more, f"{result['tokens'] / result['search']:,.0f}"])
+    about = f"{store.name}: {store.live_rows:,} keys, {measured['every key']['tokens']:,} tokens; "
     about += f"LM alone {first['base']['perplexity']:.2f}, k {knn['k']}, λ {knn['lambda']:g}, T {knn['temperature']:g}"
     output.show(rows, about)
 
     def draw(axes: Any) -> None:
-        probed = [found[f"{n} lists"] for n in arguments.probes]
-        axes.plot(arguments.probes, [one["perplexity"] for one in probed], marker="o", color="#2a9d6f")
+        probed = [measured[f"{n} lists"] for n in arguments.probes]
+        axes.plot(arguments.probes, [result["perplexity"] for result in probed], marker="o", color="#2a9d6f")
         axes.axhline(best, color="#888", linestyle=":")
         axes.set(xscale="log", xlabel="lists searched", ylabel="perplexity")
 

@@ -1,8 +1,8 @@
-"""Searches that are skipped, against perplexity: where the LM and the exact matches say that it pays least.
+"""Measure the perplexity when searches are skipped where they are expected to gain least.
 
-What a search gains is predicted by least squares on the features that are known before it, and their products. With
-``--text``, some of its tokens are scored by the LM and searched for in such shares, and the table says how many of them
-go by in a second.
+The gain of a search is predicted by least squares on the features known before it, and their products. With ``--text``,
+some of its tokens are scored by the LM and searched for each share of skipped searches, and the table shows the tokens
+per second.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -27,8 +27,8 @@ _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def add_arguments(command: ArgumentParser) -> None:
     saved_arguments(command)
-    command.add_argument("--text", nargs="+", default=[], help="the text that was scored, to measure tokens a second")
-    command.add_argument("--tokens", type=int, default=20_000, help="of it, spread over the documents")
+    command.add_argument("--text", nargs="+", default=[], help="the scored text, to measure tokens per second")
+    command.add_argument("--tokens", type=int, default=20_000, help="tokens of it, spread over the documents")
     command.add_argument("--model", default=default_model())
 
 
@@ -92,7 +92,7 @@ def _predict(features: Any, gain: Any, asked: Any) -> Any:
 
 
 def _speeds(arguments: Namespace, material: Material) -> list[float]:
-    """Tokens that LM and search get through in a second, for each share of searches that is skipped."""
+    """Return the tokens per second of LM and search for each share of skipped searches."""
     store = material.store
     model = key_model(LmSpec(arguments.model, store.manifest.key.layer))
     texts = some_texts(arguments.text, model, arguments.tokens)
@@ -104,7 +104,7 @@ def _speeds(arguments: Namespace, material: Material) -> list[float]:
         np.random.default_rng(0).permutation(len(keys)),
     )
     k = min(material.saved.facts.k, store.rows)
-    search(keys[order], k)  # the lists are in the page cache from here on, whichever share comes first
+    search(keys[order], k)  # so that the lists are in the page cache for all shares
     speeds = []
     for share in _SHARES:
         asked = order[: len(keys) - round(share * len(keys))]

@@ -1,6 +1,6 @@
-"""Two stores of one LM: the nearest keys of both together, or each store's vote with a weight of its own.
+"""Combine two stores of one LM: the nearest keys of both together, or one weight per store.
 
-Two files of neighbours of the same text, one a store, each searched once.
+Reads two files of neighbours of the same text, one per store.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -24,21 +24,21 @@ from knnstore.suffix_array.search import Suffixes
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--neighbours", nargs=2, required=True, metavar=("A", "B"), help="saved ones of the same text")
+    command.add_argument("--neighbours", nargs=2, required=True, metavar=("A", "B"), help="two files of the same text")
     command.add_argument("--store", nargs=2, required=True, metavar=("A", "B"), help="the stores that were searched")
 
 
 def run(arguments: Namespace, output: Output) -> None:
     files = [SavedNeighbours(path) for path in arguments.neighbours]
     stores = [Datastore(store_path(path)) for path in arguments.store]
-    alone = [Material(file, store, matches=False) for file, store in zip(files, stores, strict=True)]
+    single = [Material(file, store, matches=False) for file, store in zip(files, stores, strict=True)]
     merged = Material(MergedNeighbours(files), stores[0], matches=False)
     names = [file.facts.store for file in files]
     fits: dict[str, Fit | None] = {
         "LM alone": None,
-        **{f"LM + {name}": material.constants() for name, material in zip(names, alone, strict=True)},
+        **{f"LM + {name}": material.constants() for name, material in zip(names, single, strict=True)},
         "merged: the nearest of both": merged.constants(),
-        "a weight for each": weight_each(alone),
+        "a weight for each": weight_each(single),
         "merged, weighed by a gate": merged.gate(),
     }
     measured = {
@@ -58,15 +58,15 @@ def run(arguments: Namespace, output: Output) -> None:
 
 
 class MergedNeighbours(SavedNeighbours):
-    """Several files of neighbours of one text as one, of the nearest of all. Raises UsageError for other texts."""
+    """Several files of neighbours of the same text, merged to the nearest of all. Raises UsageError if texts differ."""
 
     def __init__(self, files: list[SavedNeighbours]) -> None:
         first, *others = files
         for file in others:
             same = ("model", "layer", "digests", "tokens", "k")
-            told = [name for name in same if getattr(file.facts, name) != getattr(first.facts, name)]
-            if told:
-                raise UsageError(f"{file.path} and {first.path} differ in {', '.join(told)}: score the same text alike")
+            names = [name for name in same if getattr(file.facts, name) != getattr(first.facts, name)]
+            if names:
+                raise UsageError(f"{file.path} and {first.path} differ in {', '.join(names)}: score one text alike")
         self._files = files
         self.path = first.path
         rows = sum(file.facts.rows for file in files)
@@ -76,20 +76,20 @@ class MergedNeighbours(SavedNeighbours):
         return len(self._files[0])
 
     def blocks(self, suffixes: Suffixes | None = None) -> Iterator[Block]:
-        """The first file's blocks with the nearest of all files."""
+        """Yield the blocks of the first file with the nearest neighbours of all files."""
         rows = [file.facts.rows for file in self._files]
         for blocks in zip(*(file.blocks(suffixes) for file in self._files), strict=True):
             neighbours = nearest_of_all([block.evidence.neighbours for block in blocks], rows)
             yield replace(blocks[0], evidence=Evidence(neighbours, blocks[0].evidence.outlook))
 
 
-def weight_each(alone: list[Material]) -> Fit:
-    """Each store at its own best k and T, all weights found together."""
+def weight_each(single: list[Material]) -> Fit:
+    """Return the fit of each store at its own best k and T, with joint weights."""
 
     def fit(learned: Any, measured: Any) -> Any:
-        columns = np.stack([material.best_column(learned) for material in alone], axis=1)
-        weights, _ = best_weights(alone[0].log_lm[learned], columns[learned])
-        return mix_sources(alone[0].log_lm[measured], columns[measured], weights)
+        columns = np.stack([material.best_column(learned) for material in single], axis=1)
+        weights, _ = best_weights(single[0].log_lm[learned], columns[learned])
+        return mix_sources(single[0].log_lm[measured], columns[measured], weights)
 
     return fit
 

@@ -1,8 +1,8 @@
-"""Memory in place of training (the paper's table 3): an LM of a tenth of the text with a store of all of it,
-against an LM of the same size and as many steps that was trained on all of it.
+"""Memory instead of training (table 3 of the paper): an LM trained on a tenth of the text with a store of all of it,
+against an LM of the same size trained on all of it for the same number of steps.
 
-Both are trained by ``tools/train_lm.py`` with the tokenizer of ``--tokenizer``, and measured on the same text in the
-same windows. Each step resumes.
+Both are trained by ``tools/train_lm.py`` with ``--tokenizer``, and measured on the same text in the same windows. Each
+step can be resumed.
 """
 
 import subprocess
@@ -30,15 +30,15 @@ _TRAINER = Path(__file__).parent.parent / "train_lm.py"
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--corpus", nargs="+", required=True, help="all of the text")
+    command.add_argument("--corpus", nargs="+", required=True, help="the whole text")
     command.add_argument("--text", nargs="+", required=True, help="files to measure on")
     command.add_argument("--work", type=Path, required=True, help="folder for the models and the store")
-    command.add_argument("--part", type=int, default=10, help="one file in so many is trained on")
+    command.add_argument("--part", type=int, default=10, help="train on one file in PART")
     command.add_argument("--steps", type=int, default=2000)
     command.add_argument("--layers", type=int, default=4)
     command.add_argument("--width", type=int, default=128)
     command.add_argument("--tokenizer", default=str(SHIPPED_MODELS / "wiki-lm"))
-    command.add_argument("--tokens", type=int, default=100_000, help="to measure on, spread over the documents")
+    command.add_argument("--tokens", type=int, default=100_000, help="tokens to measure on, over all documents")
     command.add_argument("--memory", default="4GB")
 
 
@@ -92,11 +92,11 @@ def _knnstore(*words: Any) -> None:
 def _checked(words: list[Any]) -> None:
     ended = subprocess.run([sys.executable, *map(str, words)], check=False)
     if ended.returncode:
-        raise KnnstoreError(f"{' '.join(map(str, words[:2]))} ended with {ended.returncode}; the same command goes on")
+        raise KnnstoreError(f"{' '.join(map(str, words[:2]))} ended with {ended.returncode}: run again to resume")
 
 
 class Measured:
-    """An LM on the text, alone and with the store."""
+    """An LM on the text, with and without the store."""
 
     def __init__(self, arguments: Namespace, store: Path, model: Path) -> None:
         self._arguments, self._store, self._model = arguments, Datastore(store), model
@@ -108,10 +108,10 @@ class Measured:
         return scores_of(model, some_texts(self._arguments.text, model, self._arguments.tokens), recipe)
 
     def alone(self) -> float:
-        """Perplexity of the LM."""
+        """Return the perplexity of the LM."""
         return perplexity(self._scores.tokens.log_p)
 
     def joined(self) -> float:
-        """Perplexity with the store."""
+        """Return the perplexity with the store."""
         search = StoresSearch(Stores([self._store]), ScoreOptions(), _MEMORY)
         return self._scores.kept_out(search(self._scores.tokens.keys, min(DEFAULT_K, self._store.rows)))

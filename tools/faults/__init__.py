@@ -1,1 +1,1 @@
-"""What ``tools/torture.py`` does to stores."""
+"""Fault injection into stores, for ``tools/torture.py``."""

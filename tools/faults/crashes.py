@@ -1,8 +1,8 @@
-"""Crash every command at every durable operation, run it again, and compare with a run that nothing interrupted.
+"""Crash every command at every durable operation, run it again, and compare with an uninterrupted run.
 
-Each run is a process of its own, forked from one that has imported everything, so that a crash costs a fraction of a
-second. The commands are those that people type, in this process's place (``--workers 0``); and some are killed for
-real, with their Dask workers, at a random moment.
+Each run is a process forked from one that has imported everything, so that a crash costs a fraction of a second. The
+commands run as on the command line with ``--workers 0``. Some are also killed as real processes, with their Dask
+workers, at a random moment.
 """
 
 import os
@@ -54,19 +54,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "merge": ("merge", "half", "books", "--into", "both"),
     "takedown": ("remove", "--store", "books", "--document", "books/4.txt", "--now"),
 }
-"""In the order in which they follow each other."""
-_ASIDE = ("restore", "repair")  # what it makes isn't what the next command finds
+"""Commands, in the order in which they run."""
+_ASIDE = ("restore", "repair")  # the next command doesn't start from their results
 _MADE = {"subset": "half.knnstore", "merge": "both.knnstore", "export": "out", "import": "imported.knnstore"}
-"""The stores that are made or changed, where that isn't the first one."""
-_COUNTED = ("repair",)  # how many states it makes depends on how often it was interrupted
-_KILLED = ("ingest", "index", "append")  # for real, with the workers that they have
-_FEWEST = len(MODES)  # cases of a command
-_REAL = 50  # one case in so many is a kill -9 of a command with its workers
-_AGAIN = 4  # one case in so many crashes in the second run as well
-# Of what once left something behind, or couldn't go on: a segment's folder and nothing in it; the runs' layout and no
-# folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the store; the
-# runs of the index that a repair had published; an exact-match memory that was still marked done while it was removed;
-# a past segment that was half removed; an index with the last copy of keys whose repair had failed.
+"""Stores that are made or changed, if not the first one."""
+_COUNTED = ("repair",)  # its number of states depends on the number of interruptions
+_KILLED = ("ingest", "index", "append")  # killed as real processes with their workers
+_FEWEST = len(MODES)  # minimum number of cases per command
+_REAL = 50  # one case in this many is a kill -9 of a command with its workers
+_AGAIN = 4  # one case in this many crashes in the second run too
+# Regressions, which once left files behind or couldn't be resumed: an empty folder of a segment; the layout of runs
+# without a folder for their records; some runs of a compaction; a damaged index that a repair had taken out of the
+# store; the runs of the index that a repair had published; an exact-match memory still marked done while it was
+# removed; a half-removed past segment; an index with the last copy of keys whose repair had failed.
 _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
     ("append", "quota", 13),
     ("index of what was appended", "read-only", 17),
@@ -80,12 +80,12 @@ _ONCE_LOST: tuple[tuple[str, Mode, int], ...] = (
 
 
 def save_neighbours(folder: Path) -> None:
-    """What ``tune`` reads."""
+    """Save the neighbours that ``tune`` reads."""
     run(folder, "score", "--store", "books", "--k", "8", "--save-neighbours", "neighbours.parquet")
 
 
 def damage(folder: Path) -> None:
-    """Spoil something of every part that can be made again; of the index what others depend on, and some lists."""
+    """Damage a file of every part that can be rebuilt; of the index, one that others depend on, and some lists."""
     for name in (
         "segments/*/keys/c/1/0",
         "segments/*/values/c/0",
@@ -98,7 +98,7 @@ def damage(folder: Path) -> None:
 
 
 def name_memmaps(folder: Path) -> None:
-    """Names that don't tell of rows."""
+    """Give the memmaps names without the number of rows."""
     for path in (folder / "out").glob("*.npy"):
         path.rename(path.with_name("keys.npy" if "_keys" in path.name else "vals.npy"))
 
@@ -112,12 +112,11 @@ _CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1)) -> Outcome:
-    """``count`` crashes, spread evenly over all operations and the ways to fail; one in fifty is a real one.
+    """Run ``count`` crashes, spread evenly over all operations and ways to fail; one in fifty is a real kill.
 
-    The first are those that once were lost, each with the operation after it. Of as many cases as there are operations,
-    each operation gets one. ``lost``: the store isn't, byte for byte, that of an uninterrupted run after the command
-    was run again, or a failure wasn't told in a sentence. ``silent``: after a crash a commit record was there whose
-    files weren't.
+    The regressions come first, each with the operation after it. With as many cases as operations, each operation gets
+    one. ``lost``: after the command was run again, the store differed from that of an uninterrupted run, or a failure
+    had no error message. ``silent``: after a crash there was a commit record without its files.
     """
     outcome = Outcome("crashes")
     generator = random.Random(seed)
@@ -126,7 +125,7 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1))
     for number, case in list(enumerate(_cases(stages, count - killed, generator)))[part[0] :: part[1]]:
         try:
             _crash(outcome, folder / f"case-{number}", case)
-        except RuntimeError as error:  # an exception that no command may end with
+        except RuntimeError as error:  # an exception that a command must not raise
             outcome.lose(f"{case.story}: {error}")
         if number % 25 == 24:
             print(outcome.text(), file=sys.stderr, flush=True)
@@ -138,8 +137,8 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1))
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A command: the folder before it, the store that it changes, that one's bytes after it, and the number of its
-    durable operations.
+    """A command: the folder before it, the store it changes, the bytes of that after it, and the number of durable
+    operations.
     """
 
     before: Path
@@ -149,7 +148,7 @@ class _Stage:
 
 
 def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
-    """Every command that there is, run once without a fault."""
+    """Run every command once without a fault, and return the stages by name."""
     present = folder / "ingest"
     present.mkdir(parents=True)
     make_corpus(present / "books")
@@ -162,9 +161,9 @@ def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
             in_process(partial(_CHANGES[name], before))
         work = copy_of(before, folder / f"{name}-done")
         store = _MADE.get(name, STORE)
-        code, told, operations = in_process(partial(_faulty, work / store, command, 0, "kill", 0))
+        code, output, operations = in_process(partial(_faulty, work / store, command, 0, "kill", 0))
         if code:
-            raise RuntimeError(told)
+            raise RuntimeError(output)
         stages[name] = _Stage(before, store, bytes_of(work / store), operations)
         outcome.fact(f"operations of {name}", operations)
         if name not in _ASIDE:
@@ -174,7 +173,7 @@ def _stages(folder: Path, outcome: Outcome) -> dict[str, _Stage]:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One crash: of which command, how, at which of its operations; the folder before and the bytes after."""
+    """One crash: the command, the mode, the operation, the folder before and the bytes after."""
 
     name: str
     mode: Mode
@@ -188,8 +187,7 @@ class _Case:
 
 
 def _cases(stages: dict[str, _Stage], count: int, generator: random.Random) -> list[_Case]:
-    """``count`` cases: those that once were lost, and then others in a random order, a command's share of them being
-    that of its operations, over which they are spread."""
+    """Return ``count`` cases: the regressions, and then others in random order, spread evenly over all operations."""
     known = [
         _Case(name, mode, target + after, 1, stages[name]) for name, mode, target in _ONCE_LOST for after in (0, 1)
     ]
@@ -225,46 +223,46 @@ def _crash(outcome: Outcome, work: Path, case: _Case) -> None:
     if case.name != "repair" and (broken := in_process(partial(_broken_promises, work / store))):
         outcome.silent += 1
         outcome.told.append(f"{case.story}: {broken}")
-    code, told = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
+    code, output = in_process(partial(run, work, *COMMANDS[case.name])) or (-1, "died")
     if changed := _changed(case.name, work / store, case.stage.expected):
-        outcome.lose(f"{case.story}: {changed[:5]} differ; the second run ended with {code}: {told if code else ''}")
-    elif code:  # it had been done when it was killed, and can't be done twice: one can't remove what is gone
-        outcome.count("had been done before")
+        outcome.lose(f"{case.story}: {changed[:5]} differ; the second run ended with {code}: {output if code else ''}")
+    elif code:  # it was complete when it was killed, and can't be repeated, such as a removal
+        outcome.count("complete before the crash")
     shutil.rmtree(work)
 
 
 def _is_reported(name: str, output: str) -> bool:
-    """Whether a command that failed says why: ``repair`` does what it can, and lists the rest with the reasons."""
+    """Return whether a failed command gave the reason; ``repair`` lists what is left with the reasons."""
     return "Error: " in output or (name == "repair" and "\nleft      " in output)
 
 
 def _faulty(root: Path, command: tuple[str, ...], target: int, mode: Mode, seed: int) -> tuple[int, str, int]:
-    """A command in the folder of the store at ``root``, which it changes: exit code, what it said, and operations."""
+    """Run a command that changes the store at ``root``; return exit code, output and number of operations."""
     work = root.parent
     layer = Layer(root, target, mode, seed, work / "after")
     with layer.installed():
-        code, told = run(work, *command)
+        code, output = run(work, *command)
     if not target:
-        found = (work / "found").read_text().split("\n") if (work / "found").exists() else []
-        if new := {f"{root.name}/{name}" for name in bytes_of(root)} - layer.seen - set(found):
+        existing = (work / "found").read_text().split("\n") if (work / "found").exists() else []
+        if new := {f"{root.name}/{name}" for name in bytes_of(root)} - layer.seen - set(existing):
             raise AssertionError(f"written past the layer: {sorted(new)}")
-    return code, told, layer.count
+    return code, output, layer.count
 
 
 def _broken_promises(root: Path) -> str:
-    """Files that a record tells of and that aren't what it says, in words."""
+    """Return as text the files that differ from their records."""
     if not (root / "knnstore.json").exists():
         return ""
-    told = [f"{damage.path} {damage.problem}" for damage in verify(root).damages]
-    for record in root.rglob("commits/*.json"):  # of parts that no state has yet, too
+    problems = [f"{damage.path} {damage.problem}" for damage in verify(root).damages]
+    for record in root.rglob("commits/*.json"):  # including parts that aren't published yet
         part = record.parent.parent
         damages = {file.path: file_damage(part, file) for file in load_commit(record).files}
-        told += [f"{part / path} {damage}" for path, damage in damages.items() if damage not in (None, "is missing")]
-    return ", ".join(told[:3])
+        problems += [f"{part / path} {fault}" for path, fault in damages.items() if fault not in (None, "is missing")]
+    return ", ".join(problems[:3])
 
 
 def _changed(name: str, root: Path, expected: dict[str, bytes]) -> list[str]:
-    """Files that aren't as expected, those aside that count the states where their number may differ."""
+    """Return the files that aren't as expected, except those that count states if their number may differ."""
     changed = differences(bytes_of(root), expected)
     if name not in _COUNTED:
         return changed
@@ -273,24 +271,24 @@ def _changed(name: str, root: Path, expected: dict[str, bytes]) -> list[str]:
 
 
 def _kill(outcome: Outcome, work: Path, name: str, stage: _Stage, generator: random.Random) -> None:
-    """``kill -9`` a real command with two Dask workers at a random moment, or one of its workers alone."""
+    """``kill -9`` a real command with two Dask workers at a random moment, or only one of its workers."""
     copy_of(stage.before, work)
     options = [word for word in COMMANDS[name] if word not in ("--workers", "0")]
     line = [sys.executable, "-m", "knnstore", *options, "--workers", "2"]
     variables = os.environ | {"KNNSTORE_MODEL": str(work / "lm")}
     outcome.tried += 1
-    alone = generator.random() < 0.5
-    outcome.count(f"kill -9 of {'a worker' if alone else 'all processes'} of {name}")
+    one_worker = generator.random() < 0.5
+    outcome.count(f"kill -9 of {'a worker' if one_worker else 'all processes'} of {name}")
     with (work / "log").open("wb") as log:
         process = subprocess.Popen(line, cwd=work, env=variables, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + generator.uniform(3, 20)
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-        if alone and (workers := _workers(process.pid)) and (work / STORE / "segments").exists():
+        if one_worker and (workers := _workers(process.pid)) and (work / STORE / "segments").exists():
             time.sleep(generator.uniform(0, 8))
             if workers := _workers(process.pid):
                 os.kill(generator.choice(workers), signal.SIGKILL)
-            alone = False
+            one_worker = False
             deadline = time.monotonic() + 300
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -304,11 +302,11 @@ def _kill(outcome: Outcome, work: Path, name: str, stage: _Stage, generator: ran
 
 
 def _workers(process: int) -> list[int]:
-    """Processes below a Dask nanny: those that do the work."""
+    """Return the worker processes below a Dask nanny."""
     try:
         text = Path(f"/proc/{process}/task/{process}/children").read_text()
         children = [int(word) for word in text.split()]
         named = [(child, Path(f"/proc/{child}/cmdline").read_bytes()) for child in children]
-    except OSError:  # one of them is just ending
+    except OSError:  # one of them has just ended
         return []
     return [child for child, line in named if b"spawn_main" in line]

@@ -1,4 +1,4 @@
-"""A function in a process of its own, which may die or be stopped."""
+"""Run a function in a separate process, which may die or be stopped."""
 
 import os
 import pickle
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def in_process(function: Callable[[], Any]) -> Any:
-    """What a function gives in a forked process; None if that was killed. Its exceptions are raised here."""
+    """Return the result of a function in a forked process; None if that was killed. Its exceptions are raised here."""
     return Forked(function).result()
 
 
 class Forked:
-    """A forked process that may stop, and whose result is asked for later."""
+    """A forked process that may be stopped, and whose result is fetched later."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         reading, writing = os.pipe()
@@ -32,20 +32,20 @@ class Forked:
         self._ended = False
 
     def wait(self) -> bool:
-        """Whether it has stopped, and can go on; False where it has ended."""
+        """Wait until it stops or ends; return whether it is stopped and can be continued."""
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         self._ended = not os.WIFSTOPPED(status)
         return not self._ended
 
     def result(self) -> Any:
-        """What the function gave; None if the process was killed. Its exceptions are raised here."""
+        """Return the result of the function; None if the process was killed. Its exceptions are raised here."""
         with os.fdopen(self._reading, "rb") as pipe:
             data = pipe.read()
         if not self._ended:
             os.waitpid(self.pid, 0)
         if not data:
             return None
-        good, answer = pickle.loads(data)  # noqa: S301 - from a child of our own
+        good, answer = pickle.loads(data)  # noqa: S301 - from a child of this process
         if not good:
             raise RuntimeError(answer)
         return answer

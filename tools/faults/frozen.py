@@ -1,9 +1,9 @@
-"""Freeze or kill each writing command at every kind of request to object storage, while another takes the store over.
+"""Freeze or kill each writing command at every kind of request to object storage, while another takes over the store.
 
 The service is moto's S3 server on loopback. A writer is stopped (SIGSTOP) just before or just after one of its
-requests; another command takes its lease over, which lasts a second here, and publishes; then the first one goes on.
-Afterwards every acknowledged change must be there, every file must match its checksum, and the first command must work
-when it is repeated.
+requests; another command takes over its lease, which lasts a second here, and publishes; then the first one continues.
+Afterwards every acknowledged change must be present, every file must match its checksum, and the first command must
+succeed when it is repeated.
 """
 
 import os
@@ -39,11 +39,11 @@ _PROCESSES = 2
 _INGEST = ("ingest", "--workers", "0", "--chunk-rows", "256", "--context", "32", "--store", "{at}/books")
 _INDEX = ("index", "--store", "{at}/books", "--nlist", "8", "--pq-bytes", "4")
 _REMOVE = ("remove", "--store", "{at}/books", "--document")
-_UNRECORDED = "is in no commit record"  # what is in flight, or was
-_UNFINISHED = ("hasn't ended: run the same 'knnstore ingest' again", "was begun with another corpus")
-"""What another command rightly says of a store that was discarded, and whose new ingest has begun."""
+_UNRECORDED = "is in no commit record"  # files of unfinished or interrupted tasks
+_UNFINISHED = ("hasn't ended: run the same 'knnstore ingest' again", "was started with another corpus")
+"""Correct messages of another command about a discarded store whose new ingest has started."""
 _FORBIDDEN = ("--overwrite", "Traceback", "damaged")
-"""What a writer that is refused because it was replaced must not say."""
+"""What the message of a writer that was replaced must not contain."""
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, "--corpus", "books/"),
@@ -71,7 +71,7 @@ _INGESTED = {
     "overwrite": {f"books/{number}.txt" for number in range(6)},
 }
 _REMOVED = {"remove": {"books/2.txt"}, "remove another": {"books/4.txt"}}
-"""The documents that a command puts into ``books``, or takes out."""
+"""The documents that a command adds to ``books`` or removes."""
 _SECOND = (*_INGEST[:-1], "{at}/second", "--corpus", "other/")
 _STORY = re.compile(
     r"(?P<writer>.+) (?P<how>frozen|killed) (?P<when>before|after) (?P<kind>.+) (?P<turn>[0-9]+), then (?P<rival>.+)"
@@ -81,9 +81,9 @@ _SCORE = ("score", "--store", "{at}/books", "--exact", "--k", "8", "--save-neigh
 
 _YOUNG = ("ingest",)
 _OLD = ("ingest", "index", "append", "remove another")
-"""The commands that make a store: one that is just made, and one with a past; ``books/4.txt`` is gone from it."""
+"""The commands that make a store: a new one, and one with a history, from which ``books/4.txt`` was removed."""
 _BOOKS = ("remove", "append others", "compact")
-# A writer, the commands that make the store which it finds, and those of which one takes it over.
+# A writer, the commands that make its store, and the commands of which one takes over.
 WRITERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("ingest", (), ("ingest",)),
     ("append", _YOUNG, ("append", *_BOOKS)),
@@ -104,36 +104,36 @@ WRITERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("tune", _OLD, ("tune", "remove", "append others", "overwrite")),
 )
 _MADE = {"subset": "half", "merge": "both", "import": "imported"}
-"""The stores that are made, where that isn't ``books``."""
+"""Stores that are made, if not ``books``."""
 
 
 def torture(count: int, seed: int, folder: Path, stories: Sequence[str] = ()) -> Outcome:
-    """``count`` writers, spread over all commands and all kinds of their requests; one in four is killed.
+    """Run ``count`` writers, spread over all commands and all kinds of their requests; one in four is killed.
 
-    ``stories``: these cases alone, each as it is printed, on every kind of store that fits it.
-    ``lost``: an acknowledged change isn't there, or a command ended otherwise than with a result or a sentence.
-    ``silent``: a file isn't what was written.
+    ``stories``: run only these cases, each as it is printed, on every kind of store that fits.
+    ``lost``: an acknowledged change is missing, or a command ended without a result or an error message.
+    ``silent``: a file differs from what was written.
     """
     outcome, generator = Outcome("frozen"), random.Random(seed)
     with bucket(folder), _material(folder) as work:
         cases = _retold(stories) if stories else _drawn(work, count, generator, outcome)
         if stories:
             _make_stages(work, [case.writer for case in cases])
-        for found in _in_turns([partial(_try_all, work, part) for part in _dealt(cases)]):
-            outcome.tried += found.tried
-            outcome.lost += found.lost
-            outcome.silent += found.silent
-            outcome.counts += found.counts
-            outcome.told += found.told
+        for part in _in_parallel([partial(_try_all, work, some) for some in _dealt(cases)]):
+            outcome.tried += part.tried
+            outcome.lost += part.lost
+            outcome.silent += part.silent
+            outcome.counts += part.counts
+            outcome.told += part.told
     return outcome
 
 
 def _drawn(work: Path, count: int, generator: random.Random, outcome: Outcome) -> "list[_Case]":
-    """Cases of all writers, whose requests are counted first."""
+    """Return cases of all writers, after counting their requests."""
     chosen = sorted(generator.sample(range(len(WRITERS)), min(count, len(WRITERS))))
     writers = [_Writer(number, *WRITERS[chosen[number]]) for number in range(len(chosen))]
     _make_stages(work, writers)
-    for some in _in_turns([partial(_count_all, work, part) for part in _dealt(writers)]):
+    for some in _in_parallel([partial(_count_all, work, part) for part in _dealt(writers)]):
         for number, kinds in some:
             writers[number].kinds = kinds
     outcome.count("kinds of requests", len({kind for writer in writers for kind in writer.kinds}))
@@ -144,21 +144,21 @@ def _retold(stories: Sequence[str]) -> "list[_Case]":
     """Return the cases that these stories describe. Raises ValueError for a story that fits no writer."""
     cases: list[_Case] = []
     for story in stories:
-        told = _STORY.fullmatch(story)
-        fitting = [one for one in WRITERS if told and told["writer"] == one[0] and told["rival"] in one[2]]
-        if told is None or not fitting:
+        match = _STORY.fullmatch(story)
+        fitting = [each for each in WRITERS if match and match["writer"] == each[0] and match["rival"] in each[2]]
+        if match is None or not fitting:
             raise ValueError(
                 f"there is no case {story!r}: give one as 'remove frozen before put log/json 1, then index'"
             )
-        for one in fitting:
-            writer, after, dies = _Writer(len(cases), *one), told["when"] == "after", told["how"] == "killed"
-            cases.append(_Case(len(cases), writer, told["rival"], told["kind"], int(told["turn"]), after, dies))
+        for each in fitting:
+            writer, after, dies = _Writer(len(cases), *each), match["when"] == "after", match["how"] == "killed"
+            cases.append(_Case(len(cases), writer, match["rival"], match["kind"], int(match["turn"]), after, dies))
     return cases
 
 
 @dataclass(slots=True)
 class _Writer:
-    """A writing command, what made its store, and who may take it over; ``kinds``: how often each request is made."""
+    """A writing command, what made its store, and which commands take over; ``kinds``: counts of its requests."""
 
     number: int
     name: str
@@ -168,12 +168,12 @@ class _Writer:
 
     @property
     def store(self) -> str:
-        """The store that it writes."""
+        """Return the name of the store that it writes."""
         return _MADE.get(self.name, "books")
 
     @property
     def stage(self) -> str:
-        """Where its stores lie before it."""
+        """Return the place of its stores before it runs."""
         return _stage(self.before if self.name not in ("merge", "repair") else (*self.before, self.name))
 
 
@@ -197,7 +197,7 @@ class _Case:
 
 @contextmanager
 def _material(folder: Path) -> Iterator[Path]:
-    """The folder that the commands run in: an LM, three corpora, memmaps to import, and neighbours to tune on."""
+    """Provide the working folder: an LM, three corpora, memmaps to import, and neighbours to tune on."""
     work = folder / "work"
     work.mkdir()
     in_process(lambda: make_model(work / "lm") and None)
@@ -216,7 +216,7 @@ def _stage(commands: tuple[str, ...]) -> str:
 
 
 def _make_stages(work: Path, writers: list[_Writer]) -> None:
-    """Make the stores that the writers find, each from the one that a command less makes."""
+    """Make the stores of the writers, each from the store of one command less."""
     made: set[tuple[str, ...]] = {()}
     for writer in writers:
         for length in range(1, len(writer.before) + 1):
@@ -234,7 +234,7 @@ def _make_stages(work: Path, writers: list[_Writer]) -> None:
 
 
 def _count_all(work: Path, writers: list[_Writer]) -> list[tuple[int, Counter[str]]]:
-    """The requests that each writer makes undisturbed."""
+    """Return the counts of the requests of each writer without a fault."""
     return [(writer.number, in_process(partial(_count, work, writer))) for writer in writers]
 
 
@@ -247,14 +247,14 @@ def _count(work: Path, writer: _Writer) -> Counter[str]:
 
 
 def _cases(writers: list[_Writer], count: int, generator: random.Random) -> list[_Case]:
-    """Cases of each writer in turn, each at a kind of request that has had the fewest so far."""
+    """Return cases of each writer in turn, each at the kind of request with the fewest cases so far."""
     seen: Counter[str] = Counter()
-    mine = [(writer, Counter[str]()) for writer in writers]
+    counted = [(writer, Counter[str]()) for writer in writers]
     cases = []
     for number in range(count):
-        writer, had = mine[number % len(mine)]
-        kind = min(sorted(writer.kinds), key=lambda kind: (had[kind], seen[kind], generator.random()))
-        had[kind] += 1
+        writer, own = counted[number % len(counted)]
+        kind = min(sorted(writer.kinds), key=lambda kind: (own[kind], seen[kind], generator.random()))
+        own[kind] += 1
         seen[kind] += 1
         rival = generator.choice(writer.rivals)
         turn = generator.randint(1, writer.kinds[kind])
@@ -269,7 +269,7 @@ def _try_all(work: Path, cases: list[_Case]) -> Outcome:
         outcome.count("killed" if case.dies else "frozen")
         try:
             _try(outcome, work, case)
-        except RuntimeError as error:  # an exception that no command may end with
+        except RuntimeError as error:  # an exception that a command must not raise
             outcome.lose(f"{case.story}: {error}")
         if outcome.tried % 25 == 0:
             print(outcome.text(), file=sys.stderr, flush=True)
@@ -282,44 +282,44 @@ def _try(outcome: Outcome, work: Path, case: _Case) -> None:
     root = path_of(f"{at}/{writer.store}.knnstore")
     _copy(writer.stage, name)
     requests = _Requests(case.kind, case.turn, signal.SIGKILL if case.dies else signal.SIGSTOP, after=case.after)
-    begun = in_process(partial(_state, root))
+    state = in_process(partial(_state, root))
     started = Forked(partial(_traced, requests, work, writer.name, at))
     stopped = started.wait()
-    # One that is stopped before it holds the store, and has published nothing, rightly follows the other.
-    follows = stopped and in_process(lambda: holder(root) is None and _state(root) == begun)
-    code, told = in_process(partial(_run, work, case.rival, at))
+    # a writer that was stopped before it held the store or published anything may run after the other
+    follows = stopped and in_process(lambda: holder(root) is None and _state(root) == state)
+    code, output = in_process(partial(_run, work, case.rival, at))
     rivals = [case.rival]
-    unfinished = code and writer.name == "overwrite" and any(why in told for why in _UNFINISHED)
+    unfinished = code and writer.name == "overwrite" and any(why in output for why in _UNFINISHED)
     if unfinished and in_process(partial(_discarded, root)):
-        outcome.count("found a discarded store")
+        outcome.count("met a discarded store")
         rivals = []
-    elif code and not (case.rival == writer.name and "already" in told):
-        outcome.lose(f"{case.story}: the other ended with {code}: {told}")
+    elif code and not (case.rival == writer.name and "already" in output):
+        outcome.lose(f"{case.story}: the other ended with {code}: {output}")
     if stopped:
         os.kill(started.pid, signal.SIGCONT)
     ended = started.result()
     if ended is not None:
-        code, told = ended
+        code, output = ended
         outcome.count("refused" if code else "had published")
-        if code and ("Error: " not in told or any(word in told for word in _FORBIDDEN)):
-            outcome.lose(f"{case.story}: it ended with {code}: {told}")
+        if code and ("Error: " not in output or any(word in output for word in _FORBIDDEN)):
+            outcome.lose(f"{case.story}: it ended with {code}: {output}")
     if ended is None or ended[0]:
         possible = [[*done, *rivals] for done in ([], ["discard"], [writer.name])]
         _check(outcome, case, root, rivals, possible[:1] if follows else possible)
     else:
         acknowledged = [*rivals, writer.name] if follows else [writer.name, *rivals]
         _check(outcome, case, root, acknowledged, [acknowledged])
-    code, told = in_process(partial(_run, work, writer.name, at))
+    code, output = in_process(partial(_run, work, writer.name, at))
     if code:
-        outcome.lose(f"{case.story}: repeated, it ended with {code}: {told}")
+        outcome.lose(f"{case.story}: repeated, it ended with {code}: {output}")
     acknowledged = [*rivals, writer.name]
     _check(outcome, case, root, acknowledged, [acknowledged, [writer.name, *acknowledged]])
 
 
 def _check(outcome: Outcome, case: _Case, root: Path, acknowledged: list[str], possible: list[list[str]]) -> None:
-    """See that the changes are there, oldest first, and that every file is what was written.
+    """Check that the acknowledged changes, oldest first, are present, and that every file is intact.
 
-    ``possible``: all changes that there may have been, oldest first, of which the store's documents are one result.
+    ``possible``: sequences of changes, oldest first, of which one must result in the documents of the store.
     """
     documents = [_documents((*case.writer.before, *commands)) for commands in possible]
     missing, damages = in_process(lambda: (_missing(root, acknowledged, documents), _damages(root)))
@@ -331,26 +331,26 @@ def _check(outcome: Outcome, case: _Case, root: Path, acknowledged: list[str], p
 
 
 def _documents(commands: tuple[str, ...]) -> set[str]:
-    """The documents of ``books`` after these commands."""
+    """Return the documents of ``books`` after these commands."""
     states: list[set[str]] = []
     for command in commands:
         names = states[-1] if states else set()
         if command in ("overwrite", "discard"):
             names = set()
         elif command == "restore":
-            names = states[2]  # state 3 of a store with a past; before it, each command makes one state
+            names = states[2]  # state 3 of a store with a history; up to it, each command makes one state
         names = names | _INGESTED.get(command, set())
         states.append(names - _REMOVED.get(command, set()))
     return states[-1] if states else set()
 
 
 def _missing(root: Path, acknowledged: list[str], documents: list[set[str]]) -> str:
-    """What the last state lacks of the changes, in words."""
+    """Return as text what the last state lacks of the changes."""
     wrong, manifest = [], load_manifest(root)
     if root.name == "books.knnstore":
         names = _names(root) if manifest.segments else set()
         if names not in documents:
-            wrong.append(f"the documents are {sorted(names)}, not {' or '.join(str(sorted(one)) for one in documents)}")
+            wrong.append(f"the documents are {sorted(names)}, not {' or '.join(map(str, map(sorted, documents)))}")
         last = acknowledged[-1] if acknowledged else ""
         if last == "compact" and (len(manifest.segments) > 1 or manifest.removed):
             wrong.append("it isn't compact")
@@ -365,13 +365,13 @@ def _missing(root: Path, acknowledged: list[str], documents: list[set[str]]) -> 
 
 
 def _names(root: Path) -> set[str]:
-    """The documents that can be found."""
+    """Return the documents that a search can find."""
     store = Datastore(root)
     return {str(document) for document in origins_of(store, {s.root.name: _live(store, s) for s in store.segments})}
 
 
 def _state(root: Path) -> int:
-    """How many states the store has had; 0 if it isn't there."""
+    """Return the number of states the store has had; 0 if it doesn't exist."""
     try:
         return load_manifest(root).state
     except StoreNotFoundError:
@@ -379,7 +379,7 @@ def _state(root: Path) -> int:
 
 
 def _discarded(root: Path) -> bool:
-    """Whether the last change of the store was that what it held was discarded."""
+    """Return whether the last change of the store discarded its content."""
     return not load_manifest(root).segments and history.changes(root)[-1].kind == history.OVERWRITE
 
 
@@ -403,7 +403,7 @@ def _damage(stage: str) -> None:
 
 
 def _run(work: Path, name: str, at: str) -> tuple[int, str]:
-    """A command on the stores at a place, with a lease of a second, and readers that nobody waits for."""
+    """Run a command on the stores at a place, with a lease of one second and without waiting for readers."""
     lease.RENEWED_SECONDS, lease.LAPSED_SECONDS, lease._LOOK_SECONDS = 0.2, 1.0, 0.1
     history.READ_SECONDS = -1
     command = {"second": _SECOND, "export": _EXPORT, "score": _SCORE}.get(name) or COMMANDS[name]
@@ -418,7 +418,7 @@ class _Requests:
         self._at, self._signal, self._after = (kind, turn), number, after
 
     def install(self) -> None:
-        """Stand between knnstore and obstore, in this process, for good."""
+        """Wrap the functions of obstore in this process permanently."""
         import threading
 
         import obstore
@@ -427,7 +427,7 @@ class _Requests:
 
         def watched(method: str, send: Callable[..., Any]) -> Callable[..., Any]:
             def sent(client: Any, path: Any = None, *rest: Any, **options: Any) -> Any:
-                if threading.current_thread().name == "lease":  # as often as time passes
+                if threading.current_thread().name == "lease":  # its requests depend on time
                     return send(client, path, *rest, **options)
                 kind = f"{method} {_kind(path)}"
                 with lock:
@@ -447,7 +447,7 @@ class _Requests:
 
 
 def _kind(path: Any) -> str:
-    """What an object is, by its name below its store."""
+    """Return the kind of an object, from its name below its store."""
     names = (path[0] if isinstance(path, list) else path or "").split("/")[2:]
     if len(names) < 2:
         return names[0] if names else "store"
@@ -479,9 +479,9 @@ def _dealt(things: list[Any]) -> list[list[Any]]:
     return [things[first::_PROCESSES] for first in range(_PROCESSES)]
 
 
-def _in_turns(functions: list[Callable[[], Any]]) -> list[Any]:
-    """What the functions give, each in a process of its own at the same time."""
-    return [one.result() for one in [Forked(function) for function in functions]]
+def _in_parallel(functions: list[Callable[[], Any]]) -> list[Any]:
+    """Return the results of the functions, each run in a separate process at the same time."""
+    return [process.result() for process in [Forked(function) for function in functions]]
 
 
 def _require(ended: tuple[int, str]) -> None:

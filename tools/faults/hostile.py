@@ -1,8 +1,8 @@
-"""Stores as a stranger might make them: mutated metadata and arrays, most with every checksum made right again.
+"""Stores by an attacker: mutated metadata and arrays, most with valid checksums.
 
-Each is opened, verified and searched in a process with a limit on its memory and a watch on its time. What may
-happen: it works, or an error of ours. What may not: another exception, a dead interpreter, a hang, more memory than
-the limit, a file opened outside of the store.
+Each is opened, verified and searched in a process with limits on memory and time. It must work or raise one of
+knnstore's own errors. Other exceptions, a crash of the interpreter, a hang, more memory than the limit, or opening a
+file outside the store are failures.
 """
 
 import json
@@ -29,13 +29,13 @@ from knnstore.errors import KnnstoreError
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.verification.check import verify
 
-_MEMORY = 2 * 10**9  # bytes that a store of some kilobytes may make this process take on top of its libraries
-_SECONDS = 60  # that one store may take, on a busy machine
+_MEMORY = 2 * 10**9  # bytes that a store of a few kilobytes may cost in addition to the libraries
+_SECONDS = 60  # time limit per store, for a busy machine
 _OUTSIDE = ("/etc", "/canary")
 
 
 def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1)) -> Outcome:
-    """Use ``count`` mutated stores. ``lost``: what may not happen did; ``silent``: a file outside was opened."""
+    """Use ``count`` mutated stores. ``lost``: number of failures; ``silent``: files opened outside the store."""
     outcome = Outcome("hostile")
     in_process(lambda: make_lived_store(folder / "made") and None)
     base = folder / "made" / "books.knnstore"
@@ -47,7 +47,7 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1))
 
 
 def _batch(outcome: Outcome, files: dict[str, bytes], folder: Path, seed: int, cases: range) -> int:
-    """Cases in a process of their own until it ends, dies or hangs; the number of the next case."""
+    """Run cases in a separate process until it ends, dies or hangs; return the number of the next case."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -82,7 +82,7 @@ def _batch(outcome: Outcome, files: dict[str, bytes], folder: Path, seed: int, c
 def _tell(outcome: Outcome, line: dict[str, Any]) -> int:
     outcome.tried += 1
     outcome.count(line["kind"])
-    outcome.count("refused" if line["refused"] else "used all the same")
+    outcome.count("refused" if line["refused"] else "used anyway")
     if line["outside"]:
         outcome.silent += 1
         outcome.told.append(f"store {line['number']} ({line['kind']}): {line['outside']} was opened")
@@ -98,7 +98,7 @@ def _use_all(files: dict[str, bytes], folder: Path, seed: int, cases: range, pip
     for number in cases:
         generator = random.Random(f"{seed}/{number}")
         shutil.rmtree(root, ignore_errors=True)
-        kind = mutate(generator, files, root)  # which takes memory of its own
+        kind = mutate(generator, files, root)  # before the limit, because it needs memory too
         opened.clear()
         resource.setrlimit(resource.RLIMIT_AS, (_virtual() + _MEMORY, resource.RLIM_INFINITY))
         refused, problem = _use(root)
@@ -109,12 +109,12 @@ def _use_all(files: dict[str, bytes], folder: Path, seed: int, cases: range, pip
 
 
 def _virtual() -> int:
-    """Bytes of address space that this process has taken."""
+    """Return the bytes of address space of this process."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _use(root: Path) -> tuple[bool, str]:
-    """Whether any use was refused, and the first exception that isn't ours."""
+    """Return whether any use was refused, and the first exception that isn't one of knnstore's errors."""
     refused, problem = False, ""
     uses: tuple[Callable[[Path], object], ...] = (verify, _search, _read)
     for use in uses:
@@ -132,8 +132,8 @@ def _search(root: Path) -> None:
     searcher = Searcher(store)
     queries = np.random.default_rng(0).normal(size=(3, searcher.plan.dimension)).astype(np.float32)
     for method in ("lists", "quantised"):
-        found = searcher.search(queries, 5, method=method, rows=True)
-        _name(store, found.rows)
+        neighbours = searcher.search(queries, 5, method=method, rows=True)
+        _name(store, neighbours.rows)
 
 
 def _read(root: Path) -> None:
@@ -150,7 +150,7 @@ def _read(root: Path) -> None:
 
 
 def _name(store: Datastore, rows: Any) -> None:
-    """What an explanation of a neighbour reads: its document and the tokens before it."""
+    """Read what an explanation of a neighbour needs: its document and the tokens before it."""
     segment = store.segments[0]
     for row in rows[rows >= 0][:4]:
         if row < segment.rows:

@@ -1,4 +1,4 @@
-"""Tiny stores with an index of every kind, by every way in which an index can come about."""
+"""Tiny stores with every kind of index, made in every possible way."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _DROP = ("index", "--store", "books", "--drop-keys")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a store comes about: the kind that it was before, what happened to the corpus, the commands; its name."""
+    """How to make a store: the kind it starts from, the commands, the change of the corpus before, and its name."""
 
     before: str
     commands: tuple[tuple[str, ...], ...]
@@ -22,7 +22,7 @@ class Kind:
 
 
 def _add(folder: Path) -> None:
-    """New documents alone, so that nothing is replaced."""
+    """Add only new documents, so that none is replaced."""
     linked = (folder / "books").resolve()
     (folder / "books").unlink()
     make_corpus(folder / "more", documents=2, words=150, seed=1)
@@ -52,11 +52,11 @@ KINDS: dict[str, Kind] = {
     ),
     "float16": Kind("", ((*INGEST, "--key-dtype", "float16"), INDEX)),
 }
-"""Each after the kind that it comes of. What ``--overwrite`` replaces is of the same plan."""
+"""Each after the kind that it starts from. ``--overwrite`` replaces an index of the same plan."""
 
 
 def make_kinds(folder: Path, names: Iterable[str] = KINDS) -> dict[str, Path]:
-    """Stores of these kinds below ``folder``, by their kinds; each beside its ``lm/`` and ``books/``."""
+    """Make stores of these kinds below ``folder``, each beside its ``lm/`` and ``books/``; return them by kind."""
     begin = folder / "begin"
     begin.mkdir(parents=True)
     make_model(begin / "lm")
@@ -71,7 +71,7 @@ def make_kinds(folder: Path, names: Iterable[str] = KINDS) -> dict[str, Path]:
         place = places[name] = copy_of(places[kind.before], folder / name.replace(" ", "-"))
         kind.change(place)
         for command in kind.commands:
-            code, told = run(place, *command)
+            code, output = run(place, *command)
             if code:
-                raise RuntimeError(f"{name}: {told}")
+                raise RuntimeError(f"{name}: {output}")
     return {name: places[name] / KINDS[name].store for name in names}

@@ -1,9 +1,9 @@
-"""A layer between this process and a store's files: it counts every durable operation, and fails the n-th.
+"""A layer between this process and a store's files that counts durable operations and makes the n-th one fail.
 
-Writes, fsync, rename, link, unlink, mkdir and rmdir below a store's folder pass through it, those of Python, NumPy,
-Zarr and (handed a Python file) Parquet alike. At the n-th it kills the process before it, or in the middle of it; or
-cuts the power, which leaves behind what a disk may then hold; or raises what a disk would that is full, used up by
-quota, mounted read-only, not ours to write to, or broken.
+Writes, fsync, rename, link, unlink, mkdir and rmdir below the folder of a store pass through it, whether by Python,
+NumPy, Zarr or (given a Python file) Parquet. At the n-th operation it kills the process before or in the middle of it;
+or simulates a power cut, which leaves a possible state of the disk; or raises the error of a disk that is full, over
+quota, read-only, without write permission, or broken.
 """
 
 import builtins
@@ -28,7 +28,7 @@ FAILURES: dict[Mode, int] = {
     "quota": errno.EDQUOT,
     "read-only": errno.EROFS,
     "denied": errno.EACCES,
-    "broken": errno.EIO,  # once; the others stay as they are
+    "broken": errno.EIO,  # fails once; the others persist
 }
 MODES: tuple[Mode, ...] = (*DEATHS, *FAILURES)
 _NEED_ROOM = ("write", "mkdir", "rename", "create")
@@ -37,7 +37,7 @@ _WRITES = frozenset("wax+")
 
 
 class Layer:
-    """Fails the ``target``-th operation below ``root`` in the way of ``mode``; a target of 0 never comes."""
+    """Makes operation number ``target`` below ``root`` fail by ``mode``; 0 for no failure."""
 
     def __init__(self, root: Path, target: int, mode: Mode, seed: int, after: Path) -> None:
         self.root = root.absolute()
@@ -47,16 +47,16 @@ class Layer:
         self._mode = mode
         self._power = PowerModel(self.root, seed, after) if mode == "power" else None
         self._failing = False
-        self._lock = RLock()  # files are flushed by several threads at a time
+        self._lock = RLock()  # several threads flush files at a time
 
     def concerns(self, path: Path) -> bool:
-        """Whether a path lies in the store, its lock aside."""
+        """Return whether a path is in the store, except its lock."""
         return (path == self.root or self.root in path.parents) and path.name != ".lock"
 
     def operation(
         self, kind: str, path: Path, perform: Callable[[], Any], half: Callable[[], Any] | None = None
     ) -> Any:
-        """Count one operation; perform it, unless it is the one to fail."""
+        """Count an operation and perform it, unless it has to fail."""
         with self._lock:
             return self._operation(kind, path, perform, half)
 
@@ -81,14 +81,14 @@ class Layer:
         return result
 
     def _fails(self, kind: str) -> bool:
-        """Whether an operation of this kind can't be done on such a disk."""
+        """Return whether this kind of operation fails on such a disk."""
         if self._mode in ("full", "quota"):
             return kind in _NEED_ROOM
         return kind != "fsync" or self._mode == "broken"
 
     @contextmanager
     def installed(self) -> Iterator["Layer"]:
-        """Put the layer in place."""
+        """Install the layer within the context."""
         replaced: list[tuple[Any, str, Any]] = []
 
         def put(owner: Any, name: str, made: Callable[[Any], Any]) -> None:
@@ -175,7 +175,7 @@ def _closing(before: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 class _Writer:
-    """A file that is open for writing: each write passes through the layer."""
+    """A file opened for writing: each write passes through the layer."""
 
     def __init__(self, file: Any, path: Path, layer: Layer) -> None:
         self._file, self._path, self._layer = file, path, layer
@@ -200,10 +200,10 @@ class _Writer:
 
 
 class PowerModel:
-    """What a disk may hold after the power failed: what was synced, and of the rest any part.
+    """Possible content of a disk after a power failure: everything that was synced, and any part of the rest.
 
-    The bytes of a file are sure once it was synced; a name, or its absence, once its folder was. What isn't sure is
-    drawn: a name is as it was or as it is; bytes are there, or zeros, or cut short, or none at all.
+    The bytes of a file are certain once it was synced; a name, or its absence, once its folder was. The rest is random:
+    a name is the old or the new one; bytes are complete, zeros, truncated or missing.
     """
 
     def __init__(self, root: Path, seed: int, after: Path) -> None:
@@ -223,7 +223,7 @@ class PowerModel:
         self._rooted = root.is_dir()
 
     def note(self, kind: str, path: Path) -> None:
-        """Follow one operation that was performed."""
+        """Record an operation that was performed."""
         if kind == "create" and path not in self._ids:
             self._new(path)
         elif kind == "unlink":
@@ -243,18 +243,18 @@ class PowerModel:
             self._synced[self._ids.get(path) or self._new(path)] = path.read_bytes()
 
     def leave_behind(self) -> None:
-        """Write the folder as the disk may hold it to ``after``."""
+        """Write a possible state of the folder to ``after``."""
         self._after.mkdir()
         if self._root.is_dir() and (self._rooted or self._generator.random() < 0.5):
             self._leave(self._root, self._after / self._root.name)
 
     def _leave(self, folder: Path, to: Path) -> None:
-        os.mkdir(to)  # noqa: PTH102 - both names pass through the layer, which doesn't concern itself with this place
+        os.mkdir(to)  # noqa: PTH102 - both names pass through the layer, which ignores this place
         before, now = self._names.get(folder, {}), self._listing(folder) if folder.is_dir() else {}
         for name in sorted(before.keys() | now.keys()):
             known = [names[name] for names in (before, now) if name in names]
-            sure = len(known) == 2 and known[0] == known[1]
-            chosen = now if sure else self._generator.choice((before, before, now))
+            certain = len(known) == 2 and known[0] == known[1]
+            chosen = now if certain else self._generator.choice((before, before, now))
             if name not in chosen:
                 continue
             identity = chosen[name]

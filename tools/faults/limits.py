@@ -1,7 +1,7 @@
-"""Hold a command to its ``--memory`` by the system, not by its plan: a cgroup where that is allowed, else rlimits.
+"""Enforce ``--memory`` of a command by the operating system: by a cgroup if that is allowed, else by rlimits.
 
-A memory cgroup bounds what all processes of a command hold together, and kills one where they hold more: that is what
-is promised. ``RLIMIT_DATA`` bounds what each process may ask for, used or not, the stacks of its threads included.
+A memory cgroup limits the total memory of all processes of a command, as ``--memory`` promises, and kills a process if
+it is exceeded. ``RLIMIT_DATA`` limits the allocations of each process, used or not, including stacks of threads.
 """
 
 import os
@@ -30,7 +30,7 @@ _SMALLEST, _LARGEST = 400_000_000, 3_200_000_000
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended: exit code, output, and whether the system killed a process of it for its memory."""
+    """How a command ended: exit code, output, and whether the system killed one of its processes for its memory."""
 
     code: int
     told: str
@@ -39,7 +39,7 @@ class Ended:
 
 @contextmanager
 def memory_cgroup(limit: int) -> Iterator[Path | None]:
-    """A cgroup whose processes together may hold ``limit`` bytes; None where this user may not make one."""
+    """Provide a cgroup with a limit on the total memory of its processes; None if this user may not create one."""
     old = (_CGROUPS / "memory").is_dir()  # version 1
     folder = (_CGROUPS / "memory" if old else _CGROUPS) / f"knnstore-{secrets.token_hex(4)}"
     try:
@@ -58,7 +58,7 @@ def memory_cgroup(limit: int) -> Iterator[Path | None]:
 
 
 def run_within(folder: Path, limit: int, arguments: Sequence[str]) -> Ended:
-    """``knnstore ARGUMENTS`` in a folder: all processes within ``limit`` bytes, or each where that can't be."""
+    """Run ``knnstore ARGUMENTS`` in a folder: with ``limit`` bytes for all processes, or without a cgroup for each."""
     with memory_cgroup(limit) as group:
         line = [sys.executable, "-m", "knnstore", *arguments]
         done = subprocess.run(
@@ -74,15 +74,15 @@ def run_within(folder: Path, limit: int, arguments: Sequence[str]) -> Ended:
 
 
 def torture(count: int, seed: int, folder: Path) -> Outcome:
-    """Each command under ``count`` / 3 promises from 0.4 to 3.2 GB, each enforced.
+    """Run each command under ``count`` / 3 enforced limits from 0.4 to 3.2 GB.
 
-    ``lost``: it was killed, or ended otherwise than well or by refusing before any work. ``silent``: another result.
+    ``lost``: it was killed, or neither succeeded nor refused before any work. ``silent``: its result differed.
     """
     outcome = Outcome("memory")
     (folder / "here").mkdir(parents=True)
     make_corpus(folder / "here" / "books", documents=40, words=1500, seed=seed)
     steps = max(1, -(-count // len(COMMANDS)))
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     for step in range(steps):
         limit = _LARGEST - (_LARGEST - _SMALLEST) * step // max(1, steps - 1)
         for name, command in COMMANDS.items():
@@ -94,8 +94,8 @@ def torture(count: int, seed: int, folder: Path) -> Outcome:
                 outcome.lose(f"{name} within {limit:,} bytes ended with {ended.code}: {ended.told[-400:]}")
             elif not refused and name == "score":
                 perplexity = re.findall(r'"perplexity": ([0-9.]+)', ended.told)
-                outcome.silent += found.setdefault(name, str(perplexity)) != str(perplexity)
-    outcome.count("held by a cgroup" if _may_group() else "held by RLIMIT_DATA", outcome.tried)
+                outcome.silent += results.setdefault(name, str(perplexity)) != str(perplexity)
+    outcome.count("enforced by a cgroup" if _may_group() else "enforced by RLIMIT_DATA", outcome.tried)
     return outcome
 
 
@@ -105,7 +105,7 @@ def _may_group() -> bool:
 
 
 def bounded(limit: int | None, group: Path | None) -> Callable[[], None]:
-    """What puts a process that is about to start, and all that it starts, under the limits."""
+    """Return a function that puts a starting process and its children under the limits."""
 
     def bound() -> None:
         if limit is not None:
@@ -117,8 +117,8 @@ def bounded(limit: int | None, group: Path | None) -> Callable[[], None]:
 
 
 def kills(group: Path) -> int:
-    """Processes that the system killed in the group."""
-    told = [group / name for name in ("memory.oom_control", "memory.events") if (group / name).exists()]
+    """Return the number of processes that the system killed in the group."""
+    files = [group / name for name in ("memory.oom_control", "memory.events") if (group / name).exists()]
     return sum(
-        int(number) for path in told for number in re.findall(r"^oom_kill (\d+)", path.read_text(), re.MULTILINE)
+        int(number) for path in files for number in re.findall(r"^oom_kill (\d+)", path.read_text(), re.MULTILINE)
     )

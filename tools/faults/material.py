@@ -1,4 +1,4 @@
-"""A tiny LM, a tiny corpus, and the commands run over them in this process: real stages at a thousandth of the size."""
+"""A tiny LM, a tiny corpus, and commands on them in this process: real stages at a thousandth of the usual size."""
 
 import os
 import random
@@ -29,7 +29,7 @@ INDEX = ("index", "--store", "books", "--nlist", "8", "--pq-bytes", "4")
 
 
 def make_model(folder: Path) -> Path:
-    """An LM of one layer and random weights, with the tokenizer of the shipped one; the same every time."""
+    """Make an LM with one layer and reproducible random weights, and the tokenizer of the shipped LM."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=8192, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
@@ -38,7 +38,7 @@ def make_model(folder: Path) -> Path:
 
 
 def make_corpus(folder: Path, documents: int = 6, words: int = 220, seed: int = 0) -> Path:
-    """Text files of random words."""
+    """Write text files of random words."""
     generator = random.Random(seed)
     folder.mkdir()
     for number in range(documents):
@@ -47,7 +47,7 @@ def make_corpus(folder: Path, documents: int = 6, words: int = 220, seed: int = 
 
 
 def grow_corpus(folder: Path) -> None:
-    """Give the folder a corpus of its own, in which a document has changed and two are new."""
+    """Replace the corpus of the folder by a copy with one changed and two new documents."""
     if (folder / "books").is_symlink():
         linked = (folder / "books").resolve()
         (folder / "books").unlink()
@@ -59,7 +59,7 @@ def grow_corpus(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    """A command in this process, as if typed in ``folder`` with the tiny LM: exit code, and all that it said."""
+    """Run a command in this process, in ``folder`` and with the tiny LM; return exit code and output."""
     before, model = Path.cwd(), os.environ.get("KNNSTORE_MODEL")
     os.chdir(folder)
     os.environ["KNNSTORE_MODEL"] = str((folder / "lm").resolve())
@@ -77,19 +77,19 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def make_store(folder: Path, commands: Sequence[tuple[str, ...]] = (INGEST, INDEX)) -> Path:
-    """A folder with ``lm/``, ``books/`` and the store that the commands make of it; the store."""
+    """Make a folder with ``lm/``, ``books/`` and a store by the commands; return the store."""
     folder.mkdir(parents=True, exist_ok=True)
     make_model(folder / "lm")
     make_corpus(folder / "books")
     for command in commands:
-        code, told = run(folder, *command)
+        code, output = run(folder, *command)
         if code:
-            raise RuntimeError(told)
+            raise RuntimeError(output)
     return folder / STORE
 
 
 def make_lived_store(folder: Path) -> Path:
-    """As ``make_store``, with a past: appended to, documents replaced and removed, an exact-match memory, tuned."""
+    """Make a store with a history: appended to, documents replaced and removed, an exact-match memory, tuned."""
     make_store(folder)
     grow_corpus(folder)
     later = (
@@ -101,14 +101,14 @@ def make_lived_store(folder: Path) -> Path:
         ("tune", "neighbours.parquet", "--store", "books"),
     )
     for command in later:
-        code, told = run(folder, *command)
+        code, output = run(folder, *command)
         if code:
-            raise RuntimeError(told)
+            raise RuntimeError(output)
     return folder / STORE
 
 
 def copy_of(folder: Path, to: Path) -> Path:
-    """A copy of such a folder, its LM and corpus linked."""
+    """Copy such a folder, with links to its LM and corpus."""
     to.mkdir()
     for path in sorted(folder.iterdir()):
         if path.name in ("lm", "books"):
@@ -117,13 +117,13 @@ def copy_of(folder: Path, to: Path) -> Path:
             shutil.copytree(path, to / path.name)
         elif path.name != "found":
             shutil.copy(path, to / path.name)
-    found = [path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()]
-    (to / "found").write_text("\n".join(found))  # what a command finds it needn't write
+    existing = [path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()]
+    (to / "found").write_text("\n".join(existing))  # files that a command needn't write
     return to
 
 
 def bytes_of(root: Path) -> dict[str, bytes]:
-    """Every file of a store but its lock, by name; of the log, which says when, all but that."""
+    """Return every file of a store by name, except its lock, and without the times in the log."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
     return {path.relative_to(root).as_posix(): _timeless(path) for path in files}
 
@@ -133,13 +133,13 @@ def _timeless(path: Path) -> bytes:
     return encode_json(unseal_json(data) | {"when": ""}) if path.match("log/*.json") else data
 
 
-def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
-    """Names of the files that differ, or that only one of the two has."""
-    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+def differences(actual: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    """Return the names of files that differ or are missing in one of the two."""
+    return sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
 
 
 def spoil(path: Path) -> None:
-    """Change more than one bit in the middle of a file."""
+    """Change several bits in the middle of a file."""
     data = bytearray(path.read_bytes())
     middle = slice(len(data) // 3, len(data) // 3 + 9)
     data[middle] = bytes(byte ^ 0xA5 for byte in data[middle])

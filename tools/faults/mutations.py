@@ -1,4 +1,4 @@
-"""Mutations of a store's files, with or without its checksums made right again."""
+"""Mutations of a store's files, with or without valid checksums."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ _WORDS = (0, 1, 2**7, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**6
 
 
 def mutate(generator: random.Random, files: Files, root: Path) -> str:
-    """Write a mutated copy of the store's files to ``root``; the kind of mutation."""
+    """Write a mutated copy of the store's files to ``root``; return the kind of mutation."""
     changed = dict(files)
     kind = generator.choice(list(_KINDS))
     name = _KINDS[kind](generator, changed) if kind in _KINDS else ""
@@ -104,7 +104,7 @@ def _twist(generator: random.Random, value: Any) -> None:
 
 
 def _words(generator: random.Random, files: Files) -> str:
-    """Extreme numbers in a chunk, which then has the checksum of what it holds."""
+    """Put extreme numbers into a chunk, with a valid checksum."""
     name = generator.choice(sorted(path for path in files if chunk_number(path) is not None))
     body = files[name][:-4]
     packed = body[:4] == b"\x28\xb5\x2f\xfd"
@@ -119,13 +119,13 @@ def _words(generator: random.Random, files: Files) -> str:
     if packed:
         new = bytes(zstd.compress(new, 1))
         if generator.random() < 0.2:
-            new = bytes(zstd.compress(bytes(generator.choice((10**3, 10**8))), 1))  # packed much too small, or a bomb
+            new = bytes(zstd.compress(bytes(generator.choice((10**3, 10**8))), 1))  # far too small, or a zip bomb
     files[name] = new + int(google_crc32c.value(new)).to_bytes(4, "little")
     return name
 
 
 def _table(generator: random.Random, files: Files) -> str:
-    """Another table of documents, or of what was removed."""
+    """Mutate a table of documents or of removed documents."""
     tables = [path for path in files if path.endswith("documents.parquet") or path.startswith("removed/")]
     name = generator.choice(sorted(tables))
     table = pq.read_table(io.BytesIO(files[name]))
@@ -147,7 +147,7 @@ def _table(generator: random.Random, files: Files) -> str:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue()
-    if name.startswith("removed/"):  # it is named by its digest, which the manifest has
+    if name.startswith("removed/"):  # named by its digest, which is in the manifest
         del files[name]
         digest = hashlib.sha256(data).hexdigest()[:16]
         manifest = json.loads(files["knnstore.json"]) | {"removed": digest}
@@ -171,7 +171,7 @@ _KINDS: dict[str, Callable[[random.Random, Files], str]] = {
 
 
 def _plant(generator: random.Random, path: Path) -> None:
-    """Put a link, a FIFO, a socket or a folder in a file's place."""
+    """Replace a file by a link, a FIFO, a socket or a folder."""
     path.unlink()
     how = generator.randrange(5)
     if how == 0:
@@ -185,7 +185,7 @@ def _plant(generator: random.Random, path: Path) -> None:
     else:
         with socket.socket(socket.AF_UNIX) as end:
             before = Path.cwd()
-            os.chdir(path.parent)  # a socket's path may have a hundred characters
+            os.chdir(path.parent)  # the path of a socket is limited to about a hundred characters
             end.bind(path.name)
             os.chdir(before)
 
@@ -198,7 +198,7 @@ def _sealed(value: Any) -> bytes:
 
 
 def reseal(files: Files, name: str) -> None:
-    """Make the records that tell of a file tell of it as it is now."""
+    """Update the records of a file to its current size and checksum."""
     if name not in files:
         return
     data = files[name]
@@ -206,11 +206,11 @@ def reseal(files: Files, name: str) -> None:
     for record in [path for path in files if "/commits/" in path]:
         try:
             value = json.loads(files[record])
-            told = [file for file in value["files"] if name == f"{record.split('/commits/')[0]}/{file['path']}"]
+            entries = [file for file in value["files"] if name == f"{record.split('/commits/')[0]}/{file['path']}"]
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        for file in told:
+        for file in entries:
             file["bytes"], file["crc32c"] = len(data), google_crc32c.value(body)
-        if told:
+        if entries:
             value.pop(CHECKSUM_FIELD, None)
             files[record] = _sealed(value)

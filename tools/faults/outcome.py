@@ -1,4 +1,4 @@
-"""What a torture found."""
+"""The outcome of a fault-injection test."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Outcome:
-    """``tried`` cases, of which ``lost`` ended with other bytes or unnoticed, and ``silent`` gave a wrong answer."""
+    """Numbers of cases: ``tried``; ``lost``, with wrong bytes or an unreported failure; ``silent``, wrong answers."""
 
     name: str
     tried: int = 0
@@ -19,15 +19,15 @@ class Outcome:
     told: list[str] = field(default_factory=list)
 
     def count(self, what: str, number: int = 1) -> None:
-        """Add to a tally."""
+        """Add to a count."""
         self.counts[what] += int(number)
 
     def fact(self, what: str, number: int) -> None:
-        """Say what was tortured: the same in all parts of a run."""
+        """Record a property of the test, which is the same in all parts of a run."""
         self.facts[what] = int(number)
 
     def add(self, other: dict[str, Any]) -> None:
-        """Take in what another part of the run found, from its line of JSON."""
+        """Add the outcome of another part of the run, from its line of JSON."""
         self.tried += other["tried"]
         self.lost += other["lost"]
         self.silent += other["silent"]
@@ -36,18 +36,18 @@ class Outcome:
         self.told += other["told"]
 
     def lose(self, story: str) -> None:
-        """A case that shouldn't have ended as it did."""
+        """Record a failed case."""
         self.lost += 1
         self.told.append(story)
 
     def text(self) -> str:
-        """For people."""
+        """Return the outcome as text."""
         lines = [f"  {story}" for story in self.told[:20]]
         tally = ", ".join(f"{number:,} {what}" for what, number in (self.facts | self.counts).items())
         lines.append(f"{self.name}: {self.tried:,} tried, {self.lost} lost, {self.silent} silent ({tally})")
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the outcome as a line of JSON."""
         line = {"torture": self.name, "tried": self.tried, "lost": self.lost, "silent": self.silent}
         return json.dumps(line | {"facts": self.facts, "counts": dict(self.counts), "told": self.told})

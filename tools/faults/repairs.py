@@ -1,4 +1,4 @@
-"""Damage each file of stores of every kind in turn, and repair: it ends, and all is right or it says why not."""
+"""Damage each file of stores of every kind, one at a time: repair must end and restore it, or report why not."""
 
 import random
 import shutil
@@ -18,16 +18,16 @@ from knnstore.indexes.exact import exact_search
 from knnstore.indexes.ivfpq.search import Searcher
 from knnstore.verification.check import verify
 
-_SECONDS = 120  # that one repair may take, on a busy machine
-_MADE_AGAIN = ("index/", "suffixes/")  # parts of a store of which every file but a plan can be made again
+_SECONDS = 120  # time limit of a repair, for a busy machine
+_MADE_AGAIN = ("index/", "suffixes/")  # parts of a store in which every file except plans can be rebuilt
 _PLANS = ("index.json", "suffixes.json")
 
 
 def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1), kinds: Any = KINDS) -> Outcome:
-    """Damage ``count`` files, one at a time, spread evenly over all kinds of stores; as many as there are: each.
+    """Damage ``count`` files, one at a time, in random order over all kinds of stores.
 
-    ``lost``: a repair didn't end, or ended otherwise than well or with a reason. ``silent``: it ended well and verify
-    or a search says otherwise. ``part``: of all cases every n-th from the i-th on.
+    ``lost``: a repair didn't end, or neither succeeded nor gave a reason. ``silent``: it succeeded, but verify or a
+    search finds damage. ``part``: (i, n) for every n-th case from the i-th on.
     """
     outcome = Outcome("repairs")
     stores: dict[str, Path] = in_process(lambda: make_kinds(folder / "kinds", kinds))
@@ -39,9 +39,9 @@ def torture(count: int, seed: int, folder: Path, part: tuple[int, int] = (0, 1),
     for kind, name in cases[:count][part[0] :: part[1]]:
         work = folder / "work"
         shutil.copytree(stores[kind].parent, work, symlinks=True)
-        story, told = f"{name} of {kind}", in_process(partial(_in_time, work / stores[kind].name, name, expected[kind]))
+        story, end = f"{name} of {kind}", in_process(partial(_in_time, work / stores[kind].name, name, expected[kind]))
         outcome.tried += 1
-        how, problem = told or ("didn't end", f"repair didn't end within {_SECONDS} s")
+        how, problem = end or ("didn't end", f"repair didn't end within {_SECONDS} s")
         outcome.count(how)
         if how == "wrong":
             outcome.silent += 1
@@ -63,24 +63,24 @@ def _in_time(store: Path, name: str, expected: list[Any]) -> tuple[str, str]:
 
 
 def repair_one(store: Path, name: str, expected: list[Any]) -> tuple[str, str]:
-    """How the repair of one damaged file ended, and what of that may not be."""
+    """Return how the repair of a damaged file ended, and the problem if that is a failure."""
     spoil(store / name)
     if name == "knnstore.json":
         return "left", ""
-    code, told = run(store.parent, "repair", "--store", str(store), "--corpus", "books/")
+    code, output = run(store.parent, "repair", "--store", str(store), "--corpus", "books/")
     report = verify(store)
-    if code not in (0, 1) or (code and "left      " not in told):
-        return "failed", f"ended with {code}: {told}"
+    if code not in (0, 1) or (code and "left      " not in output):
+        return "failed", f"ended with {code}: {output}"
     if code:
-        return "left", told if _wrongly_left(store, name) else ""
+        return "left", output if _wrongly_left(store, name) else ""
     if not report.intact:
-        return "wrong", f"{told}; {report.damages[:3]}"
-    same = all(np.array_equal(one, other) for one, other in zip(neighbours(store), expected, strict=True))
+        return "wrong", f"{output}; {report.damages[:3]}"
+    same = all(np.array_equal(now, before) for now, before in zip(neighbours(store), expected, strict=True))
     return "repaired", "" if same else "a search finds other keys"
 
 
 def _wrongly_left(store: Path, name: str) -> bool:
-    """Whether a file that was left could have been made again, or the advice that was given doesn't help."""
+    """Return whether a file that was left could have been rebuilt, or whether the suggested command doesn't help."""
     if name.endswith("index.json"):
         code, _ = run(store.parent, "index", "--store", str(store), "--overwrite", "--nlist", "5")
         return bool(code) or not verify(store).intact
@@ -88,9 +88,9 @@ def _wrongly_left(store: Path, name: str) -> bool:
 
 
 def neighbours(store: Path) -> list[Any]:
-    """What an exact search finds, and one that probes all lists of the index."""
+    """Return the results of an exact search and of one that probes all lists of the index."""
     opened = Datastore(store)
     queries = np.random.default_rng(0).normal(size=(3, opened.segments[0].dimension)).astype(np.float32)
     searcher = Searcher(opened)
-    found = exact_search(opened, queries, 4, rows=True), searcher.search(queries, 4, searcher.plan.nlist, rows=True)
-    return [np.sort(array) for one in found for array in (one.rows, one.values) if array is not None]
+    both = exact_search(opened, queries, 4, rows=True), searcher.search(queries, 4, searcher.plan.nlist, rows=True)
+    return [np.sort(array) for each in both for array in (each.rows, each.values) if array is not None]

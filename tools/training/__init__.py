@@ -1,1 +1,1 @@
-"""Training a small causal language model, resumably: the parts of train_lm.py."""
+"""Resumable training of a small causal language model: the parts of train_lm.py."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors, with the step in the file's JSON header, so that one rename replaces all of it."""
+"""Checkpoints: safetensors with the step in the header of the file, so that one rename replaces everything."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(path: Path, trainer: Trainer, step: int) -> None:
-    """Replace the checkpoint by the state after ``step`` steps, durably."""
+    """Durably replace the checkpoint by the state after ``step`` steps."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in trainer.model.named_parameters():
         state = trainer.optimizer.state[parameter]
@@ -29,7 +29,7 @@ def save_checkpoint(path: Path, trainer: Trainer, step: int) -> None:
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> int:
-    """The number of steps behind the state in ``path``, which the trainer takes over; 0 where there is none."""
+    """Load the state in ``path`` into the trainer and return its number of steps; 0 if there is no checkpoint."""
     if not path.exists():
         return 0
     try:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what is left in it at the end."""
+"""The folder of a run: which recipe it belongs to, and its final content."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from training.trainer import Trainer
 
 
 def refuse_strangers(out: Path) -> None:
-    """Raise UsageError if ``out`` is no folder, or one with files of something else."""
+    """Raise UsageError if ``out`` isn't a folder, or holds files of something else."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -30,18 +30,18 @@ def refuse_strangers(out: Path) -> None:
 
 
 def claim(out: Path, recipe: Recipe) -> None:
-    """Make ``out`` the folder of this recipe. Raises UsageError if it is another's."""
+    """Record this recipe in ``out``. Raises UsageError if another one is recorded."""
     settings = out / "run.json"
     if not settings.exists():
         write_atomically(settings, encode_json(asdict(recipe)))
     elif changes := differences(json.loads(settings.read_text()), asdict(recipe)):
         changed = "; ".join(changes)
-        raise UsageError(f"{out} was begun with other settings ({changed}): give the same again, or another --out")
+        raise UsageError(f"{out} was started with other settings ({changed}): give the same ones, or another --out")
 
 
 @contextmanager
 def unclaimed_after_mistakes(out: Path) -> Iterator[None]:
-    """Let go of ``out`` on a UsageError before anything is trained: the corrected command has other settings."""
+    """Remove the recipe from ``out`` on a UsageError before training, because the corrected command has another."""
     try:
         yield
     except UsageError:
@@ -52,7 +52,7 @@ def unclaimed_after_mistakes(out: Path) -> Iterator[None]:
 
 
 def publish(out: Path, trainer: Trainer, tokenizer: Any) -> dict[str, Any]:
-    """Write tokenizer and model, rounded to the dtype asked for; then the result, of just these weights; return it."""
+    """Write the tokenizer and the model in the requested dtype, then evaluate these weights; return the result."""
     model, dtype = trainer.model, torch.float16 if trainer.recipe.dtype == "fp16" else torch.float32
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtype).float()

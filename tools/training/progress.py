@@ -1,4 +1,4 @@
-"""What a run logs and shows while it goes on."""
+"""Log and display the progress of a run."""
 
 import json
 import time
@@ -15,7 +15,7 @@ LOG_STEPS, LINE_SECONDS = 10, 30.0
 
 
 class Progress:
-    """A JSON line every LOG_STEPS steps; for people a bar, or a line now and then where stderr is no terminal."""
+    """Writes a JSON line every LOG_STEPS steps, and shows a bar, or occasional lines if stderr isn't a terminal."""
 
     def __init__(self, path: Path, trainer: Trainer, start: int) -> None:
         log = kept_lines(path.read_text(), start) if path.exists() else ""
@@ -26,7 +26,7 @@ class Progress:
         self.seconds, self.last_line = 0.0, time.perf_counter()
 
     def after(self, step: int, loss: float, seconds: float) -> None:
-        """Take note of the step that ended as number ``step`` (from 1)."""
+        """Record that step number ``step`` (from 1) has ended."""
         self.losses.append(loss)
         self.seconds += seconds
         self.bar.update()
@@ -44,17 +44,17 @@ class Progress:
             self.losses, self.seconds = [], 0.0
 
     def write(self, **values: Any) -> None:
-        """One line of the log; ``step`` is always among the values."""
+        """Write one line of the log; ``step`` is always among the values."""
         self.log.write(json.dumps(values) + "\n")
         self.log.flush()
 
     def close(self) -> None:
-        """Let go of the log and the terminal."""
+        """Close the log and the bar."""
         self.bar.close()
         self.log.close()
 
 
 def kept_lines(log: str, step: int) -> str:
-    """The lines of a log up to ``step``: those after it, and a torn one, are written again by a resumed run."""
+    """Return the lines of a log up to ``step``; a resumed run writes later or partial lines again."""
     whole = [line for line in log.splitlines(keepends=True) if line.endswith("\n")]
     return "".join(line for line in whole if json.loads(line)["step"] <= step)

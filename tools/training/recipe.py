@@ -1,4 +1,4 @@
-"""The settings of a run: all that its weights depend on."""
+"""The settings of a run: everything that its weights depend on."""
 
 import argparse
 import hashlib
@@ -20,7 +20,7 @@ SEPARATOR = "<|endoftext|>"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that the weights and the result depend on: a run is resumed with the same recipe or not at all."""
+    """Everything that the weights and the result depend on; a run is only resumed with the same recipe."""
 
     corpus: str
     valid: str | None
@@ -44,36 +44,36 @@ class Recipe:
 
     def __post_init__(self) -> None:
         rules = (
-            (self.vocab is None or self.vocab > 256, f"--vocab {self.vocab}: 257 at least (the bytes and {SEPARATOR})"),
+            (self.vocab is None or self.vocab > 256, f"--vocab {self.vocab}: at least 257 (the bytes and {SEPARATOR})"),
             (
                 self.vocab is None or self.tokenizer is None,
-                "--vocab and --tokenizer: a tokenizer has its size, drop one",
+                "--vocab and --tokenizer: a tokenizer has a fixed size; omit one",
             ),
-            (self.layers > 0 and self.heads > 0, f"--layers {self.layers} --heads {self.heads}: 1 at least"),
+            (self.layers > 0 and self.heads > 0, f"--layers {self.layers} --heads {self.heads}: at least 1"),
             (self.width > 0 and self.width % max(1, self.heads) == 0, f"--width {self.width}: a multiple of --heads"),
-            (self.context > 1, f"--context {self.context}: 2 tokens at least"),
-            (self.batch_tokens >= self.context, f"--batch-tokens {self.batch_tokens}: one --context at least"),
-            (0 <= self.dropout < 1, f"--dropout {self.dropout}: 0 at least and below 1"),
-            (self.steps is None or self.epochs is None, "--steps and --epochs: both say how long to train, drop one"),
-            (self.steps is None or self.steps > 0, f"--steps {self.steps}: 1 at least"),
+            (self.context > 1, f"--context {self.context}: at least 2 tokens"),
+            (self.batch_tokens >= self.context, f"--batch-tokens {self.batch_tokens}: at least one --context"),
+            (0 <= self.dropout < 1, f"--dropout {self.dropout}: at least 0 and below 1"),
+            (self.steps is None or self.epochs is None, "--steps and --epochs: both set the duration; omit one"),
+            (self.steps is None or self.steps > 0, f"--steps {self.steps}: at least 1"),
             (self.epochs is None or 0 < self.epochs < math.inf, f"--epochs {self.epochs}: more than 0"),
             (0 < self.lr < math.inf, f"--lr {self.lr}: more than 0"),
-            (self.warmup is None or self.warmup >= 0, f"--warmup {self.warmup}: 0 steps at least"),
-            (0 <= self.seed < 2**31, f"--seed {self.seed}: 0 at least and below {2**31}"),
+            (self.warmup is None or self.warmup >= 0, f"--warmup {self.warmup}: at least 0 steps"),
+            (0 <= self.seed < 2**31, f"--seed {self.seed}: at least 0 and below {2**31}"),
         )
-        for kept, message in rules:
-            if not kept:
+        for valid, message in rules:
+            if not valid:
                 raise UsageError(message)
 
 
-def differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Each setting that isn't the same, as ``--lr 0.001 then and 0.002 now``."""
-    names = [name for name in begun | now if begun.get(name) != now.get(name)]
-    return [f"--{name.replace('_', '-')} {begun.get(name)} then and {now.get(name)} now" for name in names]
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return each changed setting as ``--lr 0.001 before and 0.002 now``."""
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    return [f"--{name.replace('_', '-')} {before.get(name)} before and {now.get(name)} now" for name in names]
 
 
 def choose_device(asked: str) -> torch.device:
-    """The device asked for, or CUDA's where there is one. Raises UsageError where it can't be used."""
+    """Return the requested device; for ``auto`` CUDA's if there is one. Raises UsageError if it can't be used."""
     try:
         device = torch.device(asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         torch.zeros(1, device=device)
@@ -83,7 +83,7 @@ def choose_device(asked: str) -> torch.device:
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """``auto`` as bf16 where the device computes in it natively, else fp32."""
+    """Return the requested precision; for ``auto`` bf16 if the device supports it natively, else fp32."""
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -93,24 +93,22 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 
 def describe(sources: Sequence[Source]) -> str:
-    """A corpus in a line: equal as long as its files and their sizes are."""
+    """Return a one-line description of a corpus, which is equal as long as its files and their sizes are."""
     return f"{len(sources)} files, {sum(source.bytes for source in sources)} bytes, sha256 {fingerprint(sources)[:16]}"
 
 
 def file_digest(folder: str) -> str:
-    """SHA-256 of a tokenizer: what it does is all in tokenizer.json."""
+    """Return the SHA-256 of tokenizer.json, which determines a tokenizer."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
-        raise UsageError(
-            f"--tokenizer {folder}: it has no tokenizer.json; give a folder that a fast tokenizer is saved in"
-        )
+        raise UsageError(f"--tokenizer {folder}: it has no tokenizer.json; give a folder with a saved fast tokenizer")
     return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def make_recipe(
     args: argparse.Namespace, corpus: Sequence[Source], valid: Sequence[Source], device: torch.device
 ) -> Recipe:
-    """The recipe of a command, with every "auto" decided."""
+    """Return the recipe of a command, with every ``auto`` resolved."""
     decided: dict[str, Any] = {
         "corpus": describe(corpus),
         "valid": describe(valid) if valid else None,

@@ -1,4 +1,4 @@
-"""What a run tells a person: lines above the bar."""
+"""Messages of a run for people, printed above the bar."""
 
 import sys
 
@@ -6,10 +6,10 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """One line for a person, above the bar if there is one."""
+    """Print a line, above the bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:
-    """The error's first line, or its name."""
+    """Return the first line of an error's message, or the name of its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

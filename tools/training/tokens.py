@@ -1,4 +1,4 @@
-"""Text to tokens: the tokenizer, and token streams mapped from files."""
+"""Turn text into tokens: the tokenizer, and token streams in memory-mapped files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,14 +17,14 @@ from knnstore.files import flush
 from training.recipe import SEPARATOR
 from training.telling import first_line, say
 
-TOKENIZER_BYTES = 10**9  # of a larger corpus a tokenizer learns nothing more, and the words it counts fill the memory
+TOKENIZER_BYTES = 10**9  # a tokenizer learns no more from a larger corpus, and counting its words needs more memory
 BATCH_CHARS = 10**6
 
 
 def read_pieces(
     sources: Sequence[Source], options: ReadOptions, counts: ReadCounts | None = None
 ) -> Iterator[tuple[bool, str]]:
-    """Every piece of every document, and whether it is its document's first."""
+    """Yield every piece of every document, and whether it is the first of its document."""
     for source in sources:
         for document in read_documents(source, options, counts):
             for number, piece in enumerate(document.pieces):
@@ -32,7 +32,7 @@ def read_pieces(
 
 
 def train_tokenizer(sources: Sequence[Source], options: ReadOptions, vocab: int) -> Tokenizer:
-    """A byte-level BPE of at most ``vocab`` tokens, from every n-th piece where the corpus is large."""
+    """Return a byte-level BPE of at most ``vocab`` tokens, trained on every n-th piece if the corpus is large."""
     stride = 1 + sum(source.bytes for source in sources) // TOKENIZER_BYTES
     texts = (text for _, text in islice(read_pieces(sources, options), 0, None, stride))
     tokenizer = Tokenizer(models.BPE())
@@ -49,7 +49,7 @@ def train_tokenizer(sources: Sequence[Source], options: ReadOptions, vocab: int)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The PreTrainedTokenizerFast in ``folder``. Raises UsageError if there is none that can be used."""
+    """Return the PreTrainedTokenizerFast in ``folder``. Raises UsageError if it can't be used."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokenizer.backend_tokenizer.no_truncation()
@@ -61,7 +61,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def separator_of(tokenizer: Any) -> int:
-    """The id of the token that stands before each document: BOS, else EOS. Raises UsageError if it has neither."""
+    """Return the id of the token before each document: BOS, else EOS. Raises UsageError if there is neither."""
     separator = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if separator is None:
         raise UsageError(f"--tokenizer {tokenizer.name_or_path} has no BOS or EOS token to set before a document")
@@ -69,13 +69,13 @@ def separator_of(tokenizer: Any) -> int:
 
 
 def sync_files(folder: Path) -> None:
-    """Flush a folder and the files right in it to the device."""
+    """Flush a folder and the files directly in it to the device."""
     for path in (*folder.iterdir(), folder):
         flush(path)
 
 
 def prepare_tokenizer(folder: Path, given: str | None, train: Callable[[], Tokenizer], context: int) -> Any:
-    """The tokenizer of the run: an earlier run's in ``folder``, else ``given`` or trained, and saved there."""
+    """Return the tokenizer of the run: the saved one in ``folder``, else ``given`` or trained, and save it there."""
     if not folder.exists():
         if given:
             tokenizer = load_tokenizer(given)
@@ -94,7 +94,7 @@ def prepare_tokenizer(folder: Path, given: str | None, train: Callable[[], Token
 
 
 def encode(pieces: Iterable[tuple[bool, str]], tokenizer: Any) -> Iterator[list[int]]:
-    """The ids of each piece, after the separator where it is its document's first."""
+    """Yield the ids of each piece, with the separator before the first piece of a document."""
     for batch in in_batches(pieces):
         encodings = tokenizer.backend_tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
         for (first, _), encoding in zip(batch, encodings, strict=True):
@@ -102,7 +102,7 @@ def encode(pieces: Iterable[tuple[bool, str]], tokenizer: Any) -> Iterator[list[
 
 
 def in_batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
-    """Lists of pieces of BATCH_CHARS characters together, or one longer piece, for the tokenizer's threads."""
+    """Yield lists of pieces with up to BATCH_CHARS characters, or one longer piece, for the tokenizer's threads."""
     batch: list[tuple[bool, str]] = []
     size = 0
     for piece in pieces:
@@ -116,7 +116,7 @@ def in_batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, 
 
 
 def token_file(path: Path, sources: Sequence[Source], options: ReadOptions, tokenizer: Any) -> np.ndarray:
-    """The token stream of ``sources``, (tokens,) uint16 or uint32, mapped from ``path`` and written there at first."""
+    """Return the token stream of ``sources``, (tokens,) uint16 or uint32, mapped from ``path``; write it if missing."""
     dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<u4")
     if not path.exists():
         say(f"tokenising {len(sources)} files into {path}")
@@ -132,6 +132,6 @@ def token_file(path: Path, sources: Sequence[Source], options: ReadOptions, toke
 
 
 def read_windows(tokens: np.ndarray, windows: Sequence[int], context: int) -> torch.Tensor:
-    """Inputs and, one place further, their targets: (windows, context + 1) int64."""
+    """Return inputs and, shifted by one, their targets: int64 (windows, context + 1)."""
     rows = [tokens[window * context : (window + 1) * context + 1] for window in windows]
     return torch.from_numpy(np.stack(rows).astype(np.int64))

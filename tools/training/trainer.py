@@ -1,4 +1,4 @@
-"""The model, one step of its training, and its perplexity."""
+"""The model, its training step and its perplexity."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0
 
 
 def new_model(recipe: Recipe, tokenizer: Any, device: torch.device) -> Any:
-    """A GPT2LMHeadModel with weights drawn from the seed."""
+    """Return a GPT2LMHeadModel with random weights from the seed."""
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=recipe.context,
@@ -29,7 +29,7 @@ def new_model(recipe: Recipe, tokenizer: Any, device: torch.device) -> Any:
         n_head=recipe.heads,
         embd_pdrop=recipe.dropout,
         resid_pdrop=recipe.dropout,
-        attn_pdrop=0.0,  # so that the fused attention kernels serve
+        attn_pdrop=0.0,  # so that fused attention kernels can be used
         bos_token_id=separator_of(tokenizer),
         eos_token_id=separator_of(tokenizer) if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
     )
@@ -38,7 +38,7 @@ def new_model(recipe: Recipe, tokenizer: Any, device: torch.device) -> Any:
 
 
 def new_optimizer(model: Any) -> torch.optim.AdamW:
-    """AdamW that decays matrices, and neither biases nor norms; each step sets its own learning rate."""
+    """Return AdamW with weight decay for matrices only; the learning rate is set in each step."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
@@ -49,7 +49,7 @@ def new_optimizer(model: Any) -> torch.optim.AdamW:
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model in training, with what it is trained on and how."""
+    """A model in training, with its data and settings."""
 
     recipe: Recipe
     plan: Plan
@@ -61,13 +61,13 @@ class Trainer:
     optimizer: torch.optim.AdamW
 
     def loss(self, windows: torch.Tensor) -> torch.Tensor:
-        """Mean negative log-likelihood, in nats, over the targets of ``windows`` (windows, context + 1)."""
+        """Return the mean negative log-likelihood, in nats, of the targets of ``windows`` (windows, context + 1)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits = self.model(input_ids=windows[:, :-1], use_cache=False).logits
         return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
 
     def step(self, step: int, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        """One update of the weights; returns the loss before it. Raises NumericsError where that isn't finite."""
+        """Update the weights; return the loss before the update. Raises NumericsError if it isn't finite."""
         plan, seed = self.plan, self.recipe.seed
         torch.manual_seed((seed << 32) + step + 1)
         for group in self.optimizer.param_groups:
@@ -86,11 +86,11 @@ class Trainer:
         return float(total)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of one step."""
+        """Return the learning rate of a step."""
         return learning_rate(step, self.plan.steps, self.plan.warmup, self.recipe.lr)
 
     def evaluate(self) -> dict[str, float]:
-        """Perplexity and number of tokens of the validation text; nothing where there is none."""
+        """Return perplexity and number of tokens of the validation text; empty without one."""
         if self.valid is None:
             return {}
         value, count = perplexity(self.model, self.valid, self.recipe.context, self.separator, self.plan.micro)
@@ -98,12 +98,12 @@ class Trainer:
 
 
 def compiled_loss(trainer: Trainer) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``trainer.loss`` compiled, or as it is, and said so, where this machine can't."""
+    """Return ``trainer.loss`` compiled; if that fails here, return it unchanged and print why."""
     try:
         loss_of: Callable[[torch.Tensor], torch.Tensor] = torch.compile(trainer.loss)
         sample = read_windows(trainer.tokens, [0] * trainer.plan.micro, trainer.recipe.context)
         loss_of(sample.to(trainer.device)).backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever a missing compiler, header or driver raises
+    except Exception as error:  # a missing compiler, header or driver raises all kinds of errors
         say(f"torch.compile doesn't work here, so the model runs as it is: {first_line(error)}")
         loss_of = trainer.loss
     trainer.model.zero_grad()
@@ -112,9 +112,9 @@ def compiled_loss(trainer: Trainer) -> Callable[[torch.Tensor], torch.Tensor]:
 
 @torch.no_grad()
 def perplexity(model: Any, tokens: np.ndarray, context: int, separator: int, micro: int) -> tuple[float, int]:
-    """Perplexity per token and the number of tokens, in fp32, in windows of ``context`` without overlap.
+    """Return perplexity per token and number of tokens, in fp32 and in windows of ``context`` without overlap.
 
-    Separators are context and no targets, as in the scores that knnstore computes.
+    Separators are context but not targets, as in the scores of knnstore.
     """
     total, count, was_training = 0.0, 0, model.training
     model.eval()
@@ -128,12 +128,12 @@ def perplexity(model: Any, tokens: np.ndarray, context: int, separator: int, mic
         count += int((targets != separator).sum())
     model.train(was_training)
     if count == 0:
-        raise UsageError("--valid has no token to predict: give more text")
+        raise UsageError("--valid has no tokens to predict: give more text")
     return math.exp(total / count), count
 
 
 def evaluation_windows(tokens: np.ndarray, context: int, micro: int) -> Iterator[torch.Tensor]:
-    """The whole stream: batches of up to ``micro`` windows (windows, context + 1) int64, then the shorter rest."""
+    """Yield the stream: batches of up to ``micro`` windows, int64 (windows, context + 1), then the shorter rest."""
     windows = (len(tokens) - 1) // context
     for first in range(0, windows, micro):
         yield read_windows(tokens, range(first, min(first + micro, windows)), context)

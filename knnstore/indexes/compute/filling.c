@@ -1,11 +1,17 @@
-/* The inner loops of filling: the list that each key lies nearest to, and its product-quantised code.
+/* The inner loops of filling: the nearest list of each key, and its product-quantisation code.
  *
- * The reference is coarse.py and reference.py, by torch and faiss. Here distances are float32 as well, in another order of additions;
- * so whatever is so close to another choice that rounding could decide is marked, and the caller asks the reference.
- * Nothing is allocated and nothing is kept: the caller owns all memory and has checked all sizes.
+ * The reference is coarse.py and reference.py, with torch and faiss. Distances are float32 here too, but added in
+ * another order. A choice so close that rounding could decide it is marked, and the caller asks the reference.
+ * Nothing is allocated or kept here: the caller owns all memory and has checked all sizes.
  *
- * Vectors to choose from come in panels of PANEL, [1 + d][PANEL]: first their squared norms, infinite where there is no
- * vector, then −2 times each of their dimensions. A score, ‖c‖² − 2 x·c, is the squared distance less ‖x‖².
+ * A score, ‖c‖² − 2 x·c, is the squared distance of key x to vector c less ‖x‖², which is the same for all vectors.
+ * Vectors are stored in panels of PANEL, transposed, so that one register holds the same row of LANES vectors:
+ *
+ *     row 0       ‖c0‖²       ‖c1‖²       …   (infinite if there is no vector)
+ *     row 1       −2 c0[0]    −2 c1[0]    …
+ *     row 1 + i   −2 c0[i]    −2 c1[i]    …
+ *
+ * The scores of a key with a whole panel then start as row 0 and add x[i] · row 1 + i for each dimension i.
  */
 #include <math.h>
 #include <stdint.h>
@@ -23,12 +29,12 @@ typedef int32_t Numbers __attribute__((vector_size(4 * LANES)));
 
 #ifdef __AVX512F__
 #include <immintrin.h>
-enum { KEYS = 6, CODED = 4 };
+enum { KEYS = 6, CODED = 4 }; /* keys at a time, for lists and for codes: as many as have their scores in registers */
 #else
 enum { KEYS = 3, CODED = 2 }; /* fewer registers */
 #endif
 
-/* Panel `place / PANEL`'s vector `place % PANEL` is nearest; the score of the next is `second`. */
+/* The nearest vector is `place % PANEL` of panel `place / PANEL`; `second` is the score of the second nearest. */
 typedef struct {
     float best, second;
     int32_t place;
@@ -40,7 +46,10 @@ static inline Lanes load(const float *from) {
     return lanes;
 }
 
-/* Take LANES more scores, those of vectors `at`, into the nearest and the next of each lane. */
+/* Update the best and second best score of each lane with LANES scores, those of register `at`.
+ *
+ * Every lane keeps its own minimum, without branches. `second` becomes min(second, max(score, best)): the larger of the
+ * new score and the best is the candidate for second place. */
 static inline __attribute__((always_inline)) void compare(
     Lanes scores, int32_t at, Lanes *best, Lanes *second, Numbers *which
 ) {
@@ -60,6 +69,7 @@ static inline __attribute__((always_inline)) void compare(
 #endif
 }
 
+/* Combine the lanes: the best of all, and the smaller of that lane's second and the best of the other lanes. */
 static inline Choice over_lanes(Lanes best, Lanes second, Numbers which) {
 #ifdef __AVX512F__
     const float least = _mm512_reduce_min_ps((__m512)best);
@@ -81,7 +91,9 @@ static inline Choice over_lanes(Lanes best, Lanes second, Numbers which) {
 #endif
 }
 
-/* Scores of some keys with all vectors of a panel. `number`, of keys, is a constant wherever this is called. */
+/* Scores of some keys with all vectors of a panel, which is loaded once for all keys.
+ *
+ * `number`, the number of keys, is a constant in every call, so that the loops over q are unrolled. */
 static inline __attribute__((always_inline)) void score(
     const float *panel, int64_t d, const float *const *keys, const int number, Lanes (*scores)[2]
 ) {
@@ -96,7 +108,7 @@ static inline __attribute__((always_inline)) void score(
     }
 }
 
-/* The nearest of `count` panels' vectors to each of some keys. */
+/* The nearest vector in `count` panels to each of some keys. */
 static inline __attribute__((always_inline)) void choose(
     const float *panels, int64_t count, int64_t d, const float *const *keys, const int number, Choice *choices
 ) {
@@ -130,26 +142,31 @@ static float squared_norm(const float *key, int64_t d) {
     return sum;
 }
 
-/* Whether rounding could decide between two scores of a key: the vectors are as long as the key and their distance. */
+/* Whether rounding could decide between a key's two best scores. Rounding errors are proportional to the squared norms
+ * of the key and of the nearest vector. The latter is bounded by the key's norm and its distance from the vector,
+ * ‖x − c‖² = norm + best. The comparison is negated so that NaN counts as close. */
 static int is_close(float best, float second, float norm, float slack) {
     return !(second - best > slack * (norm + fabsf(norm + best)));
 }
 
 /* ---- lists ------------------------------------------------------------------------------------------------------- */
 
+/* Take `bytes` from the start of the scratch memory, rounded up to whole cache lines. */
 static void *cut(char **scratch, int64_t bytes) {
     char *here = *scratch;
     *scratch += (bytes + 63) / 64 * 64;
     return here;
 }
 
-/* Bytes of nearest_lists' scratch. */
+/* Bytes of scratch memory for nearest_lists. */
 int64_t nearest_lists_bytes(int64_t n, int64_t probed, int64_t cells) {
     return 8 * n * probed + 12 * n + 4 * KEYS * (cells + PANEL) + 8 * (cells + 1) + 8 * (probed + 1) + 10 * 64;
 }
 
-/* The `probed` cells nearest to one key, of scores (cells); mark it if the next is as near. held and places have room
- * for probed + 1. */
+/* The `probed` cells nearest to one key, by their scores (cells); mark the key if the next cell is about as near.
+ *
+ * Insertion into a sorted array: few cells are wanted, and most scores fail the first comparison. held and places have
+ * room for probed + 1, as the next cell is needed to know whether the choice is close. */
 static void nearest_cells(
     const float *restrict scores, int64_t cells, int64_t probed, float norm, float slack, float *restrict held,
     int32_t *restrict places, int32_t *near, uint8_t *close
@@ -169,11 +186,15 @@ static void nearest_cells(
     *close |= (uint8_t)is_close(held[probed - 1], held[probed], norm, slack);
 }
 
-/* The list nearest to each of n keys (n, d), among those of the `probed` < cells nearest cells, or of the only one.
+/* The nearest list of each of n keys (n, d), among those of its `probed` < cells nearest cells, or of the only cell.
  *
- * cell_panels: the cells themselves. panels: the lists, cell by cell, each in panels of its own; those of cell c begin
- * at starts[c] (cells + 1). numbers: the list that each place in the panels stands for. close (n): 1 where the
- * reference has to be asked. */
+ * cell_panels: the centroids of the cells. panels: the centroids of the lists, cell by cell, each cell in its own
+ * panels, which begin at starts[c] (cells + 1). numbers: the list at each place in the panels. close (n): 1 if the
+ * reference has to be asked.
+ *
+ * Three steps: find the nearest cells of each key; sort the pairs of a key and a cell by cell, so that the panels of a
+ * cell are read once for all its keys; compare each cell's keys with its lists, and keep the best and second best score
+ * of each key over its cells. */
 void nearest_lists(
     const float *keys, int64_t n, int64_t d, int64_t probed, const float *cell_panels, int64_t cells,
     const int64_t *starts, const float *panels, const int64_t *numbers, float slack, int64_t *lists, uint8_t *close,
@@ -209,7 +230,8 @@ void nearest_lists(
             for (int64_t p = 0; p < probed; p++) ends[here[p] + 1]++;
         }
     }
-    /* the keys of each cell, next to each other */
+    /* a counting sort of keys by cell: ends[c + 1] is the number of keys of cell c; the sums make ends[c] the begin of
+     * cell c, and the second loop advances it to the cell's end */
     for (int64_t cell = 0; cell < cells; cell++) ends[cell + 1] += ends[cell];
     for (int64_t i = 0; i < n; i++)
         for (int64_t p = 0; p < probed; p++) order[ends[near[i * probed + p]]++] = (int32_t)i;
@@ -217,7 +239,7 @@ void nearest_lists(
         const int64_t count = starts[cell + 1] - starts[cell];
         for (int64_t i = begin; count && i < ends[cell]; i += KEYS) {
             const int64_t here = ends[cell] - i < KEYS ? ends[cell] - i : KEYS;
-            const float *some[KEYS];
+            const float *some[KEYS]; /* padded with the last key */
             Choice choices[KEYS];
             for (int64_t q = 0; q < KEYS; q++) some[q] = keys + order[i + (q < here ? q : here - 1)] * d;
             choose(panels + starts[cell] * (1 + d) * PANEL, count, d, some, KEYS, choices);
@@ -239,6 +261,7 @@ void nearest_lists(
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 
+/* Codes of one part of up to CODED residuals. For the usual widths d is a constant, so that loops are unrolled. */
 static inline __attribute__((always_inline)) void encode_part(
     const float *panels, int64_t levels, int64_t d, const float *const *parts, int64_t count, float slack,
     uint8_t *const *codes, uint8_t *const *close
@@ -251,9 +274,11 @@ static inline __attribute__((always_inline)) void encode_part(
     }
 }
 
-/* Codes (n, m) of the residuals, key (n, d) less centroid (·, d) of its list: of each of m parts the nearest of 256.
+/* Codes (n, m) of the residuals, key (n, d) less the centroid (·, d) of its list: for each of m parts the nearest of
+ * 256 vectors.
  *
- * panels: those of each part's vectors. scratch: 64 residuals of d. close (n): 1 where the reference has to be asked. */
+ * panels: the panels of each part's vectors. scratch: 64 residuals of d. close (n): 1 if the reference has to be asked.
+ * Keys are processed in blocks, part by part, so that a block's residuals and a part's vectors stay in the cache. */
 void encode_residuals(
     const float *keys, int64_t n, int64_t d, const int64_t *lists, const float *centroids, int64_t m,
     const float *panels, float slack, uint8_t *codes, uint8_t *close, float *scratch

@@ -1,4 +1,4 @@
-"""Making an IVF-PQ index: quantisers once, and each segment's lists under them."""
+"""Build an IVF-PQ index: the quantisers once, then each segment's lists under them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ from knnstore.indexes.ivfpq.train import train
 from knnstore.indexes.plan import SegmentReference, segment_reference
 from knnstore.scheduling import Job, Stage
 
-_ATTEMPTS = 3  # to write runs that can be read back
+_ATTEMPTS = 3  # attempts to write runs that can be read back
 
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """Train the quantisers of an index on a sample in so many ``parts``."""
+    """Train the quantisers of an index on a sample of ``parts`` parts."""
 
     folder: IvfPqFolder
     parts: int
 
 
 def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
-    """Read the sample, train and save; ``advance`` is told of keys read and trained on."""
+    """Read the sample, train and save; ``advance`` is called with the number of keys read and trained on."""
     folder = task.folder
     store = Datastore(folder.store, load_manifest(folder.store))
     sample = load_sample(store, folder, task.parts, advance)
@@ -40,7 +40,7 @@ def train_quantiser(task: TrainTask, advance: Callable[[float], None]) -> None:
 
 
 def train_on_sample(folder: IvfPqFolder, store: Datastore, job: Job) -> None:
-    """Train on one worker from a sample that all of them gather."""
+    """Train on one worker, with a sample gathered by all workers."""
     if folder.commits.find(TASK):
         return
     sample = sample_stage(store, folder)
@@ -52,7 +52,7 @@ def train_on_sample(folder: IvfPqFolder, store: Datastore, job: Job) -> None:
 
 
 def fill_lists(folder: IvfPqFolder, segment: Segment, run_chunks: int, job: Job) -> None:
-    """Make a segment's lists from its keys: assign, encode, sort and merge those tasks that aren't done."""
+    """Make a segment's lists from its keys: run the unfinished tasks that assign, encode, sort and merge."""
     reference = segment_reference(segment)
     if not begin_lists(folder, reference, job):
         return
@@ -66,30 +66,30 @@ def fill_lists(folder: IvfPqFolder, segment: Segment, run_chunks: int, job: Job)
             if run_chunks == 1:
                 raise
             run_chunks = -(-run_chunks // 2)
-            job.reporter.say(f"          {error}. Once more in runs of {run_chunks} chunks")
+            job.reporter.say(f"          {error}. Trying again with runs of {run_chunks} chunks")
     merge_runs(folder, segment, fill, job)
 
 
 def begin_lists(folder: IvfPqFolder, reference: SegmentReference, job: Job) -> bool:
-    """Begin a segment's lists, or resume them; return whether any are missing.
+    """Start or resume a segment's lists; return whether any are missing.
 
-    What an earlier run left is removed if some of it is damaged or is another segment's: all of it, since lists
-    that were carried over can't be completed by lists that are filled from the keys. What the runs hold is verified
-    when they are read back.
+    If anything that an earlier run left is damaged or belongs to another segment, all of it is removed, since lists
+    that were carried over can't be completed by lists filled from the keys. The contents of runs are verified when they
+    are read back.
     """
     lists, runs = folder.list_commits(reference), folder.run_commits(reference)
     if damaged := lists.damaged() | runs.damaged(contents=False):
         problem = next(iter(damaged.values()))
-        job.reporter.say(f"          {problem}: the lists of segment {reference.name} are made again")
+        job.reporter.say(f"          {problem}: the lists of segment {reference.name} are rebuilt")
         remove_tree(lists.root)
         remove_tree(runs.root)
     return bool(merge_stage(folder, reference, ()).missing)
 
 
 def make_runs(stage: Stage[Any], job: Job) -> None:
-    """Run a stage that makes runs, and read all runs once: one that isn't what was written is made anew.
+    """Run a stage that makes runs, then read all runs once and make damaged ones again.
 
-    A run may have lain on the disk for days when it is merged, and what is merged gets a checksum that is right.
+    A run may have been on disk for days before it is merged, and merging damaged data would give it a valid checksum.
     """
     commits = stage.part
     log = CommitLog(commits.folder.absolute(), commits.root.absolute(), commits.fingerprint)
@@ -104,13 +104,13 @@ def make_runs(stage: Stage[Any], job: Job) -> None:
                     commits.forget(check.run)
         if not damages:
             return
-        job.reporter.say(f"          {damages[0]}: {len(damages)} of {len(checks)} runs are made anew")
+        job.reporter.say(f"          {damages[0]}: {len(damages)} of {len(checks)} runs are made again")
     raise CorruptStoreError(f"{damages[0]}, for the {_ATTEMPTS}rd time: the disk doesn't keep what is written to it")
 
 
 @dataclass(frozen=True, slots=True)
 class RunCheck:
-    """Read the run of that name once."""
+    """Read a run once."""
 
     log: CommitLog
     run: str
@@ -118,12 +118,12 @@ class RunCheck:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the name of the task, for people."""
         return f"check-{self.run}"
 
 
 def run_damage(check: RunCheck) -> tuple[RunCheck, str | None]:
-    """The check, and what is wrong with the bytes of the run's files, in words, or None."""
+    """Return the check, and a description of the damage to the run's files, or None."""
     return check, check.log.damage(check.run)
 
 
@@ -136,7 +136,7 @@ def merge_runs(folder: IvfPqFolder, segment: Segment, stage: Stage[Any], job: Jo
 
 
 def drift(folder: IvfPqFolder, references: Sequence[SegmentReference]) -> float | None:
-    """How much worse than those trained for keys that came later are quantised: error by expected error, if any did."""
+    """Return the mean quantisation error of segments added after training over the expected error; None without any."""
     later = [reference for reference in references if reference not in folder.plan.trained_on]
     if not later:
         return None

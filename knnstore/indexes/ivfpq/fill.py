@@ -71,7 +71,7 @@ class _Layout:
 
 
 def run_layout(folder: IvfPqFolder, reference: SegmentReference, run_chunks: int) -> int:
-    """Return the chunks per run: as in an interrupted build if the memory allows, else ``run_chunks`` and no runs."""
+    """Return the chunks per run: as in an interrupted build if memory allows, else ``run_chunks``, without its runs."""
     runs = folder.runs(reference.name)
     path = runs / LAYOUT_FILE
     if path.is_file():
@@ -133,7 +133,7 @@ def list_order(rows: np.ndarray[Any, Any], lists: Int64, seed: int) -> Int64:
 def quantised_rows(
     segment: Segment, quantiser: Quantiser, first_chunk: int, last_chunk: int
 ) -> tuple[dict[str, np.ndarray[Any, Any]], Int64, float, int]:
-    """Return keys, codes, values and rows of chunks in stored order, their lists, and error sum and count of some."""
+    """Return keys, codes, values and rows of chunks in stored order, lists, and sum and count of measured errors."""
     begin, end = segment.chunk_range(first_chunk)[0], segment.chunk_range(last_chunk - 1)[1]
     stored = np.empty((end - begin, segment.dimension), segment.codec.stored)
     values = np.empty(end - begin, segment.plan.value_dtype)
@@ -163,7 +163,7 @@ def quantised_rows(
 def over_blocks(
     quantiser: Quantiser, chunks: Iterable[tuple[int, int]], place: Callable[[slice], Result]
 ) -> list[Result]:
-    """Return ``place(block)`` of each block of rows of the chunks ``[first, last)``, run while the next is read."""
+    """Return ``place(block)`` of all blocks of the chunks ``[first, last)``; it runs while the next chunk is read."""
     threads, size = 1, _BLOCK
     if quantiser.filling.in_threads:
         threads = min(_MOST_THREADS, torch.get_num_threads())

@@ -68,8 +68,8 @@ def _sampled_thresholds(batch: Batch, lists: Lists, k: int, held: Int64) -> Floa
     deviation of at most √(f·k). Its key of rank f·k + 3√(f·k) is therefore beyond the k-th nearest of all keys, except
     for deviations of more than three standard deviations::
 
-        all keys by distance    |||||||||||||||||||||||||||k||||||||||||||
-        sample                  |   |    |  |     |   |   |  ^   |   |  x      ^ rank f·k    x threshold
+        all keys, by distance    ||||||||||||||||||||k|||||||||||||||
+        sample of share f        |    |   |    |   |      |  T    |      T: rank f·k + 3√(f·k), the threshold
     """
     room = k + spare_slots(k)
     if int(held.max(initial=0)) <= room:

@@ -1,4 +1,4 @@
-"""Lists and where they lie in memory, for those who read them there."""
+"""Locate lists in mapped memory, request them from the disk, and verify them."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from knnstore.indexes.compute.protocols import Reads
 from knnstore.indexes.compute.stored import Column
 from knnstore.indexes.ivfpq.lists import SegmentLists
 
-_READS = 16  # of checksums, at the same time
+_READS = 16  # concurrent reads of checksums
 
 
 class Located:
-    """Lists ``numbers`` of a part, or a share of each from its head: those that aren't empty, laid end to end.
+    """The non-empty lists among ``numbers`` of a part, or a share of each from its head, concatenated.
 
-    All that is read of them is asked for before anything waits, and has to be verified before it is used. Addresses
-    hold as long as this is there.
+    Request all data with ``ask_for`` before waiting for any, and ``verify`` it before use. Addresses are valid as long
+    as this object exists.
     """
 
     def __init__(
         self, part: SegmentLists, numbers: Int64, arrays: Sequence[MappedArray], engine: Reads, share: float = 1.0
     ) -> None:
-        """``arrays``: what is read of the part, the one with the most bytes first."""
+        """``arrays``: arrays of the part that are read, the one with the most bytes first."""
         begins = part.offsets[numbers]
         counts = np.ceil((part.offsets[numbers + 1] - begins) * share).astype(np.int64)
         some = counts > 0
@@ -37,12 +37,12 @@ class Located:
         self._fresh: list[tuple[MappedArray, Pieces]] = []
 
     def column(self, array: MappedArray) -> Column:
-        """Return where the lists lie in one of the arrays."""
+        """Return the lists' rows of one of the arrays."""
         pieces = next(pieces for of, pieces in self._pieces if of is array)
         return Column(pieces, array.dtype, array.shape[1:])
 
     def spread(self, each: Int64) -> Int64:
-        """Return a number of each list for each of its keys."""
+        """Repeat a number per list for each key of the list."""
         return np.repeat(each, self.counts)
 
     def positions(self) -> Int64:
@@ -51,11 +51,11 @@ class Located:
         return np.arange(int(self.counts.sum())) + self.spread(self.begins - (ends - self.counts))
 
     def hidden(self) -> Bool | None:
-        """Return whether each key is hidden, bool (keys,); None if none of the part's is."""
+        """Return whether each key is hidden, bool (keys,); None if no key of the part is."""
         return self.part.hidden_at(self.positions()) if self.part.hides else None
 
     def ask_for(self, *, again: bool = False) -> None:
-        """Have the disk read the first array, and the rest where it is met for the first time or ``again``."""
+        """Request the first array from the disk, and the others if they aren't verified yet or if ``again``."""
         self._fresh = [(array, pieces) for array, pieces in self._pieces if not array.is_verified(pieces)]
         if self.part.keys.fetches:
             for array, _ in self._pieces:
@@ -63,25 +63,25 @@ class Located:
                     array.will_need(begin, begin + count)
             return
         first, others = self._pieces[0], self._pieces if again else self._fresh
-        for array, pieces in (first, *(one for one in others if one[0] is not first[0])):
+        for array, pieces in (first, *(pair for pair in others if pair[0] is not first[0])):
             self._read_ahead(array, pieces)
         read_sums([read for array, pieces in self._fresh for read in array.unread_sums(pieces)])
 
     def _read_ahead(self, array: MappedArray, pieces: Pieces) -> None:
-        """Ask for whole blocks, which are verified as such."""
+        """Request whole blocks, since each has one checksum."""
         row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
         begins = pieces.starts // BLOCK_BYTES * BLOCK_BYTES
         ends = -(-(pieces.starts + pieces.counts * row_bytes) // BLOCK_BYTES) * BLOCK_BYTES
         self._engine.read_ahead(pieces, begins, np.minimum(ends, array.chunk_bytes))
 
     def verify(self) -> None:
-        """Verify what was met for the first time. Raises CorruptStoreError if some of it is damaged."""
+        """Verify the data that is read for the first time. Raises CorruptStoreError if any of it is damaged."""
         for array, pieces in self._fresh:
             array.verify(pieces, self._engine.first_damaged)
 
 
 def read_sums(calls: list[ReadSums]) -> None:
-    """Make the calls, several at the same time."""
+    """Make the calls, several at a time."""
     if calls:
         with ThreadPoolExecutor(_READS) as pool:
             list(pool.map(lambda read: read(), calls))

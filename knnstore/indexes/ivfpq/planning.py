@@ -1,4 +1,4 @@
-"""Decide what an index build will do before it does any of it."""
+"""Plan an index build before any of it runs."""
 
 import time
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from knnstore.sizes import format_size
 
 @dataclass(frozen=True, slots=True)
 class IvfPqDryRun:
-    """What a build would make and take. ``seconds`` as measured on this machine; None where nothing is left to do."""
+    """Forecast of a build. ``seconds``: as measured on this machine; None if nothing is left to do."""
 
     nlist: int
     pq_bytes: int
@@ -47,7 +47,7 @@ class IvfPqDryRun:
 
 
 def dry_run(store: Datastore, work: Work, says: Sequence[str], job: Job) -> IvfPqDryRun:
-    """What the work, of which it ``says`` so much, would make and take, the time by a short measurement."""
+    """Return a forecast of the work, whose description so far is ``says``, with the time by a short measurement."""
     from knnstore.indexes.ivfpq.calibration import measure_rates  # noqa: PLC0415 - a build needs none of it
 
     plan, seconds = work.folder.plan, None
@@ -71,12 +71,12 @@ def dry_run(store: Datastore, work: Work, says: Sequence[str], job: Job) -> IvfP
 
 def _time_sentence(seconds: BuildSeconds, spent: float) -> str:
     stages = [("train", seconds.train), ("fill", seconds.fill), ("merge", seconds.merge), ("check", seconds.check)]
-    told = ", ".join(f"{name} {duration(value)}" for name, value in stages if value)
-    return f"time      about {duration(seconds.total)}: {told} (measured here on two chunks of keys, in {spent:.0f} s)"
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in stages if value)
+    return f"time      about {duration(seconds.total)}: {parts} (measured here on two chunks of keys, in {spent:.0f} s)"
 
 
 def plan_work(store: Datastore, options: IndexOptions, job: Job, present: IvfPqFolder | None) -> Work:
-    """The work on the ``present`` index if its quantisers serve what is asked for, else on a new one."""
+    """Return the work on the ``present`` index if its quantisers satisfy the options, else on a new one."""
     if present is None or not _serves(present.plan, store, options):
         return _fitting_work(store, options, job)
     return _work(store, options, job, present, trains=False)
@@ -102,10 +102,11 @@ def _work(store: Datastore, options: IndexOptions, job: Job, folder: IvfPqFolder
 
 
 def _fitting_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
-    """The work on a new index: the usual one, or fewer lists and shorter codes where memory or disk can't do and the
-    user leaves them to the planner. Raises ResourceError if no such plan fits the memory.
+    """Return the work on a new index: the usual one, or with fewer lists or shorter codes if memory or disk is short.
+
+    Values chosen by the user aren't reduced. Raises ResourceError if no plan fits in memory.
     """
-    segment_references(store)  # says so where there are no keys to index
+    segment_references(store)  # raises if there are no keys to index
     nlist, note = choose_nlist(store.live_rows, options.nlist)
     usual = _new_plan(store, options, nlist)
     notes, pq_bytes = [note] if note else [], usual.pq_bytes
@@ -127,9 +128,9 @@ def _fitting_work(store: Datastore, options: IndexOptions, job: Job) -> Work:
         pq_bytes = shorter
     if nlist < usual.nlist:
         memory = format_size(job.memory)
-        notes.append(f"{nlist:,} lists, not {usual.nlist:,}, to keep to {memory} of memory: a query reads more keys")
+        notes.append(f"{nlist:,} lists, not {usual.nlist:,}, to fit in {memory} of memory: a query reads more keys")
     if pq_bytes < usual.pq_bytes:
-        notes.append(f"codes of {pq_bytes} bytes, not {usual.pq_bytes}, to fit on the disk: fewer are found by codes")
+        notes.append(f"codes of {pq_bytes} bytes, not {usual.pq_bytes}, to fit on the disk: lower recall by codes")
     return replace(work, notes=tuple(notes))
 
 
@@ -153,11 +154,11 @@ def _new_plan(store: Datastore, options: IndexOptions, nlist: int) -> IvfPqPlan:
 
 
 def _serves(plan: IvfPqPlan, store: Datastore, options: IndexOptions) -> bool:
-    """Whether no option that is given asks for another index than was built by the plan."""
+    """Return whether the options that are given match the plan of an existing index."""
     segment_references(store)
     rows = plan.trained_rows
     nlist = plan.nlist if options.nlist is None else choose_nlist(rows, options.nlist)[0]
-    if nlist < plan.nlist <= (options.nlist or 0):  # there are more than could be trained today, and no more than asked
+    if nlist < plan.nlist <= (options.nlist or 0):  # more than can be trained now, but no more than asked
         nlist = plan.nlist
     rotation = options.rotation or plan.rotation
     asked = replace(
@@ -177,7 +178,7 @@ def _coded_dimension(dimension: int, rotation: str | None) -> int:
 
 
 def index_size(segments: Sequence[Segment]) -> IndexSize:
-    """The size of the lists of some segments."""
+    """Return the size of the lists of some segments."""
     first = segments[0]
     references = [segment_reference(segment) for segment in segments]
     return IndexSize(

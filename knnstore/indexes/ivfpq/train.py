@@ -1,4 +1,4 @@
-"""Training on a sample: k-means, PQ codebooks."""
+"""Train quantisers on a sample: k-means for the lists, PQ codebooks for the codes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from knnstore.indexes.ivfpq.rotation import optimised_axes, principal_axes
 from knnstore.planning import UNSEEN_STRETCHES, parse_rotation, unseen_rows
 
 PQ_ROWS = 65_536
-"""Keys, at most, that the codebooks are trained on."""
+"""Maximum number of keys that the codebooks are trained on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Training keys as they are stored, ``(n, d)``, decoded where they are used: a fraction of the memory.
+    """Training keys as stored, ``(n, d)``; they are decoded when used, which takes a fraction of the memory.
 
-    ``scales`` float32 (segments, d), or None for float16; ``ends`` int64: the sample's rows of each segment end there.
+    ``scales``: float32 (segments, d), or None for float16. ``ends``: int64, end of each segment's rows in the sample.
     """
 
     stored: np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class Sample:
     ends: Int64
 
     def take(self, rows: Int64) -> Float32:
-        """Float32 keys of the sample's rows, ``(len(rows), d)``."""
+        """Return float32 keys of some rows of the sample, ``(len(rows), d)``."""
         keys = decode(self.stored[rows], None)
         if self.scales is not None:
             keys *= self.scales[np.searchsorted(self.ends, rows, side="right")]
@@ -39,9 +39,9 @@ class Sample:
 
 
 def train(sample: Sample, plan: IvfPqPlan, advance: Callable[[int], None]) -> tuple[Quantiser, TrainingErrors]:
-    """The quantisers of a plan, and their errors, against which those of later keys are held.
+    """Return the quantisers of a plan, and their errors, with which errors of later keys are compared.
 
-    The same bytes for the same plan and sample. ``advance`` is told of keys done.
+    The same plan and sample give the same bytes. ``advance`` is called with the number of keys done.
     """
     seen, unseen = divide(len(sample.stored), plan.nlist)
     cells, centroids = two_level_kmeans(
@@ -62,9 +62,10 @@ def train(sample: Sample, plan: IvfPqPlan, advance: Callable[[int], None]) -> tu
 
 
 def divide(rows: int, nlist: int) -> tuple[Int64, Int64]:
-    """The rows of a sample that are trained on, and those that are kept back: int64, ascending.
+    """Return the rows of a sample to train on, and those held back: int64, ascending.
 
-    These lie in stretches that are spread evenly: neighbours in a text are alike, so one of them tells of the other.
+    The latter are evenly spread stretches rather than single rows: adjacent keys of a text are similar, so that a key
+    whose neighbours are trained on isn't unseen.
     """
     length = unseen_rows(rows, nlist) // UNSEEN_STRETCHES
     starts = np.arange(UNSEEN_STRETCHES) * rows // UNSEEN_STRETCHES
@@ -73,12 +74,12 @@ def divide(rows: int, nlist: int) -> tuple[Int64, Int64]:
 
 
 def mean_error(quantiser: Quantiser, keys: Float32, lists: Int64) -> float:
-    """The mean squared quantisation error of keys (n, d), n > 0, in their lists (n,)."""
+    """Return the mean squared quantisation error of keys (n, d), n > 0, in their lists (n,)."""
     return float(quantiser.errors(keys, lists, quantiser.encode(keys, lists)).mean(dtype=np.float64))
 
 
 def train_axes(plan: IvfPqPlan, residuals: Float32) -> Float32 | None:
-    """The axes along which the plan codes residuals (n, d), float32 (d, kept); None for those of the keys."""
+    """Return the axes along which the plan encodes residuals (n, d), float32 (d, kept); None without a rotation."""
     if plan.rotation is None:
         return None
     kind, kept = parse_rotation(plan.rotation, plan.dimension)
@@ -88,6 +89,6 @@ def train_axes(plan: IvfPqPlan, residuals: Float32) -> Float32 | None:
 
 
 def train_codes(plan: IvfPqPlan, residuals: Float32) -> tuple[Float32, Float32 | None]:
-    """Codebooks of a plan's codes, and the axes along which they are, trained on residuals (n, d)."""
+    """Return the codebooks of a plan, and the axes of its rotation, if any, trained on residuals (n, d)."""
     axes = train_axes(plan, residuals)
     return train_codebooks(residuals if axes is None else rotate(residuals, axes), plan.pq_bytes, plan.seed), axes

@@ -1,4 +1,4 @@
-"""The IVF-PQ index, as a type of index. What needs faiss or torch is loaded when it is called for."""
+"""The IVF-PQ index as an index type. Modules that need faiss or torch are imported when they are used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IvfPqInfo:
-    """The finished index, of ``rows`` keys. ``check`` is the result of its self-check."""
+    """A finished index of ``rows`` keys. ``check``: result of its self-check."""
 
     name: str
     rows: int
@@ -36,7 +36,7 @@ class IvfPqInfo:
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """Return a description of the index."""
         return (
             f"{self.nlist:,} lists, codes of {self.pq_bytes} bytes, trained on {self.train_rows:,} keys; "
             f"{self.nprobe} lists searched per query"
@@ -45,7 +45,7 @@ class IvfPqInfo:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """How an index is built again."""
+    """Recipe for rebuilding an index."""
 
     nlist: int
     pq_bytes: int
