@@ -126,9 +126,7 @@ def test_an_append_takes_the_dtype_of_the_store_whatever_suits_its_processor(run
     measured(0.5)
     assert run()[0] == ["bfloat16 on cpu"] * 2
     (tmp_path / "text" / "c.txt").write_text("A third text.")
-    with pytest.raises(
-        MismatchError, match=r"made in bfloat16 \(now float32\): give dtype='bfloat16' or omit it"
-    ):
+    with pytest.raises(MismatchError, match=r"made in bfloat16 \(now float32\): give dtype='bfloat16' or omit it"):
         run(dtype="float32")
     assert run(dtype="float32", allow_mismatch=True)[0] == ["bfloat16 on cpu"] * 2 + ["float32 on cpu"]
 
