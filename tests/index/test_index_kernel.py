@@ -48,7 +48,10 @@ def test_a_search_finds_the_same_with_and_without_the_kernel(tmp_path, switch_ke
     ours = searched()
     switch_kernel_off()
     reference = searched()
-    for one, other in zip(ours, reference, strict=True):
+    for number, (one, other) in enumerate(zip(ours, reference, strict=True)):
+        if key_dtype == "int8" and number != 1:  # codes are compared as floats
+            np.testing.assert_array_equal(one.distances, other.distances)
+            np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_allclose(one.distances, other.distances, rtol=2e-4, atol=1e-3)
         shared = [len(np.intersect1d(a, b)) for a, b in zip(one.rows, other.rows, strict=True)]
         assert np.mean(shared) > 99.8
@@ -66,7 +69,7 @@ def test_the_kernel_is_built_once_and_kept_for_its_user_alone(fresh):
 
 @compiled
 def test_processes_that_build_it_at_once_do_not_meet(fresh):
-    code = "from knnstore.indexes.compute.kernel import load_kernel; print(load_kernel().int8_products())"
+    code = "from knnstore.indexes.compute.kernel import load_kernel; print(load_kernel().checksums())"
     several = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert {process.communicate(timeout=120)[0].strip() for process in several} <= {"0", "1"}
     assert all(process.returncode == 0 for process in several)

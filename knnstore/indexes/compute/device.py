@@ -61,17 +61,18 @@ class DeviceTopK:
     def offer(self, members: Int64, scores: torch.Tensor, offsets: torch.Tensor, numbers: Numbers) -> None:
         """See ``TopK``; ``scores`` and ``offsets`` are on the device."""
         queries = torch.from_numpy(members).to(self._device)
-        below = scores < (self._thresholds[queries] - offsets)[:, None]
+        distances = scores + offsets[:, None]
+        below = distances < self._thresholds[queries, None]
         added = below.sum(1)
         full = (self._counts[queries] + added > self._capacity).nonzero()[:, 0]
         if len(full):
             self._compact(queries[full])
-            below[full] = scores[full] < (self._thresholds[queries[full]] - offsets[full])[:, None]
+            below[full] = distances[full] < self._thresholds[queries[full], None]
             added = below.sum(1)
         slots = self._counts[queries][:, None] + below.cumsum(1) - 1
         lines, keys = below.nonzero(as_tuple=True)
         places = queries[lines], slots[lines, keys]
-        self._distances[places] = (scores[lines, keys] + offsets[lines]).clamp_(min=0)
+        self._distances[places] = distances[lines, keys].clamp_(min=0)
         for kept, offered in zip(self._kept, numbers, strict=True):
             if kept is not None and offered is not None:
                 kept[places] = torch.from_numpy(offered.astype(np.int64)).to(self._device)[keys]
@@ -109,12 +110,12 @@ class DeviceTopK:
         self._thresholds[queries] = torch.minimum(self._thresholds[queries], ordered[:, self.k - 1])
 
     def _read_ahead(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, torch.Tensor]]:
-        """Yield each tile with its residuals on the device, while a thread reads the next tile."""
+        """Yield each tile with its keys on the device, while a thread reads the next tile."""
 
         def fetch(tile: Tile) -> torch.Tensor:
             if self._device.type == "cuda":  # an asynchronous copy needs pinned memory
-                return tile.residuals().pin_memory().to(self._device, non_blocking=True)
-            return tile.residuals().to(self._device)
+                return tile.keys().pin_memory().to(self._device, non_blocking=True)
+            return tile.keys().to(self._device)
 
         with ThreadPoolExecutor(1) as pool:
             waiting: tuple[Tile, Future[torch.Tensor]] | None = None

@@ -113,7 +113,6 @@ def _digest(compiler: str) -> str:
 def _declared(library: Any) -> Any:
     pointer, number, single, top_k = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.POINTER(Survivors)
     functions = {
-        "int8_products": (ctypes.c_int, []),
         "checksums": (ctypes.c_int, []),
         "damaged_block": (number, [*[pointer] * 4, number]),
         "scan_bytes": (number, [number]),
@@ -125,7 +124,7 @@ def _declared(library: Any) -> Any:
             [pointer, number, number, pointer, pointer, number, pointer, single, *[pointer] * 3],
         ),
         "select_nearest": (None, [top_k, number, pointer, pointer, pointer]),
-        "unit_distances_of": (None, [pointer, pointer, pointer, number, number, pointer, pointer]),
+        "unit_distances_of": (None, [*[pointer] * 3, number, number, *[pointer] * 4]),
         "take_items": (None, [pointer, number, number, pointer]),
         "will_need": (None, [pointer, pointer, *[number] * 3]),
         "offer_scores": (None, [top_k, pointer, number, number, *[pointer] * 4]),

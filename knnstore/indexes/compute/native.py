@@ -1,12 +1,4 @@
-"""The engine of the compiled kernel, which also compares int8 keys without decoding them.
-
-Equal scores give the same results as the reference. Int8 keys are multiplied in integers. The processor multiplies
-bytes, so the query's residuals are rounded to 16 bits relative to the largest one, and split into two bytes::
-
-    residual ≈ step · (256 · high + low)        residual · key ≈ step · (256 · (high · key) + low · key)
-
-Their distances therefore differ from the reference's in about the fifth digit.
-"""
+"""The engine of the compiled kernel, which returns what the reference does, bit by bit."""
 
 import mmap
 from typing import Any
@@ -26,6 +18,7 @@ from knnstore.indexes.compute.stored import Candidates, Column, Probes, StoredLi
 from knnstore.indexes.compute.tiles import offer_tiles, tiles_of
 
 _LARGEST_TAG = 2**32 - 1
+_ALIGNMENT = 64
 _SLACK = 32  # the kernel reads and writes whole registers, beyond the last item
 _FIELDS = ("units", "values", "rows", "hidden", "scales", "count", "list", "first_row", "value_bytes", "row_bytes")
 _PIECE = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -39,8 +32,8 @@ class NativeEngine(ReferenceEngine):
         self._kernel = kernel
 
     def scans(self, dtype: np.dtype[Any]) -> bool:
-        """Return whether the dtype is int8 and the processor has instructions for products of bytes."""
-        return _scans(self._kernel, dtype)
+        """Return whether the dtype is int8."""
+        return dtype == np.int8
 
     def top_k(self, thresholds: Float32, k: int, *, values: bool = True, largest_tag: int | None = None) -> TopK:
         """See ``Joins``. The kernel keeps 32-bit tags; the reference takes larger ones."""
@@ -48,14 +41,16 @@ class NativeEngine(ReferenceEngine):
             return super().top_k(thresholds, k, values=values, largest_tag=largest_tag)
         return NativeTopK(self._kernel, thresholds, k, values=values, tags=largest_tag is not None)
 
-    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None) -> Float32:
+    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None, centroids: Float32) -> Float32:
         """See ``Lookups``."""
-        if scales is None or not self.scans(keys.dtype):
-            return super().squared_distances(query, keys, scales)
-        pieces = keys.pieces
+        if scales is None:
+            return super().squared_distances(query, keys, scales, centroids)
+        pieces, dimension = keys.pieces, len(query)
         distances = np.empty(int(pieces.counts.sum()), np.float32)
+        scratch = np.empty(self._kernel.scan_bytes(dimension) + _ALIGNMENT, np.uint8)
         inputs, counts = addresses(query, pieces.addresses, pieces.counts), len(pieces.counts)
-        self._kernel.unit_distances_of(*inputs, counts, len(query), address(scales), address(distances))
+        outputs = addresses(scales, np.ascontiguousarray(centroids), distances)
+        self._kernel.unit_distances_of(*inputs, counts, dimension, *outputs, _aligned(scratch))
         return distances
 
     def smallest(self, distances: Float32, k: int) -> Int64:
@@ -119,19 +114,18 @@ class NativeTopK:
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
         """See ``TopK``. Int8 keys are compared in one call per group, without a Python loop over lists."""
         for group in groups:
-            if all(_scans(self._kernel, lists.stored.dtype) for lists in group):
+            if all(lists.in_units for lists in group):
                 self._scan(np.concatenate([_pieces(lists) for lists in group]), probes)
             else:
-                offer_tiles(self, ((tile, tile.residuals()) for tile in tiles_of([group], self.k)), probes)
+                offer_tiles(self, ((tile, tile.keys()) for tile in tiles_of([group], self.k)), probes)
 
     def _scan(self, pieces: np.ndarray[Any, Any], probes: Probes) -> None:
         pieces = pieces[np.argsort(pieces["list"], kind="stable")]  # all segments of a list before the next list
         dimension = probes.queries.shape[1]
         if not len(self._scratch):
-            self._scratch = np.empty(self._kernel.scan_bytes(dimension) + 64, np.uint8)
+            self._scratch = np.empty(self._kernel.scan_bytes(dimension) + _ALIGNMENT, np.uint8)
         inputs = addresses(probes.centroids, probes.queries, probes.members, probes.bounds)
-        scratch = -(-self._scratch.ctypes.data // 64) * 64
-        self._kernel.scan_lists(self._state, address(pieces), len(pieces), dimension, *inputs, scratch)
+        self._kernel.scan_lists(self._state, address(pieces), len(pieces), dimension, *inputs, _aligned(self._scratch))
 
     def counts(self) -> Int64:
         """See ``TopK``."""
@@ -146,8 +140,9 @@ class NativeTopK:
         return Candidates(distances, values, tags)
 
 
-def _scans(kernel: Any, dtype: np.dtype[Any]) -> bool:
-    return dtype == np.int8 and bool(kernel.int8_products())
+def _aligned(scratch: Uint8) -> int:
+    """Return the first address in ``scratch`` that a register can be loaded from at once."""
+    return -(-scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
 
 def _pieces(lists: StoredLists) -> np.ndarray[Any, Any]:

@@ -1,7 +1,7 @@
 """Protocols of the engines that compute for an index.
 
 Every operation has a reference implementation in NumPy, torch and faiss. All other implementations must return the
-same bits, except for products of int8 keys, whose distances may differ in about the fifth digit.
+same bits for the same scores and for int8 keys, on every processor.
 """
 
 from __future__ import annotations
@@ -75,8 +75,12 @@ class Joins(Protocol):
 class Lookups(Protocol):
     """Searches for one query at a time."""
 
-    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None) -> Float32:
-        """Return the squared distances of a query (d,) to stored keys: float32 (keys,)."""
+    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None, centroids: Float32) -> Float32:
+        """Return the squared distances of a query (d,) to stored keys: float32 (keys,).
+
+        ``centroids``: float32 (pieces, d), the centroid of each piece's list. The distances of int8 keys are those of a
+        join.
+        """
 
     def smallest(self, distances: Float32, k: int) -> Int64:
         """Return the indices of the k smallest finite distances, float32 (n,), nearest first; ties in order."""

@@ -14,7 +14,7 @@ from knnstore.indexes.compute.coarse import CoarseLists
 from knnstore.indexes.compute.protocols import Filling, Groups, Numbers, TopK, spare_slots
 from knnstore.indexes.compute.rotation import rotate
 from knnstore.indexes.compute.stored import Candidates, Column, Probes, decode
-from knnstore.indexes.compute.tiles import offer_tiles, tiles_of
+from knnstore.indexes.compute.tiles import offer_tiles, tiles_of, unit_distances
 from knnstore.neighbours import ABSENT
 
 _ROWS_AT_ONCE = 512
@@ -40,15 +40,21 @@ class ReferenceEngine:
         """See ``Joins``."""
         return ReferenceTopK(thresholds, k, values=values, tags=largest_tag is not None)
 
-    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None) -> Float32:
+    def squared_distances(self, query: Float32, keys: Column, scales: Float32 | None, centroids: Float32) -> Float32:
         """See ``Lookups``."""
         counts = keys.pieces.counts
         distances = np.empty(int(counts.sum()), np.float32)
         # one piece at a time, so that its decoded keys are still in the processor's cache for the product
         for piece, (count, end) in enumerate(zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True)):
-            gaps = decode(keys.rows(piece), scales)
-            gaps -= query
-            np.einsum("nd,nd->n", gaps, gaps, out=distances[end - count : end])
+            stored = keys.rows(piece)
+            if scales is None:
+                gaps = decode(stored, None)
+                gaps -= query
+                np.einsum("nd,nd->n", gaps, gaps, out=distances[end - count : end])
+                continue
+            units, widths, centroid = map(torch.from_numpy, (stored, scales, centroids[piece]))
+            local = torch.from_numpy(query)[None] - centroid
+            distances[end - count : end] = unit_distances(local, units, widths, centroid)[0].clamp_(min=0).numpy()
         return distances
 
     def smallest(self, distances: Float32, k: int) -> Int64:
@@ -137,12 +143,13 @@ class ReferenceTopK:
         self._offer(members, scores.numpy(), offsets.numpy(), numbers)
 
     def _offer(self, queries: Int64, scores: Float32, offsets: Float32, numbers: Numbers) -> None:
-        below = scores < (self._thresholds[queries] - offsets)[:, None]
+        distances = scores + offsets[:, None]
+        below = distances < self._thresholds[queries, None]
         added = np.count_nonzero(below, axis=1)
         full = np.flatnonzero(self._counts[queries] + added > self._capacity)
         if len(full):
             self._compact(queries[full])
-            below[full] = scores[full] < (self._thresholds[queries[full]] - offsets[full])[:, None]
+            below[full] = distances[full] < self._thresholds[queries[full], None]
             added[full] = np.count_nonzero(below[full], axis=1)
         flat = np.flatnonzero(below)
         if not len(flat):
@@ -152,9 +159,7 @@ class ReferenceTopK:
         slots = np.arange(len(flat)) + np.repeat(firsts, added)
         places = slots + np.repeat(queries * self._capacity, added)
         keys = flat - np.repeat(np.arange(len(queries)) * scores.shape[1], added)
-        distances = scores.reshape(-1)[flat] + np.repeat(offsets, added)
-        np.maximum(distances, 0, out=distances)
-        self._packed.reshape(-1)[places] = _pack(distances, slots)
+        self._packed.reshape(-1)[places] = _pack(np.maximum(distances.reshape(-1)[flat], 0), slots)
         for kept, offered in zip(self._kept, numbers, strict=True):
             if kept is not None and offered is not None:
                 kept.reshape(-1)[places] = offered[keys]
@@ -162,7 +167,7 @@ class ReferenceTopK:
 
     def offer_lists(self, groups: Groups, probes: Probes) -> None:
         """See ``TopK``."""
-        offer_tiles(self, ((tile, tile.residuals()) for tile in tiles_of(groups, self.k)), probes)
+        offer_tiles(self, ((tile, tile.keys()) for tile in tiles_of(groups, self.k)), probes)
 
     def counts(self) -> Int64:
         """See ``TopK``."""

@@ -66,6 +66,11 @@ class StoredLists:
     first_tag: int = 0
     hidden: Column | None = None
 
+    @property
+    def in_units(self) -> bool:
+        """Return whether they are int8 keys, which are compared in integers."""
+        return self.stored.dtype == np.int8
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probes:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from knnstore.arrays import Float32, Int64
-from knnstore.indexes.compute.protocols import Lookups
 from knnstore.indexes.ivfpq.batch import Batch, Lists
 from knnstore.indexes.ivfpq.lists import SegmentLists
 from knnstore.indexes.ivfpq.located import Located, read_sums
@@ -40,7 +39,7 @@ def look_up(batch: Batch, lists: Lists, k: int, *, rows: bool) -> Neighbours:
             Located(part, np.sort(probed), [part.keys, part.values, part.rows][: 3 if rows else 2], engine)
             for part in lists.parts
         ]
-        squared, owners, places = _all_keys(probes, [_distances(query, probe, engine) for probe in probes])
+        squared, owners, places = _all_keys(probes, [_distances(query, probe, lists) for probe in probes])
         nearest = engine.smallest(squared, k)
         distances[line, : len(nearest)] = squared[nearest]
         for number, probe in enumerate(probes):
@@ -63,13 +62,15 @@ def _all_keys(probes: list[Located], distances: list[Float32]) -> tuple[Float32,
     return np.concatenate(distances)[order], owners[order], places[order]
 
 
-def _distances(query: Float32, probe: Located, engine: Lookups) -> Float32:
+def _distances(query: Float32, probe: Located, lists: Lists) -> Float32:
     """Return squared distances of all located keys, float32 (keys,); infinite for hidden ones."""
     if not len(probe.numbers):
         return np.empty(0, np.float32)
     probe.ask_for()
     probe.verify()
-    distances = engine.squared_distances(query, probe.column(probe.part.keys), probe.part.scales)
+    keys = probe.column(probe.part.keys)
+    centroids = lists.quantiser.centroids[probe.numbers[keys.pieces.ranges]]
+    distances = lists.engine.squared_distances(query, keys, probe.part.scales, centroids)
     hidden = probe.hidden()
     if hidden is not None:
         distances[hidden] = np.inf
