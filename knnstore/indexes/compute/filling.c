@@ -23,16 +23,23 @@
 #pragma GCC optimize("fp-contract=fast")
 #endif
 
-enum { LANES = 16, PANEL = 2 * LANES };
+/* A vector type that is wider than a register is kept in memory, so LANES is what a register holds. */
+#ifdef __AVX512F__
+#include <immintrin.h>
+enum { LANES = 16 };
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { PANEL = 2 * LANES };
+enum { KEYS = 6, CODED = 4 }; /* keys at a time, for lists and for codes: as many as have their scores in registers */
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Numbers __attribute__((vector_size(4 * LANES)));
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-enum { KEYS = 6, CODED = 4 }; /* keys at a time, for lists and for codes: as many as have their scores in registers */
-#else
-enum { KEYS = 3, CODED = 2 }; /* fewer registers */
-#endif
+/* Vectors per panel. */
+int64_t panel_size(void) { return PANEL; }
 
 /* The nearest vector is `place % PANEL` of panel `place / PANEL`; `second` is the score of the second nearest. */
 typedef struct {
@@ -59,6 +66,11 @@ static inline __attribute__((always_inline)) void compare(
     *second = (Lanes)_mm512_min_ps((__m512)*second, _mm512_max_ps(s, b));
     *which = (Numbers)_mm512_mask_mov_epi32((__m512i)*which, nearer, _mm512_set1_epi32(at));
     *best = (Lanes)_mm512_min_ps(s, b);
+#elif defined(__AVX2__)
+    const __m256 s = (__m256)scores, b = (__m256)*best, nearer = _mm256_cmp_ps(s, b, _CMP_LT_OQ);
+    *second = (Lanes)_mm256_min_ps((__m256)*second, _mm256_max_ps(s, b));
+    *which = (Numbers)_mm256_blendv_epi8((__m256i)*which, _mm256_set1_epi32(at), _mm256_castps_si256(nearer));
+    *best = (Lanes)_mm256_min_ps(s, b);
 #else
     for (int lane = 0; lane < LANES; lane++) {
         const float s = scores[lane], b = (*best)[lane], beyond = s < b ? b : s;

@@ -116,6 +116,7 @@ def _declared(library: Any) -> Any:
         "checksums": (ctypes.c_int, []),
         "damaged_block": (number, [*[pointer] * 4, number]),
         "scan_bytes": (number, [number]),
+        "panel_size": (number, []),
         "nearest_lists_bytes": (number, [number] * 3),
         "smallest": (number, [pointer, number, number, pointer, pointer]),
         "nearest_lists": (None, [pointer, *[number] * 3, pointer, number, *[pointer] * 3, single, *[pointer] * 3]),

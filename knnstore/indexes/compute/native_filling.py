@@ -13,7 +13,6 @@ from knnstore.indexes.compute.coarse import ASSIGN_CELLS
 from knnstore.indexes.compute.kernel import address, addresses
 from knnstore.indexes.compute.reference import ReferenceFilling
 
-_PANEL = 32  # vectors that the kernel compares a key with at a time
 # A score is a sum of d products. Its rounding error is about √d · 2^-24 of the squared norms; this is 16 times that.
 _SLACK = 2.0**-20
 
@@ -25,22 +24,22 @@ class NativeFilling:
 
     def __init__(self, kernel: Any, reference: ReferenceFilling) -> None:
         self._kernel, self._reference = kernel, reference
-        coarse = reference.coarse
+        coarse, panel = reference.coarse, int(kernel.panel_size())
         self._centroids = np.ascontiguousarray(coarse.centroids)
         # numbers of each cell's centroids; if the lists are flat, a single cell holds all of them
         members = [np.arange(len(coarse.centroids))] if coarse.is_flat else coarse.members
-        self._cells = _panels(coarse.cells[: len(members)])
-        sizes = np.array([-(-len(numbers) // _PANEL) for numbers in members])
+        self._cells = _panels(coarse.cells[: len(members)], panel)
+        sizes = np.array([-(-len(numbers) // panel) for numbers in members])
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._numbers = np.full(int(self._starts[-1]) * _PANEL, -1, np.int64)
+        self._numbers = np.full(int(self._starts[-1]) * panel, -1, np.int64)
         dimension = self._centroids.shape[1]
-        self._lists = np.empty((int(self._starts[-1]), 1 + dimension, _PANEL), np.float32)
+        self._lists = np.empty((int(self._starts[-1]), 1 + dimension, panel), np.float32)
         for start, numbers, size in zip(self._starts[:-1], members, sizes, strict=True):
-            self._numbers[start * _PANEL : start * _PANEL + len(numbers)] = numbers
-            self._lists[start : start + size] = _panels(self._centroids[numbers])
+            self._numbers[start * panel : start * panel + len(numbers)] = numbers
+            self._lists[start : start + size] = _panels(self._centroids[numbers], panel)
         # the kernel can't rotate: with axes, the reference encodes
         codebooks = reference.codebooks if reference.axes is None else reference.codebooks[:0]
-        self._codebooks = [_panels(part) for part in codebooks]
+        self._codebooks = [_panels(part, panel) for part in codebooks]
         self._parts = np.concatenate(self._codebooks) if len(codebooks) else np.empty(0, np.float32)
         self._slack = _SLACK * dimension**0.5
         self._part_slack = _SLACK * (dimension / max(1, len(codebooks))) ** 0.5
@@ -85,12 +84,12 @@ class NativeFilling:
         return codes, close
 
 
-def _panels(vectors: Float32) -> Float32:
-    """Return vectors c (n, d) in the kernel's layout: float32 (panels, 1 + d, 32), squared norms first, then −2 c."""
+def _panels(vectors: Float32, panel: int) -> Float32:
+    """Return vectors c (n, d) in the kernel's layout: float32 (panels, 1 + d, panel), squared norms, then −2 c."""
     count, dimension = vectors.shape
-    size = -(-count // _PANEL)
-    padded = np.zeros((size * _PANEL, 1 + dimension), np.float32)
+    size = -(-count // panel)
+    padded = np.zeros((size * panel, 1 + dimension), np.float32)
     padded[:, 0] = np.inf
     padded[:count, 0] = np.einsum("nd,nd->n", vectors, vectors)
     padded[:count, 1:] = -2 * vectors
-    return np.ascontiguousarray(padded.reshape(size, _PANEL, 1 + dimension).transpose(0, 2, 1))
+    return np.ascontiguousarray(padded.reshape(size, panel, 1 + dimension).transpose(0, 2, 1))

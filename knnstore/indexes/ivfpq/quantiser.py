@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PQ_LEVELS = 256
 TASK = "quantizer"
+# Numbers in the vectors that faiss trains on, from which on it uses a kernel that is about eight times faster.
+_FAST_NUMBERS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +90,21 @@ class Quantiser:
 def train_codebooks(residuals: Float32, pq_bytes: int, seed: int) -> Float32:
     """Train codebooks ``(pq_bytes, 256, d / pq_bytes)`` on residuals ``(n, d)``; fewer than 256 are repeated."""
     count, dimension = residuals.shape
-    points = np.ascontiguousarray(residuals[np.arange(max(count, PQ_LEVELS)) % count])
-    product = faiss.ProductQuantizer(dimension, pq_bytes, 8)
-    product.cp.seed = seed
-    product.cp.min_points_per_centroid = 1
-    product.cp.max_points_per_centroid = 10**6
-    product.train(points)
-    return np.asarray(faiss.vector_to_array(product.centroids)).reshape(pq_bytes, PQ_LEVELS, -1)
+    width = dimension // pq_bytes
+    codebooks = np.empty((pq_bytes, PQ_LEVELS, width), np.float32)
+    rows = max(count, PQ_LEVELS)
+    # zeros change no distance, and narrow vectors get enough of them to be trained on quickly
+    padded = next((size for size in (8, 16, 32) if rows * size >= _FAST_NUMBERS), width)
+    points = np.zeros((rows, max(width, padded)), np.float32)
+    for part, codebook in enumerate(codebooks):
+        points[:, :width] = residuals[np.arange(rows) % count, part * width : (part + 1) * width]
+        product = faiss.ProductQuantizer(points.shape[1], 1, 8)
+        product.cp.seed = seed
+        product.cp.min_points_per_centroid = 1
+        product.cp.max_points_per_centroid = 10**6
+        product.train(points)
+        codebook[:] = faiss.vector_to_array(product.centroids).reshape(PQ_LEVELS, -1)[:, :width]
+    return codebooks
 
 
 @dataclass(frozen=True, slots=True)
