@@ -89,7 +89,7 @@ def create_array(
         dtype: element type, stored little-endian.
         compression: ``none`` for chunks to be memory-mapped.
 
-    Raise UsageError for chunks that no reader would accept.
+    Raises UsageError for chunks that no reader would accept.
     """
     try:
         form = ArrayForm(tuple(map(int, shape)), int(chunk_rows), np.dtype(dtype), compression != "none")
@@ -117,7 +117,7 @@ def create_array(
 
 
 def open_array(path: Path) -> ArrayForm:
-    """Return the form of the array at ``path``. Raise CorruptStoreError if this package doesn't write such arrays."""
+    """Return the form of the array at ``path``. Raises CorruptStoreError if this package doesn't write such arrays."""
     metadata = load_json(path / METADATA_FILE)
     try:
         return _parse(metadata)
@@ -128,7 +128,7 @@ def open_array(path: Path) -> ArrayForm:
 def open_raw(path: Path) -> ArrayForm:
     """Return the form of an uncompressed array, whose chunk files are raw rows and a checksum.
 
-    Raise CorruptStoreError if the array isn't of this kind.
+    Raises CorruptStoreError if the array isn't of this kind.
     """
     form = open_array(path)
     if form.compressed:
@@ -191,7 +191,7 @@ def write_raw_chunks(chunk: int, blocks: dict[Path, np.ndarray[Any, Any]]) -> li
 def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
     """Return rows ``[begin, end)`` of the array at ``path``, in memory.
 
-    Raise CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
+    Raises CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
     """
     form = open_array(path)
     if not 0 <= begin <= end <= form.shape[0]:
@@ -211,7 +211,7 @@ def read_rows(path: Path, begin: int, end: int) -> np.ndarray[Any, Any]:
 def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Return the whole array at ``path``, in memory.
 
-    Raise CorruptStoreError if it is damaged or doesn't have this shape and dtype.
+    Raises CorruptStoreError if it is damaged or doesn't have this shape and dtype.
     """
     form = open_array(path)
     if form.shape != shape or form.dtype != dtype:
@@ -225,7 +225,7 @@ def read_all(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.nda
 def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
     """Return a whole chunk, ``(chunk_rows, …)``, padded, of the array at ``path``, which has this form.
 
-    Raise CorruptStoreError if it is missing, has the wrong size, or fails its checksum.
+    Raises CorruptStoreError if it is missing, has the wrong size, or fails its checksum.
     """
     file = chunk_file(path, chunk, len(form.shape))
     first = chunk * form.chunk_rows
@@ -251,7 +251,7 @@ def read_chunk(path: Path, form: ArrayForm, chunk: int) -> np.ndarray[Any, Any]:
 
 
 def _unpack(data: bytes, form: ArrayForm) -> Any:
-    """Return the ``chunk_bytes`` bytes that a chunk file encodes. Raise ValueError unless it is intact."""
+    """Return the ``chunk_bytes`` bytes that a chunk file encodes. Raises ValueError unless it is intact."""
     body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) <= CHECKSUM_BYTES or int(google_crc32c.extend(0, body)).to_bytes(4, "little") != checksum:
         raise ValueError(f"its {len(data)} bytes don't match the checksum at their end")
@@ -293,7 +293,7 @@ def _is_group(path: Path) -> bool:
 
 
 def _parse(metadata: Any) -> ArrayForm:
-    """Return the form that a ``zarr.json`` describes. Raise ValueError, or a lookup error, for any not written here."""
+    """Return the form that a ``zarr.json`` describes. Raises ValueError or a lookup error for any other."""
     grid, codecs = metadata["chunk_grid"], [codec["name"] for codec in metadata["codecs"]]
     packed = codecs == ["bytes", "zstd", "crc32c"]
     fixed = {

@@ -60,7 +60,7 @@ class Commit:
     facts: dict[str, Any]
 
     def number(self, name: str) -> float:
-        """Return a fact that is a finite number. Raise CorruptStoreError if it is missing or isn't a number."""
+        """Return a fact that is a finite number. Raises CorruptStoreError if it is missing or isn't a number."""
         value = self.facts.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63:
             raise CorruptStoreError(f"the record of {self.task} has {value!r:.40} for {name}, which is no number")
@@ -82,7 +82,7 @@ class CommitLog:
     def find(self, task: str) -> Commit | None:
         """Return the task's commit, or None if the task has to run (again).
 
-        Raise MismatchError if it was done with another fingerprint.
+        Raises MismatchError if it was done with another fingerprint.
         """
         path = self.folder / f"{task}.json"
         if not path.is_file():
@@ -117,7 +117,7 @@ class CommitLog:
         return commit if all(size_of(file.path) == file.bytes for file in commit.files) else None
 
     def require(self, task: str) -> Commit:
-        """Return the task's commit. Raise CorruptStoreError if the record or one of its files is missing."""
+        """Return the task's commit. Raises CorruptStoreError if the record or one of its files is missing."""
         commit = self.find(task)
         if commit is None:
             raise CorruptStoreError(f"{self.root}: {task} is missing or damaged: run the command that made it again")
@@ -216,7 +216,7 @@ def begin_part(root: Path, plan_file: str, plan: Any) -> None:
 
 
 def load_commit(path: Path) -> Commit:
-    """Return a commit record. Raise CorruptStoreError if it is damaged."""
+    """Return a commit record. Raises CorruptStoreError if it is damaged."""
     return from_json(Commit, load_json(path), str(path))
 
 

@@ -17,7 +17,7 @@ _OF_STATES = {"index", "log", "removed", "segments", MANIFEST_FILE, LOCK_FILE}
 def open_store(edit: Edit, model: ModelIdentity, key: KeyRecipe, *, parameter: str, overwrite: bool) -> None:
     """Make the folder a store unless it is one. ``overwrite``: discard what the store holds.
 
-    Raise UsageError, naming ``parameter``, for a folder that holds anything else.
+    Raises UsageError, naming ``parameter``, for a folder that holds anything else.
     """
     others = [entry.name for entry in edit.root.iterdir() if entry.name != LOCK_FILE]
     is_store = (edit.root / MANIFEST_FILE).is_file()

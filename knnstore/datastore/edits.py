@@ -47,7 +47,7 @@ _ATTEMPTS = 5
 def editing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator["Edit"]:
     """Hold the store at ``root`` for writing, and clean up when the work succeeds. ``say``: see ``writing``.
 
-    Raise LockedError if another writer holds the store, naming it, or has taken it over; CorruptStoreError if there
+    Raises LockedError if another writer holds the store, naming it, or has taken it over; CorruptStoreError if there
     are links in the store.
     """
     with writing(root, say) as lock:
@@ -83,7 +83,7 @@ class Edit:
 
     @cached_property
     def state(self) -> Manifest:
-        """Return the store's present state. Raise StoreNotFoundError if there is no store yet."""
+        """Return the store's present state. Raises StoreNotFoundError if there is no store yet."""
         return load_manifest(self.root)
 
     @property
@@ -103,7 +103,7 @@ class Edit:
     def publish(self, state: Manifest, kind: str, what: str, **facts: Any) -> Manifest:
         """Make ``state`` the store's next state in one atomic step; return it with its number.
 
-        Every file that it names must be flushed already. Raise LockedError if another writer has taken the store over.
+        Every file that it names must be flushed already. Raises LockedError if another writer has taken the store over.
         """
         state = replace(state, state=self.state.state + 1).in_epoch(self.epoch)
         make_folder(self.root / FOLDER)
@@ -150,7 +150,7 @@ class Edit:
         self._lock.require()
 
     def _save_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest in one atomic step. Raise LockedError if it isn't the version that was seen last."""
+        """Replace the manifest in one atomic step. Raises LockedError if it isn't the version that was seen last."""
         path = self.root / MANIFEST_FILE
         try:
             self._seen = self.files.replace_only(path, seal_json(to_json(manifest)), self._seen)

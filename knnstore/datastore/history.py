@@ -101,7 +101,7 @@ def load_history(root: Path) -> History:
 
 
 def load_change(root: Path, state: int) -> Change:
-    """Return the record of a state. Raise UsageError if there is none."""
+    """Return the record of a state. Raises UsageError if there is none."""
     path = record_path(root, state)
     if not path.is_file():
         raise UsageError(f"{root} has no state {state}: {command('log')} lists those it has")

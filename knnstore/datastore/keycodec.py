@@ -40,7 +40,7 @@ class KeyCodec:
         return stored_dtype(self.dtype)
 
     def encode(self, keys: Float32) -> np.ndarray[Any, Any]:
-        """Return keys ``(n, d)`` in stored form. Raise NumericsError, with the first such row, if one doesn't fit."""
+        """Return keys ``(n, d)`` in stored form. Raises NumericsError, with the first such row, if one doesn't fit."""
         largest = np.abs(keys).max(axis=1, initial=0)
         limit = LARGEST if self.dtype == "int8" else _FLOAT16_LIMIT
         if not (largest < limit).all():  # also true if there is a NaN

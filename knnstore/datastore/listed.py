@@ -43,7 +43,7 @@ class ListOrder:
 def find_rows(lists: Path, name: str, rows: Int64) -> Iterator[tuple[Int64, np.ndarray[Any, Any]]]:
     """Yield the items of the lists' array ``name`` at ``rows``, int64 (n,) ascending: positions in ``rows``, and items.
 
-    Items come in list order, each row once. Raise CorruptStoreError if a chunk is damaged or, at the end, if a row is
+    Items come in list order, each row once. Raises CorruptStoreError if a chunk is damaged or, at the end, if a row is
     missing.
     """
     numbers, data, count = lists / "rows", MappedArray(lists / name), 0

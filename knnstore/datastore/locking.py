@@ -17,7 +17,7 @@ LOCK_FILE = ".lock"
 def writing(root: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[WriteLock]:
     """Hold the lock of the folder at ``root``.
 
-    ``say`` is called with a message if it has to wait. Raise LockedError, naming the holder, if it is locked;
+    ``say`` is called with a message if it has to wait. Raises LockedError, naming the holder, if it is locked;
     CorruptStoreError if there are links in the folder.
     """
     files = files_of(root)

@@ -122,7 +122,7 @@ class Manifest:
 def load_manifest(root: Path) -> Manifest:
     """Return the manifest of the store at ``root``.
 
-    Raise StoreNotFoundError, CorruptStoreError, or MismatchError for another version of the format.
+    Raises StoreNotFoundError, CorruptStoreError, or MismatchError for another version of the format.
     """
     path = root / MANIFEST_FILE
     if version_of(path) is None:

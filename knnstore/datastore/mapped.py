@@ -77,7 +77,7 @@ class MappedArray:
     def rows(self, begin: int, end: int) -> np.ndarray[Any, Any]:
         """Return rows ``[begin, end)``: a view of the map if they are in one chunk, else a copy.
 
-        Raise CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
+        Raises CorruptStoreError if a chunk is missing, has the wrong size, or fails its checksum.
         """
         if not 0 <= begin <= end <= self.shape[0]:
             raise IndexError(f"{self.path}: rows [{begin}, {end}) of {self.shape[0]}")
@@ -122,7 +122,7 @@ class MappedArray:
         return Pieces(ranges, chunks, starts, counts, addresses[chunks] + starts, maps)
 
     def verify(self, pieces: Pieces, damaged: FindDamaged = first_damaged) -> None:
-        """Verify the unverified blocks of the pieces with ``damaged``. Raise CorruptStoreError if one is damaged."""
+        """Verify the unverified blocks of the pieces with ``damaged``. Raises CorruptStoreError if one is damaged."""
         if self.fetches:
             for chunk, start, count in zip(pieces.chunks, pieces.starts, pieces.counts, strict=True):
                 pieces.maps[int(chunk)].require(int(start), int(start) + int(count) * self._row_bytes)

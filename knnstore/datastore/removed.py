@@ -46,7 +46,7 @@ def save_removed(root: Path, removed: Removed, epoch: int | None) -> str | None:
 
 
 def load_removed(root: Path, name: str | None) -> Removed:
-    """Return the table of that name. Raise CorruptStoreError if it is missing or isn't what was written."""
+    """Return the table of that name. Raises CorruptStoreError if it is missing or isn't what was written."""
     if name is None:
         return {}
     path = removed_path(root, name)

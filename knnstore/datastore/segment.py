@@ -206,7 +206,7 @@ class Segment:
         return self.root / name
 
     def form(self, name: str, rows: int | None = None) -> PlannedForm:
-        """Return the form of an array, by default with its final number of rows. Raise CorruptStoreError if unknown."""
+        """Return the form of an array, by default with all its rows. Raises CorruptStoreError if unknown."""
         if name not in ARRAYS:
             raise CorruptStoreError(f"{self.array_path(name)} is no array of a segment")
         spec = ARRAYS[name]
@@ -214,7 +214,7 @@ class Segment:
 
     @cached_property
     def documents(self) -> DocumentTable:
-        """Return the documents, in corpus order. Raise CorruptStoreError unless the file matches its commit record."""
+        """Return the documents, in corpus order. Raises CorruptStoreError unless the file matches its commit record."""
         check = partial(self.commits.require_file, DOCUMENTS_TASK, DOCUMENTS_FILE)
         return DocumentTable(self.root / DOCUMENTS_FILE, check)
 
@@ -334,13 +334,13 @@ class Segment:
         return self.values(max(int(self.documents.first_row[document]), row - tokens), row)
 
     def rows_of(self, name: str, begin: int, end: int, count: int | None = None) -> np.ndarray[Any, Any]:
-        """Return rows of an array, which must have ``count`` rows. Raise CorruptStoreError if its form is wrong."""
+        """Return rows of an array, which must have ``count`` rows. Raises CorruptStoreError if its form is wrong."""
         path = self.array_path(name)
         require_form(path, self.form(name, count))
         return read_rows(path, begin, end)
 
     def require_tokens(self, name: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the tokens. Raise CorruptStoreError, naming the array, if one is beyond the vocabulary."""
+        """Return the tokens. Raises CorruptStoreError, naming the array, if one is beyond the vocabulary."""
         if len(tokens) and int(tokens.max()) >= self.plan.model.vocabulary:
             raise CorruptStoreError(
                 f"{self.array_path(name)} has token {int(tokens.max())} of a vocabulary of {self.plan.model.vocabulary}"

@@ -22,7 +22,7 @@ def matching(store: Datastore, patterns: Sequence[str], parameter: str) -> Remov
     """Return the documents, by segment, that aren't removed and match any of the patterns.
 
     A pattern is matched against a document's path, its id, and ``PATH#ID`` (or ``PATH#RECORD``); ``*`` crosses folders,
-    and a pattern that ends in ``/`` matches all below. Raise UsageError, about ``parameter``, if one matches nothing.
+    and a pattern that ends in ``/`` matches all below. Raises UsageError, about ``parameter``, if one matches nothing.
     """
     matches: dict[str, Int64] = {}
     unmatched = set(patterns)
@@ -77,7 +77,7 @@ def selected(store: Datastore, wanted: Sequence[str], parameter: str) -> Removed
 
 
 def parse_share(text: str, parameter: str) -> float:
-    """Return ``10%`` as 0.1. Raise UsageError, about ``parameter``, if the text isn't a share."""
+    """Return ``10%`` as 0.1. Raises UsageError, about ``parameter``, if the text isn't a share."""
     match = _SHARE.fullmatch(text.strip())
     if match is None or not 0 < float(match[1]) <= 100:
         remedy = f"give more than 0% and at most 100%, as in {option(parameter, '10%')}"

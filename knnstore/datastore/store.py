@@ -169,7 +169,7 @@ def default_store(corpus: str) -> str:
 
 
 def only_store(folder: Path) -> Path:
-    """Return the only store in a folder. Raise StoreNotFoundError if there is none, UsageError if there are several."""
+    """Return the only store in a folder. Raises StoreNotFoundError for none, UsageError for several."""
     roots = sorted(path.parent for path in folder.glob(f"*{SUFFIX}/{MANIFEST_FILE}"))
     if not roots:
         raise StoreNotFoundError(f"no store in {folder.resolve()}: make one with {command('ingest', corpus='PATH')}")

@@ -79,7 +79,7 @@ def compact(root: Path, options: CompactOptions, job: Job) -> CompactReport:
     """Merge the store's segments and their lists into one, or continue an interrupted compaction.
 
     Memory stays within its limit for any size. Open readers keep their state; its files are removed by the first
-    writing command after the last of them closes it. Raise ResourceError before any work if the disk has too little
+    writing command after the last of them closes it. Raises ResourceError before any work if the disk has too little
     space.
     """
     with editing(root) as edit:

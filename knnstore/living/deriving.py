@@ -22,7 +22,7 @@ def merge(stores: Sequence[Datastore], into: Path, job: Job, *, overwrite: bool 
 
     No text is thus held out in one store and stored from another, and a text that was removed from one store isn't
     taken from another. The index of the store with the most indexed keys is carried over, and the keys of the others
-    are added to it. An interrupted merge is continued. Raise MismatchError unless the stores have the same LM, key
+    are added to it. An interrupted merge is continued. Raises MismatchError unless the stores have the same LM, key
     layer, window and key dtype.
     """
     if len(stores) < 2:

@@ -36,7 +36,7 @@ class RemoveReport:
 
 
 def plan_removal(store: Datastore, patterns: Sequence[str]) -> RemoveReport:
-    """Return what the patterns match, without a change. Raise UsageError for a pattern that matches nothing."""
+    """Return what the patterns match, without a change. Raises UsageError for a pattern that matches nothing."""
     return _report(store, matching(store, patterns, "document"))
 
 
@@ -45,7 +45,7 @@ def remove(root: Path, patterns: Sequence[str], note: str = "") -> RemoveReport:
 
     Their bytes stay on disk until a compaction. The record keeps ``note``, a digest of the patterns, and the digests of
     the texts, so that no later ingest adds them again, but neither texts nor names. Repeating a removal, as after an
-    interruption, changes nothing. Raise UsageError for a pattern that matches nothing and wasn't removed before.
+    interruption, changes nothing. Raises UsageError for a pattern that matches nothing and wasn't removed before.
     """
     with editing(root) as edit:
         store = edit.store

@@ -31,7 +31,7 @@ def restore(root: Path, to: int | None = None) -> RestoreReport:
     """Restore the documents of an earlier state, by default of the last state with other documents.
 
     The present index is kept, since earlier ones aren't. Nothing changes if the store already has these documents, as
-    after an interruption; without ``to``, if the last change of documents was a restore. Raise UsageError for a state
+    after an interruption; without ``to``, if the last change of documents was a restore. Raises UsageError for a state
     that can't be restored.
     """
     with editing(root) as edit:

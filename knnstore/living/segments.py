@@ -24,7 +24,7 @@ from knnstore.scheduling import Job
 def copied_plan(sources: Sequence[KeptDocuments]) -> SegmentPlan:
     """Return the plan of a copy: what its sources agree on, and the digest of the documents taken from them.
 
-    Raise MismatchError unless all keys are of one LM, layer, window and dtype.
+    Raises MismatchError unless all keys are of one LM, layer, window and dtype.
     """
     first = sources[0].segment.plan
     for other in (source.segment for source in sources[1:]):

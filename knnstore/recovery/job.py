@@ -68,7 +68,7 @@ class RepairReport:
 def repair(root: Path, options: RepairOptions, job: Job) -> RepairReport:
     """Repair the store at ``root`` as far as its copies, the LM and the corpus allow.
 
-    What can't be repaired is reported, never guessed. Raise LockedError while another process writes, or if one has
+    What can't be repaired is reported, never guessed. Raises LockedError while another process writes, or if one has
     taken the store over; StoreNotFoundError if there is no store.
     """
     require_store(root)
@@ -96,7 +96,7 @@ def repair(root: Path, options: RepairOptions, job: Job) -> RepairReport:
 def _verified(edit: Edit, job: Job) -> VerifyReport:
     """Verify a store that is held for writing.
 
-    Raise LockedError if another writer has taken it over, because unfinished files look like damage.
+    Raises LockedError if another writer has taken it over, because unfinished files look like damage.
     """
     report = verify(edit.root, job.reporter)
     edit.require()

@@ -51,7 +51,7 @@ class Remaker:
     job: Job
 
     def _lm(self) -> LmSpec:
-        """Return the LM for workers. Raise MismatchError unless it is the LM that made the segment."""
+        """Return the LM for workers. Raises MismatchError unless it is the LM that made the segment."""
         task = RecogniseTask(self.segment.root, self.spec, self.segment.order)
         recognition = self.job.run_one(recognise_model, task)
         if recognition.differing:
@@ -92,7 +92,7 @@ class Remaker:
     def samples(self) -> str:
         """Compute the int8 scales and the held-out queries with the LM. Intact scales are kept.
 
-        Raise CorruptStoreError if the LM can't make the scales: a compaction or a merge takes those of its sources.
+        Raises CorruptStoreError if the LM can't make the scales: a compaction or a merge takes those of its sources.
         """
         root = self.segment.root
         path = root / "commits" / f"{SAMPLES_TASK}.json"

@@ -63,7 +63,7 @@ def verify(root: Path, reporter: Reporter | None = None) -> VerifyReport:
     """Read every file of the store at ``root``.
 
     If a writer publishes a new state in the meantime, apparent damage may be files that it removed; the store is then
-    listed again, and files not read yet are read. Raise StoreNotFoundError if there is no store, LockedError if it
+    listed again, and files not read yet are read. Raises StoreNotFoundError if there is no store, LockedError if it
     keeps changing.
     """
     reporter = reporter or Reporter()
