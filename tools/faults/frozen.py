@@ -38,6 +38,7 @@ _BUCKET = "bucket"
 _PROCESSES = 2
 _INGEST = ("ingest", "--workers", "0", "--chunk-rows", "256", "--context", "32", "--store", "{at}/books")
 _INDEX = ("index", "--store", "{at}/books", "--nlist", "8", "--pq-bytes", "4")
+_IMPORT = ("import", "--keys", "keys.npy", "--vals", "values.npy")
 _REMOVE = ("remove", "--store", "{at}/books", "--document")
 _UNRECORDED = "is in no commit record"  # files of unfinished or interrupted tasks
 _UNFINISHED = ("hasn't ended: run the same 'knnstore ingest' again", "was started with another corpus")
@@ -60,7 +61,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "suffixes": ("suffixes", "--store", "{at}/books"),
     "subset": ("subset", "{at}/books", "--sample", "50%", "--into", "{at}/half"),
     "merge": ("merge", "{at}/books", "{at}/second", "--into", "{at}/both"),
-    "import": ("import", "--keys", "keys.npy", "--vals", "values.npy", "--dim", "16", "--store", "{at}/imported"),
+    "import": (*_IMPORT, "--dim", "16", "--key-type", "float16", "--store", "{at}/imported"),
     "repair": ("repair", "--store", "{at}/books"),
     "tune": ("tune", "neighbours.parquet", "--store", "{at}/books"),
 }
