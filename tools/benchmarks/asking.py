@@ -61,7 +61,7 @@ def text_store(settings: Settings, work: Path, rows: int) -> Datastore:
     """Return ``--store``, or a store of about ``rows`` tokens of ``--corpus``, with a part held out."""
     if settings.store is not None:
         return Datastore(store_path(str(settings.store)))
-    return ingested(settings, text_folder(settings, work, rows), work / "keys", holdout=HELD_OUT, workers=0)
+    return ingested(settings, text_folder(settings, work, rows), work / "keys", holdout=HELD_OUT)
 
 
 def scored_tokens(store: Datastore, settings: Settings, count: int, piece: int) -> AskedTokens:

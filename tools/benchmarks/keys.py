@@ -24,7 +24,7 @@ def run(settings: Settings, work: Path) -> Result:
     measured: dict[tuple[str, str], tuple[float, ScoreReport]] = {}
     for key_dtype, dtype in product(("float16", "int8"), ("float32", "bfloat16")):
         path = work / f"{key_dtype}-{dtype}"
-        store = ingested(settings, text, path, key_dtype=key_dtype, dtype=dtype, holdout=0.1, workers=0)
+        store = ingested(settings, text, path, key_dtype=key_dtype, dtype=dtype, holdout=0.1)
         options = ScoreOptions(model=settings.model, exact=True, dtype="float32")
         measured[key_dtype, dtype] = key_bytes(store), score(options, store, Job(memory=settings.memory))
     size, report = measured[BASELINE]

@@ -64,7 +64,7 @@ def finished_store(settings: Settings, work: Path) -> Datastore:
     if settings.store is not None:
         return Datastore(store_path(str(settings.store)))
     tokens = settings.size(settings.rows, quick=16_000, full=400_000)
-    store = ingested(settings, text_folder(settings, work, tokens), work / "keys", holdout=0.1, workers=0)
+    store = ingested(settings, text_folder(settings, work, tokens), work / "keys", holdout=0.1)
     build_index(store, IndexOptions(), Job(memory=settings.memory))
     return Datastore(store.root)
 
