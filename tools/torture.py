@@ -35,7 +35,10 @@ CASES = {"crashes": 500, "frozen": 200, "repairs": 1500, "flips": 1000, "hostile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parsed = command_line().parse_args(arguments)
+    parser = command_line()
+    parsed = parser.parse_args(arguments)
+    if parsed.jobs > 1 and parsed.name in ("frozen", "limits"):
+        parser.error(f"--jobs {parsed.jobs}: {parsed.name} starts processes itself; leave the option out")
     if parsed.jobs > 1:
         return share_out(parsed)
     if parsed.work:
