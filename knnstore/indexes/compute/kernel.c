@@ -8,12 +8,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#include <immintrin.h>
 #define VNNI 1
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define VNNI 0
 #else
 #define VNNI 0
 #endif
@@ -213,15 +212,15 @@ void offer_scores(
         for (int64_t j = 0; j < t; j += LANES) {
             const int64_t width = t - j < LANES ? t - j : LANES;
             const float threshold = threshold_with_room(top_k, query, width);
-            int any = 0;
-            for (int64_t lane = 0; lane < width; lane++) any |= row[j + lane] + offset < threshold;
-            if (!any) continue;
 #if VNNI
             const __mmask16 inside = (__mmask16)((1u << width) - 1);
             const __m512 here = _mm512_add_ps(_mm512_maskz_loadu_ps(inside, row + j), _mm512_set1_ps(offset));
             const __mmask16 below = _mm512_mask_cmp_ps_mask(inside, here, _mm512_set1_ps(threshold), _CMP_LT_OQ);
-            append_lanes(top_k, query, below, here, values + j, tags + j);
+            if (below) append_lanes(top_k, query, below, here, values + j, tags + j);
 #else
+            int any = 0;
+            for (int64_t lane = 0; lane < width; lane++) any |= row[j + lane] + offset < threshold;
+            if (!any) continue;
             for (int64_t lane = 0; lane < width; lane++)
                 if (row[j + lane] + offset < threshold)
                     append(top_k, query, row[j + lane] + offset, values + j + lane, tags + j + lane);
