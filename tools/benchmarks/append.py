@@ -43,7 +43,7 @@ def run(settings: Settings, work: Path) -> Result:
         grown = work / f"grown-{share}.knnstore"
         shutil.copytree(work / "old.knnstore", grown)
         appended = cpu_seconds(lambda: made(settings, both, grown))  # noqa: B023 - called at once
-        rebuilt = cpu_seconds(lambda: made(settings, both, work / f"anew-{share}"))  # noqa: B023
+        rebuilt = cpu_seconds(lambda: made(settings, both, work / f"rebuilt-{share}"))  # noqa: B023
         new = Datastore(grown).rows - Datastore(work / "old.knnstore").rows
         table.append((f"add {share:.0%}", new, round(appended, 2), round(appended / rebuilt, 4)))
         percent = round(100 * share)

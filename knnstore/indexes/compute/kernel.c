@@ -440,7 +440,7 @@ static inline __attribute__((always_inline)) void products(
 #pragma GCC unroll 4
             for (int query = 0; query < QUERIES; query++) sums[key][query] = _mm256_setzero_si256();
         for (; i + LANES <= end; i += LANES) add_products(sums, units + i, keys, d, whole + i, queries, wide);
-        if (i < end) { /* no more than the key may be read */
+        if (i < end) { /* never read beyond the key */
             int8_t rest[KEYS * LANES] = {0};
             for (int key = 0; key < keys; key++) memcpy(rest + key * LANES, units + key * d + i, (size_t)(end - i));
             add_products(sums, rest, keys, LANES, whole + i, queries, wide);
