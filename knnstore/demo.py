@@ -10,6 +10,7 @@ from knnstore.indexes.work import IndexOptions
 from knnstore.indexing.job import IndexReport, build_index
 from knnstore.ingestion.job import IngestReport, ingest
 from knnstore.ingestion.plan import IngestOptions, choose_workers
+from knnstore.ingestion.tasks import TASK_MODULES
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, local_runner
 from knnstore.scoring.job import score
@@ -47,7 +48,7 @@ def demo(folder: Path, reporter: Reporter, corpus_bytes: int = _CORPUS_BYTES) ->
     options = IngestOptions(corpus=(str(corpus),), store=str(store), model="wiki-lm", holdout=_HOLDOUT)
     job = Job(reporter=reporter)
     workers = choose_workers(options, job.memory, available_cores())
-    with local_runner(workers) as runner:
+    with local_runner(workers, modules=TASK_MODULES) as runner:
         ingested = ingest(options, replace(job, runner=runner, workers=workers))
     indexed = build_index(Datastore(store), IndexOptions(), job)
     scored = score(ScoreOptions(model="wiki-lm"), Datastore(store), job)

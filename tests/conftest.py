@@ -1,6 +1,8 @@
 """Fixtures that more than one test file needs."""
 
 import ast
+import fcntl
+import json
 import logging
 import os
 import shutil
@@ -9,7 +11,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,27 +168,75 @@ def counting_runner() -> type[CountingRunner]:
     return CountingRunner
 
 
+@contextmanager
+def _made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder for the whole run, and whether it is still to be made: one process makes it while the others wait."""
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder, done = run / name, run / f"{name}.done"
+    with (run / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if missing := not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("KNNSTORE_MODEL", raising=False)  # whichever test asks first
+            yield folder, missing
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LM of two narrow layers with random weights and the tokenizer of the shipped LM, for tests of the store."""
+    with _made_once(tmp_path_factory, "small-lm") as (folder, missing):
+        if missing:
+            import torch
+            from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+            from knnstore.lm.spec import SHIPPED_MODELS
+
+            torch.manual_seed(0)
+            sizes = {"n_positions": 256, "n_embd": 64, "n_layer": 2, "n_head": 2}
+            config = GPT2Config(vocab_size=8192, bos_token_id=0, eos_token_id=0, **sizes)
+            GPT2LMHeadModel(config).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(SHIPPED_MODELS / "wiki-lm").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made_by_a_small_lm(small_lm: Path) -> Iterator[None]:
+    """Commands and jobs of a file take the small LM by themselves: it makes keys in a sixth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KNNSTORE_MODEL", str(small_lm))
+        yield
+
+
 @pytest.fixture(scope="session")
 def built(
     tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory, knnstore: Callable[..., Any]
 ) -> tuple[Path, list[subprocess.CompletedProcess[str]]]:
     """A folder with ``books/`` in which the README's three commands were typed, and what each said. Read only."""
-    folder = tmp_path_factory.mktemp("typed")
-    shutil.copytree(tiny_corpus, folder / "books")
     commands = (
         "ingest --corpus books/",
         "index --nlist 4096",
         "score --model wiki-lm --store books",
     )
-    return folder, [knnstore(folder, *command.split()) for command in commands]
+    with _made_once(tmp_path_factory, "typed") as (folder, missing):
+        said = folder.with_suffix(".json")
+        if missing:
+            shutil.copytree(tiny_corpus, folder / "books")
+            done = [knnstore(folder, *command.split()) for command in commands]
+            said.write_text(json.dumps([[one.args, one.returncode, one.stdout, one.stderr] for one in done]))
+        return folder, [subprocess.CompletedProcess(*one) for one in json.loads(said.read_text())]
 
 
 @pytest.fixture(scope="session")
-def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``books/``, three documents, and their store of a few chunks, made in this process. Read only.
+def small_reference(small_lm: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``books/``, three documents, and their store of a few chunks by the small LM. Read only.
 
     ``keys.knnstore`` is the store before it was indexed, ``books.knnstore`` after. The folder is to be worked in: the
-    store knows its corpus as ``books/``.
+    store knows its corpus as ``books/``. Files that use it also use ``made_by_a_small_lm``.
     """
     from knnstore.datastore.store import Datastore
     from knnstore.indexes.work import IndexOptions
@@ -194,16 +244,16 @@ def small_reference(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     from knnstore.ingestion.job import ingest
     from knnstore.ingestion.plan import IngestOptions
 
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "books").mkdir()
-    for file in sorted(tiny_corpus.iterdir())[:3]:
-        shutil.copy(file, folder / "books")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ingest(IngestOptions(corpus=("books/",), chunk_rows=512, context=128), Job())
-        shutil.copytree("books.knnstore", "keys.knnstore")
-        options = IndexOptions(nlist=32, pq_bytes=8)
-        build_index(Datastore(folder / "books.knnstore"), options, Job())
+    with _made_once(tmp_path_factory, "small") as (folder, missing), pytest.MonkeyPatch.context() as patch:
+        if missing:
+            (folder / "books").mkdir()
+            for file in sorted(tiny_corpus.iterdir())[:3]:
+                shutil.copy(file, folder / "books")
+            patch.chdir(folder)
+            ingest(IngestOptions(corpus=("books/",), model=str(small_lm), chunk_rows=512, context=128), Job())
+            shutil.copytree("books.knnstore", "keys.knnstore")
+            options = IndexOptions(nlist=32, pq_bytes=8)
+            build_index(Datastore(folder / "books.knnstore"), options, Job())
     return folder
 
 
@@ -219,17 +269,19 @@ def two_stores(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from knnstore.ingestion.job import ingest
     from knnstore.ingestion.plan import IngestOptions
 
-    folder = tmp_path_factory.mktemp("two")
     files = sorted(tiny_corpus.iterdir())
-    (folder / "text").mkdir()
-    for number, file in enumerate(files[:2]):
-        (folder / "text" / f"{number}.txt").write_text(file.read_text()[200:900], encoding="utf-8")
-    for name, part in (("a", files[:4]), ("b", files[4:])):
-        (folder / name).mkdir()
-        for file in part:
-            shutil.copy(file, folder / name)
-        store = folder / f"{name}.knnstore"
-        options = IngestOptions(corpus=(str(folder / name),), store=str(store), model="wiki-lm", holdout=0)
-        ingest(options, Job())
-        build_index(Datastore(store), IndexOptions(pq_bytes=8), Job())
+    with _made_once(tmp_path_factory, "two") as (folder, missing):
+        if not missing:
+            return folder
+        (folder / "text").mkdir()
+        for number, file in enumerate(files[:2]):
+            (folder / "text" / f"{number}.txt").write_text(file.read_text()[200:900], encoding="utf-8")
+        for name, part in (("a", files[:4]), ("b", files[4:])):
+            (folder / name).mkdir()
+            for file in part:
+                shutil.copy(file, folder / name)
+            store = folder / f"{name}.knnstore"
+            options = IngestOptions(corpus=(str(folder / name),), store=str(store), model="wiki-lm", holdout=0)
+            ingest(options, Job())
+            build_index(Datastore(store), IndexOptions(pq_bytes=8), Job())
     return folder

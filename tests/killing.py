@@ -9,11 +9,14 @@ from contextlib import suppress
 import pytest
 
 from knnstore.cli import main
+from knnstore.ingestion.tasks import TASK_MODULES
 from knnstore.scheduling import SerialRunner
 
 MOST_SECONDS = 120
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "transformers", "faiss", "zarr", "pyarrow.parquet", "knnstore.ingestion"])
+_SERVER.set_forkserver_preload(
+    ["knnstore.cli", "knnstore.indexing.job", "knnstore.scoring.job", *TASK_MODULES, "distributed.cli.dask_worker"]
+)
 
 
 class KilledError(Exception):
@@ -54,28 +57,65 @@ def killed_at(points, job, after_kill=lambda: None):
     return sorted(ran + last.ran)
 
 
-def kill_when(moment, folder, command):
-    """Start the command, kill -9 its whole process group as soon as ``moment()`` holds; whether it came to that.
+class ForkedProcess:
+    """A process forked from a server that has imported the libraries, which saves most of its time.
 
-    The process is forked from a server that has imported the libraries, which saves most of its time.
+    ``log``: the file that gets what it prints. Its process group is its own.
     """
-    process = _SERVER.Process(target=_type, args=(str(folder), command))
-    process.start()
+
+    def __init__(self, function, *arguments, folder, log=None):
+        if log is not None:
+            log.touch()
+        call = (function, arguments, str(folder), log, dict(os.environ))
+        self._process = _SERVER.Process(target=_call, args=call)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()
+
+    def kill_group(self):
+        with suppress(ProcessLookupError):  # it has only just begun, and has no group of its own yet
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
+    def send_signal(self, number):
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+
+def _call(function, arguments, folder, log, environment):
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)  # the server has that of its first process
+    os.chdir(folder)
+    if log is not None:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    function(*arguments)
+
+
+def kill_when(moment, folder, command):
+    """Start the command, kill -9 its whole process group as soon as ``moment()`` holds; whether it came to that."""
+    process = ForkedProcess(_type, [*command, "--quiet"], folder=folder)
     begun = time.monotonic()
-    while process.is_alive() and not moment():
+    while process.poll() is None and not moment():
         assert time.monotonic() - begun < MOST_SECONDS
         time.sleep(0.002)
-    killed = process.is_alive()
+    killed = process.poll() is None
     if killed:
-        with suppress(ProcessLookupError):  # it has only just begun, and has no group of its own yet
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-    process.join()
-    assert killed or process.exitcode == 0
+        process.kill_group()
+    assert process.wait() == 0 or killed
     return killed
 
 
-def _type(folder, command):
-    os.setsid()
-    os.chdir(folder)
-    main([*command, "--quiet"])
+def _type(words):
+    main(words)

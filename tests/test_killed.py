@@ -9,7 +9,7 @@ import pytest
 from killing import kill_when
 from typed import answered, typed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("made_by_a_small_lm")]
 
 INGEST = ("ingest", "--corpus", "books/", "--chunk-rows", "256", "--context", "128")
 INDEX = ("index", "--nlist", "32", "--pq-bytes", "8")

@@ -14,8 +14,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import knnstore
+from knnstore.scoring.result import ScoreReport
 
 K, LAMBDA, TEMPERATURE = 1024, 0.25, 20.0
 MOST_EXACT, MOST_INDEXED = 5e-5, 5e-3
@@ -28,15 +32,15 @@ def main() -> None:
         corpus = limited(arguments.corpus, arguments.store_bytes)
         measured = knnstore_scores(work, corpus, arguments.text, arguments.model)
         reference = scorer_perplexities(work, corpus, arguments)
-    exact = abs(measured["exact"]["knn"]["perplexity"] / reference["knn"] - 1)
-    base = abs(measured["exact"]["base"]["perplexity"] / reference["base"] - 1)
-    indexed = abs(measured["index"]["knn"]["perplexity"] / measured["exact"]["knn"]["perplexity"] - 1)
+    alone, mixed = measured["exact"].base.perplexity, measured["exact"].knn.perplexity
+    exact, base = abs(mixed / reference["knn"] - 1), abs(alone / reference["base"] - 1)
+    indexed = abs(measured["index"].knn.perplexity / mixed - 1)
     result = {
-        "tokens": measured["exact"]["tokens"],
+        "tokens": measured["exact"].tokens,
         "scorer_tokens": reference["targets"],
-        "base": [measured["exact"]["base"]["perplexity"], reference["base"]],
-        "knn": [measured["exact"]["knn"]["perplexity"], reference["knn"]],
-        "index": measured["index"]["knn"]["perplexity"],
+        "base": [alone, reference["base"]],
+        "knn": [mixed, reference["knn"]],
+        "index": measured["index"].knn.perplexity,
         "relative_difference": {"base": base, "exact": exact, "index": indexed},
     }
     print(f"tokens   {result['tokens']:,}; k {K}, λ {LAMBDA}, T {TEMPERATURE:g}")
@@ -69,23 +73,21 @@ def limited(corpus: Path, most: float) -> list[Path]:
     return chosen
 
 
-def knnstore_scores(work: Path, corpus: list[Path], text: list[Path], model: str) -> dict[str, Any]:
-    files = [str(path) for path in corpus]
-    options = ["--key-dtype", "float16", "--dtype", "float32", "--holdout", "0", "--special-tokens"]
-    options += ["--store", "s", "--model", model]
-    knnstore(work, "ingest", "--corpus", *files, *options)
-    knnstore(work, "index")
-    fixed = ["--text", *map(str, text), "--model", model, "--json"]
-    fixed += ["--k", str(K), "--lambda", str(LAMBDA), "--temperature", str(TEMPERATURE)]
-    return {
-        "exact": json.loads(knnstore(work, "score", *fixed, "--exact")),
-        "index": json.loads(knnstore(work, "score", *fixed)),
-    }
-
-
-def knnstore(work: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "knnstore", *arguments]
-    return subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True).stdout
+def knnstore_scores(work: Path, corpus: list[Path], text: list[Path], model: str) -> dict[str, ScoreReport]:
+    store = work / "s.knnstore"
+    knnstore.ingest(
+        corpus,
+        store=store,
+        model=model,
+        workers=0,
+        key_dtype="float16",
+        dtype="float32",
+        holdout=0,
+        special_tokens=True,
+    )
+    knnstore.index(store)
+    score = partial(knnstore.score, store, text=text, model=model, k=K, lambda_=LAMBDA, temperature=TEMPERATURE)
+    return {"exact": score(exact=True), "index": score()}
 
 
 def scorer_perplexities(work: Path, corpus: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from knnstore.wording import option
 if TYPE_CHECKING:
     from knnstore.lm.forward import KeyModel
 
+TASK_MODULES = ("knnstore.lm.forward", "knnstore.recognition")
+"""What the tasks import when they run."""
 # Numbers of windows whose keys determine the int8 scales, and whose keys are stored for the index's self-check.
 _SCALE_WINDOWS = 128
 _QUERY_WINDOWS = 64

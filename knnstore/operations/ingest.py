@@ -7,6 +7,7 @@ from knnstore.datastore.keycodec import KeyDtype
 from knnstore.ingestion.job import IngestReport
 from knnstore.ingestion.job import ingest as ingest_corpus
 from knnstore.ingestion.plan import IngestOptions, check_memory_first, choose_workers
+from knnstore.ingestion.tasks import TASK_MODULES
 from knnstore.operations.shared import Many, StoreName, options_of, size
 from knnstore.progress import Reporter
 from knnstore.scheduling import Job, available_cores, find_cluster, open_job, visible_gpus
@@ -54,5 +55,5 @@ def ingest(
         workers = len(gpus) or choose_workers(options, size(memory), available_cores())
     job = Job(reporter=reporter or Reporter(), memory=size(memory), workers=workers or 0)
     check_memory_first(options, job)
-    with open_job(job, cluster, gpus) as running:
+    with open_job(job, cluster, gpus, TASK_MODULES) as running:
         return ingest_corpus(options, running)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +27,11 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
+def local_runner(workers: int, gpus: Sequence[str] = (), modules: Sequence[str] = ()) -> Iterator[Runner]:
     """Run tasks on a Dask cluster of ``workers`` local processes within the context; 0: in this process.
 
     Each worker runs one task at a time with its share of the cores, and with one of the ``gpus`` if any are given.
+    ``modules``: what the tasks import besides the modules that are loaded here; see ``_forking``.
     Raises UsageError for far more processes than cores.
     """
     if workers == 0:
@@ -52,10 +54,11 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.daemon": True,
         "distributed.scheduler.allowed-failures": 1,  # a task that killed two workers is retried with less memory
+        "distributed.worker.profile.enabled": False,  # it looks at the stack a hundred times per second
         "distributed.admin.tick.limit": "1h",  # a forward pass holds the GIL for longer than Dask expects
         "distributed.comm.timeouts.connect": "60s",
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), _forking(modules):
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -67,6 +70,26 @@ def local_runner(workers: int, gpus: Sequence[str] = ()) -> Iterator[Runner]:
         )
         with closed_quietly(cluster), Client(cluster) as client:
             yield DaskRunner(client, Terms(threads=threads, gpus=tuple(gpus)), foreign=False, patience=PATIENCE_SECONDS)
+
+
+@contextmanager
+def _forking(modules: Sequence[str]) -> Iterator[None]:
+    """Fork the workers that Dask starts within the context from one process, which has imported what they need.
+
+    That is our modules that are loaded here, and ``modules``. Importing torch and transformers takes 10 CPU seconds on
+    a slow core, which every worker would spend. The process that is forked has no threads, and uses no GPU. Only on
+    Linux: elsewhere, system libraries don't always survive a fork, and each worker imports for itself.
+    """
+    import dask  # noqa: PLC0415
+    from distributed.utils import get_mp_context  # noqa: PLC0415
+
+    if sys.platform != "linux":
+        yield
+        return
+    loaded = [name for name in sys.modules if name.startswith("knnstore.")]
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", *loaded, *modules])  # in place of Dask's own list
+        yield
 
 
 @contextmanager
@@ -129,10 +152,13 @@ def find_cluster(scheduler: str | None, scheduler_file: str | None, workers: int
 
 
 @contextmanager
-def open_job(job: Job, cluster: Cluster | None, gpus: Sequence[str] = ()) -> Iterator[Job]:
-    """Give ``job`` a runner: on the workers of ``cluster``, else on its number of processes of this machine."""
+def open_job(job: Job, cluster: Cluster | None, gpus: Sequence[str] = (), modules: Sequence[str] = ()) -> Iterator[Job]:
+    """Give ``job`` a runner: on the workers of ``cluster``, else on its number of processes of this machine.
+
+    ``gpus``, ``modules``: see ``local_runner``.
+    """
     if cluster is None:
-        running = local_runner(job.workers, gpus)
+        running = local_runner(job.workers, gpus, modules)
     else:
         say = job.reporter.say
         running = cluster_runner(cluster.address, cluster.scheduler_file, memory=job.memory, say=say)

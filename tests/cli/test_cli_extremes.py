@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from knnstore.cli import main
 from knnstore.cli.options import Size
 
+pytestmark = pytest.mark.usefixtures("made_by_a_small_lm")
+
 SEED = int(os.environ.get("KNNSTORE_EXTREMES_SEED", "0"))
 VALUES_PER_OPTION = int(os.environ.get("KNNSTORE_EXTREMES", "1"))  # a larger number tries more of them
 _LONGEST = 120  # seconds of one command, after which it hangs

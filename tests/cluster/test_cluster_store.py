@@ -22,7 +22,7 @@ from knnstore.scheduling import Job, cluster_runner
 from knnstore.scoring.job import score
 from knnstore.scoring.options import ScoreOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("made_by_a_small_lm")]
 
 CHUNK_ROWS, CONTEXT = 512, 128
 INGEST = ("--corpus", "books/", "--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT))

@@ -19,7 +19,7 @@ _FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1300,1200"
 )
-_SECONDS = 60
+_SECONDS = 180
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from knnstore.scoring.job import score
 from knnstore.scoring.options import ScoreOptions
 from knnstore.verification.check import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("made_by_a_small_lm")]
 
 
 @pytest.fixture

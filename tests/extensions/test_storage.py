@@ -18,7 +18,7 @@ from knnstore.scoring.job import score
 from knnstore.scoring.options import ScoreOptions
 from knnstore.verification.check import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("made_by_a_small_lm")]
 
 
 def test_a_store_in_another_kind_of_storage_is_that_of_a_disk_through_its_whole_life(

@@ -1,10 +1,7 @@
 """A store in a bucket: the bytes of one on a disk, whatever the service and the machine do meanwhile."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from killing import kill_when
 from s3_servers import BUCKET, SECRET, copied, objects_of
 
 from knnstore.cli.commands import main
@@ -41,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
 from loopback import MOST_SECONDS, LoopbackCluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("made_by_a_small_lm")]
 
 CHUNK_ROWS, CONTEXT = 512, 128
 INDEX = IndexOptions(nlist=32, pq_bytes=8)
@@ -175,17 +173,14 @@ def test_documents_are_added_removed_and_compacted_as_on_a_disk(here, url, clien
 
 def test_an_ingest_that_is_killed_goes_on_by_the_same_command(here, url, s3, client, bytes_of):
     root = RemotePath(f"{url}.knnstore")
-    command = [sys.executable, "-m", "knnstore", "ingest", "--corpus", "books/", "--store", str(url), "--workers", "0"]
-    command += ["--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT), "--json"]
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    begun = time.monotonic()
-    while sum("commits/keys-" in path and method == "PUT" for method, path in s3.paths) < 2:
-        assert time.monotonic() - begun < 120
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = CliRunner().invoke(main, command[3:])
+    command = ["ingest", "--corpus", "books/", "--store", str(url), "--workers", "0"]
+    command += ["--chunk-rows", str(CHUNK_ROWS), "--context", str(CONTEXT)]
+
+    def written():
+        return sum("commits/keys-" in path and method == "PUT" for method, path in s3.paths)
+
+    assert kill_when(lambda: written() >= 2, here, command)
+    again = CliRunner().invoke(main, [*command, "--json"])
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["tasks_kept"] >= 2
     # it goes on in a copy of its own, since a writer that seems dead may only be frozen

@@ -17,6 +17,8 @@ from knnstore.scoring.job import score
 from knnstore.scoring.options import ScoreOptions
 from knnstore.verification.check import verify
 
+pytestmark = pytest.mark.usefixtures("made_by_a_small_lm")
+
 
 @pytest.fixture
 def seaweed(tmp_path, monkeypatch):

@@ -5,13 +5,14 @@ Both are trained by ``tools/train_lm.py`` with ``--tokenizer``, and measured on 
 step can be resumed.
 """
 
-import subprocess
-import sys
 from argparse import ArgumentParser, Namespace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import train_lm
+
+import knnstore
 from experiments.material import perplexity
 from experiments.output import Output
 from experiments.scoring import Scores, scores_of, some_texts
@@ -26,7 +27,6 @@ from knnstore.scoring.options import DEFAULT_K, ScoreOptions
 from knnstore.scoring.search import StoresSearch
 
 _MEMORY = 2**30
-_TRAINER = Path(__file__).parent.parent / "train_lm.py"
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -48,8 +48,8 @@ def run(arguments: Namespace, output: Output) -> None:
     small, large, store = work / "lm-of-a-part", work / "lm-of-all", work / "all.knnstore"
     _train(arguments, files[:: arguments.part], small)
     _train(arguments, files, large)
-    _knnstore("ingest", "--corpus", *arguments.corpus, "--store", store, "--model", small, "--memory", arguments.memory)
-    _knnstore("index", "--store", store, "--memory", arguments.memory)
+    knnstore.ingest(arguments.corpus, store=store, model=str(small), memory=arguments.memory)
+    knnstore.index(store, memory=arguments.memory)
     alone, joined = {}, 0.0
     for model in (small, large):
         measured = Measured(arguments, store, model)
@@ -82,17 +82,9 @@ def _change(value: float, of: float) -> str:
 
 def _train(arguments: Namespace, files: list[str], out: Path) -> None:
     size = ["--layers", arguments.layers, "--width", arguments.width, "--heads", 4, "--steps", arguments.steps]
-    _checked([_TRAINER, "--corpus", *files, "--out", out, "--tokenizer", arguments.tokenizer, *size])
-
-
-def _knnstore(*words: Any) -> None:
-    _checked(["-m", "knnstore", *words])
-
-
-def _checked(words: list[Any]) -> None:
-    ended = subprocess.run([sys.executable, *map(str, words)], check=False)
-    if ended.returncode:
-        raise KnnstoreError(f"{' '.join(map(str, words[:2]))} ended with {ended.returncode}: run again to resume")
+    words = ["--corpus", *files, "--out", out, "--tokenizer", arguments.tokenizer, *size]
+    if code := train_lm.main([*map(str, words)]):
+        raise KnnstoreError(f"train_lm.py ended with {code}: run again to resume")
 
 
 class Measured:

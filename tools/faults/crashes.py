@@ -313,11 +313,15 @@ def _kill(outcome: Outcome, work: Path, name: str, stage: _Stage, generator: ran
 
 
 def _workers(process: int) -> list[int]:
-    """Return the worker processes below a Dask nanny."""
+    """Return the worker processes of a command, which are forked from a server below it."""
+    return [worker for server in _children(process, b"forkserver") for worker in _children(server)]
+
+
+def _children(process: int, word: bytes = b"") -> list[int]:
+    """Return the child processes, of all threads, whose command lines contain a word."""
     try:
-        text = Path(f"/proc/{process}/task/{process}/children").read_text()
-        children = [int(word) for word in text.split()]
-        named = [(child, Path(f"/proc/{child}/cmdline").read_bytes()) for child in children]
+        tasks = Path(f"/proc/{process}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+        return [child for child in children if word in Path(f"/proc/{child}/cmdline").read_bytes()]
     except OSError:  # one of them has just ended
         return []
-    return [child for child, line in named if b"spawn_main" in line]
