@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import google_crc32c
 
@@ -84,10 +84,8 @@ class CommitLog:
 
         Raises MismatchError if it was done with another fingerprint.
         """
-        path = self.folder / f"{task}.json"
-        if not path.is_file():
-            return None
-        return self._intact(path, lambda file: _size(self.root / file))
+        commit = self._recorded(task)
+        return commit if commit and _is_intact(commit, lambda file: _size(self.root / file)) else None
 
     def find_all(self, tasks: Iterable[str]) -> dict[str, Commit]:
         """Return the commits of the tasks that are done, with the same checks as ``find``.
@@ -100,13 +98,19 @@ class CommitLog:
         sizes = {str(path): size for path, size, _ in files.entries(self.root)}
         recorded = [task for task in tasks if str(self.folder / f"{task}.json") in sizes]
 
-        def find(task: str) -> Commit | None:
-            return self._intact(self.folder / f"{task}.json", lambda file: sizes.get(str(self.root / file), -1))
+        commits = at_once(lambda task: self._load(self.folder / f"{task}.json"), recorded)
+        return {
+            task: commit
+            for task, commit in zip(recorded, commits, strict=True)
+            if _is_intact(commit, lambda file: sizes.get(str(self.root / file), -1))
+        }
 
-        return {task: commit for task, commit in zip(recorded, at_once(find, recorded), strict=True) if commit}
+    def _recorded(self, task: str) -> Commit | None:
+        """Return the commit in a task's record, whatever has become of its files; None if there is no record."""
+        path = self.folder / f"{task}.json"
+        return self._load(path) if path.is_file() else None
 
-    def _intact(self, path: Path, size_of: Callable[[str], int]) -> Commit | None:
-        """Return the commit in a record file if the task's files have their recorded sizes, else None."""
+    def _load(self, path: Path) -> Commit:
         commit = load_commit(path)
         if commit.fingerprint != self.fingerprint:
             raise MismatchError(
@@ -114,14 +118,14 @@ class CommitLog:
                 f"now {self.fingerprint[:12]}): run with the same settings, or start again with "
                 f"{option('overwrite', True)}"
             )
-        return commit if all(size_of(file.path) == file.bytes for file in commit.files) else None
+        return commit
 
     def require(self, task: str) -> Commit:
         """Return the task's commit. Raises CorruptStoreError if the record or one of its files is missing."""
-        commit = self.find(task)
-        if commit is None:
-            raise CorruptStoreError(f"{self.root}: {task} is missing or damaged: run the command that made it again")
-        return commit
+        return self.find(task) or self._missing(task)
+
+    def _missing(self, task: str) -> NoReturn:
+        raise CorruptStoreError(f"{self.root}: {task} is missing or damaged: run the command that made it again")
 
     def commit(self, task: str, files: Sequence[Path], **facts: Any) -> Commit:
         """Flush the files and their folders up to the root, then mark the task done."""
@@ -190,7 +194,8 @@ class CommitLog:
 
     def require_file(self, task: str, path: str) -> None:
         """Raise CorruptStoreError unless the task's record has the file ``path`` and its bytes match the record."""
-        record = next((file for file in self.require(task).files if file.path == path), None)
+        commit = self._recorded(task) or self._missing(task)
+        record = next((file for file in commit.files if file.path == path), None)
         damage = "is in no commit record" if record is None else file_damage(self.root, record)
         if damage:
             raise CorruptStoreError(f"{self.root / path} {damage}: see what else is damaged with {command('verify')}")
@@ -213,6 +218,11 @@ def begin_part(root: Path, plan_file: str, plan: Any) -> None:
     """Create or reopen the folder of a part: first the folder of its commit records, then its plan."""
     make_folder(root / COMMITS_FOLDER)
     write_json(root / plan_file, to_json(plan))
+
+
+def _is_intact(commit: Commit, size_of: Callable[[str], int]) -> bool:
+    """Return whether a task's files have their recorded sizes."""
+    return all(size_of(file.path) == file.bytes for file in commit.files)
 
 
 def load_commit(path: Path) -> Commit:

@@ -30,6 +30,7 @@ from knnstore.datastore.layout import (
     segment_root,
 )
 from knnstore.datastore.manifest import DIGEST_NAME, SEGMENT_NAME, Manifest, load_manifest
+from knnstore.files import files_of
 
 SCRATCH = re.compile("parts|append|copy")
 """Folders of a segment that are needed only while it is made."""
@@ -137,9 +138,7 @@ def is_done(part: Path) -> bool:
 
 def folders(folder: Path, name: re.Pattern[str]) -> list[Path]:
     """Return the subfolders of a folder whose names match, sorted by name."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_dir())
+    return [folder / found for found in files_of(folder).folders(folder) if name.fullmatch(found)]
 
 
 PARTS = [

@@ -75,6 +75,10 @@ class LocalFiles(Files):
             with suppress(FileNotFoundError):
                 yield Entry(Path(entry.path), entry.stat(follow_symlinks=False).st_size)
 
+    def folders(self, path: Path) -> list[str]:
+        """See Files."""
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
     def write(self, path: Path, data: bytes, only: Version | bool | None = False) -> Version:
         """See Files. The caller's lock keeps other writers away between the look at the version and the write."""
         if only is not False and self.version_of(path) != only:

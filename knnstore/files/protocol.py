@@ -136,6 +136,10 @@ class Files(ABC):
         """Yield everything below a folder but folders, in a fixed order."""
 
     @abstractmethod
+    def folders(self, path: Path) -> list[str]:
+        """Return the names of the folders in a folder, sorted; none if there is no such folder."""
+
+    @abstractmethod
     def write(self, path: Path, data: bytes, only: Version | bool | None = False) -> Version:
         """Replace a file, durably: readers, and a crash, see either the old content or the new one.
 

@@ -79,6 +79,11 @@ class RemoteFiles(Files):
         """Return the names of the objects and folders in a folder, sorted."""
         return sorted({below.relative_to(path).parts[0] for below, _ in self.objects(path)})
 
+    def folders(self, path: Path) -> list[str]:
+        """See Files."""
+        names = (below.relative_to(remote(path)).parts for below, _ in self.objects(remote(path)))
+        return sorted({first for first, *deeper in names if deeper})
+
     # the verbs
 
     def open(self, path: Path) -> BinaryIO:

@@ -50,6 +50,15 @@ def test_an_empty_file_is_a_file(files, place):
     assert below(files, place) == {"a": 0}
 
 
+def test_folders_are_named_and_files_are_not(files, place):
+    for name in ("b/1", "a/deep/er/2", "3"):
+        files.make_folder((place / name).parent)
+        files.write(place / name, b"x")
+    assert files.folders(place) == ["a", "b"]
+    assert files.folders(place / "a") == ["deep"]
+    assert files.folders(place / "b") == files.folders(place / "nowhere") == files.folders(place / "3") == []
+
+
 def test_a_missing_file_has_no_version_and_is_not_found(files, place):
     assert files.version_of(place / "a") is None
     for verb in (files.open, files.describe, files.read_version):

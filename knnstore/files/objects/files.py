@@ -1,7 +1,7 @@
 """Files in object storage, by the requests of its service."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -95,11 +95,17 @@ class ObjectFiles(RemoteFiles):
 
     def names(self, path: RemotePath) -> list[str]:
         """See RemoteFiles."""
+        listed = self._listed(path)
+        return _last_names([*listed["common_prefixes"], *(entry["path"] for entry in listed["objects"])])
+
+    def folders(self, path: Path) -> list[str]:
+        """See Files."""
+        return _last_names(self._listed(remote(path))["common_prefixes"])
+
+    def _listed(self, path: RemotePath) -> Any:
         count(lists=1)
         list_folder = load_obstore().list_with_delimiter
-        listed = request("list", str(path), lambda: list_folder(client_of(path), path.key or None))
-        entries = [*listed["common_prefixes"], *(entry["path"] for entry in listed["objects"])]
-        return [str(entry).rstrip("/").rpartition("/")[2] for entry in sorted(entries)]
+        return request("list", str(path), lambda: list_folder(client_of(path), path.key or None))
 
     def delete(self, paths: Sequence[RemotePath]) -> None:
         """See RemoteFiles."""
@@ -126,3 +132,7 @@ class ObjectFiles(RemoteFiles):
     def most_maps(self, size: int) -> int | None:
         """See Files: what a process has mapped stays in the cache."""
         return max(2, the_cache().limit // _MAPPED_SHARE // size)
+
+
+def _last_names(keys: Iterable[str]) -> list[str]:
+    return [key.rstrip("/").rpartition("/")[2] for key in sorted(map(str, keys))]
