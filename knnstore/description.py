@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from knnstore.datastore.commits import Commit, CommitLog
-from knnstore.datastore.layout import SEGMENT_PLAN, SUFFIX, segment_root
+from knnstore.datastore.layout import DOCUMENTS_FILE, SEGMENT_PLAN, SEGMENTS, SUFFIX, segment_root
 from knnstore.datastore.locking import holder
 from knnstore.datastore.manifest import MANIFEST_FILE, KeyRecipe, Manifest, ModelIdentity, load_manifest
+from knnstore.datastore.parts import PARTS
 from knnstore.datastore.removed import load_removed
-from knnstore.datastore.segment import DOCUMENTS_FILE, Segment
+from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError, KnnstoreError
 from knnstore.files import files_of, load_json
 from knnstore.indexes.plan import load_check, segment_reference
@@ -26,6 +25,7 @@ from knnstore.wording import command
 _RAW_KEY_ITEM, _RAW_VALUE = 4, 8
 _MOST_MISSING = 8
 _TUNED_FILE = "tuned.json"
+_OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _summary(root: Path) -> StoreSummary:
 
 def _segments(root: Path, manifest: Manifest) -> list[Segment]:
     """Return the finished segments or, if there are none, the unfinished segments of a run."""
-    unfinished = sorted(path.parent.name for path in (root / "segments").glob(f"*/{SEGMENT_PLAN}"))
+    unfinished = sorted(path.parent.name for path in (root / SEGMENTS).glob(f"*/{SEGMENT_PLAN}"))
     return [Segment(segment_root(root, name)) for name in manifest.segments or unfinished]
 
 
@@ -277,26 +277,17 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _parts(root: Path) -> dict[str, int]:
-    """Return the bytes on disk by part: those of keys, tokens and documents, and those of the index."""
-    totals: dict[str, int] = {}
+    """Return the bytes on disk by the labels of ``PARTS``, in their order, and of all other files."""
+    totals = dict.fromkeys([label for kind in PARTS for label in kind.labels.values()], 0) | {_OTHER: 0}
     for path, size, _ in files_of(root).entries(root):
-        part = _part_of(path.relative_to(root).parts)
-        totals[part] = totals.get(part, 0) + size
-    order = ["keys", "values", "documents", "index keys", "index codes", "index values and rows", "index quantiser"]
-    known = {part: totals.pop(part) for part in order if part in totals}
-    return known | {"other": int(np.sum(list(totals.values()), dtype=np.int64))}
+        totals[_label(path.relative_to(root).parts)] += size
+    return {label: size for label, size in totals.items() if size or label == _OTHER}
 
 
-def _part_of(path: tuple[str, ...]) -> str:
-    match path:
-        case ("segments", _, "keys" | "values" as name, *_):
-            return name
-        case ("segments", _, "documents.parquet"):
-            return "documents"
-        case ("index", _, "lists", _, "keys" | "codes" as name, *_):
-            return f"index {name}"
-        case ("index", _, "lists", _, "values" | "rows" | "offsets", *_):
-            return "index values and rows"
-        case ("index", _, "quantizer", *_):
-            return "index quantiser"
-    return "other"
+def _label(inside: tuple[str, ...]) -> str:
+    for kind in PARTS:
+        if below := kind.below(inside):
+            label = kind.labels.get(below[0]) or kind.labels.get("*")
+            if label:
+                return label
+    return _OTHER

@@ -22,8 +22,9 @@ from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
 from knnstore.datastore.edits import editing
 from knnstore.datastore.keycodec import KeyDtype, scales_of
+from knnstore.datastore.layout import DOCUMENTS_FILE
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
+from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, SegmentPlan
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore, store_path
 from knnstore.datastore.tables import write_table

@@ -6,6 +6,7 @@ SUFFIX = ".knnstore"
 SEGMENTS, INDEX, LISTS, RUNS, SAMPLE = "segments", "index", "lists", "runs", "sample"
 QUANTIZER, SUFFIXES = "quantizer", "suffixes"
 SEGMENT_PLAN, INDEX_PLAN, SUFFIX_PLAN = "segment.json", "index.json", "suffixes.json"
+DOCUMENTS_FILE = "documents.parquet"
 LAYOUT_TASK, KEYS_RECORDS = "layout", "keys-*.json"
 """The commit records of a segment's keys: of their array, and of its chunks (a glob)."""
 

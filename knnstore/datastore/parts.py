@@ -2,18 +2,20 @@
 
 A part stays while a needed state uses it, that is the present state, a state that ``restore`` can return to, or one
 that a reader has open, or while it belongs to no state yet because it is being made. Sweeps and ``verify`` iterate
-over ``PARTS``, to which other kinds of index may add their own.
+over ``PARTS``, to which other kinds of index may add their own; so do ``info``, for the bytes of each, and ``repair``.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from knnstore.datastore.commits import COMMITS_FOLDER, DONE
 from knnstore.datastore.history import changes, is_held, within_reach
 from knnstore.datastore.layout import (
+    DOCUMENTS_FILE,
     INDEX,
     INDEX_PLAN,
     KEYS_RECORDS,
@@ -101,6 +103,8 @@ class PartKind:
     ``is_needed``: whether the present state or a restorable one, whose ``segments`` are given, needs it; None: it is
     needed if its own record marks it as complete. ``whole``: the folders that must be complete for a state. ``plan``:
     the name of its plan file, in the nearest enclosing folder that has one. ``temporary``: it belongs to no state.
+    ``labels``: what ``info`` calls the bytes of arrays and files in the part, by name; ``*``: of all others.
+    ``source``: what ``repair`` rebuilds its files from; None: see the table of a segment's arrays.
     """
 
     path: tuple[str | re.Pattern[str], ...]
@@ -110,6 +114,8 @@ class PartKind:
     whole: Callable[[Path, Manifest], Iterable[Path]] = lambda root, state: ()
     records: tuple[str, ...] = ()
     temporary: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Literal["keys", "values"] | None = None
 
     def folders(self, root: Path) -> Iterator[tuple[Path, list[str]]]:
         """Yield the folders of this kind in the store at ``root``, each with its own names; some may not exist."""
@@ -121,14 +127,20 @@ class PartKind:
                 matches = [(path, [*names, path.name]) for above, names in matches for path in folders(above, name)]
         yield from matches
 
+    def below(self, inside: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names within the part of a file at ``inside`` below the store's root; empty if it is elsewhere."""
+        matches = len(inside) > len(self.path) and all(map(re.fullmatch, self.path, inside))
+        return inside[len(self.path) :] if matches else ()
+
     def is_leftover(self, root: Path, inside: tuple[str, ...], present: Manifest, segments: Collection[str]) -> bool:
         """Return whether a file at ``inside`` below ``root`` is in a part of this kind that isn't needed."""
-        pairs = list(zip(self.path, inside[:-1], strict=False))
-        if len(pairs) < len(self.path) or not all(re.fullmatch(name, given) for name, given in pairs):
+        if not self.below(inside):
             return False
+        part = inside[: len(self.path)]
         if self.is_needed is None:
-            return not is_done(root.joinpath(*inside[: len(pairs)]))
-        return not self.is_needed(present, segments, *(given for name, given in pairs if not isinstance(name, str)))
+            return not is_done(root.joinpath(*part))
+        own = (given for name, given in zip(self.path, part, strict=True) if not isinstance(name, str))
+        return not self.is_needed(present, segments, *own)
 
 
 def is_done(part: Path) -> bool:
@@ -146,6 +158,8 @@ PARTS = [
     PartKind(
         (SUFFIXES,),
         SUFFIX_PLAN,
+        labels={"*": "exact matches"},
+        source="values",
         # Exact-match memories hold the tokens of all segments, and 'knnstore suffixes' rebuilds them. They are removed
         # first: after an interruption the next sweep still finds the segment's folder and continues.
         is_over=lambda states: any(segment_root(states.root, name).is_dir() for name in states.gone),
@@ -157,6 +171,7 @@ PARTS = [
         is_over=lambda states, name: name in states.gone,
         is_needed=lambda _, segments, name: name in segments,
         whole=lambda root, state: [segment_root(root, name) for name in state.segments],
+        labels={"keys": "keys", "values": "values", DOCUMENTS_FILE: "documents"},
     ),
     PartKind(
         (SEGMENTS, SEGMENT_NAME, "keys"),
@@ -175,6 +190,8 @@ PARTS = [
     PartKind(
         (INDEX, DIGEST_NAME),
         INDEX_PLAN,
+        labels={QUANTIZER: "index quantiser"},
+        source="keys",
         is_over=lambda states, index: not states.has_index(index),
         is_needed=lambda state, _, index: index == state.index,
         whole=lambda root, state: [index_root(root, state.index) / QUANTIZER] if state.index else [],
@@ -182,6 +199,8 @@ PARTS = [
     PartKind(
         (INDEX, DIGEST_NAME, LISTS, SEGMENT_NAME),
         INDEX_PLAN,
+        labels={"keys": "index keys", "codes": "index codes"}
+        | dict.fromkeys(("values", "rows", "offsets"), "index values and rows"),
         is_over=lambda states, _, name: states.is_over(name),
         is_needed=lambda state, _, index, name: index == state.index and name in state.indexed,
         whole=lambda root, state: [index_root(root, str(state.index)) / LISTS / name for name in state.indexed],

@@ -30,7 +30,7 @@ from knnstore.datastore.arrays import Compression, PlannedForm, open_array, read
 from knnstore.datastore.commits import COMMITS_FOLDER, CommitLog, load_commit
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS, DocumentTable
 from knnstore.datastore.keycodec import INT8_LIMIT, LARGEST, KeyCodec, KeyDtype
-from knnstore.datastore.layout import LAYOUT_TASK, SEGMENT_PLAN
+from knnstore.datastore.layout import DOCUMENTS_FILE, LAYOUT_TASK, SEGMENT_PLAN
 from knnstore.datastore.manifest import KeyRecipe, ModelIdentity
 from knnstore.errors import CorruptStoreError
 from knnstore.files import load_json
@@ -38,7 +38,6 @@ from knnstore.records import LATER, fingerprint, from_json
 from knnstore.windows import PADDINGS
 from knnstore.wording import command
 
-DOCUMENTS_FILE = "documents.parquet"
 # the tasks that write a segment, in addition to its chunks of keys
 DOCUMENTS_TASK, SAMPLES_TASK = "documents", "samples"
 _MOST_QUERIES = 2**20

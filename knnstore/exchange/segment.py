@@ -13,8 +13,8 @@ from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.documents import VALUE_CHUNK_ROWS, plain_documents
 from knnstore.datastore.edits import Edit
 from knnstore.datastore.keycodec import scales_of
-from knnstore.datastore.layout import SEGMENT_PLAN, segment_root
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment, SegmentPlan, keys_task
+from knnstore.datastore.layout import DOCUMENTS_FILE, SEGMENT_PLAN, segment_root
+from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment, SegmentPlan, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.sweeping import unfinished
 from knnstore.datastore.tables import write_table

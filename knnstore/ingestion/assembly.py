@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from knnstore.arrays import Int64
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA, digests_of
+from knnstore.datastore.layout import DOCUMENTS_FILE
 from knnstore.datastore.overlaps import find_windows
 from knnstore.datastore.rowranges import RowRanges
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, Segment
+from knnstore.datastore.segment import DOCUMENTS_TASK, Segment
 from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_tables

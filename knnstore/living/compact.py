@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from knnstore.datastore.edits import Edit, editing
-from knnstore.datastore.layout import INDEX
+from knnstore.datastore.layout import INDEX, SEGMENTS
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
@@ -158,4 +158,4 @@ def _require_room(store: Datastore) -> None:
 
 def _unfinished_bytes(root: Path, finished: Sequence[Segment]) -> int:
     names = {segment.root.name for segment in finished}
-    return bytes_below(*(path for path in (root / "segments").iterdir() if path.name not in names))
+    return bytes_below(*(path for path in (root / SEGMENTS).iterdir() if path.name not in names))

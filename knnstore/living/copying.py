@@ -14,9 +14,10 @@ import pyarrow as pa
 from knnstore.datastore.arrays import read_rows
 from knnstore.datastore.chunkwriter import ChunkWriter
 from knnstore.datastore.documents import DOCUMENTS_SCHEMA
+from knnstore.datastore.layout import DOCUMENTS_FILE
 from knnstore.datastore.origins import KeptDocuments, Origins, recoded
 from knnstore.datastore.rowranges import RowRanges
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.datastore.store import open_segment
 from knnstore.datastore.tables import write_table

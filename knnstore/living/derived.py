@@ -9,7 +9,7 @@ import numpy as np
 from knnstore.datastore.discarding import open_store, other_store
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import TAKEDOWN
-from knnstore.datastore.layout import INDEX, index_root, segment_root
+from knnstore.datastore.layout import INDEX, SEGMENTS, index_root, segment_root
 from knnstore.datastore.origins import COPY_FOLDER, KeptDocuments
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
@@ -151,5 +151,5 @@ def _require_room(into: Path, sources: Sequence[KeptDocuments], rows: int, base:
     if base is not None and base.manifest.index is not None:  # lists are written twice: as runs, then merged
         lists = bytes_below(index_root(base.root, base.manifest.index))
         total += 2 * int(lists * available / max(1, base.rows))
-    needed = int(total * rows / max(1, available)) - bytes_below(into / "segments")
+    needed = int(total * rows / max(1, available)) - bytes_below(into / SEGMENTS)
     require_room(into, needed, f"{rows:,} keys", f"choose another place with {option('into')}")

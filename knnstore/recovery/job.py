@@ -14,7 +14,7 @@ from knnstore.corpus.selection import Selection
 from knnstore.datastore.commits import FileRecord, load_commit
 from knnstore.datastore.edits import Edit, editing
 from knnstore.datastore.history import load_change, record_path
-from knnstore.datastore.layout import segment_root
+from knnstore.datastore.layout import LISTS, SEGMENTS, segment_root
 from knnstore.datastore.manifest import load_manifest
 from knnstore.datastore.segment import Segment
 from knnstore.datastore.store import Datastore
@@ -126,7 +126,7 @@ class _Repair:
         """Rebuild the damaged files of the segments."""
         by_segment: dict[str, list[Damage]] = {}
         for damage in damages:
-            if damage.path.startswith("segments/") and damage.rebuildable:
+            if damage.path.startswith(f"{SEGMENTS}/") and damage.rebuildable:
                 by_segment.setdefault(damage.path.split("/")[1], []).append(damage)
         for name, own in by_segment.items():
             try:
@@ -191,15 +191,15 @@ class _Repair:
             }
             return
         inside = [PurePosixPath(damage.path).parts[2:] for damage in damages]
-        of_lists = {parts[1] for parts in inside if parts[0] == "lists" and len(parts) > 2}
+        of_lists = {parts[1] for parts in inside if parts[0] == LISTS and len(parts) > 2}
         # all lists depend on the quantisers
-        whole = any(parts[0] != "lists" or len(parts) < 3 for parts in inside)
+        whole = any(parts[0] != LISTS or len(parts) < 3 for parts in inside)
         names = set(manifest.indexed) if whole else of_lists
         if kept_only := names & set(manifest.dropped or ()):
             why = f"the index holds the only keys of segment {', '.join(sorted(kept_only))}, which couldn't be restored"
             self.failed |= {damage.path: self.failed.get(damage.path, why) for damage in damages}
             return
-        sources = {("segments", name, array) for name in names for array in ("keys", "values", "key_scales")}
+        sources = {(SEGMENTS, name, array) for name in names for array in ("keys", "values", "key_scales")}
         if source := next((path for path in self.failed if PurePosixPath(path).parts[:3] in sources), None):
             why = f"it would be built from {source}, which couldn't be rebuilt: the lists keep their copy of the keys"
             self.failed |= {damage.path: why for damage in damages}

@@ -12,9 +12,9 @@ from knnstore.corpus.selection import Selection
 from knnstore.corpus.sources import find_sources, fingerprint
 from knnstore.datastore.arrays import METADATA_FILE, create_array
 from knnstore.datastore.commits import FileRecord, chunk_number, file_damage, load_commit
-from knnstore.datastore.layout import LAYOUT_TASK
+from knnstore.datastore.layout import DOCUMENTS_FILE, LAYOUT_TASK
 from knnstore.datastore.listed import gather_rows
-from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
+from knnstore.datastore.segment import ARRAYS, DOCUMENTS_TASK, SAMPLES_TASK, Segment, keys_task
 from knnstore.datastore.segmentwriter import SegmentWriter, TaskWriter
 from knnstore.errors import CorpusError, CorruptStoreError, MismatchError
 from knnstore.files import make_folder, write_atomically

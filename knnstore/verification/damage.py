@@ -6,8 +6,9 @@ from typing import Literal
 
 from knnstore.datastore.arrays import METADATA_FILE, open_array
 from knnstore.datastore.commits import chunk_number
-from knnstore.datastore.layout import INDEX, LAYOUT_TASK, SEGMENTS, SUFFIXES
-from knnstore.datastore.segment import ARRAYS, DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK
+from knnstore.datastore.layout import DOCUMENTS_FILE, INDEX, LAYOUT_TASK, LISTS
+from knnstore.datastore.parts import PARTS
+from knnstore.datastore.segment import ARRAYS, DOCUMENTS_TASK, SAMPLES_TASK
 from knnstore.errors import CorruptStoreError
 
 RepairSource = Literal["checksum", "plan", "keys", "copy or LM", "copy or corpus", "LM", "corpus", "values", "nothing"]
@@ -56,24 +57,30 @@ def describe(root: Path, path: Path, problem: str, dropped: tuple[str, ...] = ()
 def needed_keys(path: str, dropped: tuple[str, ...]) -> set[str]:
     """Return the dropped segments whose keys are needed to rebuild the index file at this path."""
     parts = PurePosixPath(path).parts
-    if parts[0] != "index":
+    if parts[0] != INDEX:
         return set()
-    return {parts[3]} & set(dropped) if parts[2:3] == ("lists",) and len(parts) > 3 else set(dropped)
+    return {parts[3]} & set(dropped) if parts[2:3] == (LISTS,) and len(parts) > 3 else set(dropped)
 
 
 def source_of(path: str) -> RepairSource:
     """Return what a file at this path in a store can be rebuilt from."""
-    match PurePosixPath(path).parts:
-        case (folder, *_) if folder in (INDEX, SUFFIXES):
-            return "keys" if folder == INDEX else "values"
-        case (folder, _, "commits", *_, record) if folder == SEGMENTS:
+    parts = PurePosixPath(path).parts
+    kinds = [kind for kind in PARTS if kind.below(parts)]
+    if source := next((kind.source for kind in kinds if kind.source), None):
+        return source
+    return _source_in_segment(parts[2:]) if kinds else "nothing"
+
+
+def _source_in_segment(inside: tuple[str, ...]) -> RepairSource:
+    match inside:
+        case ("commits", *_, record):
             task = record.removesuffix(".json")
             return _TASK_SOURCES.get(LAYOUT_TASK if record.startswith("keys-") else task, "nothing")
-        case (folder, _, *_, file) if folder == SEGMENTS and file == METADATA_FILE:
+        case (*_, file) if file == METADATA_FILE:
             return "plan"
-        case (folder, _, "values", *_) if folder == SEGMENTS:
+        case ("values", *_):
             return "copy or corpus"
-        case (folder, _, name, *_) if folder == SEGMENTS and name not in ("sources", "source_offsets"):
+        case (name, *_) if name not in ("sources", "source_offsets"):
             task = DOCUMENTS_TASK if name == DOCUMENTS_FILE else ARRAYS[name].task if name in ARRAYS else ""
             return _TASK_SOURCES.get(task, "nothing")
     return "nothing"

@@ -8,7 +8,7 @@ import numpy as np
 
 from knnstore.arrays import Uint64
 from knnstore.datastore.arrays import chunk_file, open_array, read_chunk
-from knnstore.datastore.layout import index_root, segment_root
+from knnstore.datastore.layout import LISTS, index_root, segment_root
 from knnstore.datastore.manifest import Manifest
 from knnstore.datastore.segment import Segment
 from knnstore.errors import CorruptStoreError
@@ -22,7 +22,7 @@ def list_problems(root: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
     Unreadable chunks are skipped: they have been reported already.
     """
     for name in manifest.indexed:
-        lists = index_root(root, str(manifest.index)) / "lists" / name
+        lists = index_root(root, str(manifest.index)) / LISTS / name
         try:
             segment = Segment(segment_root(root, name))
             if segment.rows:

@@ -8,7 +8,8 @@ import numpy as np
 from knnstore.datastore.adopting import own_segment
 from knnstore.datastore.documents import plain_documents
 from knnstore.datastore.edits import editing
-from knnstore.datastore.segment import DOCUMENTS_FILE, DOCUMENTS_TASK, SAMPLES_TASK, Segment
+from knnstore.datastore.layout import DOCUMENTS_FILE
+from knnstore.datastore.segment import DOCUMENTS_TASK, SAMPLES_TASK, Segment
 from knnstore.datastore.segmentwriter import SegmentWriter
 from knnstore.datastore.store import Datastore
 from knnstore.datastore.tables import write_table
