@@ -191,16 +191,10 @@ def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LM of two narrow layers with random weights and the tokenizer of the shipped LM, for tests of the store."""
     with _made_once(tmp_path_factory, "small-lm") as (folder, missing):
         if missing:
-            import torch
-            from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+            sys.path.append(str(REPOSITORY / "tools"))
+            from faults.material import make_model
 
-            from knnstore.lm.spec import SHIPPED_MODELS
-
-            torch.manual_seed(0)
-            sizes = {"n_positions": 256, "n_embd": 64, "n_layer": 2, "n_head": 2}
-            config = GPT2Config(vocab_size=8192, bos_token_id=0, eos_token_id=0, **sizes)
-            GPT2LMHeadModel(config).save_pretrained(folder)
-            AutoTokenizer.from_pretrained(SHIPPED_MODELS / "wiki-lm").save_pretrained(folder)
+            make_model(folder, layers=2, width=64, positions=256)
     return folder
 
 

@@ -76,8 +76,8 @@ def local_runner(workers: int, gpus: Sequence[str] = (), modules: Sequence[str] 
 def _forking(modules: Sequence[str]) -> Iterator[None]:
     """Fork the workers that Dask starts within the context from one process, which has imported what they need.
 
-    That is our modules that are loaded here, and ``modules``. Importing torch and transformers takes 10 CPU seconds on
-    a slow core, which every worker would spend. The process that is forked has no threads, and uses no GPU. Only on
+    That is our modules that are loaded here, and ``modules``. Importing torch and transformers takes seconds, which
+    every worker would spend. The process that is forked has no threads, and uses no GPU. Only on
     Linux: elsewhere, system libraries don't always survive a fork, and each worker imports for itself.
     """
     import dask  # noqa: PLC0415

@@ -28,10 +28,11 @@ INGEST = ("ingest", "--corpus", "books/", "--workers", "0", "--chunk-rows", "256
 INDEX = ("index", "--store", "books", "--nlist", "8", "--pq-bytes", "4")
 
 
-def make_model(folder: Path) -> Path:
-    """Make an LM with one layer and reproducible random weights, and the tokenizer of the shipped LM."""
+def make_model(folder: Path, layers: int = 1, width: int = 16, positions: int = 64) -> Path:
+    """Make a small LM with reproducible random weights, and the tokenizer of the shipped LM."""
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=8192, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    sizes = {"n_positions": positions, "n_embd": width, "n_layer": layers, "n_head": 2}
+    config = GPT2Config(vocab_size=8192, bos_token_id=0, eos_token_id=0, **sizes)
     GPT2LMHeadModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(SHIPPED_MODELS / "wiki-lm").save_pretrained(folder)
     return folder
